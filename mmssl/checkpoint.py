@@ -1,0 +1,368 @@
+"""Atomic, complete, verified state on disk, without pickle.
+
+A checkpoint is a folder `step-000000123` with three files: `tensors.safetensors` (all tensors and arrays), `state.json` (the tree
+that they hang in) and `manifest.json` (size and SHA-256 of the other two). It is written under a hidden name, flushed to disk and
+then renamed, so a folder with its final name is complete, whenever the writer was killed.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors import torch as safetensors_torch
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+_STEP = re.compile(r"step-(\d{9,})")
+_LEFTOVER = re.compile(r"\..+\.\d+\.(partial|deleted)")
+
+Scalar = None | bool | int | float | str
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to the folder `path`, atomically; a checkpoint that is already there is replaced.
+
+    state: nested dicts, lists and tuples of tensors and numpy arrays of any shape and dtype, and None, bool, int, float and str;
+        the keys of a dict are such scalars too. Tensors that share memory are written one by one, each with what it shows.
+    TypeError that names the place of any other value. OSError if the disk is full; it names the folder, the bytes needed and free,
+    the last good checkpoint and the way out, and nothing of this one is left behind.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _encode(state, "state", tensors)
+    _separate(tensors)
+    try:
+        with _written(path) as folder:
+            _write(folder, tensors, json.dumps(tree))
+    except SafetensorError as error:
+        # Its only trace of the system's error is the number in the text.
+        number = re.search(r"os error (\d+)", str(error))
+        raise _explained(
+            OSError(int(number[1]) if number else errno.EIO, f"cannot write {path}: {error}"), path, tensors
+        ) from error
+    except OSError as error:
+        raise _explained(error, path, tensors) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state in the folder `path`, on the CPU; dict subclasses come back as dict, named tuples as tuple.
+
+    FileNotFoundError if there is no such folder. ValueError that names the file if one is missing, damaged or of another format.
+    """
+    verify(path)
+    with safe_open(path / TENSORS, framework="pt") as file:
+        # A clone owns its memory: what safe_open returns is a view of the file, which would stay open and on disk.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, not a dict
+    state = _decode(json.loads((path / STATE).read_text(encoding="utf-8")), tensors)
+    assert isinstance(state, dict)
+    return state
+
+
+def verify(path: Path) -> None:
+    """Compare every file with the manifest. Raises like `load`."""
+    for name, recorded in _manifest(path).items():
+        if not (path / name).is_file():
+            raise ValueError(f"{path / name} is missing: the checkpoint is incomplete. Use another one, or delete it")
+        found = _facts(path / name)
+        if found != recorded:
+            raise ValueError(f"{path / name} is damaged: expected {recorded}, found {found}. Use another checkpoint, or delete it")
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is kept."""
+    return folder / f"step-{step:09d}"
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in `folder` that verifies, or None; each damaged one above it is reported by a warning."""
+    for path in reversed(_steps(folder)):
+        try:
+            verify(path)
+        except (ValueError, OSError) as error:
+            logger.warning("ignoring a damaged checkpoint: %s", error)
+        else:
+            return path
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the last `keep` complete checkpoints, and what killed writers left behind.
+
+    Damaged checkpoints do not count as kept. Call it only while no other process writes there (see `exclusive`).
+    """
+    assert keep > 0
+    steps = _steps(folder)
+    complete = [path for path in steps if _sizes_match(path)]
+    if len(complete) > keep:
+        for path in steps[: steps.index(complete[-keep])]:
+            _delete(path)
+    for path in folder.glob(".*"):
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder. RuntimeError that names the process that holds it already.
+
+    The lock is the kernel's: it ends with the process, however that ends. The file `lock` stays and only tells who holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RuntimeError(
+                f"run folder {folder} is in use by {file.read().strip() or 'another process'}: wait for it or stop it, "
+                "or start a run of another name"
+            ) from None
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+        finally:
+            file.truncate(0)
+            # Explicitly, for forked workers that outlive this block share the open file.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, sees the old contents or the new, never a part."""
+    temporary = _hidden(path, "partial")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, like `write_text_atomic`."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global random generators: Python, numpy, torch on the CPU and on each CUDA device; `save` takes it."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore `rng_state()`. Of the CUDA devices, those that both machines have."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    for device, cuda in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(cuda, device)
+
+
+def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """`value` as JSON; its tensors go to `tensors`, under their place in the tree.
+
+    Scalars and lists stand for themselves; everything else is an object with one key, which says what it is.
+    """
+    if isinstance(value, torch.Tensor):
+        return _encode_tensor(value, place, tensors)
+    if isinstance(value, np.ndarray):
+        return {"array": _encode_tensor(_from_numpy(value, place), place, tensors)}
+    if isinstance(value, dict):
+        return {"dict": [[_key(key, place), _encode(item, f"{place}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, Scalar):
+        return value
+    raise TypeError(
+        f"{place} is {type(value).__name__}; a checkpoint holds tensors, numpy arrays, dicts, lists, tuples, None, bool, int, "
+        "float and str. Convert it"
+    )
+
+
+def _key(key: Any, place: str) -> Scalar:
+    if isinstance(key, Scalar):
+        return key
+    raise TypeError(f"{place} has a key that is {type(key).__name__}: {key!r}; keys must be str, int, float, bool or None")
+
+
+def _from_numpy(array: np.ndarray[Any, Any], place: str) -> torch.Tensor:
+    try:
+        # A copy, for torch takes neither negative strides nor, without a warning, read-only memory.
+        return torch.from_numpy(np.array(array, order="C"))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{place} is a numpy array of {array.dtype}, which torch cannot hold: {error}") from None
+
+
+def _encode_tensor(tensor: torch.Tensor, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Put a tensor into `tensors`, contiguous and on the CPU. Complex numbers are written as pairs."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise TypeError(f"{place} is a {tensor.layout} tensor on {tensor.device}, {tensor.dtype}; only dense tensors can be saved")
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        return {"complex": _encode_tensor(torch.view_as_real(tensor.resolve_conj()), place, tensors)}
+    name = f"{len(tensors)}:{place}"
+    tensors[name] = tensor.cpu().resolve_neg().contiguous()
+    return {"tensor": name}
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> None:
+    """Give every tensor memory of its own: safetensors writes none that share it."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in seen:
+            tensors[name] = tensor.clone()
+        seen.add(storage)
+
+
+def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of `_encode`."""
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    match kind:
+        case "tensor":
+            return tensors[content]
+        case "complex":
+            return torch.view_as_complex(_decode(content, tensors))
+        case "array":
+            return _decode(content, tensors).numpy()
+        case "tuple":
+            return tuple(_decode(item, tensors) for item in content)
+        case _:
+            return {key: _decode(item, tensors) for key, item in content}
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A hidden folder that gets the name `path` when the block ends, and is removed if the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = _hidden(path, "partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        _sync(folder)
+        if path.exists():
+            _delete(path)
+        folder.rename(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _sync(path.parent)
+
+
+def _write(folder: Path, tensors: dict[str, torch.Tensor], tree: str) -> None:
+    """The three files, each flushed to the disk."""
+    (folder / STATE).write_text(tree, encoding="utf-8")
+    safetensors_torch.save_file(tensors, folder / TENSORS)
+    # safetensors makes its file readable for the owner only, whatever the umask.
+    (folder / TENSORS).chmod((folder / STATE).stat().st_mode)
+    files = {name: _facts(folder / name) for name in (TENSORS, STATE)}
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n", encoding="utf-8")
+    for name in (TENSORS, STATE, MANIFEST):
+        _sync(folder / name)
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file, as recorded. Raises like `load`."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"no checkpoint at {path}: no such folder")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: the checkpoint is incomplete. Use another one, or delete it")
+    try:
+        manifest = json.loads(file.read_bytes())
+        form, files = manifest["format"], manifest["files"]
+        whole = {TENSORS: files[TENSORS], STATE: files[STATE]}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file} is damaged: it is not a manifest. Use another checkpoint, or delete it") from None
+    if form != FORMAT:
+        raise ValueError(f"{file} has format {form!r}; this mmssl reads format {FORMAT}. Use the mmssl that wrote it")
+    return whole
+
+
+def _sizes_match(path: Path) -> bool:
+    """Whether the files are there with their recorded sizes: what `verify` checks, without reading them."""
+    try:
+        return all((path / name).stat().st_size == facts["size"] for name, facts in _manifest(path).items())
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Folders named like checkpoints, in the order of their steps."""
+    if not folder.is_dir():
+        return []
+    found = {int(match[1]): path for path in folder.iterdir() if (match := _STEP.fullmatch(path.name)) and path.is_dir()}
+    return [found[step] for step in sorted(found)]
+
+
+def _hidden(path: Path, state: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{state}")
+
+
+def _delete(path: Path) -> None:
+    """Remove a folder so that its name vanishes at once, not file by file."""
+    doomed = _hidden(path, "deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, path: Path, tensors: dict[str, torch.Tensor]) -> OSError:
+    """`error`, or if the disk or the quota is full, one that says what to do about it."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    needed = sum(tensor.nbytes for tensor in tensors.values())
+    free, last = shutil.disk_usage(path.parent).free, newest(path.parent)
+    return OSError(
+        error.errno,
+        f"the disk is full: {path.name} did not fit into {path.parent}. It needs {_megabytes(needed)}, {_megabytes(free)} are free. "
+        f"The last good checkpoint there: {last.name if last else 'none'}. Free some space or keep fewer checkpoints, then resume",
+    )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

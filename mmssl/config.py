@@ -1,0 +1,127 @@
+"""The configuration that travels with a model, and the size presets of a recipe."""
+
+from typing import Annotated, Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from pydantic import Field
+from transformers import PreTrainedConfig
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
+    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
+}
+"""Width, depth and heads of the presets, after DeiT (arXiv 2012.12877, table 1) and ViT (arXiv 2010.11929, table 1)."""
+
+Positive = Annotated[int, Field(gt=0)]
+Size = Literal["tiny", "small", "base", "large", "huge"]
+Norm = Literal["layernorm", "rmsnorm"]
+Mlp = Literal["gelu", "swiglu"]
+Pooling = Literal["cls", "mean", "attention"]
+
+
+@strict
+class MMSSLConfig(PreTrainedConfig):
+    """Configuration of `MMSSLModel`, and of the encoders that serve as decoder and predictor (`modalities` empty).
+
+    modalities: per modality name `{"processor": settings, "adapter": recipe keys}`; the processor's fitted statistics are part of it.
+    mlp_size: hidden width of the MLP; None: 4 x hidden_size (2/3 of that for swiglu, rounded up to a multiple of 8).
+    rotary_base: base of the rotary frequencies of the time, depth, height and width axes; the longest wavelength is about
+        2 pi x base patch units.
+    layer_scale: initial value of LayerScale (arXiv 2103.17239, eq. 4); None: off.
+    """
+
+    model_type = "mmssl"
+
+    modalities: dict[str, Any] | None = None
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 6
+    mlp_size: int | None = None
+    mlp: str = "gelu"
+    norm: str = "layernorm"
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
+    layer_scale: float | None = None
+    drop_path_rate: float = 0.0
+    cls_token: bool = True
+    num_register_tokens: int = 0
+    rotary_base: list[float] | tuple[float, ...] = (10000.0, 100.0, 100.0, 100.0)
+    pooling: str = "mean"
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.modalities is None:
+            self.modalities = {}
+        width, heads = self.hidden_size, self.num_attention_heads
+        if width % (8 * heads):
+            raise ValueError(
+                "hidden_size must be a multiple of 8 x num_attention_heads (each head shares its rotary pairs among four axes); "
+                f"got hidden_size={width}, num_attention_heads={heads}"
+            )
+        if self.pooling == "cls" and not self.cls_token:
+            raise ValueError("pooling='cls' needs cls_token=true; set it, or choose pooling='mean'")
+        if len(self.rotary_base) != 4:
+            raise ValueError(f"rotary_base needs four values (time, depth, height, width); got {list(self.rotary_base)}")
+        if self.mlp_size is None:
+            self.mlp_size = 4 * width if self.mlp == "gelu" else -(-8 * width // 3) // 8 * 8 + 8
+        super().__post_init__(**kwargs)
+
+    def derive(self, **changes: Any) -> "MMSSLConfig":
+        """A configuration with some fields changed, with the same attention implementation."""
+        return MMSSLConfig(**self.to_diff_dict() | changes, attn_implementation=self._attn_implementation)
+
+
+def encoder_settings(
+    *,
+    size: Size | None = None,
+    hidden_size: Positive | None = None,
+    num_hidden_layers: Positive | None = None,
+    num_attention_heads: Positive | None = None,
+    mlp_size: Positive | None = None,
+    mlp: Mlp = "gelu",
+    norm: Norm = "layernorm",
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-6,
+    qk_norm: bool = False,
+    layer_scale: Annotated[float, Field(gt=0)] | None = None,
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    cls_token: bool = True,
+    num_register_tokens: Annotated[int, Field(ge=0)] = 0,
+    rotary_base: tuple[float, float, float, float] = (10000.0, 100.0, 100.0, 100.0),
+    pooling: Pooling = "mean",
+) -> dict[str, Any]:
+    """Fields of `MMSSLConfig` from the `encoder` section of a recipe; explicit numbers win over the preset.
+
+    size: preset of width, depth and heads: tiny, small (the default), base, large or huge.
+    hidden_size: width of the tokens.
+    num_hidden_layers: transformer layers.
+    num_attention_heads: attention heads; hidden_size must be a multiple of 8 x heads.
+    mlp_size: hidden width of the MLP; null: 4 x hidden_size.
+    mlp: gelu, or the gated swiglu (arXiv 2002.05202).
+    norm: layernorm or rmsnorm.
+    norm_eps: epsilon of the norms.
+    qk_norm: normalise queries and keys of every head (arXiv 2302.05442).
+    layer_scale: initial value of LayerScale (arXiv 2103.17239); null: off.
+    drop_path_rate: stochastic depth of the last layer, rising linearly from 0 at the first (arXiv 1603.09382).
+    cls_token: prepend a CLS token.
+    num_register_tokens: register tokens after CLS (arXiv 2309.16588).
+    rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
+    pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, or learned attention.
+    """
+    given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
+    shape = SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}
+    return shape | {
+        "mlp_size": mlp_size,
+        "mlp": mlp,
+        "norm": norm,
+        "norm_eps": norm_eps,
+        "qk_norm": qk_norm,
+        "layer_scale": layer_scale,
+        "drop_path_rate": drop_path_rate,
+        "cls_token": cls_token,
+        "num_register_tokens": num_register_tokens,
+        "rotary_base": tuple(rotary_base),
+        "pooling": pooling,
+    }

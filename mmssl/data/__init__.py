@@ -1,0 +1,9 @@
+"""Raw rows, their labels, the order in which a run visits them, and batches of them."""
+
+from mmssl.data.batch import Batch as Batch
+from mmssl.data.labels import Labels as Labels
+from mmssl.data.loader import batches as batches
+from mmssl.data.loader import loader as loader
+from mmssl.data.order import Order as Order
+from mmssl.data.source import DataOptions as DataOptions
+from mmssl.data.source import Source as Source

@@ -1,0 +1,59 @@
+"""Small datasets that scikit-learn ships: they work at once, offline, on any machine."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+import numpy as np
+from PIL import Image
+from sklearn import datasets
+from sklearn.model_selection import train_test_split
+from sklearn.utils import Bunch
+
+from mmssl.data.tables import Row, RowTable
+
+TARGET = "target"
+TEST_SHARE = 0.2
+SPLIT_SEED = 0
+"""Part of what a published score on these data means: changing it changes every such score."""
+
+
+def _digits() -> list[Row]:
+    data = datasets.load_digits()
+    pixels = (data.images * (255 / 16)).round().astype(np.uint8)
+    return [{"image": Image.fromarray(image), TARGET: int(digit)} for image, digit in zip(pixels, data.target, strict=True)]
+
+
+def _table(data: Bunch) -> list[Row]:
+    """One key per feature; classes by their names."""
+    targets = data.target_names[data.target] if "target_names" in data else data.target
+    columns = [str(name) for name in data.feature_names]
+    return [
+        {**dict(zip(columns, features, strict=True)), TARGET: target}
+        for features, target in zip(data.data.tolist(), targets.tolist(), strict=True)
+    ]
+
+
+_LOADERS: dict[str, Callable[[], list[Row]]] = {
+    "breast_cancer": lambda: _table(datasets.load_breast_cancer()),
+    "diabetes": lambda: _table(datasets.load_diabetes(scaled=False)),
+    "digits": _digits,
+    "wine": lambda: _table(datasets.load_wine()),
+}
+NAMES = sorted(_LOADERS)
+
+
+def bundled_table(name: str, split: str | None) -> RowTable:
+    """The rows of a bundled dataset: `train` (80 %), `test` (20 %, stratified by class), or all of them (None)."""
+    if name not in _LOADERS:
+        near = get_close_matches(name, NAMES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise LookupError(f"no bundled dataset {name!r}; there are {', '.join(NAMES)}.{hint}")
+    if split not in ("train", "test", None):
+        raise LookupError(f"bundled:{name} has no split {split!r}; it has train, test")
+    rows = _LOADERS[name]()
+    if split is None:
+        return RowTable(rows, TARGET)
+    targets = [row[TARGET] for row in rows]
+    classes = None if isinstance(targets[0], float) else targets
+    parts = train_test_split(np.arange(len(rows)), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=classes)
+    return RowTable([rows[i] for i in np.sort(parts[split == "test"])], TARGET)

@@ -1,0 +1,157 @@
+"""What a data path names: a bundled set, files, a folder, or a dataset on the Hub. What exists on disk wins."""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from itertools import takewhile
+from pathlib import Path
+
+from mmssl.data.tables import MediaTable, Table
+
+BUNDLED = "bundled:"
+
+_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json"}
+_MEDIA = {
+    "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    "audio": (".wav", ".flac", ".mp3", ".ogg"),
+}
+_FORMATS = _BUILDERS | {suffix: column for column, suffixes in _MEDIA.items() for suffix in suffixes}
+"""What a suffix stands for: a builder of the `datasets` library, or the column that media files make."""
+
+_MAGIC = re.compile(r"[*?\[]")
+_HUB_ID = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)(?::([\w.-]+))?")
+_FILE_SPLIT = re.compile(r"train|test|valid|val(?![a-z])", re.IGNORECASE)
+_SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    split: str | None = "train"
+    label: str | None = None
+
+
+def open_table(path: str, split: str | None) -> Table:
+    """The table that `path` names; `split` None: all its rows.
+
+    Raises FileNotFoundError for a missing file or folder, LookupError for an unknown split, ValueError for what cannot be read.
+    """
+    if path.startswith(BUNDLED):
+        from mmssl.data.bundled import bundled_table
+
+        return bundled_table(path.removeprefix(BUNDLED), split)
+    local = Path(path).expanduser()
+    if local.is_file():
+        return _read([_File(local)], path, split)
+    if local.is_dir():
+        return _read(_in_folder(local, path), path, split)
+    if _MAGIC.search(path):
+        return _read(_matching(local, path), path, split)
+    hub = _HUB_ID.fullmatch(path)
+    if hub is None or _has_suffix(hub[1]):
+        raise _missing(local)
+    _require_datasets(path)
+    from mmssl.data.arrow import hub_table
+
+    return hub_table(hub[1], hub[2], split)
+
+
+def _has_suffix(name: str) -> bool:
+    """Whether a name ends like a file's; the last digit of `zephyr-7b-v0.1` is no suffix."""
+    suffix = Path(name).suffix.lower()
+    return suffix in _FORMATS or suffix[1:].isalpha()
+
+
+def _require_datasets(path: str) -> None:
+    if find_spec("datasets") is None:
+        raise ModuleNotFoundError(
+            f"reading {path} needs the package `datasets`: pip install datasets. Rows in memory and bundled: data do without it",
+            name="datasets",
+        )
+
+
+def _missing(path: Path) -> FileNotFoundError:
+    """An error that says what lies where the path stops existing."""
+    parent = next(folder for folder in path.parents if folder.is_dir())
+    siblings = sorted(child.name for child in parent.iterdir())
+    near = get_close_matches(path.relative_to(parent).parts[0], siblings, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it holds {', '.join(siblings[:_SHOWN]) or 'nothing'}"
+    return FileNotFoundError(f"no file or folder {path}; in the folder {parent.absolute()}, {hint}")
+
+
+def _class_of(relative: Path) -> str | None:
+    """The first sub-folder that a media file lies in names its class."""
+    return relative.parts[0] if len(relative.parts) > 1 else None
+
+
+def _matching(pattern: Path, path: str) -> list[_File]:
+    root = Path(*takewhile(lambda part: not _MAGIC.search(part), pattern.parts))
+    found = sorted(file for file in root.glob(str(pattern.relative_to(root))) if file.is_file())
+    if not found:
+        raise FileNotFoundError(f"no file matches {path}; searched {root.absolute()}")
+    return [_File(file, label=_class_of(file.relative_to(root))) for file in found]
+
+
+def _in_folder(folder: Path, path: str) -> list[_File]:
+    """The data files of a folder, at any depth; hidden files and those of other types are passed over."""
+    inside = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in _FORMATS and file.is_file())
+    inside = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+    if not inside:
+        raise FileNotFoundError(f"folder {path} holds no data files; looked for {', '.join(_FORMATS)}")
+    if _one_format(inside, path) in _MEDIA:
+        return _media_files(folder, inside)
+    return _table_files(folder, inside, path)
+
+
+def _media_files(folder: Path, inside: list[Path]) -> list[_File]:
+    """Splits are the top folders if all of them are called after one: a class may be called `train`, too."""
+    if not {file.parts[0].lower() for file in inside} <= _SPLITS.keys():
+        return [_File(folder / file, label=_class_of(file)) for file in inside]
+    return [_File(folder / file, _SPLITS[file.parts[0].lower()], _class_of(Path(*file.parts[1:]))) for file in inside]
+
+
+def _table_files(folder: Path, inside: list[Path], path: str) -> list[_File]:
+    """Splits come from file or folder names, on all files or on none: a nameless file might hold the test rows again."""
+    files = [_File(folder / file, _split_of(file)) for file in inside]
+    nameless = [str(file) for file, found in zip(inside, files, strict=True) if found.split is None]
+    if len(nameless) == len(files):
+        return [_File(file.path) for file in files]
+    if nameless:
+        raise ValueError(
+            f"folder {path}: some files are named after a split (train*, test*, validation*), but these are not: "
+            f"{', '.join(nameless[:_SHOWN])}. Rename or move them, or give a pattern such as folder/train*.parquet"
+        )
+    return files
+
+
+def _split_of(relative: Path) -> str | None:
+    found = next((match for part in relative.parts if (match := _FILE_SPLIT.match(part))), None)
+    return None if found is None else _SPLITS[found[0].lower()]
+
+
+def _one_format(files: list[Path], path: str) -> str:
+    formats: dict[str, Path] = {}
+    for file in files:
+        suffix = file.suffix.lower()
+        if suffix not in _FORMATS:
+            raise ValueError(f"cannot read {file}: its suffix must be one of {', '.join(_FORMATS)}; got {suffix or 'none'}")
+        formats.setdefault(_FORMATS[suffix], file)
+    if len(formats) > 1:
+        examples = ", ".join(f"{name} ({file})" for name, file in sorted(formats.items()))
+        raise ValueError(f"{path} mixes formats: {examples}. Choose one with a pattern such as folder/**/*{files[0].suffix}")
+    return next(iter(formats))
+
+
+def _read(files: list[_File], path: str, split: str | None) -> Table:
+    name = _one_format([file.path for file in files], path)
+    chosen = files if split is None else [file for file in files if file.split == split]
+    if not chosen:
+        raise LookupError(f"{path} has no split {split!r}; it has {', '.join(sorted({str(file.split) for file in files}))}")
+    if name in _MEDIA:
+        return MediaTable(name, [str(file.path) for file in chosen], [file.label for file in chosen])
+    _require_datasets(path)
+    from mmssl.data.arrow import files_table
+
+    return files_table(name, [file.path for file in chosen], path)

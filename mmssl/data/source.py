@@ -1,0 +1,162 @@
+"""An indexable source of raw rows, and the recipe's `data` section."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field
+
+from mmssl.data.labels import Kind, Labels
+from mmssl.data.paths import open_table
+from mmssl.data.tables import Row, RowTable, Table
+from mmssl.modality import Modality
+
+LABEL = "label"
+
+Columns = dict[str, str | list[str]]
+OnError = Literal["raise", "skip"]
+
+
+class Source:
+    """A table of raw rows.
+
+    path: `bundled:digits`, `bundled:breast_cancer`, `bundled:wine` or `bundled:diabetes`; a parquet, csv or jsonl file; a folder of
+        such files, with splits by file name (train*, test*, validation*); a folder of media files, whose sub-folders name splits,
+        then classes; a pattern such as `shards/*.parquet`; or a dataset on the Hugging Face Hub, `name` or `name:configuration`.
+    split: one part of the data; None: all of it.
+    columns: the dataset's column for a modality name or for "label"; several columns for a modality that reads a whole row. Bundled
+        data and media folders know their label column.
+    limit: keep that many rows, evenly spaced, as many datasets are sorted by class.
+
+    Raises FileNotFoundError, LookupError (a split or column that does not exist) or ValueError (what cannot be read, or is empty).
+    """
+
+    def __init__(self, *, path: str, split: str | None = None, columns: Columns | None = None, limit: int | None = None) -> None:
+        self._setup(open_table(path, split), path, split, columns)
+        if limit is not None:
+            self._keep(limit)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row], columns: Columns | None = None) -> "Source":
+        """A source of rows in memory, all with the same columns."""
+        source = cls.__new__(cls)
+        source._setup(RowTable(rows), "rows in memory", None, columns)
+        return source
+
+    def _setup(self, table: Table, path: str, split: str | None, columns: Columns | None) -> None:
+        self.path = path
+        self.split = split
+        self._table = table
+        self._kept: Int[np.ndarray, " n"] | None = None
+        if len(table) == 0:
+            raise ValueError(f"{self} has no rows")
+        known: Columns = {} if table.label is None else {LABEL: table.label}
+        self.columns = known | (columns or {})
+        for use, names in self.columns.items():
+            self._check_columns(use, [names] if isinstance(names, str) else names)
+
+    def _check_columns(self, use: str, names: list[str]) -> None:
+        for name in names:
+            if name not in self.column_names:
+                near = get_close_matches(name, self.column_names, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise LookupError(
+                    f"{self} has no column {name!r}, named for {use!r} in `columns`; it has {', '.join(self.column_names)}.{hint}"
+                )
+
+    def _keep(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1; got {limit}")
+        if limit < len(self._table):
+            self._kept = np.arange(limit) * len(self._table) // limit
+
+    def __len__(self) -> int:
+        return len(self._table) if self._kept is None else len(self._kept)
+
+    def __str__(self) -> str:
+        return self.path if self.split is None else f"{self.path} ({self.split})"
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the dataset's columns."""
+        return self._table.columns
+
+    def row_number(self, index: int) -> int:
+        """The row of the dataset at `index`: differs from it under `limit`."""
+        return index if self._kept is None else int(self._kept[index])
+
+    def rows(self, indices: Sequence[int] | Int[np.ndarray, " k"]) -> list[Row]:
+        """The rows at `indices` in one read. Files are not decoded; a list of numbers may come as a numpy array."""
+        return self._table.rows([self.row_number(int(i)) for i in indices])
+
+    def places(self, modality: Modality) -> str | list[str]:
+        """The column that holds a modality, or the columns of a modality that reads a whole row.
+
+        LookupError if no column is named for it and none has a name that it looks for.
+        """
+        named = self.columns.get(modality.name)
+        if named is not None:
+            return [named] if isinstance(named, str) and not modality.columns else named
+        if not modality.columns:
+            return self._unclaimed()
+        found = next((name for name in modality.columns if name in self.column_names), None)
+        if found is None:
+            raise LookupError(
+                f"{self} has no column for {modality.name!r} (looked for {', '.join(modality.columns)}); it has "
+                f"{', '.join(self.column_names)}. Name one, as in columns: {{{modality.name}: {self.column_names[0]}}}"
+            )
+        return found
+
+    def _unclaimed(self) -> list[str]:
+        claimed = {name for names in self.columns.values() for name in ([names] if isinstance(names, str) else names)}
+        return [name for name in self.column_names if name not in claimed]
+
+    def raw(self, modality: Modality, row: Row) -> Any:
+        """The raw sample of a modality in a row: one cell, or a dict of cells."""
+        place = self.places(modality)
+        return row[place] if isinstance(place, str) else {name: row[name] for name in place}
+
+    def only(self, modalities: Sequence[Modality]) -> "Source":
+        """The same source, which reads no other columns than these modalities need."""
+        places = [self.places(modality) for modality in modalities]
+        names = dict.fromkeys(name for place in places for name in ([place] if isinstance(place, str) else place))
+        narrow = copy.copy(self)
+        narrow._table = self._table.select(list(names))
+        narrow.columns = {modality.name: place for modality, place in zip(modalities, places, strict=True)}
+        return narrow
+
+    def labels(self, *, kind: Kind | None = None, like: Labels | None = None) -> Labels | None:
+        """The labels, or None without a label column. See `Labels.read` for `kind`, `like` and errors."""
+        name = self.columns.get(LABEL)
+        if name is None:
+            return None
+        if not isinstance(name, str):
+            raise ValueError(f"{self}: columns.label must be one column; got {name}")
+        cells = self._table.column(name)
+        if self._kept is not None:
+            cells = [cells[i] for i in self._kept]
+        names = self._table.class_names(name)
+        where = f"{self}, column {name}"
+        return Labels.read(cells, where=where, class_names=names, kind=kind, like=like, row_of=self.row_number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The recipe's `data` section: see `Source` for path, split, columns and limit, and `mmssl.data.loader` for the others."""
+
+    path: str
+    split: str | None = "train"
+    columns: Columns | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    on_error: OnError = "raise"
+    workers: Annotated[int, Field(ge=0)] = 0
+    cache: bool = False
+    shuffle: bool = True
+
+    def open(self) -> Source:
+        """The source that the options describe."""
+        return Source(path=self.path, split=self.split, columns=self.columns, limit=self.limit)

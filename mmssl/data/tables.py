@@ -1,0 +1,84 @@
+"""Raw rows by index, whatever holds them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class Table(ABC):
+    """Rows that can be read in any order, and cheaply handed to a worker process.
+
+    columns: column names. label: the column that is known to hold the label, or None.
+    """
+
+    columns: list[str]
+    label: str | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        """The rows at `indices`, in that order."""
+
+    @abstractmethod
+    def column(self, name: str) -> list[Any]:
+        """One cell of every row."""
+
+    def class_names(self, name: str) -> list[str] | None:
+        """Names into which the integers of a column point, where the data carry them."""
+        return None
+
+    def select(self, names: Sequence[str]) -> "Table":
+        """A table that need not read other columns."""
+        return self
+
+
+class RowTable(Table):
+    """Rows that lie in memory."""
+
+    def __init__(self, rows: Sequence[Row], label: str | None = None) -> None:
+        self._rows = rows
+        self.columns = list(rows[0]) if rows else []
+        self.label = label
+        for number, row in enumerate(rows):
+            if row.keys() != rows[0].keys():
+                raise ValueError(f"rows must all have the same columns; row 0 has {list(rows[0])}, row {number} has {list(row)}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        return [self._rows[i] for i in indices]
+
+    def column(self, name: str) -> list[Any]:
+        return [row[name] for row in self._rows]
+
+
+class MediaTable(Table):
+    """One row per media file, read and decoded by whoever processes it.
+
+    A cell is `{"path": ..., "bytes": None}`, which is how the `datasets` library stores an undecoded file.
+    """
+
+    def __init__(self, column: str, files: list[str], labels: list[str | None]) -> None:
+        self._name = column
+        self._files = files
+        self._labels = labels
+        if any(label is not None for label in labels):
+            self.label = "label"
+        self.columns = [column] if self.label is None else [column, self.label]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        return [dict(zip(self.columns, (self._cell(i), self._labels[i]), strict=False)) for i in indices]
+
+    def column(self, name: str) -> list[Any]:
+        return list(self._labels) if name == self.label else [self._cell(i) for i in range(len(self))]
+
+    def _cell(self, index: int) -> dict[str, Any]:
+        return {"path": self._files[index], "bytes": None}

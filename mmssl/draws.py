@@ -1,0 +1,79 @@
+"""Random numbers that depend only on (seed, step, sample, purpose).
+
+A counter-based generator: each number is a hash of its own coordinates, computed as batched integer operations on any device. A
+resumed, re-sharded or re-ordered run therefore draws the same masks and views for the same sample, with no state to keep.
+The mixer is the finalizer of SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195).
+"""
+
+import hashlib
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """The 64-bit two's complement value of an unsigned 64-bit integer, as torch.int64 holds it."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX1 = _signed(0xBF58476D1CE4E5B9)
+_MIX2 = _signed(0x94D049BB133111EB)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64 (torch shifts arithmetically)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """A bijection of 64-bit integers whose output bits look random."""
+    x = (x ^ _shift_right(x, 30)) * _MIX1
+    x = (x ^ _shift_right(x, 27)) * _MIX2
+    return x ^ _shift_right(x, 31)
+
+
+def hash_text(text: str) -> int:
+    """A signed 64-bit hash of a string, the same in every process."""
+    return _signed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
+
+
+def keys(seed: int, step: int, ids: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """One 64-bit key per sample of a step."""
+    base = mix(torch.tensor(_signed(seed * 0x9E3779B97F4A7C15 + step), dtype=torch.int64)).to(ids.device)
+    return mix(mix(ids + _GOLDEN) ^ base)
+
+
+class Draws:
+    """Draws for one batch of sample keys; each purpose (a short name) gives an independent stream."""
+
+    def __init__(self, keys: Int[Tensor, " b"]) -> None:
+        self.keys = keys
+
+    def fork(self, number: int) -> "Draws":
+        """Independent draws for the same samples: of view `number`, for example."""
+        return Draws(mix(self.keys + number * _GOLDEN))
+
+    def uniform(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
+        """Uniform numbers in [0, 1) of shape `[b, *shape]`, float32."""
+        count = math.prod(shape)
+        stream = mix(self.keys ^ hash_text(purpose))[:, None]
+        counter = torch.arange(1, count + 1, device=self.keys.device)[None]
+        bits = mix(stream + counter * _GOLDEN)
+        return (_shift_right(bits, 40).to(torch.float32) / (1 << 24)).view(len(self.keys), *shape)
+
+    def normal(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
+        """Standard normal numbers of shape `[b, *shape]`, float32 (Box-Muller)."""
+        u, v = self.uniform(purpose, 2, *shape).unbind(1)
+        return (-2 * (1 - u).log()).sqrt() * (2 * math.pi * v).cos()
+
+    def between(self, purpose: str, low: float, high: float, *shape: int) -> Float[Tensor, "b ..."]:
+        """Uniform numbers in [low, high) of shape `[b, *shape]`."""
+        return low + (high - low) * self.uniform(purpose, *shape)
+
+    def integers(self, purpose: str, count: int, *shape: int) -> Int[Tensor, "b ..."]:
+        """Uniform integers in [0, count) of shape `[b, *shape]`."""
+        return (self.uniform(purpose, *shape) * count).long().clamp(max=count - 1)

@@ -1,0 +1,238 @@
+"""A pre-norm transformer on `Tokens`. It never learns which modality it saw; it also serves as decoder and predictor."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor, nn
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from mmssl.config import MMSSLConfig
+from mmssl.tokens import Tokens
+
+
+@runtime_checkable
+class ResetsParameters(Protocol):
+    """A module that initialises the bare parameters that it owns."""
+
+    def reset_parameters(self) -> None: ...
+
+
+def initialise(module: nn.Module, config: MMSSLConfig) -> None:
+    """Initialise the parameters that `module` itself owns: Xavier for projections, as MAE (arXiv 2111.06377, appendix A.1)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=config.initializer_range)
+    elif isinstance(module, ResetsParameters):
+        module.reset_parameters()
+
+
+def initialise_all(module: nn.Module, config: MMSSLConfig) -> None:
+    """Initialise every part of a module outside a `PreTrainedModel` (heads, decoders) as the encoder's parts are."""
+    for part in module.modules():
+        initialise(part, config)
+
+
+def make_norm(config: MMSSLConfig, width: int) -> nn.Module:
+    """LayerNorm or RMSNorm over the last dimension."""
+    kind = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}[config.norm]
+    return kind(width, eps=config.norm_eps)
+
+
+def rotate(x: Float[Tensor, "b n h e"], turn: Complex[Tensor, "b n 1 p"]) -> Float[Tensor, "b n h e"]:
+    """Rotate neighbouring pairs of the last dimension by the angles of `turn`, in float32.
+
+    As one complex product: measured two to three times faster on CPU than products with sines and cosines.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+
+
+class Rotary(nn.Module):
+    """Angles of axial rotary positions from real coordinates (arXiv 2104.09864, eq. 15; a quarter of the pairs for each axis)."""
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__()
+        self.base = tuple(float(base) for base in config.rotary_base)
+        self.steps = config.hidden_size // config.num_attention_heads // 8
+
+    def forward(self, coords: Float[Tensor, "b n 4"]) -> Complex[Tensor, "b n 1 p"]:
+        """The turn of every rotary pair as a unit complex number, one set for all heads."""
+        exponent = torch.arange(self.steps, device=coords.device, dtype=torch.float32) / self.steps
+        base = torch.tensor(self.base, device=coords.device)
+        angles = coords.float()[..., None] * base[:, None] ** -exponent
+        angles = angles.flatten(2).unsqueeze(2)
+        return torch.polar(torch.ones_like(angles), angles)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Float[Tensor, "b h n e"],
+    key: Float[Tensor, "b h m e"],
+    value: Float[Tensor, "b h m e"],
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+) -> tuple[Float[Tensor, "b n h e"], Float[Tensor, "b h n m"]]:
+    """Attention written out, in the form of transformers' attention interface; returns the attention weights too."""
+    weights = query @ key.mT * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.dropout(weights.softmax(-1, dtype=torch.float32).to(query.dtype), dropout, module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class MMSSLAttention(nn.Module):
+    """Multi-head self-attention with rotary positions; sdpa, flash, flex and eager through transformers' interface."""
+
+    is_causal = False
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.config = config
+        self.head_dim = width // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.o_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: object, turn: Complex[Tensor, "b n 1 p"]
+    ) -> tuple[Float[Tensor, "b n d"], Tensor | None]:
+        heads = (*x.shape[:2], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(x).view(heads))
+        key = self.k_norm(self.k_proj(x).view(heads))
+        value = self.v_proj(x).view(heads).transpose(1, 2)
+        query, key = rotate(query, turn).transpose(1, 2), rotate(key, turn).transpose(1, 2)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        out, weights = attend(self, query, key, value, mask, scaling=self.scaling)
+        return self.o_proj(out.reshape(x.shape)), weights
+
+
+class Mlp(nn.Module):
+    """Two projections around GELU."""
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.mlp_size)
+        self.down_proj = nn.Linear(config.mlp_size, config.hidden_size)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return self.down_proj(F.gelu(self.up_proj(x)))
+
+
+class GatedMlp(nn.Module):
+    """SwiGLU (arXiv 2002.05202, eq. 6)."""
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_size)
+        self.up_proj = nn.Linear(config.hidden_size, config.mlp_size)
+        self.down_proj = nn.Linear(config.mlp_size, config.hidden_size)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LayerScale(nn.Module):
+    """A learned gain per channel, small at the start (arXiv 2103.17239, eq. 4)."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+        self.gain = nn.Parameter(torch.empty(width))
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.gain, self.initial)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return x * self.gain
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a residual branch is dropped for whole samples while training (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        if not self.training:
+            return x
+        keep = torch.rand(len(x), 1, 1, device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1 - self.rate)
+
+
+class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
+    """Pre-norm attention and MLP, each with optional LayerScale and stochastic depth."""
+
+    def __init__(self, config: MMSSLConfig, drop_path: float) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.norm1, self.norm2 = make_norm(config, width), make_norm(config, width)
+        self.attention = MMSSLAttention(config)
+        self.mlp = {"gelu": Mlp, "swiglu": GatedMlp}[config.mlp](config)
+        scaled = config.layer_scale is not None
+        self.scale1 = LayerScale(width, config.layer_scale) if scaled else nn.Identity()
+        self.scale2 = LayerScale(width, config.layer_scale) if scaled else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: object, turn: Complex[Tensor, "b n 1 p"]
+    ) -> Float[Tensor, "b n d"]:
+        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn)[0]))
+        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+
+class Encoder(nn.Module):
+    """Tokens to tokens. Prefix tokens (CLS first, then registers) come first in the result, at coordinates zero."""
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__()
+        depth = config.num_hidden_layers
+        self.config = config
+        self.num_prefix = int(config.cls_token) + config.num_register_tokens
+        self.prefix = nn.Parameter(torch.empty(self.num_prefix, config.hidden_size)) if self.num_prefix else None
+        self.rotary = Rotary(config)
+        rates = [config.drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        self.layers = nn.ModuleList(MMSSLLayer(config, rate) for rate in rates)
+        self.norm = make_norm(config, config.hidden_size)
+
+    def reset_parameters(self) -> None:
+        if self.prefix is not None:
+            nn.init.normal_(self.prefix, std=self.config.initializer_range)
+
+    def prepend(self, tokens: Tokens) -> Tokens:
+        """Add identities to the values, and the prefix tokens in front."""
+        values = tokens.values if tokens.identity is None else tokens.values + tokens.identity
+        if self.prefix is None:
+            return tokens.with_values(values)
+        prefix = self.prefix.expand(len(values), -1, -1)
+        valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
+        return Tokens(torch.cat([prefix, values], 1), F.pad(tokens.coords, (0, 0, self.num_prefix, 0)), valid)
+
+    def mask(self, x: Float[Tensor, "b n d"], valid: Bool[Tensor, "b n"] | None) -> object:
+        """The attention mask in the form that the chosen attention implementation takes; None if every token is real."""
+        if valid is None:
+            return None
+        return create_bidirectional_mask(self.config, x, valid)
+
+    def forward(self, tokens: Tokens, last: int | None = None) -> Tokens:
+        """Encode; `last` returns only that many tokens from the end (a decoder's queries)."""
+        tokens = self.prepend(tokens)
+        x = tokens.values
+        mask = self.mask(x, tokens.valid)
+        turn = self.rotary(tokens.coords)
+        for layer in self.layers:
+            x = layer(x, mask, turn)
+        if last is not None:
+            tokens, x = tokens.tail(last), x[:, -last:]
+        return tokens.with_values(self.norm(x))

@@ -1,0 +1,255 @@
+"""The one training loop, on Accelerate. It knows no objective and no modality."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import nn
+
+from mmssl.checkpoint import rng_state, set_rng_state
+from mmssl.data import Batch
+from mmssl.model import MMSSLModel
+from mmssl.objectives import Objective, Output
+from mmssl.optim import adamw, parameter_groups, set_lr
+from mmssl.schedules import Schedule, cosine
+from mmssl.teacher import ema_copy, ema_update
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+Whole = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How long and how fast to train.
+
+    batch_size: samples per optimizer step, over all devices and accumulation steps.
+    accumulation: micro-batches per optimizer step.
+    max_steps: budget in optimizer steps.
+    max_epochs: budget in passes over the data.
+    max_minutes: budget in minutes of training; evaluation does not count. The first budget that is used up ends the run.
+    lr: peak learning rate, as it is (no scaling with the batch size).
+    schedule: course of the learning rate.
+    weight_decay: decoupled weight decay of projection matrices; biases, norms and embeddings have none.
+    betas: AdamW's decay rates of the gradient's first and second moment.
+    eps: AdamW's epsilon.
+    layer_decay: factor on the learning rate from each layer to the one below it; 1: none.
+    clip_norm: largest norm of the gradient; null: no clipping.
+    ema: momentum of an average of the weights, which is then what is published; null: none.
+    precision: auto = bf16 where the hardware has it natively, else fp32.
+    compile: torch.compile the objective.
+    gradient_checkpointing: recompute activations in the backward pass to save memory.
+    attention: attention kernel.
+    log_every: steps between rows of metrics.jsonl.
+    checkpoint_every: steps between checkpoints; one is always written at the end and on interruption.
+    keep_last: checkpoints kept.
+    trackers: experiment trackers, beside the local metrics.jsonl.
+    """
+
+    batch_size: Whole = 256
+    accumulation: Whole = 1
+    max_steps: Whole | None = None
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Schedule = field(default_factory=cosine)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    ema: Share | None = None
+    precision: Precision = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    attention: Attention = "sdpa"
+    log_every: Whole = 10
+    checkpoint_every: Whole = 500
+    keep_last: Whole = 3
+    trackers: tuple[Tracker, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
+            raise ValueError("the run needs a budget: set train.max_steps, train.max_epochs or train.max_minutes")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"train.batch_size must be a multiple of train.accumulation; got {self.batch_size} and {self.accumulation}"
+            )
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+def native_bf16() -> bool:
+    """Whether the device multiplies bf16 matrices natively."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    abilities = torch.cpu.get_capabilities()
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16"))
+
+
+def accelerate_precision(precision: Precision) -> str:
+    """Accelerate's name of a precision; `auto` asks the hardware."""
+    if precision == "auto":
+        return "bf16" if native_bf16() else "no"
+    return "no" if precision == "fp32" else precision
+
+
+@dataclass
+class Counters:
+    """How far a run is: steps and samples done, seconds trained, samples left out, and whether a budget is used up."""
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+
+
+class Training:
+    """An objective with its optimizer: makes steps, saves and restores its whole state.
+
+    objective: what to train; options: how; epoch: samples of one pass over the data.
+    """
+
+    def __init__(self, objective: Objective, options: TrainOptions, *, epoch: int, project_dir: str | None = None) -> None:
+        self.options, self.epoch, self.counters = options, epoch, Counters()
+        self.grad_norm = 0.0
+        self.accelerator = Accelerator(
+            mixed_precision=accelerate_precision(options.precision),
+            gradient_accumulation_steps=options.accumulation,
+            log_with=list(options.trackers) or None,
+            project_dir=project_dir,
+        )
+        self.objective = objective
+        objective.model.set_attn_implementation(options.attention)
+        if options.gradient_checkpointing:
+            objective.model.gradient_checkpointing_enable()
+        self.average: MMSSLModel | None = ema_copy(objective.model).to(self.device) if options.ema else None
+        groups = parameter_groups(
+            objective, objective.model.encoder, weight_decay=options.weight_decay, layer_decay=options.layer_decay
+        )
+        optimizer = adamw(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+        if options.compile:
+            objective.compile()
+        self.wrapped, self.optimizer = self.accelerator.prepare(objective, optimizer)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def progress(self) -> float:
+        """Consumed share of the budget, 0 to 1."""
+        options, done = self.options, self.counters
+        shares = [
+            done.step / options.max_steps if options.max_steps else 0.0,
+            done.step * options.batch_size / (options.max_epochs * self.epoch) if options.max_epochs else 0.0,
+            done.seconds / 60 / options.max_minutes if options.max_minutes else 0.0,
+        ]
+        return min(1.0, max(shares))
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return self.options.lr * self.options.schedule(self.counters.step, self.progress)
+
+    def step(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """One optimizer step on the next micro-batches; returns its loss and metrics. TrainingError if the loss is not finite."""
+        begin = time.perf_counter()
+        lr = self.lr
+        set_lr(self.optimizer, lr)
+        results = []
+        for _ in range(self.options.accumulation):
+            batch = next(batches).to(self.device)
+            results.append(self.micro_step(batch))
+            self.counters.samples += len(batch) * self.accelerator.num_processes
+            self.counters.skipped += len(batch.skipped)
+        self.counters.step += 1
+        if self.average is not None and self.options.ema:
+            ema_update(self.average, self.objective.model, self.options.ema)
+        self.objective.after_step(self.progress)
+        self.counters.seconds += time.perf_counter() - begin
+        mean = {key: sum(row[key] for row in results) / len(results) for key in results[0]}
+        return mean | {"lr": lr, "grad_norm": self.grad_norm}
+
+    def micro_step(self, batch: Batch) -> dict[str, float]:
+        """Forward and backward of one micro-batch; the optimizer moves at the last one of a step."""
+        with self.accelerator.accumulate(self.wrapped):
+            with self.accelerator.autocast():
+                output: Output = self.wrapped(batch)
+            loss = output.loss.item()
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss is {loss} at step {self.counters.step + 1}; its samples are rows {batch.ids.tolist()}")
+            self.accelerator.backward(output.loss)
+            if self.accelerator.sync_gradients:
+                self.clip()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return {"loss": loss} | {key: value.item() for key, value in output.metrics.items()}
+
+    def clip(self) -> None:
+        """Measure the gradient's norm, then bring it down to the limit if there is one."""
+        limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
+        self.grad_norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "counters": vars(self.counters),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            "rng": rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`. ValueError that lists the differences if it belongs to another architecture."""
+        load_weights(self.objective, state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.counters = Counters(**state["counters"])
+        set_rng_state(state["rng"])
+
+    def published(self) -> MMSSLModel:
+        """The model to publish: the average of the weights where the recipe asks for one, else what the objective says."""
+        return self.average if self.average is not None else self.objective.published()
+
+
+def load_weights(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load a state dict; ValueError that names the parameters that are missing, not expected or of another shape."""
+    own = module.state_dict()
+    wrong = [f"missing {key}" for key in own.keys() - state.keys()]
+    wrong += [f"unexpected {key}" for key in state.keys() - own.keys()]
+    wrong += [
+        f"{key} is {list(state[key].shape)}, expected {list(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if state[key].shape != own[key].shape
+    ]
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise ValueError(f"the weights belong to another architecture: {shown}. Use the recipe that they were trained with")
+    module.load_state_dict(state)
+
+
+Feed = Callable[[int], Iterator[Batch]]
+"""Batches from a given optimizer step on, one per micro-batch."""
+
+
+def fit(training: Training, feed: Feed, on_step: Callable[[dict[str, float]], bool]) -> None:
+    """Train until the budget is used up or `on_step`, called after each optimizer step with its metrics, returns True (stop)."""
+    training.wrapped.train()
+    batches = feed(training.counters.step)
+    while training.progress < 1 and not on_step(training.step(batches)):
+        pass

@@ -1,0 +1,1 @@
+"""Losses as plain functions of tensors: no modules, no state, no distributed calls."""

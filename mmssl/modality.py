@@ -1,0 +1,160 @@
+"""What a modality plug-in is, and how one is found.
+
+A plug-in is one file that builds one `Modality` and names it in the entry-point group `mmssl.modalities`:
+
+    [options.entry_points]
+    mmssl.modalities =
+        image = mmssl_modalities.image:IMAGE
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mmssl.draws import Draws
+from mmssl.tokens import Tokens
+
+GROUP = "mmssl.modalities"
+
+Inputs = dict[str, Tensor]
+"""The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
+
+
+class Processor(ABC):
+    """One raw sample to named tensors: deterministic, picklable, runs on CPU workers.
+
+    The keyword-only arguments of a subclass are its recipe keys and, as `settings()`, the JSON that is saved with the model.
+    """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor arguments that rebuild this processor, fitted statistics included, as JSON values."""
+
+    def fit(self, samples: Iterable[Any]) -> None:
+        """Compute statistics or vocabularies from raw training samples. Called once, before the model is built."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` has nothing left to do."""
+        return True
+
+    @abstractmethod
+    def __call__(self, raw: Any) -> Inputs:
+        """Tensors of one raw sample. Raises ValueError or TypeError that says what is wrong with it and the way out."""
+
+    def many(self, raw: Any) -> list[Any]:
+        """The raw samples in what a user passes to `MMSSLProcessor(<keyword>=...)`: a list, or one sample."""
+        return list(raw) if isinstance(raw, list | tuple) else [raw]
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Inputs]) -> Inputs:
+        """Stack samples into a batch, padding where their sizes differ."""
+
+    @abstractmethod
+    def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
+        """What a linear model would be given of one sample without any learning: the raw-features row of every table."""
+
+
+class Adapter(nn.Module, ABC):
+    """A collated batch of one modality to `Tokens`, and what masked modelling reconstructs for each of them.
+
+    Built as `adapter(width, processor, **recipe keys)`; its keyword-only arguments are its recipe keys.
+    """
+
+    input_names: tuple[str, ...]
+    """Names of the tensors that `forward` may read; unique to the modality."""
+    target_sizes: dict[str, int]
+    """Outputs that a prediction head needs for each target: values of a float target, classes of an integer one."""
+    sparse_target: bool = False
+    """True if valid tokens may have nothing to predict (a missing cell); such tokens are never hidden."""
+    overlapping: bool = False
+    """True if the stem mixes neighbouring tokens, so that hidden content can reach visible ones: unsafe for raw targets."""
+
+    @abstractmethod
+    def forward(self, inputs: Inputs) -> Tokens:
+        """`[b, n, width]` tokens with their coordinates."""
+
+    @abstractmethod
+    def target(self, inputs: Inputs) -> dict[str, Tensor]:
+        """What each token holds: per name a float `[b, n, t]` (NaN = nothing there) or an integer `[b, n]` (-100 = nothing there).
+
+        Float targets are regressed, integer targets classified. Most modalities have one target; a table has a numeric and a
+        categorical one.
+        """
+
+
+@dataclass(frozen=True)
+class MaskPreference:
+    """How masked modelling hides tokens of a modality when the recipe does not say."""
+
+    sampler: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A plug-in.
+
+    name: the recipe's and the entry point's name.
+    keyword: the argument of `MMSSLProcessor.__call__`, plural where the field's convention is ("images").
+    columns: column names looked for in a dataset when the recipe names none; empty: a raw sample is the whole row as a dict.
+    augment: builds, from the recipe's keys, a function (batch inputs, draws) -> batch inputs: one random view, batched, on device.
+    example: (count, seed) -> raw samples that pass the laws of `mmssl.testing`.
+    golden: () -> (settings of processor, settings of adapter, raw sample, expected coords [n, 4], expected targets): patch order.
+    picture: (inputs, hidden [b, n], predictions by target name) -> a matplotlib figure of input, what was seen, what was predicted.
+    """
+
+    name: str
+    keyword: str
+    columns: tuple[str, ...]
+    processor: type[Processor]
+    adapter: Callable[..., Adapter]
+    augment: Callable[..., Callable[[Inputs, Draws], Inputs]]
+    mask: MaskPreference
+    example: Callable[[int, int], list[Any]]
+    golden: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any], Any, Float[Tensor, "n 4"], dict[str, Tensor]]]
+    picture: Callable[[Inputs, Bool[Tensor, "b n"], dict[str, Tensor]], Any]
+
+
+def installed() -> list[str]:
+    """Names of all installed modalities, without importing them."""
+    return sorted(_points())
+
+
+@cache
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+@cache
+def find(name: str) -> Modality:
+    """Load the plug-in registered as `name`. LookupError if there is none."""
+    points = _points()
+    if name not in points:
+        known = ", ".join(sorted(points)) or "none"
+        raise LookupError(
+            f"no modality named {name!r}; installed: {known}. If you just added it to setup.cfg, run `pip install -e .` again."
+        )
+    found = points[name].load()
+    if not isinstance(found, Modality):
+        raise TypeError(f"entry point {points[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; got {type(found).__name__}")
+    return found
+
+
+def pad_stack(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
+    """Stack tensors of one rank, padding every dimension at its end to the largest size with `value`."""
+    if all(t.shape == tensors[0].shape for t in tensors):
+        return torch.stack(list(tensors))
+    shape = [max(t.shape[i] for t in tensors) for i in range(tensors[0].dim())]
+    out = tensors[0].new_full((len(tensors), *shape), value)
+    for row, tensor in zip(out, tensors, strict=True):
+        row[tuple(slice(s) for s in tensor.shape)] = tensor
+    return out

@@ -1,0 +1,127 @@
+"""The Hugging Face face: adapters in front of one shared encoder, as an ordinary `PreTrainedModel`."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.output_capturing import capture_outputs
+
+from mmssl.config import MMSSLConfig
+from mmssl.encoder import Encoder, MMSSLAttention, MMSSLLayer, initialise
+from mmssl.modality import Adapter, Inputs, find
+from mmssl.processor import MMSSLProcessor
+from mmssl.tokens import Tokens
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to the valid tokens (multihead attention pooling, arXiv 1810.00825, with a single seed)."""
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.query = nn.Parameter(torch.empty(config.hidden_size))
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.query, std=0.02)
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "b d"]:
+        b, n, d = tokens.values.shape
+        query = self.query.expand(b, 1, d).view(b, 1, self.heads, -1).transpose(1, 2)
+        key = self.k_proj(tokens.values).view(b, n, self.heads, -1).transpose(1, 2)
+        value = self.v_proj(tokens.values).view(b, n, self.heads, -1).transpose(1, 2)
+        mask = None if tokens.valid is None else tokens.valid[:, None, None]
+        return nn.functional.scaled_dot_product_attention(query.to(key.dtype), key, value, attn_mask=mask).flatten(1)
+
+
+class MMSSLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What every mmssl model shares: configuration class, attention backends, initialisation."""
+
+    config_class = MMSSLConfig
+    base_model_prefix = "mmssl"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("MMSSLLayer",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": MMSSLLayer, "attentions": MMSSLAttention}  # noqa: RUF012 (transformers' name and type)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            super()._init_weights(module)
+        else:
+            initialise(module, self.config)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks for the attention interface in this file's source; ours is called in encoder.py.
+        return True
+
+
+class MMSSLModel(MMSSLPreTrainedModel):
+    """A pretrained encoder for one or several modalities."""
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__(config)
+        self.adapters = nn.ModuleDict({name: build_adapter(name, config) for name in config.modalities})
+        self.encoder = Encoder(config)
+        self.pooler = AttentionPool(config) if config.pooling == "attention" else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The adapters: what stands in front of the encoder."""
+        return self.adapters
+
+    def embed(self, name: str, inputs: Inputs) -> Tokens:
+        """Tokens of a batch of modality `name`, before the encoder."""
+        tokens: Tokens = self.adapters[name](inputs)
+        return tokens
+
+    def encode(self, name: str, inputs: Inputs) -> Tokens:
+        """Encoded tokens of a batch of modality `name`, prefix tokens first."""
+        return self.encoder(self.embed(name, inputs))
+
+    def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
+        """One vector per sample from encoded tokens: CLS, the mean of the valid tokens without prefix, or learned attention."""
+        if self.config.pooling == "cls":
+            return tokens.values[:, 0]
+        k = self.encoder.num_prefix
+        body = Tokens(tokens.values[:, k:], tokens.coords[:, k:], None if tokens.valid is None else tokens.valid[:, k:])
+        return body.mean() if self.pooler is None else self.pooler(body)
+
+    def modality_of(self, inputs: Inputs) -> str:
+        """The modality whose input names `inputs` holds; ValueError unless there is exactly one."""
+        found = [name for name, adapter in self.adapters.items() if set(adapter.input_names) & set(inputs)]
+        if len(found) == 1:
+            return found[0]
+        names = {name: list(adapter.input_names) for name, adapter in self.adapters.items()}
+        what = "inputs of several modalities" if found else "none of them"
+        raise ValueError(f"the model takes the inputs of one modality per call, {names}; got {what} in {sorted(inputs)}")
+
+    @capture_outputs
+    def forward(self, **inputs: Tensor) -> BaseModelOutputWithPooling:
+        """Encode what `MMSSLProcessor` returned for one modality.
+
+        last_hidden_state: `[b, prefix + n, d]`; pooler_output: `[b, d]`.
+        """
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        name = self.modality_of(tensors)
+        tokens = self.encode(name, {key: tensors[key] for key in self.adapters[name].input_names if key in tensors})
+        return BaseModelOutputWithPooling(last_hidden_state=tokens.values, pooler_output=self.pool(tokens))
+
+
+def build_adapter(name: str, config: MMSSLConfig) -> Adapter:
+    """The adapter of modality `name` as `config.modalities[name]` describes it."""
+    plugin = find(name)
+    settings = config.modalities[name]
+    return plugin.adapter(config.hidden_size, plugin.processor(**settings["processor"]), **settings["adapter"])
+
+
+AutoConfig.register("mmssl", MMSSLConfig)
+AutoModel.register(MMSSLConfig, MMSSLModel)
+AutoProcessor.register(MMSSLConfig, MMSSLProcessor)

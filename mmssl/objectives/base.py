@@ -1,0 +1,73 @@
+"""An objective is one `nn.Module`: it owns the model, its heads and its teacher, and maps a batch to a loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmssl.data import Batch, Labels
+from mmssl.draws import Draws
+from mmssl.modality import Inputs
+from mmssl.model import MMSSLModel
+
+Augment = Callable[[Inputs, Draws], Inputs]
+
+
+@dataclass(frozen=True)
+class Output:
+    """loss: what is minimised; metrics: detached scalars to log beside it."""
+
+    loss: Float[Tensor, ""]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run knows besides the recipe's objective section.
+
+    augments: per modality the random view that the recipe asks for.
+    labels: the label column's meaning, where the recipe names one.
+    """
+
+    augments: Mapping[str, Augment] = field(default_factory=dict)
+    labels: Labels | None = None
+
+
+class Objective(nn.Module, ABC):
+    """Base of every objective. Keyword-only arguments of a subclass are its recipe keys.
+
+    A subclass may hold teachers (frozen copies updated in `after_step`), heads and banks: all of its state dict is checkpointed.
+    """
+
+    needs_labels: ClassVar[bool] = False
+    """Whether batches must carry labels."""
+
+    def __init__(self, model: MMSSLModel, setup: Setup) -> None:
+        super().__init__()
+        self.model = model
+        self.setup = setup
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Output:
+        """Loss of one batch."""
+
+    def view(self, batch: Batch, modality: str, number: int = 0) -> Inputs:
+        """Random view `number` of one modality of the batch; the same for the same (seed, step, sample, number)."""
+        augment = self.setup.augments.get(modality)
+        inputs = batch.inputs[modality]
+        return inputs if augment is None else augment(inputs, batch.draws.fork(number))
+
+    def after_step(self, progress: float) -> None:
+        """Called once per optimizer step; `progress` in [0, 1] is the consumed share of the budget. Teachers move here."""
+
+    def published(self) -> MMSSLModel:
+        """The model that a run publishes (an objective with a teacher may return the teacher's)."""
+        return self.model
+
+    def pictures(self, batch: Batch) -> dict[str, Any]:
+        """Matplotlib figures for the report, by title."""
+        return {}
+

@@ -1,0 +1,47 @@
+"""Supervised training: the supervised row of every table, and plain fine-tuning when a run starts from `init`."""
+
+from typing import Annotated
+
+import numpy as np
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from mmssl.data import Batch
+from mmssl.encoder import initialise_all
+from mmssl.model import MMSSLModel
+from mmssl.objectives.base import Objective, Output, Setup
+
+
+class Supervised(Objective):
+    """A linear head on the pooled output: cross-entropy for classes, mean squared error of standardised values otherwise.
+
+    label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
+    """
+
+    needs_labels = True
+
+    def __init__(self, model: MMSSLModel, setup: Setup, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> None:
+        super().__init__(model, setup)
+        labels = setup.labels
+        if labels is None:
+            raise ValueError("the supervised objective needs labels: name their column, data.columns.label=COLUMN")
+        self.classes = labels.kind == "classification"
+        self.label_smoothing = label_smoothing
+        self.mean = 0.0 if self.classes else float(np.mean(labels.values))
+        self.std = 1.0 if self.classes else float(np.std(labels.values)) or 1.0
+        self.head = nn.Linear(model.config.hidden_size, len(labels.names) if self.classes else 1)
+        initialise_all(self.head, model.config)
+
+    def forward(self, batch: Batch) -> Output:
+        name = batch.modality
+        predicted = self.head(self.model.pool(self.model.encode(name, self.view(batch, name)))).float()
+        assert batch.labels is not None
+        if not self.classes:
+            target = (batch.labels - self.mean) / self.std
+            return Output(F.mse_loss(predicted[:, 0], target))
+        accuracy = (predicted.argmax(1) == batch.labels).float().mean()
+        loss = F.cross_entropy(predicted, batch.labels, label_smoothing=self.label_smoothing)
+        return Output(loss, {"accuracy": accuracy.detach()})
+
+

@@ -1,0 +1,112 @@
+"""`MMSSLProcessor`: raw samples of any of a model's modalities to the tensors that the model takes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from transformers import BatchFeature, ProcessorMixin
+from transformers.utils import PROCESSOR_NAME, cached_file
+
+from mmssl.modality import Processor, find
+
+
+class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
+    """One processor per modality behind one call; a model with two modalities needs nothing of the others.
+
+    processors: modality name -> processor (fitted).
+    """
+
+    def __init__(self, processors: Mapping[str, Processor]) -> None:
+        self.processors = dict(processors)
+        self.chat_template = None
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Build from what `settings()` returned."""
+        return cls({name: find(name).processor(**value) for name, value in settings.items()})
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Per modality the constructor arguments of its processor, fitted statistics included, as JSON values."""
+        return {name: processor.settings() for name, processor in self.processors.items()}
+
+    def __call__(self, *, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
+        """Process samples: `processor(images=[...])`, `processor(table=frame)`.
+
+        Each keyword is that of a modality and takes one raw sample or several. Returns the batched tensors under their input
+        names. TypeError for an unknown keyword; ValueError that names the sample for one that cannot be read.
+        """
+        if return_tensors not in (None, "pt"):
+            raise ValueError(f"return_tensors must be 'pt' (torch tensors) or None; got {return_tensors!r}")
+        names = {find(name).keyword: name for name in self.processors}
+        unknown = [keyword for keyword in raw if keyword not in names]
+        if unknown or not raw:
+            what = f"got {unknown[0]!r}" if unknown else "got nothing"
+            raise TypeError(f"this processor takes {', '.join(f'{keyword}=' for keyword in names)}; {what}")
+        out = BatchFeature()
+        for keyword, value in raw.items():
+            out.update(self._batch(keyword, self.processors[names[keyword]], value))
+        return out
+
+    def _batch(self, keyword: str, processor: Processor, value: Any) -> dict[str, Any]:
+        samples = []
+        raws = processor.many(value)
+        if not raws:
+            raise ValueError(f"{keyword}= holds no sample")
+        for number, raw in enumerate(raws):
+            try:
+                samples.append(processor(raw))
+            except (ValueError, TypeError, OSError) as error:
+                raise type(error)(f"{keyword}[{number}]: {error}") from error
+        return processor.collate(samples)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Nothing is known before a call: the names belong to the model's adapters."""
+        return []
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `processor_config.json` holds."""
+        return {"processor_class": type(self).__name__, "modalities": self.settings()}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.processors)})"
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **hub: Any) -> list[str]:
+        """Write `processor_config.json` to a folder; `push_to_hub=True` uploads it too (`hub`: arguments of `push_to_hub`)."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / PROCESSOR_NAME
+        file.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+        return [str(file)]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        cache_dir: str | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        subfolder: str = "",
+        trust_remote_code: bool | None = None,
+    ) -> Self:
+        """Load from a folder or a Hub id. `trust_remote_code` is accepted for AutoProcessor and unused: nothing is executed."""
+        file = cached_file(
+            pretrained_model_name_or_path,
+            PROCESSOR_NAME,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            revision=revision,
+            subfolder=subfolder,
+        )
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        if "modalities" not in content:
+            raise ValueError(f"{file} was not written by mmssl: it has no 'modalities'; its keys are {sorted(content)}")
+        return cls.from_settings(content["modalities"])

@@ -1,0 +1,216 @@
+"""The folder of a run: what was run, what it measured, what it made. A run never overwrites another."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import Field
+
+from mmssl import checkpoint
+from mmssl.recipe import Recipe, changed_keys
+
+PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
+
+FREE = ("run.", "evaluate.", "resume", "data.workers", "data.cache", "train.log_every", "train.checkpoint_every", "train.keep_last")
+"""Keys that may change on resume: they do not change what is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run is kept, and its seed.
+
+    dir: folder of all runs.
+    name: folder of this run inside it; null: the recipe's name. A taken name gets -2, -3, ...
+    seed: seed of the weights, of the order of samples and of every random draw.
+    """
+
+    dir: str = "runs"
+    name: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Run:
+    """An open run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metrics_file = folder / "metrics.jsonl"
+        self.checkpoints = folder / "checkpoints"
+        self.model_folder = folder / "model"
+        self.report_file = folder / "report.html"
+        self.record_file = folder / "run.json"
+        self.recipe_file = folder / "recipe.yaml"
+        self.table_file = folder / "table.json"
+
+    @classmethod
+    def open(cls, recipe: Recipe, resume: str) -> Self:
+        """A new folder, or with resume the one to continue: `auto` = the latest of this name if there is one, else its path.
+
+        ValueError that lists the keys if the recipe differs from the one that the folder was started with.
+        """
+        options: RunOptions = recipe.section("run")
+        base = Path(options.dir) / (options.name or recipe.name)
+        if resume == "never":
+            return cls.start(base, recipe)
+        latest = newest_of(base) if resume == "auto" else Path(resume)
+        if resume != "auto" and not (latest / "recipe.yaml").exists():
+            raise FileNotFoundError(f"resume={resume}: no run there (no recipe.yaml); give the folder of a run, or resume=auto")
+        if latest is None or not (latest / "recipe.yaml").exists():
+            return cls.start(base, recipe)
+        run = cls(latest)
+        run.check(recipe)
+        return run
+
+    @classmethod
+    def start(cls, base: Path, recipe: Recipe) -> Self:
+        """Make a folder that did not exist and write down what will run there."""
+        run = cls(make_folder(base))
+        run.record(command=command_line(), started=now(), **facts())
+        checkpoint.write_text_atomic(run.recipe_file, recipe.to_yaml())
+        return run
+
+    def check(self, recipe: Recipe) -> None:
+        """ValueError if the recipe of the folder is not the one given, for keys that change what is learned."""
+        changed = [line for line in changed_keys(Recipe.read_resolved(self.recipe_file), recipe.resolved()) if not line.startswith(FREE)]
+        if changed:
+            listed = "\n  ".join(changed)
+            raise ValueError(
+                f"cannot resume {self.folder}: the recipe is not the one that it was started with:\n  {listed}\n"
+                "Give the old values, or leave resume out to start a new run."
+            )
+
+    @property
+    def finished(self) -> bool:
+        return self.record_file.exists() and "finished" in json.loads(self.record_file.read_text())
+
+    def record(self, **values: Any) -> None:
+        """Add facts to run.json."""
+        old = json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
+        checkpoint.write_json_atomic(self.record_file, old | values)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All complete rows of metrics.jsonl (a killed run may leave half a line at the end)."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after `step`: they will be measured again."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        checkpoint.write_text_atomic(self.metrics_file, "".join(kept))
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues this run."""
+        record = json.loads(self.record_file.read_text())
+        words = [word for word in shlex.split(record["command"]) if not word.startswith("resume=")]
+        return shlex.join([*words, "resume=auto"])
+
+
+def make_folder(base: Path) -> Path:
+    """Create `base`, or the first of `base-2`, `base-3`, ... that does not exist."""
+    number = 1
+    while True:
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def newest_of(base: Path) -> Path | None:
+    """The folder of the highest number among `base`, `base-2`, ...; None if there is none."""
+    pattern = re.compile(re.escape(base.name) + r"(?:-(\d+))?")
+    found = {int(match[1] or 1): path for path in base.parent.glob(f"{base.name}*") if (match := pattern.fullmatch(path.name))}
+    return found[max(found)] if found else None
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command_line() -> str:
+    """The exact command that started this process, the program by its name."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def git_commit() -> str | None:
+    """Commit of the working directory, `-dirty` if it has changes; None outside a repository."""
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def facts() -> dict[str, Any]:
+    """Commit, package versions and hardware."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    hardware = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpus": gpus}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return {"commit": git_commit(), "versions": versions, "hardware": hardware, "platform": platform.platform()}
+
+
+class Interrupted(SystemExit):
+    """A run that stopped on a signal after writing a checkpoint."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass
+class StopRequest:
+    """The signal that asked the run to stop, if any."""
+
+    signum: int | None = None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request that the loop can honour; a second signal acts as usual.
+
+    Signals reach the main thread only: in any other thread this does nothing.
+    """
+    request, previous = StopRequest(), {}
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        request.signum = signum
+        signal.signal(signum, previous[signum])
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        previous[signum] = signal.signal(signum, handle)
+    try:
+        yield request
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,79 @@
+"""The one contract between a modality and everything else."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def gather(source: Tensor | None, index: Int[Tensor, "b k"]) -> Tensor | None:
+    """`source[i, index[i, j]]` for every row i: selects along dimension 1 of a `[b, n, ...]` tensor."""
+    if source is None:
+        return None
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    return source[rows, index]
+
+
+def both_valid(a: Bool[Tensor, "b n"] | None, b: Bool[Tensor, "b n"] | None) -> Bool[Tensor, "b n"] | None:
+    """Logical and of two validity masks, where None stands for all True."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a & b
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of token sequences: what they hold, where they are, which of them are real.
+
+    Every modality places its tokens in one 4-d coordinate frame (time, depth, height, width; unused axes are zero), in its own
+    patch units, so masking and prediction need no knowledge of the modality. Content and position stay apart until the encoder,
+    so that a mask token can stand at the place of a hidden token.
+
+    values: what a token holds.
+    coords: real-valued position of each token.
+    valid: False marks padding; None means that every token is real, which keeps attention on its fastest path.
+    identity: what a token is when geometry does not say it (the column of a table); independent of its content. The encoder adds
+        it to `values`; a mask token receives the identity of the token that it replaces.
+    """
+
+    values: Float[Tensor, "b n d"]
+    coords: Float[Tensor, "b n 4"]
+    valid: Bool[Tensor, "b n"] | None = None
+    identity: Float[Tensor, "b n d"] | None = None
+
+    def take(self, index: Int[Tensor, "b k"], real: Bool[Tensor, "b k"] | None = None) -> "Tokens":
+        """The tokens at `index`; `real` marks the entries of `index` that count (None: all)."""
+        valid = both_valid(gather(self.valid, index), real)
+        return Tokens(gather(self.values, index), gather(self.coords, index), valid, gather(self.identity, index))
+
+    def tail(self, count: int) -> "Tokens":
+        """The last `count` tokens of every sequence."""
+        parts = (self.values, self.coords, self.valid, self.identity)
+        return Tokens(*(None if part is None else part[:, -count:] for part in parts))
+
+    def with_values(self, values: Float[Tensor, "b n e"]) -> "Tokens":
+        """The same places with other contents (identity is spent: it went into the values)."""
+        return replace(self, values=values, identity=None)
+
+    def valid_or_ones(self) -> Bool[Tensor, "b n"]:
+        """The validity mask as a tensor, also where it is None."""
+        if self.valid is not None:
+            return self.valid
+        return torch.ones(self.values.shape[:2], dtype=torch.bool, device=self.values.device)
+
+    def mean(self) -> Float[Tensor, "b d"]:
+        """Mean of the valid tokens; zero for a sequence without any."""
+        if self.valid is None:
+            return self.values.mean(1)
+        weight = self.valid.unsqueeze(-1).to(self.values.dtype)
+        return (self.values * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def cat(parts: list[Tokens]) -> Tokens:
+    """Join token sequences of one batch along the sequence. Identities must have been spent."""
+    assert all(part.identity is None for part in parts)
+    valid = None
+    if any(part.valid is not None for part in parts):
+        valid = torch.cat([part.valid_or_ones() for part in parts], 1)
+    return Tokens(torch.cat([p.values for p in parts], 1), torch.cat([p.coords for p in parts], 1), valid)

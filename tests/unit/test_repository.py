@@ -1,0 +1,142 @@
+"""Laws of the repository itself: files, entry points, packages, and what the core may know."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from configparser import ConfigParser
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = sorted((ROOT / "mmssl").rglob("*.py"))
+PLUGINS = ROOT / "modalities" / "mmssl_modalities"
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> ConfigParser:
+    parser = ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def declared_modalities(setup_cfg: ConfigParser) -> dict[str, str]:
+    """Entry points of the group `mmssl.modalities` as setup.cfg declares them."""
+    lines = setup_cfg["options.entry_points"]["mmssl.modalities"].strip().splitlines()
+    pairs = (line.split("=", 1) for line in lines)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def test_every_modality_file_has_its_entry_point(setup_cfg: ConfigParser) -> None:
+    files = {path.stem: f"mmssl_modalities.{path.stem}" for path in PLUGINS.glob("*.py") if path.stem != "__init__"}
+    declared = {key: value.split(":")[0] for key, value in declared_modalities(setup_cfg).items()}
+    assert files == declared, (
+        "one file in modalities/mmssl_modalities for each entry point `name = mmssl_modalities.name:NAME` in setup.cfg"
+    )
+
+
+def test_installed_entry_points_are_the_declared_ones(setup_cfg: ConfigParser) -> None:
+    installed = {
+        point.name: point.value for point in entry_points(group="mmssl.modalities") if point.value.startswith("mmssl_modalities.")
+    }
+    assert installed == declared_modalities(setup_cfg), "setup.cfg changed after installation: run `pip install -e .` again"
+
+
+def test_packages_of_setup_cfg_are_the_packages_on_disk(setup_cfg: ConfigParser) -> None:
+    roots = [ROOT / "mmssl", PLUGINS]
+    on_disk = {".".join(init.parent.relative_to(root.parent).parts) for root in roots for init in root.rglob("__init__.py")}
+    assert set(setup_cfg["options"]["packages"].split()) == on_disk
+
+
+@pytest.mark.parametrize("path", CORE, ids=name)
+def test_core_file_stays_readable(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, "split the file along what it holds"
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None and node.end_lineno - node.lineno >= 60
+    }
+    assert long == {}, "functions stay under 60 lines"
+
+
+def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of every identifier and string in code; docstrings (strings that stand alone) are not code."""
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in prose:
+                yield node.lineno, text
+            case ast.Name(id=text) | ast.Attribute(attr=text) | ast.arg(arg=text) | ast.keyword(arg=str(text)):
+                yield node.lineno, text
+            case ast.FunctionDef(name=text) | ast.ClassDef(name=text) | ast.alias(name=text):
+                yield node.lineno, text
+
+
+def knowledge(source: str, modalities: set[str]) -> list[str]:
+    """Places where code names a modality, or the package of the plug-ins, as a whole identifier or a whole string."""
+    found = words(ast.parse(source))
+    return [f"line {line}: {text}" for line, text in found if text in modalities or text.split(".")[0] == "mmssl_modalities"]
+
+
+@pytest.mark.parametrize("path", CORE, ids=name)
+def test_core_names_no_modality(path: Path, setup_cfg: ConfigParser) -> None:
+    found = knowledge(path.read_text(encoding="utf-8"), set(declared_modalities(setup_cfg)))
+    assert found == [], "the core works for any modality; move what only one of them needs into its plug-in"
+
+
+def test_knowledge_of_a_modality_is_found_in_code_only() -> None:
+    source = '''
+"""An image may be named here."""
+from mmssl_modalities.image import IMAGE
+import mmssl_modalities
+
+def f(x, image):  # an image
+    """image"""
+    if x.name == "image":
+        return g(image=1).image
+    return "image/png", "images", Image
+'''
+    assert sorted(knowledge(source, {"image"})) == [
+        "line 4: mmssl_modalities",
+        "line 6: image",
+        "line 8: image",
+        "line 9: image",
+        "line 9: image",
+    ]
+
+
+def header(recipe: Path) -> str:
+    """The comment lines that open a recipe."""
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "\n".join(lines[:end])
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_recipe_opens_with_a_header_that_holds_its_command(recipe: Path) -> None:
+    command = f"mmssl train {name(recipe)}"
+    assert command in header(recipe), (
+        f"a recipe opens with a comment: paper, hardware, minutes, result, and the command `{command}`"
+    )
+
+
+def test_recipe_reference_is_up_to_date(tmp_path: Path) -> None:
+    fresh = tmp_path / "recipe.md"
+    subprocess.run([sys.executable, ROOT / "docs" / "make_reference.py", fresh], check=True)
+    committed = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    assert fresh.read_text(encoding="utf-8") == committed, (
+        "docs/recipe.md is stale: run `python docs/make_reference.py` and commit it"
+    )
+
+
+def test_package_installs_with_types_and_licence() -> None:
+    assert (ROOT / "mmssl" / "py.typed").exists()
+    assert (PLUGINS / "py.typed").exists()
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")
