@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Interpreters to try, in this order; `make test PYTHON=/path/to/python3.12` names one.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 
-# Material prints a banner about mkdocs 2.0 otherwise; the docs extra holds mkdocs below 2.
+# Material, which holds mkdocs below 2, prints a banner about mkdocs 2 otherwise.
 export NO_MKDOCS_2_WARNING := true
 
 # One job at a time and in the order written, also under `make -j`: the first check that fails ends the run.
@@ -58,21 +58,22 @@ clean: ## Remove caches and built documentation; .venv and runs stay
 
 # A stamp is written last and depends on what decides the installation, so a second run installs nothing.
 $(VENV)/installed: setup.cfg pyproject.toml
-	$(call install,.)
+	$(install)
+
+$(VENV)/installed-dev: EXTRAS := [dev,docs]
+$(VENV)/installed-dev: setup.cfg pyproject.toml
+	$(install)
 	@touch $@
 
-$(VENV)/installed-dev: setup.cfg pyproject.toml
-	$(call install,.[dev,docs])
-	@touch $(VENV)/installed $@
-
-# $(1): what pip installs. An installation that was interrupted may look complete to pip, so it starts again from nothing.
+# A first installation that was interrupted may look complete to pip, so it starts again from nothing.
 define install
-	@if [ -e $(VENV)/unfinished ]; then echo 'The last installation was interrupted: starting again.'; rm -rf $(VENV); fi
-	@mkdir -p $(VENV) && touch $(VENV)/unfinished && rm -f $(VENV)/installed $(VENV)/installed-dev
+	@if [ -e $(VENV)/unfinished ]; then echo 'The last installation did not finish: starting again.'; rm -rf $(VENV); fi
+	@if [ ! -e $(VENV)/installed ]; then mkdir -p $(VENV) && touch $(VENV)/unfinished; fi
 	@$(make_venv)
-	@echo 'Installing $(1) in $(VENV): about 6 GB, one to five minutes the first time.'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '$(1)'
-	@rm $(VENV)/unfinished
+	@echo 'Installing mmssl$(EXTRAS) in $(VENV): about 6 GB and one to five minutes the first time.'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.$(EXTRAS)'
+	@rm -f $(VENV)/unfinished
+	@touch $(VENV)/installed
 endef
 
 define make_venv

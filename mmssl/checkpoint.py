@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors import torch as safetensors_torch
+from safetensors.torch import save_file
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +45,17 @@ def save(path: Path, state: dict[str, Any]) -> None:
     the last good checkpoint and the way out, and nothing of this one is left behind.
     """
     tensors: dict[str, torch.Tensor] = {}
-    tree = _encode(state, "state", tensors)
+    text = json.dumps(_encode(state, "state", tensors))
     _separate(tensors)
     try:
         with _written(path) as folder:
-            _write(folder, tensors, json.dumps(tree))
-    except SafetensorError as error:
-        # Its only trace of the system's error is the number in the text.
-        number = re.search(r"os error (\d+)", str(error))
-        raise _explained(
-            OSError(int(number[1]) if number else errno.EIO, f"cannot write {path}: {error}"), path, tensors
-        ) from error
-    except OSError as error:
-        raise _explained(error, path, tensors) from error
+            _write(folder, tensors, text)
+    except (OSError, SafetensorError) as error:
+        number = _errno(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            needed = len(text) + sum(tensor.nbytes for tensor in tensors.values())
+            raise OSError(number, _full_disk(path, needed)) from error
+        raise OSError(number, f"cannot write checkpoint {path}: {error}") from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -210,7 +208,7 @@ def _key(key: Any, place: str) -> Scalar:
     raise TypeError(f"{place} has a key that is {type(key).__name__}: {key!r}; keys must be str, int, float, bool or None")
 
 
-def _from_numpy(array: np.ndarray[Any, Any], place: str) -> torch.Tensor:
+def _from_numpy(array: np.ndarray, place: str) -> torch.Tensor:
     try:
         # A copy, for torch takes neither negative strides nor, without a warning, read-only memory.
         return torch.from_numpy(np.array(array, order="C"))
@@ -279,10 +277,10 @@ def _written(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
-def _write(folder: Path, tensors: dict[str, torch.Tensor], tree: str) -> None:
+def _write(folder: Path, tensors: dict[str, torch.Tensor], text: str) -> None:
     """The three files, each flushed to the disk."""
-    (folder / STATE).write_text(tree, encoding="utf-8")
-    safetensors_torch.save_file(tensors, folder / TENSORS)
+    (folder / STATE).write_text(text, encoding="utf-8")
+    save_file(tensors, folder / TENSORS)
     # safetensors makes its file readable for the owner only, whatever the umask.
     (folder / TENSORS).chmod((folder / STATE).stat().st_mode)
     files = {name: _facts(folder / name) for name in (TENSORS, STATE)}
@@ -351,18 +349,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(error: OSError, path: Path, tensors: dict[str, torch.Tensor]) -> OSError:
-    """`error`, or if the disk or the quota is full, one that says what to do about it."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    needed = sum(tensor.nbytes for tensor in tensors.values())
+def _errno(error: OSError | SafetensorError) -> int:
+    """The system's error number. safetensors raises an error of its own that has it in its text only."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    number = re.search(r"os error (\d+)", str(error))
+    return int(number[1]) if number else errno.EIO
+
+
+def _full_disk(path: Path, needed: int) -> str:
     free, last = shutil.disk_usage(path.parent).free, newest(path.parent)
-    return OSError(
-        error.errno,
-        f"the disk is full: {path.name} did not fit into {path.parent}. It needs {_megabytes(needed)}, {_megabytes(free)} are free. "
-        f"The last good checkpoint there: {last.name if last else 'none'}. Free some space or keep fewer checkpoints, then resume",
+    return (
+        f"the disk is full: {path.name} did not fit into {path.parent}. "
+        f"It needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free. The last good checkpoint there: "
+        f"{last.name if last else 'none'}. Free some space or keep fewer checkpoints, then resume"
     )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

@@ -1,6 +1,6 @@
 """A pre-norm transformer on `Tokens`. It never learns which modality it saw; it also serves as decoder and predictor."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -105,16 +105,18 @@ class MMSSLAttention(nn.Module):
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "b n d"], mask: object, turn: Complex[Tensor, "b n 1 p"]
-    ) -> tuple[Float[Tensor, "b n d"], Tensor | None]:
-        heads = (*x.shape[:2], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(x).view(heads))
-        key = self.k_norm(self.k_proj(x).view(heads))
-        value = self.v_proj(x).view(heads).transpose(1, 2)
-        query, key = rotate(query, turn).transpose(1, 2), rotate(key, turn).transpose(1, 2)
+        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], last: int
+    ) -> tuple[Float[Tensor, "b m d"], Tensor | None]:
+        asking = x[:, -last:]
+        query = rotate(self.q_norm(self.split_heads(self.q_proj(asking))), turn[:, -last:]).transpose(1, 2)
+        key = rotate(self.k_norm(self.split_heads(self.k_proj(x))), turn).transpose(1, 2)
+        value = self.split_heads(self.v_proj(x)).transpose(1, 2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         out, weights = attend(self, query, key, value, mask, scaling=self.scaling)
-        return self.o_proj(out.reshape(x.shape)), weights
+        return self.o_proj(out.reshape(asking.shape)), weights
+
+    def split_heads(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n h e"]:
+        return x.unflatten(-1, (-1, self.head_dim))
 
 
 class Mlp(nn.Module):
@@ -186,9 +188,10 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "b n d"], mask: object, turn: Complex[Tensor, "b n 1 p"]
-    ) -> Float[Tensor, "b n d"]:
-        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn)[0]))
+        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], last: int
+    ) -> Float[Tensor, "b m d"]:
+        """The last `last` tokens after attending to all of them."""
+        x = x[:, -last:] + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn, last)[0]))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 
@@ -219,7 +222,7 @@ class Encoder(nn.Module):
         valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
         return Tokens(torch.cat([prefix, values], 1), F.pad(tokens.coords, (0, 0, self.num_prefix, 0)), valid)
 
-    def mask(self, x: Float[Tensor, "b n d"], valid: Bool[Tensor, "b n"] | None) -> object:
+    def mask(self, x: Float[Tensor, "b n d"], valid: Bool[Tensor, "b n"] | None) -> Any:
         """The attention mask in the form that the chosen attention implementation takes; None if every token is real."""
         if valid is None:
             return None
@@ -228,11 +231,15 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tokens, last: int | None = None) -> Tokens:
         """Encode; `last` returns only that many tokens from the end (a decoder's queries)."""
         tokens = self.prepend(tokens)
-        x = tokens.values
-        mask = self.mask(x, tokens.valid)
-        turn = self.rotary(tokens.coords)
-        for layer in self.layers:
-            x = layer(x, mask, turn)
-        if last is not None:
-            tokens, x = tokens.tail(last), x[:, -last:]
-        return tokens.with_values(self.norm(x))
+        x, count = tokens.values, tokens.values.shape[1]
+        mask, turn = self.mask(x, tokens.valid), self.rotary(tokens.coords)
+        for layer in self.layers[:-1]:
+            x = layer(x, mask, turn, count)
+        wanted = count if last is None else last
+        x = self.layers[-1](x, last_rows(mask, wanted), turn, wanted)
+        return tokens.tail(wanted).with_values(self.norm(x))
+
+
+def last_rows(mask: Any, count: int) -> Any:
+    """The mask of the last `count` queries; other forms than a `[b, h, n, m]` tensor hold for any number of queries."""
+    return mask[:, :, -count:] if isinstance(mask, Tensor) and mask.dim() == 4 else mask

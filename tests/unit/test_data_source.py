@@ -1,3 +1,4 @@
+import gc
 import pickle
 import re
 import sys
@@ -22,6 +23,13 @@ def modality(name, columns=()):
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def closing():
+    """A failed csv reader of `datasets` leaves its file to the garbage collector: let that happen inside the test."""
+    yield
+    gc.collect()
 
 
 FRAME = pd.DataFrame({"text": ["a", "b", "c"], "size": [1.5, 2.5, 3.5]})
@@ -99,7 +107,7 @@ def test_rows_in_memory_need_no_datasets_package(monkeypatch):
 def test_files_say_which_package_they_need(here, monkeypatch):
     FRAME.to_csv("data.csv", index=False)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ModuleNotFoundError, match="reading data.csv needs the package `datasets`: pip install datasets"):
+    with pytest.raises(ModuleNotFoundError, match=r"reading data\.csv needs the package `datasets`: pip install datasets"):
         Source(path="data.csv")
     with pytest.raises(ModuleNotFoundError, match="reading org/name needs the package `datasets`"):
         Source(path="org/name")
@@ -230,7 +238,8 @@ def test_missing_files_name_what_there_is(here, path, message, monkeypatch):
         Source(path=path)
 
 
-def test_unreadable_files(here):
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_unreadable_files(here, closing):
     Path("data").mkdir()
     FRAME.to_parquet("data/a.parquet")
     Path("data/b.parquet").write_bytes(b"no parquet at all")
@@ -247,7 +256,8 @@ def test_unreadable_files(here):
         Source(path="notes.txt")
 
 
-def test_files_that_do_not_fit_together(here):
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_files_that_do_not_fit_together(here, closing):
     FRAME.to_csv("a.csv", index=False)
     FRAME.rename(columns={"text": "words"}).to_csv("b.csv", index=False)
     with pytest.raises(ValueError, match=r"the 2 files of \*\.csv do not fit together: "):
@@ -348,9 +358,9 @@ def test_all_splits_of_a_hub_dataset(here, monkeypatch):
 @pytest.mark.parametrize(
     ("raised", "error", "message"),
     [
-        (datasets.exceptions.DatasetNotFoundError("x"), FileNotFoundError, r"'org/name' is neither .* Write \./org/name for a local"),
-        (ConnectionError("offline"), ConnectionError, "'org/name' is no local file or folder, and the Hub cannot be reached: offline"),
-        (ValueError('Unknown split "dev". Should be one of [...]'), ValueError, r'org/name: Unknown split "dev"\. Should be one of'),
+        (datasets.exceptions.DatasetNotFoundError("x"), FileNotFoundError, r"'org/name' is neither .* Write \./org/name"),
+        (ConnectionError("offline"), ConnectionError, "'org/name' is no local .* the Hub cannot be reached: offline"),
+        (ValueError("Unknown split 'dev', not one of [...]"), ValueError, "org/name: Unknown split 'dev', not one of"),
     ],
 )
 def test_hub_errors(here, monkeypatch, raised, error, message):
@@ -392,7 +402,7 @@ def test_narrowed_source_reads_only_its_columns(here):
 
 
 def test_missing_columns():
-    with pytest.raises(LookupError, match="no column 'siz', named for 'label' in `columns`; it has text, size. Did you mean 'size'?"):
+    with pytest.raises(LookupError, match=r"no column 'siz', named for 'label' .* it has text, size\. Did you mean 'size'\?"):
         Source.from_rows(ROWS, {"label": "siz"})
     with pytest.raises(LookupError, match=r"no column for 'image' \(looked for image, img\); it has text, size\. Name one, as in"):
         Source.from_rows(ROWS).places(modality("image", ("image", "img")))

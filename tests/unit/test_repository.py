@@ -37,16 +37,14 @@ def declared_modalities(setup_cfg: ConfigParser) -> dict[str, str]:
 def test_every_modality_file_has_its_entry_point(setup_cfg: ConfigParser) -> None:
     files = {path.stem: f"mmssl_modalities.{path.stem}" for path in PLUGINS.glob("*.py") if path.stem != "__init__"}
     declared = {key: value.split(":")[0] for key, value in declared_modalities(setup_cfg).items()}
-    assert files == declared, (
-        "one file in modalities/mmssl_modalities for each entry point `name = mmssl_modalities.name:NAME` in setup.cfg"
-    )
+    advice = "setup.cfg needs a line `name = mmssl_modalities.name:NAME` for each file of modalities/mmssl_modalities"
+    assert files == declared, advice
 
 
 def test_installed_entry_points_are_the_declared_ones(setup_cfg: ConfigParser) -> None:
-    installed = {
-        point.name: point.value for point in entry_points(group="mmssl.modalities") if point.value.startswith("mmssl_modalities.")
-    }
-    assert installed == declared_modalities(setup_cfg), "setup.cfg changed after installation: run `pip install -e .` again"
+    ours = [point for point in entry_points(group="mmssl.modalities") if point.value.startswith("mmssl_modalities.")]
+    advice = "setup.cfg changed after installation: run `pip install -e .` again"
+    assert {point.name: point.value for point in ours} == declared_modalities(setup_cfg), advice
 
 
 def test_packages_of_setup_cfg_are_the_packages_on_disk(setup_cfg: ConfigParser) -> None:
@@ -66,6 +64,10 @@ def test_core_file_stays_readable(path: Path) -> None:
     assert long == {}, "functions stay under 60 lines"
 
 
+# Columns of a dataset and kinds of file, named as the datasets library names them.
+NO_MODALITY = {"mmssl/data/bundled.py": {"image"}, "mmssl/data/paths.py": {"image"}}
+
+
 def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and text of every identifier and string in code; docstrings (strings that stand alone) are not code."""
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -75,7 +77,7 @@ def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, text
             case ast.Name(id=text) | ast.Attribute(attr=text) | ast.arg(arg=text) | ast.keyword(arg=str(text)):
                 yield node.lineno, text
-            case ast.FunctionDef(name=text) | ast.ClassDef(name=text) | ast.alias(name=text):
+            case ast.FunctionDef(name=text) | ast.ClassDef(name=text) | ast.alias(name=text) | ast.ImportFrom(module=str(text)):
                 yield node.lineno, text
 
 
@@ -87,7 +89,8 @@ def knowledge(source: str, modalities: set[str]) -> list[str]:
 
 @pytest.mark.parametrize("path", CORE, ids=name)
 def test_core_names_no_modality(path: Path, setup_cfg: ConfigParser) -> None:
-    found = knowledge(path.read_text(encoding="utf-8"), set(declared_modalities(setup_cfg)))
+    modalities = declared_modalities(setup_cfg).keys() - NO_MODALITY.get(name(path), set())
+    found = knowledge(path.read_text(encoding="utf-8"), modalities)
     assert found == [], "the core works for any modality; move what only one of them needs into its plug-in"
 
 
@@ -104,6 +107,7 @@ def f(x, image):  # an image
     return "image/png", "images", Image
 '''
     assert sorted(knowledge(source, {"image"})) == [
+        "line 3: mmssl_modalities.image",
         "line 4: mmssl_modalities",
         "line 6: image",
         "line 8: image",
@@ -122,9 +126,8 @@ def header(recipe: Path) -> str:
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_recipe_opens_with_a_header_that_holds_its_command(recipe: Path) -> None:
     command = f"mmssl train {name(recipe)}"
-    assert command in header(recipe), (
-        f"a recipe opens with a comment: paper, hardware, minutes, result, and the command `{command}`"
-    )
+    advice = "a recipe opens with a comment: paper, hardware, minutes, result, and the exact command"
+    assert command in header(recipe), advice
 
 
 def test_recipe_reference_is_up_to_date(tmp_path: Path) -> None:
