@@ -1,11 +1,13 @@
 """A pre-norm transformer on `Tokens`. It never learns which modality it saw; it also serves as decoder and predictor."""
 
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -212,6 +214,15 @@ class Encoder(nn.Module):
     def reset_parameters(self) -> None:
         if self.prefix is not None:
             nn.init.normal_(self.prefix, std=self.config.initializer_range)
+
+    def recompute_activations(self) -> None:
+        """Gradient checkpointing: keep only the input of each layer, and run the layer again in the backward pass.
+
+        `MMSSLModel.gradient_checkpointing_enable()` does the same; this reaches decoders and predictors as well.
+        """
+        for layer in self.layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def prepend(self, tokens: Tokens) -> Tokens:
         """Add identities to the values, and the prefix tokens in front."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmssl.checkpoint import rng_state, set_rng_state
 from mmssl.data import Batch
+from mmssl.encoder import Encoder
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Objective, Output
 from mmssl.optim import adamw, parameter_groups, set_lr
@@ -131,7 +132,9 @@ class Training:
         self.objective = objective
         objective.model.set_attn_implementation(options.attention)
         if options.gradient_checkpointing:
-            objective.model.gradient_checkpointing_enable()
+            for module in objective.modules():
+                if isinstance(module, Encoder):
+                    module.recompute_activations()
         self.average: MMSSLModel | None = ema_copy(objective.model).to(self.device) if options.ema else None
         groups = parameter_groups(
             objective, objective.model.encoder, weight_decay=options.weight_decay, layer_decay=options.layer_decay
@@ -176,9 +179,10 @@ class Training:
         if self.average is not None and self.options.ema:
             ema_update(self.average, self.objective.model, self.options.ema)
         self.objective.after_step(self.progress)
-        self.counters.seconds += time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        self.counters.seconds += seconds
         mean = {key: sum(row[key] for row in results) / len(results) for key in results[0]}
-        return mean | {"lr": lr, "grad_norm": self.grad_norm}
+        return mean | {"lr": lr, "grad_norm": self.grad_norm, "step_seconds": seconds}
 
     def micro_step(self, batch: Batch) -> dict[str, float]:
         """Forward and backward of one micro-batch; the optimizer moves at the last one of a step."""

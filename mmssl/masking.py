@@ -7,7 +7,7 @@ spectrograms, series and points.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,10 +32,12 @@ class Split:
     hidden_real: Bool[Tensor, "b m"] | None = None
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Scores `[b, n]` (low is hidden first) and the number of tokens to hide `[b]` (None: the ratio of those available)."""
 
-    ratio: float
+    @property
+    def ratio(self) -> float: ...
 
     def __call__(
         self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], draws: Draws

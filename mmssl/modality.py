@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmssl.draws import Draws
+from mmssl.plugins import installed, points
 from mmssl.tokens import Tokens
-
-GROUP = "mmssl.modalities"
 
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
@@ -75,6 +73,8 @@ class Adapter(nn.Module, ABC):
     """Outputs that a prediction head needs for each target: values of a float target, classes of an integer one."""
     sparse_target: bool = False
     """True if valid tokens may have nothing to predict (a missing cell); such tokens are never hidden."""
+    has_identity: bool = False
+    """True if its tokens carry an identity (`Tokens.identity`)."""
     overlapping: bool = False
     """True if the stem mixes neighbouring tokens, so that hidden content can reach visible ones: unsafe for raw targets."""
 
@@ -124,28 +124,17 @@ class Modality:
     picture: Callable[[Inputs, Bool[Tensor, "b n"], dict[str, Tensor]], Any]
 
 
-def installed() -> list[str]:
-    """Names of all installed modalities, without importing them."""
-    return sorted(_points())
-
-
-@cache
-def _points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
 @cache
 def find(name: str) -> Modality:
     """Load the plug-in registered as `name`. LookupError if there is none."""
-    points = _points()
-    if name not in points:
-        known = ", ".join(sorted(points)) or "none"
+    if name not in points():
+        known = ", ".join(installed()) or "none"
         raise LookupError(
             f"no modality named {name!r}; installed: {known}. If you just added it to setup.cfg, run `pip install -e .` again."
         )
-    found = points[name].load()
+    found = points()[name].load()
     if not isinstance(found, Modality):
-        raise TypeError(f"entry point {points[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; got {type(found).__name__}")
+        raise TypeError(f"entry point {points()[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; got {type(found).__name__}")
     return found
 
 

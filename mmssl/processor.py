@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import PROCESSOR_NAME, cached_file
 
 from mmssl.modality import Processor, find
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
@@ -22,7 +24,7 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         self.chat_template = None
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Mapping[str, Any]]) -> Self:
+    def from_settings(cls, settings: Mapping[str, Mapping[str, Any]]) -> "MMSSLProcessor":
         """Build from what `settings()` returned."""
         return cls({name: find(name).processor(**value) for name, value in settings.items()})
 
@@ -83,29 +85,13 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         return [str(file)]
 
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        cache_dir: str | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        subfolder: str = "",
-        trust_remote_code: bool | None = None,
-    ) -> Self:
-        """Load from a folder or a Hub id. `trust_remote_code` is accepted for AutoProcessor and unused: nothing is executed."""
-        file = cached_file(
-            pretrained_model_name_or_path,
-            PROCESSOR_NAME,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            revision=revision,
-            subfolder=subfolder,
-        )
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MMSSLProcessor":
+        """Load from a folder or a Hub id; `hub`: cache_dir, force_download, local_files_only, token, revision, subfolder.
+
+        Other arguments that AutoProcessor passes on (trust_remote_code) have no use here: nothing is executed.
+        """
+        known = {key: value for key, value in hub.items() if key in _HUB_ARGUMENTS}
+        file = cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **known)
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         if "modalities" not in content:
             raise ValueError(f"{file} was not written by mmssl: it has no 'modalities'; its keys are {sorted(content)}")

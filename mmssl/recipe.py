@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from mmssl import yaml12
+from mmssl.plugins import installed
 from mmssl.schema import Constructor, Section, Variants, choice, group, problems, schema_of, section, shown, suggest
 
 SECTIONS = {
@@ -20,7 +21,7 @@ SECTIONS = {
     "objective": "mmssl.objectives:OBJECTIVES",
     "data": "mmssl.data:DataOptions",
     "train": "mmssl.loop:TrainOptions",
-    "evaluate": "mmssl.evaluate:EvaluateOptions",
+    "evaluate": "mmssl.evaluation:EvaluateOptions",
     "run": "mmssl.run:RunOptions",
 }
 """The constructor of each section, or a dict of constructors to choose from by `name`.
@@ -51,12 +52,17 @@ class Recipe:
     root: Section = field(repr=False)
 
     def section(self, name: str) -> Any:
-        """What the constructor of `encoder`, `data`, `train`, `evaluate` or `run` makes of its keys; None if the section is null."""
+        """What the constructor of `encoder`, `data`, `train`, `evaluate` or `run` makes of its keys; None for a null section."""
         built = [key for key in SECTIONS if key != "objective"]
         if name not in built:
             raise LookupError(f"section() builds {', '.join(built)}; got {name!r}. The others are attributes of a recipe")
         keys = self.root[name]
         return None if keys is None else keys.build()
+
+    def given(self, section: str) -> dict[str, Any]:
+        """The keys of a section that the recipe itself sets, defaults left out, as JSON values."""
+        keys: Section | None = self.root[section]
+        return {} if keys is None else keys.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     @property
     def modalities(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -122,6 +128,8 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
         data = _read_mapping(path)
     data = override(data, overrides)
     modalities = data.get("modalities")
+    if modalities == {}:
+        raise RecipeError(f"{where}: modalities: name at least one, as in modalities: {{image: {{}}}}")
     model = _root(list(modalities) if isinstance(modalities, dict) else [])
     try:
         root = model.model_validate(data)
@@ -136,7 +144,7 @@ def override(data: Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[st
     """A recipe's data with some of it replaced; see `load`. RecipeError if a key leads through something that has no keys."""
     if isinstance(overrides, str):
         raise TypeError(f"overrides must be a dict or a list of texts key=value; got the text {overrides!r}")
-    changes = dict(overrides) if isinstance(overrides, Mapping) else dict(map(_split, overrides))
+    changes = _merge({}, overrides) if isinstance(overrides, Mapping) else dict(map(_split, overrides))
     out = _merge({}, data)
     for key, value in changes.items():
         if "." not in key and isinstance(value, Mapping) and isinstance(overrides, Mapping):
@@ -201,7 +209,7 @@ def _root(names: Sequence[str]) -> type[Section]:
     for name, target in SECTIONS.items():
         constructor = resolve_name(target)
         if isinstance(constructor, Mapping):
-            members[name] = (choice(constructor, variants), Field())
+            members[name] = (choice(constructor, variants), Field(description=f"The {name}, chosen by its key `name`."))
         else:
             members[name] = _member(section(constructor, variants), optional=name in OPTIONAL)
     members["init"] = (str | None, Field(default=None, description=INIT))
@@ -210,7 +218,7 @@ def _root(names: Sequence[str]) -> type[Section]:
 
 
 def _modalities(names: Sequence[str], variants: Variants) -> type[Section]:
-    from mmssl.modality import find, installed
+    from mmssl.modality import find
 
     known = installed()
     members = {}
@@ -231,8 +239,6 @@ def _member(model: type[Section], *, optional: bool = False) -> tuple[Any, Any]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a recipe with the installed modalities and objectives: for editors and for the reference."""
-    from mmssl.modality import installed
-
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(_root(installed()))}
     modalities = schema["$defs"][schema["properties"]["modalities"]["$ref"].rpartition("/")[2]]
     del modalities["required"]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -58,7 +58,7 @@ class Run:
         self.table_file = folder / "table.json"
 
     @classmethod
-    def open(cls, recipe: Recipe, resume: str) -> Self:
+    def open(cls, recipe: Recipe, resume: str) -> "Run":
         """A new folder, or with resume the one to continue: `auto` = the latest of this name if there is one, else its path.
 
         ValueError that lists the keys if the recipe differs from the one that the folder was started with.
@@ -77,7 +77,7 @@ class Run:
         return run
 
     @classmethod
-    def start(cls, base: Path, recipe: Recipe) -> Self:
+    def start(cls, base: Path, recipe: Recipe) -> "Run":
         """Make a folder that did not exist and write down what will run there."""
         run = cls(make_folder(base))
         run.record(command=command_line(), started=now(), **facts())
@@ -96,12 +96,19 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.record_file.exists() and "finished" in json.loads(self.record_file.read_text())
+        """Whether the run came to its end and published its model."""
+        return "finished" in self.read_record()
+
+    def read_record(self) -> dict[str, Any]:
+        """What run.json holds: command, commit, versions, hardware, and at the end what was done."""
+        if not self.record_file.exists():
+            return {}
+        record: dict[str, Any] = json.loads(self.record_file.read_text(encoding="utf-8"))
+        return record
 
     def record(self, **values: Any) -> None:
         """Add facts to run.json."""
-        old = json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
-        checkpoint.write_json_atomic(self.record_file, old | values)
+        checkpoint.write_json_atomic(self.record_file, self.read_record() | values)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
@@ -123,8 +130,7 @@ class Run:
     @property
     def resume_command(self) -> str:
         """The command that continues this run."""
-        record = json.loads(self.record_file.read_text())
-        words = [word for word in shlex.split(record["command"]) if not word.startswith("resume=")]
+        words = [word for word in shlex.split(self.read_record()["command"]) if not word.startswith("resume=")]
         return shlex.join([*words, "resume=auto"])
 
 

@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, cleandoc, signature
 from re import MULTILINE, finditer
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model, model_validator
 from pydantic.errors import PydanticSchemaGenerationError
@@ -81,7 +81,7 @@ class Section(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
     @model_validator(mode="after")
-    def _check_together(self) -> Self:
+    def _check_together(self) -> "Section":
         """Let options and variants check what no single key shows; other constructors need more than keys, or cost time."""
         constructor = type(self).constructor
         if is_dataclass(constructor) or (self.variant is not None and not _positional(constructor)):
@@ -158,13 +158,21 @@ def _translate(annotation: Any, variants: Variants) -> Any:
         return section(annotation, variants)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return Annotated[_translate(arguments[0], variants), *arguments[1:]]
+        return _annotated(_translate(arguments[0], variants), arguments[1:])
     translated = tuple(_translate(argument, variants) for argument in arguments)
     if origin in (Union, UnionType):
         return Union[translated]  # noqa: UP007 (computed)
     if origin in (list, tuple):
         return Annotated[origin[translated], Strict(False)]
     return origin[translated] if origin is dict else annotation
+
+
+def _annotated(kind: Any, metadata: tuple[Any, ...]) -> Any:
+    """A type with its bounds, which on a union belong to each member: pydantic leaves them out of the JSON schema otherwise."""
+    if get_origin(kind) not in (Union, UnionType):
+        return Annotated[kind, *metadata]
+    members = tuple(member if member is NoneType else Annotated[member, *metadata] for member in get_args(kind))
+    return Union[members]  # noqa: UP007 (computed)
 
 
 def _default(value: Any, factory: Any, variants: Variants) -> Any:
@@ -221,12 +229,14 @@ def _explain(detail: ErrorDetails, model: type[Section], data: Mapping[str, Any]
         case "union_tag_invalid" | "union_tag_not_found":
             return (*path, "name"), _name_problem(detail, here, str(key))
     if key not in here.fields():
-        return path, _unknown(str(key), model, here)
+        return path, _unknown(path, model, here)
     expected = f"expected {describe_key(here, key)}"
-    if detail["type"] == "missing":
+    try:
+        value = _lookup(data, path)
+    except KeyError:
         return path, f"missing; {expected}"
     finite = ", which is not finite" if detail["type"] == "finite_number" else ""
-    return path, f"{expected}, got {shown(_lookup(data, path))}{finite}"
+    return path, f"{expected}, got {shown(value)}{finite}"
 
 
 def _name_problem(detail: ErrorDetails, here: type[Section], key: str) -> str:
@@ -237,9 +247,12 @@ def _name_problem(detail: ErrorDetails, here: type[Section], key: str) -> str:
     return f"unknown name {given!r}{suggest(given, names)} Known names: {', '.join(names)}"
 
 
-def _unknown(key: str, model: type[Section], here: type[Section]) -> str:
-    known = list(here.known or here.fields())
-    near = nearest(key, known) or next((path for path in paths(model) if path.endswith(f".{key}")), None)
+def _unknown(path: Place, model: type[Section], here: type[Section]) -> str:
+    key, known = str(path[-1]), list(here.known or here.fields())
+    places = paths(model)
+    of_another_variant = dotted(path) in places
+    elsewhere = None if of_another_variant else next((place for place in places if place.endswith(f".{key}")), None)
+    near = nearest(key, known) or elsewhere
     return f"unknown key{_hint(near)} Known keys: {', '.join(known)}"
 
 

@@ -4,6 +4,7 @@ Settings of one class: MAE (arXiv 2111.06377) encodes the visible tokens and dec
 BERT (arXiv 1810.04805) put a mask token in the place of the hidden ones and predict from the encoder's output.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -40,17 +41,26 @@ class Decoder:
     num_attention_heads: Positive = 4
 
 
-class VisibleEncoding(nn.Module):
+class Encoding(nn.Module, ABC):
+    """Where hidden tokens are predicted from: encodes what is seen, returns one vector of `width` for each hidden token."""
+
+    width: int
+
+    @abstractmethod
+    def forward(self, encoder: Encoder, tokens: Tokens, parts: Split) -> Float[Tensor, "b m w"]: ...
+
+
+class VisibleEncoding(Encoding):
     """Encode the visible tokens alone; a decoder predicts from them at the places of the hidden ones (MAE, section 3)."""
 
-    def __init__(self, config: MMSSLConfig, decoder: Decoder) -> None:
+    def __init__(self, config: MMSSLConfig, decoder: Decoder, *, identities: bool) -> None:
         super().__init__()
         shape = {"hidden_size": decoder.hidden_size, "num_hidden_layers": decoder.num_hidden_layers}
         shape |= {"num_attention_heads": decoder.num_attention_heads, "mlp_size": None, "modalities": {}, "pooling": "mean"}
         shape |= {"cls_token": False, "num_register_tokens": 0, "drop_path_rate": 0.0}
         self.decoder = Encoder(config.derive(**shape))
         self.enter = nn.Linear(config.hidden_size, decoder.hidden_size)
-        self.enter_identity = nn.Linear(config.hidden_size, decoder.hidden_size, bias=False)
+        self.enter_identity = nn.Linear(config.hidden_size, decoder.hidden_size, bias=False) if identities else None
         self.mask_token = nn.Parameter(torch.empty(decoder.hidden_size))
         self.width = decoder.hidden_size
 
@@ -61,13 +71,13 @@ class VisibleEncoding(nn.Module):
         seen = encoder(tokens.take(parts.seen, parts.seen_real))
         hidden = tokens.take(parts.hidden, parts.hidden_real)
         queries = self.mask_token.expand(*hidden.values.shape[:2], self.width)
-        if hidden.identity is not None:
+        if self.enter_identity is not None and hidden.identity is not None:
             queries = queries + self.enter_identity(hidden.identity)
         context = seen.with_values(self.enter(seen.values))
         return self.decoder(cat([context, hidden.with_values(queries)]), last=queries.shape[1]).values
 
 
-class MaskTokenEncoding(nn.Module):
+class MaskTokenEncoding(Encoding):
     """Encode every place, a mask token at the hidden ones, and read the encoder there (SimMIM, BERT)."""
 
     def __init__(self, config: MMSSLConfig) -> None:
@@ -119,7 +129,11 @@ class Masked(Objective):
             raise ValueError("objective.decoder belongs to encode: visible; with encode: mask_token the prediction is linear, so drop it")
         self.samplers = {name: mask or preferred(find(name).mask) for name in model.adapters}
         self.normalised, self.distance = target == "normalised", loss
-        self.encoding = VisibleEncoding(model.config, decoder or Decoder()) if encode == "visible" else MaskTokenEncoding(model.config)
+        if encode == "visible":
+            identities = any(adapter.has_identity for adapter in model.adapters.values())
+            self.encoding: Encoding = VisibleEncoding(model.config, decoder or Decoder(), identities=identities)
+        else:
+            self.encoding = MaskTokenEncoding(model.config)
         self.heads = nn.ModuleDict(
             {
                 name: nn.ModuleDict({key: nn.Linear(self.encoding.width, size) for key, size in adapter.target_sizes.items()})

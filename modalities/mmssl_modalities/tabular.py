@@ -45,6 +45,7 @@ class TabularAdapter(Adapter):
     """
 
     input_names = (NUMBERS, CLASSES)
+    has_identity = True
 
     def __init__(self, width: int, processor: TabularProcessor) -> None:
         super().__init__()
@@ -149,12 +150,15 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
 def _draw_numbers(
     axes: Axes, true: Float[np.ndarray, "b n"], predicted: Float[np.ndarray, "b n"], hidden: Bool[np.ndarray, "b n"]
 ) -> None:
+    axes.set(xlabel="true value, scaled", ylabel="predicted", title="Hidden numbers")
     there = hidden & ~np.isnan(true)
-    column = np.nonzero(there)[1]
+    if not there.any():
+        return
     axes.axline((0, 0), slope=1, color="0.7", linewidth=1, zorder=0)
-    axes.scatter(true[there], predicted[there], c=column, cmap="viridis", s=14, alpha=0.7, linewidths=0)
+    points = axes.scatter(true[there], predicted[there], c=np.nonzero(there)[1] + 1, cmap="viridis", s=14, alpha=0.7, linewidths=0)
+    axes.legend(*points.legend_elements(), title="column", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     error, spread = np.square(predicted - true)[there].mean(), np.square(true)[there].mean()
-    axes.set(xlabel="true value, scaled", ylabel="predicted", title=f"Hidden numbers: error {error:.2f}, of the mean {spread:.2f}")
+    axes.set_title(f"Hidden numbers: squared error {error:.2f}\n(always the mean: {spread:.2f})")
 
 
 def _draw_categories(
@@ -172,7 +176,7 @@ def _draw_categories(
     axes.set(xlim=(0, 1), xlabel="share right", title="Hidden categories", yticks=place)
     axes.set_yticklabels([f"column {column + 1}" for column in columns])
     axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2, frameon=False)
 
 
 # Random keeps one number of hidden columns per row, so shapes stay static; half of the columns is what ReMasker

@@ -371,5 +371,7 @@ def test_the_picture_shows_hidden_cells(batch: tuple[TabularProcessor, Inputs]) 
     numbers, categories = figure.axes
     shown = hidden[:, :3] & ~inputs["table_numeric"].isnan()
     np.testing.assert_allclose(numbers.collections[0].get_offsets().data, inputs["table_numeric"][shown][:, None].expand(-1, 2))
-    assert numbers.get_title() == "Hidden numbers: error 0.00, of the mean 1.04"
+    assert numbers.get_title() == "Hidden numbers: squared error 0.00\n(always the mean: 1.04)"
     assert [bar.get_width() for bar in categories.containers[0]] == [1.0, 1.0]
+    nothing_hidden = TABULAR.picture(inputs, torch.zeros_like(hidden), predictions)
+    assert [axes.get_title() for axes in nothing_hidden.axes] == ["Hidden numbers", "Hidden categories"]

@@ -1,0 +1,122 @@
+"""Write docs/recipe.md, the reference of all keys of a recipe, from the JSON schema: `python docs/make_reference.py`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmssl.recipe import json_schema
+from mmssl.schema import PLAIN, describe
+
+Schema = dict[str, Any]
+Definitions = Mapping[str, Schema]
+
+INTRODUCTION = """# Recipe reference
+
+A recipe is a YAML file. Each section holds the keyword arguments of one constructor; a key that is not listed here is an error.
+Any key can be set on the command line by its dotted path, as in `train.lr=1e-3`.
+
+<!-- Written by docs/make_reference.py: edit the docstrings of the constructors instead. -->
+"""
+HEAD = "| key | type | default | allowed | description |\n|---|---|---|---|---|"
+TYPES = {"boolean": "true or false", "integer": "whole number", "string": "text", "array": "list", "object": "mapping"}
+
+
+def reference(schema: Schema) -> str:
+    """The page: a table of the sections, then one of the keys of each section and of each of its variants."""
+    definitions = schema["$defs"]
+    parts = [INTRODUCTION, _table(_rows(schema, definitions, nested=False))]
+    for key, value in schema["properties"].items():
+        parts += _section(key, value, definitions, level=2)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _section(path: str, schema: Schema, definitions: Definitions, level: int) -> Iterator[str]:
+    """Heading, text and table of a section; nothing for a key that is not a section."""
+    heading = "#" * level
+    variants, keys = _variants(schema, definitions), _keys(schema, definitions)
+    if variants:
+        yield f"{heading} `{path}`\n\nChosen by `name`: {', '.join(f'`{name}`' for name in variants)}."
+        for name, variant in variants.items():
+            yield f"{heading}# `{path}: {{name: {name}}}`\n\n{variant.get('description', '')}"
+            yield from _body(path, variant, definitions, level + 1)
+    elif keys is not None:
+        yield f"{heading} `{path}`\n\n{keys.get('description', '')}"
+        yield from _body(path, keys, definitions, level)
+
+
+def _body(path: str, section: Schema, definitions: Definitions, level: int) -> Iterator[str]:
+    """The table of a section; sections of their own for its modalities and variants."""
+    if path == "modalities":
+        for name, modality in section["properties"].items():
+            yield from _section(f"{path}.{name}", modality, definitions, level + 1)
+        return
+    rows = list(_rows(section, definitions))
+    yield _table(rows) if rows else "No keys."
+    for inner, schema in _nested_variants(section, definitions):
+        yield from _section(f"{path}.{inner}", schema, definitions, level + 1)
+
+
+def _rows(section: Schema, definitions: Definitions, prefix: str = "", nested: bool = True) -> Iterator[list[str]]:
+    """A row for each key, and under a key that is a section the rows of that section."""
+    for key, schema in section["properties"].items():
+        if "const" in schema:
+            continue
+        keys = _keys(schema, definitions)
+        yield _row(prefix + key, schema, key in section.get("required", ()), keys, definitions)
+        if nested and keys is not None:
+            yield from _rows(keys, definitions, f"{prefix}{key}.")
+
+
+def _row(path: str, schema: Schema, required: bool, keys: Schema | None, definitions: Definitions) -> list[str]:
+    default = "required" if required else f"`{json.dumps(schema['default'])}`"
+    plain = [PLAIN.get(kind) for kind in _types(schema, definitions)]
+    words = "" if keys is not None else describe(schema, definitions)
+    described = schema.get("description") or (keys or {}).get("description", "")
+    kinds = " or ".join(TYPES.get(kind, kind) for kind in _types(schema, definitions))
+    return [f"`{path}`", kinds, default, "" if words.split(" or ") == plain or words in plain else words, described]
+
+
+def _table(rows: Iterator[list[str]] | list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([HEAD, *lines])
+
+
+def _options(schema: Schema, definitions: Definitions) -> list[Schema]:
+    """The members of a union, references followed."""
+    if "$ref" in schema:
+        return [definitions[schema["$ref"].rpartition("/")[2]]]
+    return [option for member in schema["anyOf"] for option in _options(member, definitions)] if "anyOf" in schema else [schema]
+
+
+def _types(schema: Schema, definitions: Definitions) -> list[str]:
+    return list(dict.fromkeys(option.get("type", "object") for option in _options(schema, definitions)))
+
+
+def _keys(schema: Schema, definitions: Definitions) -> Schema | None:
+    """The section that a key holds, if it holds one."""
+    return next((option for option in _options(schema, definitions) if "properties" in option), None)
+
+
+def _variants(schema: Schema, definitions: Definitions) -> dict[str, Schema]:
+    """The sections that a key holds one of, by name."""
+    mappings = [option["discriminator"]["mapping"] for option in _options(schema, definitions) if "discriminator" in option]
+    return {name: definitions[ref.rpartition("/")[2]] for mapping in mappings for name, ref in mapping.items()}
+
+
+def _nested_variants(section: Schema, definitions: Definitions, prefix: str = "") -> Iterator[tuple[str, Schema]]:
+    for key, schema in section["properties"].items():
+        keys = _keys(schema, definitions)
+        if _variants(schema, definitions):
+            yield prefix + key, schema
+        elif keys is not None:
+            yield from _nested_variants(keys, definitions, f"{prefix}{key}.")
+
+
+def main() -> None:
+    page = Path(__file__).with_name("recipe.md")
+    page.write_text(reference(json_schema()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

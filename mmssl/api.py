@@ -1,0 +1,115 @@
+"""The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmssl import recipe as recipes
+from mmssl.build import Pieces, build
+from mmssl.data import Batch, Order, Source, loader
+from mmssl.modality import find
+from mmssl.objectives import Objective
+from mmssl.pretrain import pretrain
+from mmssl.progress import track
+from mmssl.run import Run
+
+RecipeLike = str | Path | Mapping[str, Any]
+Overrides = Mapping[str, Any] | Sequence[str]
+
+SAMPLED = 16
+"""Samples of the batch from which `check` estimates memory."""
+
+
+def train(recipe: RecipeLike, overrides: Overrides = (), *, rows: list[dict[str, Any]] | None = None, **sections: Any) -> Run:
+    """Run a recipe; returns the run, whose `model_folder`, `report_file` and `table_file` say where things are.
+
+    recipe: a file, the name of a recipe that comes with mmssl, or the recipe as a dict.
+    overrides: texts `train.lr=1e-3`, or a dict with dotted keys; sections: `train={"lr": 1e-3}`, merged into the recipe.
+    rows: data in memory in place of `data.path`.
+
+    RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.pretrain.pretrain` for the rest.
+    """
+    return pretrain(read(recipe, overrides, sections), rows)
+
+
+def read(recipe: RecipeLike, overrides: Overrides, sections: Mapping[str, Any]) -> recipes.Recipe:
+    """A checked recipe with the overrides of both kinds."""
+    if isinstance(overrides, Mapping):
+        return recipes.load(recipe, {**overrides, **sections})
+    if sections and overrides:
+        raise TypeError("give overrides as texts, or as keyword arguments, not both")
+    return recipes.load(recipe, sections or overrides)
+
+
+def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str:
+    """Validate a recipe and build what it describes without training; returns a summary.
+
+    Shows parameters, tokens per sample, the shapes of one batch, the loss of the untrained model, and the memory of a step.
+    """
+    checked = read(recipe, overrides, sections)
+    train_options, data = checked.section("train"), checked.section("data")
+    checked.section("evaluate")
+    source = data.open()
+    pieces = build(checked, source, source.labels() if checked.needs_labels else None)
+    count = min(SAMPLED, train_options.batch_size, len(source))
+    batch = first_batch(checked, pieces, source, count)
+    objective = pieces.objective
+    loss, kept = forward_cost(objective, batch)
+    weights = sum(parameter.numel() for parameter in objective.parameters())
+    micro = train_options.batch_size // train_options.accumulation
+    # Weights, gradients and AdamW's two moments in float32, and the average of the weights if there is one.
+    fixed = weights * 4 * (5 if train_options.ema else 4)
+    lines = [
+        f"recipe      {checked.name}: valid",
+        f"data        {source}, {len(source):,} samples",
+        f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
+        *(f"tokens      {name}: {tokens_per_sample(objective, name, batch)} per sample" for name in batch.inputs),
+        *(
+            f"batch       {key} {[micro, *tensor.shape[1:]]} {str(tensor.dtype).removeprefix('torch.')}"
+            for tensors in batch.inputs.values()
+            for key, tensor in tensors.items()
+        ),
+        f"loss        {loss:.4f} before training",
+        f"memory      about {(fixed + kept / count * micro) / 2**20:,.0f} MiB for a step of {micro} samples in fp32",
+    ]
+    return "\n".join(lines)
+
+
+def first_batch(recipe: recipes.Recipe, pieces: Pieces, source: Source, count: int) -> Batch:
+    """The first `count` samples of the run, as it would see them."""
+    data, seed = recipe.section("data"), recipe.section("run").seed
+    modalities = {name: (find(name), processor) for name, processor in pieces.processor.processors.items()}
+    labels = source.labels() if recipe.needs_labels else None
+    order = Order(len(source), seed, data.shuffle)
+    return next(
+        loader(source, modalities, order=order, batch_size=count, seed=seed, labels=labels, on_error=data.on_error)
+    )
+
+
+def forward_cost(objective: Objective, batch: Batch) -> tuple[float, int]:
+    """Loss of a batch, and the bytes that its backward pass would need."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = objective(batch).loss.item()
+    return loss, sum(size for place, size in kept.items() if place not in weights)
+
+
+def parameters(module: torch.nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+
+
+@torch.no_grad()
+def tokens_per_sample(objective: Objective, name: str, batch: Batch) -> str:
+    """Valid tokens of the samples of a batch: one number, or their range."""
+    counts = objective.model.embed(name, batch.inputs[name]).valid_or_ones().sum(1)
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"
