@@ -241,7 +241,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON schema of a recipe with the installed modalities and objectives: for editors and for the reference."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(_root(installed()))}
     modalities = schema["$defs"][schema["properties"]["modalities"]["$ref"].rpartition("/")[2]]
-    del modalities["required"]
+    modalities.pop("required", None)
     modalities["minProperties"] = 1
     return schema
 

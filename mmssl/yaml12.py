@@ -59,6 +59,8 @@ def parse(text: str, where: str) -> Any:
         raise ValueError(f"{where}: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # PyYAML leaks those of chr() and int(), for "\\UFFFFFFFF" among others
+        raise ValueError(f"{where}: {error}") from None
     return None if node is None else _Reading(where).value(node)
 
 
@@ -100,6 +102,8 @@ class _Reading:
 
     def scalar(self, node: yaml.ScalarNode, kind: str) -> Any:
         text = node.value
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise self.error(node, "half of a surrogate pair is not text")
         if kind != "str" and not re.fullmatch(_CORE_SCALARS[kind][0], text):
             raise self.error(node, f"{text[:60]!r} is not of the type !!{kind}")
         if kind == "int":

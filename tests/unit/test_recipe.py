@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import PackagePath
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,6 +227,14 @@ def test_text_stays_text_for_readers_of_yaml_1_1_too(text: str) -> None:
     assert yaml.safe_load(yaml12.dump({"key": text})) == {"key": text}
 
 
+@given(st.text(alphabet="ab:-?[]{}#&*!|>'\"%@`\\\n\t ,.0123456789eExXuU~<=\x85\ud800\0é", max_size=60))
+def test_any_text_is_read_or_refused_by_name(text: str) -> None:
+    try:
+        json.dumps(yaml12.parse(text, "r.yaml"))
+    except ValueError as error:
+        assert str(error).startswith("r.yaml")
+
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
@@ -253,6 +262,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!int x", "line 1: 'x' is not of the type !!int"),
         ("a: !!bool yes", "'yes' is not of the type !!bool"),
         ("a: " + "9" * 5000, "has too many digits"),
+        ('a: "\\UFFFFFFFF"', "r.yaml: "),
+        ('a: "\\uD800"', "r.yaml, line 1: half of a surrogate pair is not text"),
         ("a: \0", "r.yaml: unacceptable character"),
         (BOMB, "more than 50000 values, aliases written out"),
         ("a: &a [*a]", "an anchor that contains itself"),
@@ -611,23 +622,12 @@ def test_recipes_found_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_recipes_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = [PackagePath("mmssl/a.py"), PackagePath("share/mmssl/recipes/b/c.yaml")]
+    for file in packaged:
+        file.dist = SimpleNamespace(locate_file=tmp_path.joinpath)  # type: ignore[assignment]
     monkeypatch.setattr(recipe, "__file__", str(tmp_path / "site" / "mmssl" / "recipe.py"))
-    monkeypatch.setattr(
-        recipe, "files", lambda name: [PackagedFile(tmp_path, part) for part in ("mmssl/a.py", "share/mmssl/recipes/b/c.yaml")]
-    )
+    monkeypatch.setattr(recipe, "files", lambda name: packaged)
     assert recipes_found() == {"b/c": tmp_path / "share/mmssl/recipes/b/c.yaml"}
-
-
-class PackagedFile(type(Path())):  # type: ignore[misc]
-    """What importlib.metadata lists: a relative path that can be located."""
-
-    def __new__(cls, root: Path, path: str) -> "PackagedFile":
-        made = super().__new__(cls, path)
-        made.root_folder = root
-        return made  # type: ignore[no-any-return]
-
-    def locate(self) -> Path:
-        return self.root_folder / str(self)
 
 
 def test_importing_and_listing_need_no_torch() -> None:
