@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor
@@ -27,11 +28,11 @@ from transformers.utils import logging
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import Draws, keys
-from mmssl.masking import Random, split
+from mmssl.masking import Random, Split, split
 from mmssl.modality import Adapter, Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
-from mmssl.objectives.masked import Decoder, Masked
+from mmssl.objectives.masked import Decoder, Masked, hidden_places, hidden_places
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 
@@ -184,20 +185,26 @@ def hidden_content_stays_hidden(name: str) -> None:
         return
     tokens = adapter(inputs)
     parts = split(Random(ratio=0.5), tokens.coords, tokens.valid, tokens.valid, Draws(keys(0, 0, torch.arange(len(tokens.values)))))
-    hidden = set(parts.hidden[0].tolist())
-    seen = model.encoder(tokens.take(parts.seen, parts.seen_real)).values
+    hidden = set(hidden_places(parts, tokens.values.shape[1])[0].nonzero().flatten().tolist())
+    seen = encode_seen(model, tokens, parts)
     met = 0
     for changed, touched in changes(name, adapter, inputs):
         after = adapter(changed)
-        moved = (after.values[0] != tokens.values[0]).any(-1)
+        moved = (after.values[0] != tokens.values[0]).any(-1) & tokens.valid_or_ones()[0]
         leaked = (moved & ~touched).nonzero().flatten().tolist()
         assert not leaked, f"content of tokens {touched.nonzero().flatten().tolist()} reaches tokens {leaked}"
         if tokens.identity is not None:
             assert torch.equal(after.identity, tokens.identity), "the identity of a token depends on its content"
         if touched.any() and set(touched.nonzero().flatten().tolist()) <= hidden:
             met += 1
-            assert torch.equal(model.encoder(after.take(parts.seen, parts.seen_real)).values, seen), "hidden content reaches the encoder"
+            assert torch.equal(encode_seen(model, after, parts), seen), "hidden content reaches the encoder"
     assert met, "no probed element belonged to a hidden token: give more varied examples"
+
+
+def encode_seen(model: MMSSLModel, tokens: Tokens, parts: Split) -> Float[Tensor, "m d"]:
+    """The encoded visible tokens that are real, of all samples in a row."""
+    encoded = model.encoder(tokens.take(parts.seen, parts.seen_real))
+    return encoded.values[encoded.valid_or_ones()]
 
 
 def processor_round_trip(name: str) -> None:

@@ -142,7 +142,7 @@ class ImageProcessor(Processor):
     def _box(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the part that is used."""
         if self.size is None or self.resize == "squash":
-            return 0, 0, width, height
+            return 0.0, 0.0, float(width), float(height)
         side = min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Shaped
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from pydantic import Field
@@ -80,7 +80,7 @@ def patchify(pixels: Float[Tensor, "b c h w"], p: int) -> Float[Tensor, "b n t"]
     return rows.transpose(2, 3).reshape(b, h // p * (w // p), p * p * c)
 
 
-def unpatchify(patches: Float[Tensor, "b n t"], p: int, h: int, w: int) -> Float[Tensor, "b c h w"]:
+def unpatchify(patches: Shaped[Tensor, "b n t"], p: int, h: int, w: int) -> Shaped[Tensor, "b c h w"]:
     """Images from all their patches."""
     grid = patches.unflatten(1, (h // p, w // p)).unflatten(3, (p, p, -1))
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, h, w)
