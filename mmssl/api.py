@@ -1,17 +1,23 @@
 """The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from mmssl import recipe as recipes
 from mmssl.build import Pieces, build
-from mmssl.data import Batch, Order, Source, loader
+from mmssl.data import Batch, DataOptions, Order, Source, loader
+from mmssl.data.source import OnError
+from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
 from mmssl.modality import find
+from mmssl.model import MMSSLModel
 from mmssl.objectives import Objective
+from mmssl.processor import MMSSLProcessor
 from mmssl.pretrain import pretrain
 from mmssl.progress import track
 from mmssl.run import Run
@@ -76,6 +82,89 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"memory      about {(fixed + kept / count * micro) / 2**20:,.0f} MiB for a step of {micro} samples in fp32",
     ]
     return "\n".join(lines)
+
+
+def evaluate(
+    model: str | Path,
+    data: str,
+    *,
+    modality: str | None = None,
+    column: str | Sequence[str] | None = None,
+    label: str | None = None,
+    train_split: str | None = "train",
+    test_split: str | None = None,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    compare: Mapping[str, str] | None = None,
+) -> Table:
+    """Probe a saved model on labelled data beside raw features and random weights; `mmssl.evaluation.PROTOCOL` says how.
+
+    model: folder or Hub id. data: as `data.path` of a recipe.
+    modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
+    compare: more models, folders or Hub ids, by the name of their row.
+    """
+    processor, loaded = load_model(model)
+    name = choose_modality(modality, processor)
+    options = EvaluateOptions(
+        train_split=train_split,
+        test_split=test_split,
+        modality=name,
+        train_limit=train_limit,
+        test_limit=test_limit,
+        batch_size=batch_size,
+    )
+    where = DataOptions(path=data, split=train_split, columns=column_map(name, column, label), on_error=on_error)
+    return Evaluator(options, where, processor, loaded.config).table(loaded, others=compare)
+
+
+def embed(
+    model: str | Path,
+    data: str,
+    output: str | Path,
+    *,
+    split: str | None = None,
+    modality: str | None = None,
+    column: str | Sequence[str] | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+) -> int:
+    """Write the pooled output of every sample to a parquet file, columns `row` and `embedding`; returns their number.
+
+    Arguments as in `evaluate`. The file appears when it is complete; memory stays flat however many samples there are.
+    """
+    processor, loaded = load_model(model)
+    name = choose_modality(modality, processor)
+    source = Source(path=data, split=split, columns=column_map(name, column, None))
+    type_ = pa.list_(pa.float32(), loaded.config.hidden_size)
+    schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
+    output, count = Path(output), 0
+    part = output.with_name(f".{output.name}.part")
+    with pq.ParquetWriter(part, schema) as writer:
+        for values, batch in features.embed(loaded, processor, source, name, batch_size=batch_size, on_error=on_error):
+            flat = pa.array(values.float().cpu().numpy().ravel())
+            rows = [source.row_number(i) for i in batch.ids.tolist()]
+            vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
+            writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
+            count += len(batch)
+    part.rename(output)
+    return count
+
+
+def load_model(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
+    """A saved model with its processor, on the accelerator if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return MMSSLProcessor.from_pretrained(model), MMSSLModel.from_pretrained(model).to(device)
+
+
+def column_map(modality: str, column: str | Sequence[str] | None, label: str | None) -> dict[str, str | list[str]] | None:
+    """The `columns` of a source from what a user says about one modality and the labels."""
+    columns: dict[str, str | list[str]] = {} if label is None else {"label": label}
+    if column:
+        names = [column] if isinstance(column, str) else list(column)
+        columns[modality] = names[0] if len(names) == 1 else names
+    return columns or None
 
 
 def first_batch(recipe: recipes.Recipe, pieces: Pieces, source: Source, count: int) -> Batch:

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add_data_arguments(command)
     command.add_argument("--label", help="label column (bundled data know theirs)")
     command.add_argument("--train-split", default="train")
-    command.add_argument("--test-split", default="test")
+    command.add_argument("--test-split", help="default: test if there is one, else a fifth of the training rows")
     command.add_argument("--train-limit", type=int, help="use that many training samples")
     command.add_argument("--test-limit", type=int, help="use that many test samples")
     command.add_argument("--compare", nargs="*", default=[], metavar="NAME=MODEL", help="more models, a row each")

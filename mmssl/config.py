@@ -1,6 +1,6 @@
 """The configuration that travels with a model, and the size presets of a recipe."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, no_type_check
 
 from huggingface_hub.dataclasses import strict
 from pydantic import Field
@@ -22,6 +22,7 @@ Mlp = Literal["gelu", "swiglu"]
 Pooling = Literal["cls", "mean", "attention"]
 
 
+@no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
 @strict
 class MMSSLConfig(PreTrainedConfig):
     """Configuration of `MMSSLModel`, and of the encoders that serve as decoder and predictor (`modalities` empty).
@@ -66,7 +67,7 @@ class MMSSLConfig(PreTrainedConfig):
         if len(self.rotary_base) != 4:
             raise ValueError(f"rotary_base needs four values (time, depth, height, width); got {list(self.rotary_base)}")
         if self.mlp_size is None:
-            self.mlp_size = 4 * width if self.mlp == "gelu" else -(-8 * width // 3) // 8 * 8 + 8
+            self.mlp_size = 4 * width if self.mlp == "gelu" else 8 * -(-width // 3)
         super().__post_init__(**kwargs)
 
     def derive(self, **changes: Any) -> "MMSSLConfig":

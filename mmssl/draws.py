@@ -67,7 +67,7 @@ class Draws:
 
     def normal(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Standard normal numbers of shape `[b, *shape]`, float32 (Box-Muller)."""
-        u, v = self.uniform(purpose, 2, *shape).unbind(1)
+        u, v = self.uniform(purpose, *shape, 2).unbind(-1)
         return (-2 * (1 - u).log()).sqrt() * (2 * math.pi * v).cos()
 
     def between(self, purpose: str, low: float, high: float, *shape: int) -> Float[Tensor, "b ..."]:

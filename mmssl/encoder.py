@@ -233,11 +233,11 @@ class Encoder(nn.Module):
         valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
         return Tokens(torch.cat([prefix, values], 1), F.pad(tokens.coords, (0, 0, self.num_prefix, 0)), valid)
 
-    def mask(self, x: Float[Tensor, "b n d"], valid: Bool[Tensor, "b n"] | None) -> Any:
-        """The attention mask in the form that the chosen attention implementation takes; None if every token is real."""
+    def mask(self, asking: Float[Tensor, "b m d"], valid: Bool[Tensor, "b n"] | None) -> Any:
+        """Which tokens `asking` may attend to, in the form that the attention implementation takes; None if all are real."""
         if valid is None:
             return None
-        return create_bidirectional_mask(self.config, x, valid)
+        return create_bidirectional_mask(self.config, asking, valid)
 
     def forward(self, tokens: Tokens, last: int | None = None) -> Tokens:
         """Encode; `last` returns only that many tokens from the end (a decoder's queries)."""
@@ -247,10 +247,6 @@ class Encoder(nn.Module):
         for layer in self.layers[:-1]:
             x = layer(x, mask, turn, count)
         wanted = count if last is None else last
-        x = self.layers[-1](x, last_rows(mask, wanted), turn, wanted)
+        mask = mask if wanted == count else self.mask(x[:, -wanted:], tokens.valid)
+        x = self.layers[-1](x, mask, turn, wanted)
         return tokens.tail(wanted).with_values(self.norm(x))
-
-
-def last_rows(mask: Any, count: int) -> Any:
-    """The mask of the last `count` queries; other forms than a `[b, h, n, m]` tensor hold for any number of queries."""
-    return mask[:, :, -count:] if isinstance(mask, Tensor) and mask.dim() == 4 else mask

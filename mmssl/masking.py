@@ -175,7 +175,7 @@ def _ragged(
     """Counts of their own for every sample, padded to the largest."""
     total, limit = real.sum(1), free.sum(1)
     if count is None:
-        count = (limit * ratio).round().long()
+        count = torch.tensor([round(size * ratio) for size in range(score.shape[1] + 1)], device=limit.device)[limit]
     count = torch.minimum(count.clamp(min=1), torch.minimum(limit, total - 1)).clamp(min=0)
     # Hidden candidates first (by score), then the other real tokens, padding last.
     order = (score + 1e6 * ~free + 1e6 * ~real).argsort(1)

@@ -104,7 +104,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
         raise ValueError(f"the model takes the inputs of one modality per call, {names}; got {what} in {sorted(inputs)}")
 
     @capture_outputs
-    def forward(self, **inputs: Tensor) -> BaseModelOutputWithPooling:
+    def forward(self, **inputs: Any) -> BaseModelOutputWithPooling:
         """Encode what `MMSSLProcessor` returned for one modality.
 
         last_hidden_state: `[b, prefix + n, d]`; pooler_output: `[b, d]`.

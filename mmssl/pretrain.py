@@ -46,7 +46,7 @@ class Session:
     """A run at work: what it trains, on what, and where it writes."""
 
     def __init__(self, recipe: Recipe, run: Run, rows: list[dict[str, Any]] | None) -> None:
-        self.recipe, self.run = recipe, run
+        self.recipe, self.run, self.rows = recipe, run, rows
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
         self.source = Source.from_rows(rows, self.data.columns) if rows is not None else self.data.open()
         self.labels: Labels | None = self.source.labels() if recipe.needs_labels else None
@@ -186,16 +186,14 @@ class Session:
     def probe(self) -> dict[str, float]:
         """Scores of the model as it is now."""
         assert self.evaluator is not None
-        scores = self.evaluator.score(self.training.published())
-        self.training.wrapped.train()
-        return scores
+        return self.evaluator.score(self.training.published())
 
     def make_evaluator(self) -> Evaluator | None:
         """What scores the model, if the recipe has an `evaluate` section."""
         options = self.recipe.section("evaluate")
         if options is None:
             return None
-        return Evaluator(options, self.data, self.pieces.processor, self.training.objective.model.config)
+        return Evaluator(options, self.data, self.pieces.processor, self.pieces.objective.model.config, rows=self.rows)
 
     def finish(self) -> None:
         """Publish the model, score it, write the report."""
@@ -233,7 +231,7 @@ class Session:
         def write(folder: Path) -> None:
             model.save_pretrained(folder)
             self.pieces.processor.save_pretrained(folder)
-            card = model_card(name=self.run.folder.name, table=table, record=record, recipe_yaml=self.recipe.to_yaml())
+            card = model_card(name=self.run.folder.name, modalities=list(self.recipe.modalities), table=table, record=record, recipe_yaml=self.recipe.to_yaml())
             (folder / "README.md").write_text(card, encoding="utf-8")
 
         replace_folder(self.run.model_folder, write)

@@ -32,7 +32,7 @@ from mmssl.masking import Random, Split, split
 from mmssl.modality import Adapter, Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
-from mmssl.objectives.masked import Decoder, Masked, hidden_places, hidden_places
+from mmssl.objectives.masked import Decoder, Masked, hidden_places
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 

@@ -30,7 +30,7 @@ def accuracy(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
 
 
 def r2(predicted: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> float:
-    """Share of the labels' variance that is predicted; 1 is perfect, 0 is what their mean reaches. ValueError for constant labels."""
+    """Share of the labels' variance that is predicted; 0 is what their mean reaches. ValueError if they are all the same."""
     total = (labels.double() - labels.double().mean()).square().sum()
     if total == 0:
         raise ValueError(f"R2 needs labels that differ; all {len(labels)} test labels are {labels[0].item():g}")
@@ -135,7 +135,7 @@ def linear_regress(
 
 
 def _best_strength(score: Callable[[float], float]) -> float:
-    """The best of `STRENGTHS`, of equal ones the strongest penalty; after two that are worse than the best, the rest is not tried."""
+    """The best of `STRENGTHS`, of equal ones the first; after two in a row that are worse than the best, no more are tried."""
     scores: list[float] = []
     for strength in STRENGTHS:
         scores.append(score(strength))

@@ -40,6 +40,6 @@ def classification(logits: Float[Tensor, "b m c"], target: Int[Tensor, "b m"]) -
     return loss.view(target.shape), target != -100
 
 
-def mean_where(loss: Float[Tensor, "b m"], mask: Bool[Tensor, "b m"]) -> Float[Tensor, ""]:
+def mean_where(loss: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean of the entries that `mask` marks; zero, with zero gradient, if there are none."""
     return (loss * mask).sum() / mask.sum().clamp(min=1)

@@ -21,6 +21,8 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the brightness of a colour (ITU-R BT.601)."""
 JITTER_SHARE = 0.8
 """Share of the samples whose colours change (SimCLR, arXiv 2002.05709, appendix A)."""
+BLACK = -2.0
+"""Where black lies in natural images that are normalised: ImageNet's mean is 1.8 to 2.1 standard deviations, by channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +52,21 @@ class ImageAugment:
         """One random view of a batch. The view of a sample depends on its own key, size and pixels only."""
         pixels = inputs["pixel_values"]
         sizes = inputs.get("pixel_sizes", torch.tensor(pixels.shape[-2:], device=pixels.device).expand(len(pixels), 2))
-        moves, colours = self.crop or self.shift or self.flip, self.color_jitter or self.grayscale
-        if moves:
-            pixels = self._move(pixels, sizes.float(), draws)
-        if colours:
-            with torch.autocast(pixels.device.type, enabled=False):
-                pixels = self._recolour(pixels, sizes, draws)
-        if "pixel_sizes" in inputs and (moves or colours):
-            pixels = pixels * _inside(pixels, sizes)
+        stages = []
+        if self.crop or self.shift or self.flip:
+            stages.append(self._move)
+        if self.color_jitter or self.grayscale:
+            stages.append(self._recolour)
+        with torch.autocast(pixels.device.type, enabled=False):  # would round colours to bfloat16
+            for stage in stages:
+                pixels = stage(pixels, sizes, draws)
+                if "pixel_sizes" in inputs:
+                    pixels = pixels * _inside(pixels, sizes)
         return inputs | {"pixel_values": pixels}
 
-    def _move(self, pixels: Float[Tensor, "b c h w"], sizes: Float[Tensor, "b 2"], draws: Draws) -> Float[Tensor, "b c h w"]:
+    def _move(self, pixels: Float[Tensor, "b c h w"], sizes: Int[Tensor, "b 2"], draws: Draws) -> Float[Tensor, "b c h w"]:
         """Read every output pixel from the place, in rows and columns, where flip, shift and crop find it."""
+        sizes = sizes.float()
         places = [torch.arange(n, device=pixels.device, dtype=torch.float32).expand(len(pixels), n) for n in pixels.shape[-2:]]
         last = (sizes - 1)[..., None].unbind(1)
         if self.flip:
@@ -77,27 +82,28 @@ class ImageAugment:
         return _read_between(pixels, rows, columns) if self.crop else _read_at(pixels, rows.long(), columns.long())
 
     def _recolour(self, pixels: Float[Tensor, "b c h w"], sizes: Int[Tensor, "b 2"], draws: Draws) -> Float[Tensor, "b c h w"]:
-        """One affine map of the colours per sample, `contrast * (matrix @ pixel - mean) + mean + brightness`, in SimCLR's ranges.
+        """One affine map of the colours per sample: saturation and hue, contrast about the mean, brightness, in SimCLR's ranges.
 
-        Pixels are normalised, so brightness is a shift in standard deviations; 2 of them are about the mean of natural images.
+        Brightness multiplies what is above black. Pixels come normalised, and this takes black to be `BLACK`.
         """
-        b, c, h, w = pixels.shape
-        changed = draws.uniform("image jitter") < JITTER_SHARE
-        strength = 0.8 * self.color_jitter * changed
-        brightness, contrast = (strength * draws.between(f"image {what}", -1, 1) for what in ("brightness", "contrast"))
-        scale = (1 + contrast).clamp(min=0)[:, None, None]
+        b, c = pixels.shape[:2]
+        strength = 0.8 * self.color_jitter * (draws.uniform("image jitter") < JITTER_SHARE)
+        contrast, brightness = (
+            (1 + strength * draws.between(f"image {what}", -1.0, 1.0)).clamp(min=0)[:, None, None]
+            for what in ("contrast", "brightness")
+        )
         matrix = self._colour_matrix(strength, draws) if c == 3 else torch.eye(c, device=pixels.device).expand(b, c, c)
         mean = (pixels.sum((2, 3)) / sizes.prod(1, keepdim=True)) @ _luma(c, pixels.device)
-        offset = (1 - scale) * mean[:, None, None] + 2 * brightness[:, None, None]
-        return torch.baddbmm(offset, scale * matrix, pixels.flatten(2)).view(b, c, h, w)
+        offset = brightness * (1 - contrast) * mean[:, None, None] + BLACK * (1 - brightness)
+        return torch.baddbmm(offset, brightness * contrast * matrix, pixels.flatten(2)).view(pixels.shape)
 
     def _colour_matrix(self, strength: Float[Tensor, " b"], draws: Draws) -> Float[Tensor, "b 3 3"]:
         """Saturation and hue as one matrix; hue is a turn about the grey axis, and saturation 0 is grey."""
         device = strength.device
         to_grey = _luma(3, device).expand(3, 3)
-        saturation = (1 + strength * draws.between("image saturation", -1, 1)).clamp(min=0)
+        saturation = (1 + strength * draws.between("image saturation", -1.0, 1.0)).clamp(min=0)
         saturation = torch.where(draws.uniform("image grayscale") < self.grayscale, 0.0, saturation)[:, None, None]
-        angle = (0.25 * strength * 2 * math.pi * draws.between("image hue", -1, 1))[:, None, None]
+        angle = (0.25 * strength * 2 * math.pi * draws.between("image hue", -1.0, 1.0))[:, None, None]
         across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=device) / math.sqrt(3)
         identity = torch.eye(3, device=device)
         turn = angle.cos() * identity + (1 - angle.cos()) / 3 + angle.sin() * across

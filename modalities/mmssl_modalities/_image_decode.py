@@ -110,12 +110,16 @@ def _in_channels(image: Image.Image, channels: int) -> Picture:
             f"a PIL image or image file has 1, 3 or 4 channels; the processor has channels={channels}. Pass arrays "
             f"[{channels}, H, W], or set processor.channels"
         )
-    if channels != 4 and image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     try:
-        return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
+        return _in_mode(image, _MODES[channels])
     except ValueError as error:
-        raise ValueError(f"cannot use an image of mode {image.mode}: {error}. Convert it to RGB first") from error
+        raise ValueError(f"cannot use an image of mode {image.mode}: {error}. Convert it to {_MODES[channels]} first") from error
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if mode != "RGBA" and image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _deep_values(image: Image.Image) -> Shaped[np.ndarray, "h w"]:

@@ -144,8 +144,8 @@ class ImageProcessor(Processor):
         if self.size is None or self.resize == "squash":
             return 0.0, 0.0, float(width), float(height)
         side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
+        left, top = (width - side) // 2, (height - side) // 2
+        return float(left), float(top), float(left + side), float(top + side)
 
     def many(self, raw: Any) -> list[Any]:
         """The images in a list, in a 4-d array or tensor, or one image."""

@@ -138,7 +138,19 @@ def test_recipe_reference_is_up_to_date() -> None:
     assert writer["reference"](json_schema()) == committed, advice
 
 
-def test_package_installs_with_types_and_licence() -> None:
+def test_wheel_holds_every_file_of_the_packages(setup_cfg: ConfigParser) -> None:
+    patterns = setup_cfg["options.package_data"]["*"].replace(",", " ").split()
+    files = [path for root in (ROOT / "mmssl", PLUGINS) for path in root.rglob("*.*") if path.suffix not in (".py", ".pyc")]
+    left_out = [name(path) for path in files if not any(path.match(pattern) for pattern in patterns)]
+    assert left_out == [], "add the pattern of these files to [options.package_data] in setup.cfg"
+
+
+def test_wheel_holds_every_recipe(setup_cfg: ConfigParser) -> None:
+    expected = {f"share/mmssl/{name(path.parent)}": f"{name(path.parent)}/*.yaml" for path in RECIPES}
+    assert dict(setup_cfg["options.data_files"]) == expected
+
+
+def test_packages_are_typed_and_licensed() -> None:
     assert (ROOT / "mmssl" / "py.typed").exists()
     assert (PLUGINS / "py.typed").exists()
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")

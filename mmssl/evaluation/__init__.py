@@ -1,0 +1,15 @@
+"""What a frozen model's features are worth, beside raw features and random weights."""
+
+from mmssl.evaluation.features import Features as Features
+from mmssl.evaluation.features import embed as embed
+from mmssl.evaluation.features import extract as extract
+from mmssl.evaluation.features import random_init as random_init
+from mmssl.evaluation.features import raw_features as raw_features
+from mmssl.evaluation.protocol import PROTOCOL as PROTOCOL
+from mmssl.evaluation.protocol import EvaluateOptions as EvaluateOptions
+from mmssl.evaluation.protocol import Evaluator as Evaluator
+from mmssl.evaluation.protocol import choose_modality as choose_modality
+from mmssl.evaluation.protocol import evaluate as evaluate
+from mmssl.evaluation.table import SCORES as SCORES
+from mmssl.evaluation.table import Row as Row
+from mmssl.evaluation.table import Table as Table

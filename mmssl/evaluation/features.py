@@ -1,0 +1,152 @@
+"""Frozen features of a labelled dataset."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from mmssl.config import MMSSLConfig
+from mmssl.data import Batch, Labels, Source, batches
+from mmssl.data.source import OnError
+from mmssl.modality import Inputs, Processor, find
+from mmssl.model import MMSSLModel
+from mmssl.processor import MMSSLProcessor
+from mmssl.progress import track
+
+RAW = "features"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the samples that could be read, on the CPU.
+
+    values: one vector per sample. labels: class indices or values, if the source has labels. ids: rows of the source.
+    """
+
+    values: Float[Tensor, "n d"]
+    labels: Shaped[Tensor, " n"] | None
+    ids: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def extract(
+    model: MMSSLModel,
+    processor: MMSSLProcessor,
+    source: Source,
+    name: str,
+    *,
+    labels: Labels | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    workers: int = 0,
+    title: str = "features",
+) -> Features:
+    """Pooled outputs of a frozen model for every row of `source`: evaluation mode, float32, no augmentation, on the model's device.
+
+    name: the modality to read. title: what the progress display says.
+    ValueError names source, row and column of a sample that cannot be read, unless `on_error` is "skip".
+    """
+    parts = [
+        (values.float().cpu(), batch.labels, batch.ids)
+        for values, batch in embed(
+            model, processor, source, name, labels=labels, batch_size=batch_size, on_error=on_error, workers=workers, title=title
+        )
+    ]
+    return _joined(parts)
+
+
+def embed(
+    model: MMSSLModel,
+    processor: MMSSLProcessor,
+    source: Source,
+    name: str,
+    *,
+    labels: Labels | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    workers: int = 0,
+    title: str = "features",
+) -> Iterator[tuple[Float[Tensor, "b d"], Batch]]:
+    """What `extract` collects, batch by batch, each beside its batch; the model is in evaluation mode meanwhile."""
+    modalities = {name: (find(name), processor.processors[name])}
+    stream = batches(source, modalities, batch_size, labels=labels, on_error=on_error, workers=workers)
+    with evaluating(model):
+        for batch in track(stream, title, -(-len(source) // batch_size), unit="batches"):
+            inputs = batch.to(model.device).inputs[name]
+            with torch.no_grad():
+                values = model.pool(model.encode(name, inputs))
+            yield values, batch
+
+
+@contextmanager
+def evaluating(model: MMSSLModel) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode that the model had."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+def raw_features(
+    source: Source,
+    name: str,
+    processor: Processor,
+    *,
+    labels: Labels | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    workers: int = 0,
+) -> Features:
+    """What a linear model would be given of each sample without any learning: `Processor.features`. Arguments as in `extract`."""
+    modalities = {name: (find(name), _Raw(processor))}
+    stream = batches(source, modalities, batch_size, labels=labels, on_error=on_error, workers=workers)
+    shown = track(stream, "raw features", -(-len(source) // batch_size), unit="batches")
+    return _joined([(batch.inputs[name][RAW], batch.labels, batch.ids) for batch in shown])
+
+
+class _Raw(Processor):
+    """Another processor whose only tensor is its features, so that workers and `on_error` treat both alike."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.processor = processor
+
+    def settings(self) -> dict[str, Any]:
+        return self.processor.settings()
+
+    def __call__(self, raw: Any) -> Inputs:
+        features: Float[np.ndarray, " f"] = self.processor.features(self.processor(raw))
+        return {RAW: torch.from_numpy(features).float()}
+
+    def collate(self, samples: Sequence[Inputs]) -> Inputs:
+        return {RAW: torch.stack([sample[RAW] for sample in samples])}
+
+    def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
+        return inputs[RAW].numpy()
+
+
+Part = tuple[Float[Tensor, "b d"], Shaped[Tensor, " b"] | None, Int[Tensor, " b"]]
+
+
+def _joined(parts: Sequence[Part]) -> Features:
+    labels = [part_labels for _, part_labels, _ in parts if part_labels is not None]
+    return Features(
+        torch.cat([values for values, _, _ in parts]),
+        torch.cat(labels) if labels else None,
+        torch.cat([ids for _, _, ids in parts]),
+    )
+
+
+def random_init(config: MMSSLConfig, seed: int) -> MMSSLModel:
+    """A model of the same architecture with fresh weights; the global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MMSSLModel(config.derive())

@@ -1,0 +1,140 @@
+"""Scores of a frozen model beside what costs nothing to have, as a value that is printed, stored and published."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mmssl import progress
+
+PRETRAINED, RANDOM, RAW = "pretrained", "random init", "raw features"
+BASELINES = (RANDOM, RAW)
+SCORES = {"knn": "20-NN", "probe": "linear probe"}
+"""Fields of a row that are scores, with their titles."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one model.
+
+    knn, probe: accuracy in percent, or R2. num_features: width of the features. strength: the chosen C of the linear probe.
+    converged: whether the linear probe reached its tolerance.
+    """
+
+    name: str
+    knn: float
+    probe: float
+    num_features: int | None = None
+    strength: float | None = None
+    converged: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores of several models by one protocol.
+
+    metric: "accuracy" (in percent) or "R2". data, train, test: what was read. notes: what a reader should know besides.
+    """
+
+    protocol: str
+    metric: str
+    data: str
+    num_train: int
+    num_test: int
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        unit = "accuracy in %" if self.metric == "accuracy" else self.metric
+        return f"{self.data}: {unit}, {self.num_train:,} train and {self.num_test:,} test samples, {self.protocol}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """The notes, and what is known about single rows."""
+        unfinished = [row.name for row in self.rows if not row.converged]
+        return [*self.notes, *(f"The linear probe of {name} stopped before it had converged." for name in unfinished)]
+
+    def row(self, name: str) -> Row:
+        """The row of that name; LookupError if there is none."""
+        found = next((row for row in self.rows if row.name == name), None)
+        if found is None:
+            raise LookupError(f"the table has no row {name!r}; it has {', '.join(row.name for row in self.rows)}")
+        return found
+
+    def shown(self, score: float) -> str:
+        """A score with the digits that mean something."""
+        return f"{score:.1f}" if self.metric == "accuracy" else f"{score:.3f}"
+
+    def best(self, score: str) -> float:
+        """The highest value of a score, rounded as shown."""
+        return max(float(self.shown(vars(row)[score])) for row in self.rows)
+
+    def share(self, score: str, value: float) -> int:
+        """Length of a bar in percent: of the best score, but of 0 for what is below."""
+        best = self.best(score)
+        return round(100 * max(0.0, value) / best) if best > 0 else 0
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """By how much the linear probe of the first row beats each baseline."""
+        return {row.name: self.rows[0].probe - row.probe for row in self.rows if row.name in BASELINES}
+
+    @property
+    def wins(self) -> bool:
+        """Whether the linear probe of the first row beats every baseline by more than sampling error."""
+        return all(margin > self.sampling_error(self.rows[0], self.row(name)) for name, margin in self.margins.items())
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: the linear probe of the first row beside the baselines."""
+        first = self.rows[0]
+        unit = " points" if self.metric == "accuracy" else ""
+        parts = []
+        for name, margin in self.margins.items():
+            unclear = abs(margin) <= self.sampling_error(first, self.row(name))
+            side = "above" if margin >= 0 else "below"
+            parts.append(f"{self.shown(abs(margin))}{unit} {side} {name}{' (within sampling error)' if unclear else ''}")
+        return f"Linear probe: {first.name} reaches {self.shown(first.probe)}, {' and '.join(parts)}."
+
+    def sampling_error(self, a: Row, b: Row) -> float:
+        """Half width of the 95 % interval of the difference of two accuracies on as many independent test samples; 0 for R2."""
+        if self.metric != "accuracy":
+            return 0.0
+        variance = sum(share * (1 - share) / self.num_test for share in (a.probe / 100, b.probe / 100))
+        return 100 * 1.96 * math.sqrt(variance)
+
+    def print(self) -> None:
+        """Show the table on the terminal, or as lines in a log."""
+        rows = [
+            {"model": row.name, "20-NN": self.shown(row.knn), "linear probe": self.shown(row.probe), "features": row.num_features}
+            for row in self.rows
+        ]
+        progress.table(self.title, rows, ["model", *SCORES.values(), "features"])
+        for line in (*self.remarks, self.verdict):
+            print(line)
+
+    def to_markdown(self) -> str:
+        """The table in Markdown, best scores bold, with its protocol and notes."""
+        lines = [f"| | {' | '.join(SCORES.values())} | features |", "|---|" + "---:|" * (len(SCORES) + 1)]
+        for row in self.rows:
+            cells = [self._bold_best(key, vars(row)[key]) for key in SCORES]
+            lines.append(f"| {row.name} | {' | '.join(cells)} | {row.num_features or '-'} |")
+        return "\n".join([*lines, "", f"{self.title}.", *self.remarks])
+
+    def _bold_best(self, score: str, value: float) -> str:
+        text = self.shown(value)
+        return f"**{text}**" if float(text) == self.best(score) else text
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that `from_dict` reads back."""
+        return asdict(self) | {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Table":
+        """What `to_dict` returned. ValueError for anything else."""
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise ValueError(f"not a table of scores: expected the keys {sorted(known)}, got {sorted(values)}")
+        rows = tuple(Row(**row) for row in values["rows"])
+        return cls(**{**values, "rows": rows, "notes": tuple(values["notes"])})

@@ -1,0 +1,183 @@
+"""What a run leaves for people: a self-contained page of its results, and the card of its model."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from mmssl.charts import Chart, chart
+from mmssl.checkpoint import write_text_atomic
+from mmssl.evaluation import SCORES, Table
+from mmssl.modality import find
+from mmssl.progress import compact
+
+REPORT = "report.html"
+POSITION = ("step", "epoch", "samples", "seconds", "skipped")
+"""Columns of metrics.jsonl that say where a run is, not how well it does."""
+TITLES = {"loss": "Loss", "lr": "Learning rate", "samples_per_second": "Samples per second", "grad_norm": "Gradient norm"}
+LINEAR = ("lr", "samples_per_second")
+TILES = {"parameters": "parameters", "steps": "steps", "samples": "samples", "minutes": "minutes of training", "skipped": "skipped"}
+"""Facts that are shown large, with their captions."""
+OWN_PLACE = ("command", "skipped_messages")
+"""Facts with a section of their own."""
+
+Row = Mapping[str, float]
+
+
+def write_report(
+    run_folder: Path,
+    *,
+    recipe_yaml: str,
+    table: Table | None,
+    figures: Mapping[str, Figure],
+    metrics: Sequence[Row],
+    facts: Mapping[str, Any],
+) -> Path:
+    """Write `report.html` into the folder of a run: one file without scripts, that loads nothing from elsewhere; returns its path.
+
+    figures: pictures by title. metrics: rows of metrics.jsonl, each with its `step`.
+    facts: `command` and `skipped_messages` (a list), the numbers named in `TILES`, and anything else worth a line.
+    """
+    page = _template().render(
+        name=run_folder.name,
+        table=table,
+        scores=SCORES,
+        tiles=[(compact_count(facts[key]), caption) for key, caption in TILES.items() if key in facts],
+        charts=charts(metrics, table),
+        pictures=[(title, picture(figure)) for title, figure in figures.items()],
+        facts=[(key, plain(value)) for key, value in facts.items() if key not in (*TILES, *OWN_PLACE)],
+        recipe=recipe_yaml,
+        command=facts.get("command"),
+        skipped=facts.get("skipped", 0),
+        messages=facts.get("skipped_messages", []),
+    )
+    path = run_folder / REPORT
+    write_text_atomic(path, page)
+    return path
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("mmssl", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2")
+
+
+def charts(metrics: Sequence[Row], table: Table | None) -> list[Chart]:
+    """Charts of all metrics over steps: loss first, then probes during training beside the baselines, then the others."""
+    names = dict.fromkeys(key for row in metrics for key in row if key not in (*POSITION, *SCORES))
+    order = sorted(names, key=lambda name: name != "loss")
+    found = [
+        chart(
+            TITLES.get(name, name.replace("_", " ").capitalize()),
+            {name: series(metrics, name)},
+            allow_log=name not in LINEAR,
+            from_zero=name in LINEAR,
+        )
+        for name in order
+    ]
+    return [chart for chart in (*found[:1], probe_chart(metrics, table), *found[1:]) if chart is not None]
+
+
+def probe_chart(metrics: Sequence[Row], table: Table | None) -> Chart | None:
+    """Scores during training; levels are the linear probes of the baselines."""
+    levels = {} if table is None else {f"{name}, linear probe": table.row(name).probe for name in table.margins}
+    return chart("Probes during training", {title: series(metrics, key) for key, title in SCORES.items()}, levels=levels)
+
+
+def series(metrics: Sequence[Row], name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[name]) for row in metrics if name in row]
+
+
+def picture(figure: Figure) -> str:
+    """A figure as a data URL."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, bbox_inches="tight", facecolor="white")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def compact_count(value: float) -> str:
+    """A number as a person would say it: 360, 1,797, 12.3k, 2.67M, 9.98."""
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10_000 else compact(value, 3)
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def plain(value: Any) -> str:
+    """A fact in words; what it holds is listed, empty values are a dash."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items() if item not in (None, "", []))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
+def model_card(*, name: str, modalities: Sequence[str], table: Table | None, record: Mapping[str, Any], recipe_yaml: str) -> str:
+    """README.md of a published model: metadata for the Hugging Face Hub, how to use it, how good it is, how it was made.
+
+    record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
+    """
+    header = ModelCardData(
+        library_name="mmssl",
+        pipeline_tag="feature-extraction",
+        tags=["mmssl", "self-supervised-learning", *modalities],
+        model_name=None if table is None else name,
+        eval_results=None if table is None else results(table),
+    )
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    parts = [
+        f"---\n{header.to_yaml()}\n---",
+        f"# {name}",
+        f"A self-supervised encoder for {' and '.join(modalities)} data, pretrained with mmssl. "
+        "Its licence is not set: add `license:` to the header of this file before you publish it.",
+        "## Use",
+        *(fenced(usage(modality), "python") for modality in modalities),
+        *([] if table is None else ["## Evaluation", table.verdict, table.to_markdown()]),
+        "## How it was made",
+        fenced(record["command"], "bash"),
+        f"Versions: {versions}.",
+        fenced(recipe_yaml.rstrip(), "yaml"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def results(table: Table) -> list[EvalResult]:
+    """The scores of the model in the Hub's form; accuracies there are shares."""
+    first, is_share = table.rows[0], table.metric == "accuracy"
+    return [
+        EvalResult(
+            task_type="feature-extraction",
+            dataset_type=table.data,
+            dataset_name=table.data,
+            metric_type="accuracy" if is_share else "r_squared",
+            metric_name=f"{title} ({table.protocol})",
+            metric_value=round(vars(first)[key] / (100 if is_share else 1), 4),
+        )
+        for key, title in SCORES.items()
+    ]
+
+
+def usage(modality: str) -> str:
+    """How features are computed, as a person would type it."""
+    keyword = find(modality).keyword
+    return f"""import mmssl  # registers the classes below
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("path/to/this/folder").eval()
+processor = AutoProcessor.from_pretrained("path/to/this/folder")
+features = model(**processor({keyword}={keyword})).pooler_output"""
+
+
+def fenced(text: str, language: str) -> str:
+    """A Markdown code block that ends where `text` does, whatever it holds."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text}\n{fence}"
