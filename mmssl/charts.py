@@ -15,7 +15,8 @@ POINTS = 200
 DECADES = 1.3
 """Positive values that span more powers of ten are drawn on a logarithmic axis, where the chart allows one."""
 
-Series = Sequence[tuple[float, float]]
+Number = int | float
+Series = Sequence[tuple[Number, Number]]
 """(x, y) of each point; points that are not finite are left out."""
 
 
@@ -52,13 +53,13 @@ class Chart:
 class Axis:
     """Values from `low` to `high` to positions from `start` to `stop`."""
 
-    low: float
-    high: float
-    start: float
-    stop: float
+    low: Number
+    high: Number
+    start: Number
+    stop: Number
     log: bool = False
 
-    def place(self, value: float) -> float:
+    def place(self, value: Number) -> float:
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
         share = ((math.log10(value) if self.log else value) - low) / (high - low)
         return round(self.start + share * (self.stop - self.start), 1)
@@ -71,11 +72,11 @@ class Axis:
             inside = [value for value in inside if math.log10(value).is_integer()]
         return [(self.place(value), label(value)) for value in inside]
 
-    def _round_values(self) -> Sequence[float]:
-        return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+    def _round_values(self) -> Float[np.ndarray, " t"]:
+        return np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high))
 
 
-def label(value: float) -> str:
+def label(value: Number) -> str:
     """A tick's value in few characters: 0.05, 2.5e-4, 1500, 20k, 1.5M."""
     for limit, scale, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= limit:
@@ -92,7 +93,7 @@ def chart(
     *,
     allow_log: bool = False,
     from_zero: bool = False,
-    levels: Mapping[str, float] | None = None,
+    levels: Mapping[str, Number] | None = None,
 ) -> Chart | None:
     """A chart of named series over one x axis; None if they hold no finite point.
 

@@ -50,6 +50,7 @@ class MMSSLConfig(PreTrainedConfig):
     cls_token: bool = True
     num_register_tokens: int = 0
     rotary_base: list[float] | tuple[float, ...] = (10000.0, 100.0, 100.0, 100.0)
+    absolute_positions: bool = True
     pooling: str = "mean"
     initializer_range: float = 0.02
 
@@ -91,6 +92,7 @@ def encoder_settings(
     cls_token: bool = True,
     num_register_tokens: Annotated[int, Field(ge=0)] = 0,
     rotary_base: tuple[float, float, float, float] = (10000.0, 100.0, 100.0, 100.0),
+    absolute_positions: bool = True,
     pooling: Pooling = "mean",
 ) -> dict[str, Any]:
     """Fields of `MMSSLConfig` from the `encoder` section of a recipe; explicit numbers win over the preset.
@@ -109,6 +111,7 @@ def encoder_settings(
     cls_token: prepend a CLS token.
     num_register_tokens: register tokens after CLS (arXiv 2309.16588).
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
+    absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
     pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, or learned attention.
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
@@ -124,5 +127,6 @@ def encoder_settings(
         "cls_token": cls_token,
         "num_register_tokens": num_register_tokens,
         "rotary_base": tuple(rotary_base),
+        "absolute_positions": absolute_positions,
         "pooling": pooling,
     }

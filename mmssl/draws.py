@@ -43,8 +43,8 @@ def hash_text(text: str) -> int:
 
 def keys(seed: int, step: int, ids: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
     """One 64-bit key per sample of a step."""
-    base = mix(torch.tensor(_signed(seed * 0x9E3779B97F4A7C15 + step), dtype=torch.int64)).to(ids.device)
-    return mix(mix(ids + _GOLDEN) ^ base)
+    base = mix(torch.tensor(_signed((seed + 1) * _GOLDEN + step), dtype=torch.int64)).to(ids.device)
+    return mix(base + (ids + 1) * _GOLDEN)
 
 
 class Draws:
@@ -55,7 +55,7 @@ class Draws:
 
     def fork(self, number: int) -> "Draws":
         """Independent draws for the same samples: of view `number`, for example."""
-        return Draws(mix(self.keys + number * _GOLDEN))
+        return Draws(mix(self.keys + _signed((number + 1) * _GOLDEN)))
 
     def uniform(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Uniform numbers in [0, 1) of shape `[b, *shape]`, float32."""

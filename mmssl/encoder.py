@@ -56,6 +56,13 @@ def rotate(x: Float[Tensor, "b n h e"], turn: Complex[Tensor, "b n 1 p"]) -> Flo
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
+def axis_angles(coords: Float[Tensor, "b n 4"], base: tuple[float, ...], steps: int) -> Float[Tensor, "b n a"]:
+    """Each coordinate times `steps` frequencies from 1 down to almost 1 / base of its axis: 4 x steps angles for every token."""
+    exponent = torch.arange(steps, device=coords.device, dtype=torch.float32) / steps
+    frequency = torch.tensor(base, device=coords.device)[:, None] ** -exponent
+    return (coords.float()[..., None] * frequency).flatten(2)
+
+
 class Rotary(nn.Module):
     """Angles of axial rotary positions from real coordinates (arXiv 2104.09864, eq. 15; a quarter of the pairs for each axis)."""
 
@@ -66,11 +73,25 @@ class Rotary(nn.Module):
 
     def forward(self, coords: Float[Tensor, "b n 4"]) -> Complex[Tensor, "b n 1 p"]:
         """The turn of every rotary pair as a unit complex number, one set for all heads."""
-        exponent = torch.arange(self.steps, device=coords.device, dtype=torch.float32) / self.steps
-        base = torch.tensor(self.base, device=coords.device)
-        angles = coords.float()[..., None] * base[:, None] ** -exponent
-        angles = angles.flatten(2).unsqueeze(2)
+        angles = axis_angles(coords, self.base, self.steps).unsqueeze(2)
         return torch.polar(torch.ones_like(angles), angles)
+
+
+class AbsolutePositions(nn.Module):
+    """Sines and cosines of the coordinates, to be added to the tokens (arXiv 1706.03762, section 3.5, for each of four axes).
+
+    Rotary positions tell where tokens lie towards each other; these tell where each lies, which a mean over tokens would lose. The
+    vector is zero at coordinate zero, so an axis that a modality does not use adds nothing.
+    """
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__()
+        self.base = tuple(float(base) for base in config.rotary_base)
+        self.steps = config.hidden_size // 8
+
+    def forward(self, coords: Float[Tensor, "b n 4"]) -> Float[Tensor, "b n d"]:
+        angles = axis_angles(coords, self.base, self.steps)
+        return torch.cat([angles.sin(), angles.cos() - 1], -1)
 
 
 def eager_attention_forward(
@@ -107,10 +128,10 @@ class MMSSLAttention(nn.Module):
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], last: int
+        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], first: int
     ) -> tuple[Float[Tensor, "b m d"], Tensor | None]:
-        asking = x[:, -last:]
-        query = rotate(self.q_norm(self.split_heads(self.q_proj(asking))), turn[:, -last:]).transpose(1, 2)
+        asking = x[:, first:]
+        query = rotate(self.q_norm(self.split_heads(self.q_proj(asking))), turn[:, first:]).transpose(1, 2)
         key = rotate(self.k_norm(self.split_heads(self.k_proj(x))), turn).transpose(1, 2)
         value = self.split_heads(self.v_proj(x)).transpose(1, 2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -190,10 +211,10 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], last: int
+        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], first: int
     ) -> Float[Tensor, "b m d"]:
-        """The last `last` tokens after attending to all of them."""
-        x = x[:, -last:] + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn, last)[0]))
+        """The tokens from number `first` on after attending to all of them."""
+        x = x[:, first:] + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn, first)[0]))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 
@@ -207,6 +228,7 @@ class Encoder(nn.Module):
         self.num_prefix = int(config.cls_token) + config.num_register_tokens
         self.prefix = nn.Parameter(torch.empty(self.num_prefix, config.hidden_size)) if self.num_prefix else None
         self.rotary = Rotary(config)
+        self.absolute = AbsolutePositions(config) if config.absolute_positions else None
         rates = [config.drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.layers = nn.ModuleList(MMSSLLayer(config, rate) for rate in rates)
         self.norm = make_norm(config, config.hidden_size)
@@ -225,8 +247,10 @@ class Encoder(nn.Module):
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def prepend(self, tokens: Tokens) -> Tokens:
-        """Add identities to the values, and the prefix tokens in front."""
+        """Add identities and positions to the values, and the prefix tokens in front."""
         values = tokens.values if tokens.identity is None else tokens.values + tokens.identity
+        if self.absolute is not None:
+            values = values + self.absolute(tokens.coords)
         if self.prefix is None:
             return tokens.with_values(values)
         prefix = self.prefix.expand(len(values), -1, -1)
@@ -245,8 +269,7 @@ class Encoder(nn.Module):
         x, count = tokens.values, tokens.values.shape[1]
         mask, turn = self.mask(x, tokens.valid), self.rotary(tokens.coords)
         for layer in self.layers[:-1]:
-            x = layer(x, mask, turn, count)
-        wanted = count if last is None else last
-        mask = mask if wanted == count else self.mask(x[:, -wanted:], tokens.valid)
-        x = self.layers[-1](x, mask, turn, wanted)
-        return tokens.tail(wanted).with_values(self.norm(x))
+            x = layer(x, mask, turn, 0)
+        first = 0 if last is None else count - last
+        x = self.layers[-1](x, self.mask(x[:, first:], tokens.valid) if first else mask, turn, first)
+        return tokens.tail(count - first).with_values(self.norm(x))

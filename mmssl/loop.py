@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from pydantic import Field
 from torch import nn
 
@@ -132,6 +133,7 @@ class Training:
     def __init__(self, objective: Objective, options: TrainOptions, *, epoch: int, project_dir: str | None = None) -> None:
         self.options, self.epoch, self.counters = options, epoch, Counters()
         self.grad_norm = 0.0
+        AcceleratorState._reset_state()  # or the precision of an earlier run in this process could not be changed
         self.accelerator = Accelerator(
             mixed_precision=accelerate_precision(options.precision),
             gradient_accumulation_steps=options.accumulation,

@@ -10,6 +10,9 @@ from transformers.utils import PROCESSOR_NAME, cached_file
 
 from mmssl.modality import Processor, find
 
+READING_ERRORS = (FileNotFoundError, OSError, ValueError, TypeError)
+"""What a processor raises for a sample that it cannot read, narrow kinds first; subclasses may want more than a message."""
+
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -58,8 +61,9 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         for number, raw in enumerate(raws):
             try:
                 samples.append(processor(raw))
-            except (ValueError, TypeError, OSError) as error:
-                raise type(error)(f"{keyword}[{number}]: {error}") from error
+            except READING_ERRORS as error:
+                kind = next(kind for kind in READING_ERRORS if isinstance(error, kind))
+                raise kind(f"{keyword}[{number}]: {error}") from error
         return processor.collate(samples)
 
     @property

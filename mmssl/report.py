@@ -26,7 +26,7 @@ TILES = {"parameters": "parameters", "steps": "steps", "samples": "samples", "mi
 OWN_PLACE = ("command", "skipped_messages")
 """Facts with a section of their own."""
 
-Row = Mapping[str, float]
+Row = Mapping[str, int | float]
 
 
 def write_report(
@@ -90,7 +90,7 @@ def probe_chart(metrics: Sequence[Row], table: Table | None) -> Chart | None:
     return chart("Probes during training", {title: series(metrics, key) for key, title in SCORES.items()}, levels=levels)
 
 
-def series(metrics: Sequence[Row], name: str) -> list[tuple[float, float]]:
+def series(metrics: Sequence[Row], name: str) -> list[tuple[int | float, int | float]]:
     return [(row["step"], row[name]) for row in metrics if name in row]
 
 
@@ -101,7 +101,7 @@ def picture(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def compact_count(value: float) -> str:
+def compact_count(value: int | float) -> str:
     """A number as a person would say it: 360, 1,797, 12.3k, 2.67M, 9.98."""
     if isinstance(value, int):
         return f"{value:,}" if abs(value) < 10_000 else compact(value, 3)

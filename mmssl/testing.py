@@ -100,7 +100,7 @@ def target_sizes(name: str) -> None:
     """Targets have the sizes that the adapter announces: values of a float target, classes of an integer one."""
     adapter = small_model(name).adapters[name]
     targets = adapter.target(inputs_of(name))
-    assert targets.keys() == adapter.target_sizes.keys()
+    assert targets.keys() == adapter.target_sizes.keys(), f"targets are {sorted(targets)}, announced {sorted(adapter.target_sizes)}"
     for key, target in targets.items():
         size = target.shape[-1] if target.is_floating_point() else int(target.max()) + 1
         limit = adapter.target_sizes[key]
@@ -215,15 +215,15 @@ def processor_round_trip(name: str) -> None:
         MMSSLProcessor({name: processor}).save_pretrained(folder)
         saved = AutoProcessor.from_pretrained(folder).processors[name]
     for other in (find(name).processor(**settings), pickle.loads(pickle.dumps(processor)), saved):
-        assert other.settings() == processor.settings()
+        assert other.settings() == processor.settings(), f"settings were {processor.settings()}, came back as {other.settings()}"
         for raw in find(name).example(SAMPLES, 0):
             assert_same(processor(raw), other(raw))
 
 
 def assert_same(left: Inputs, right: Inputs) -> None:
-    assert left.keys() == right.keys()
+    assert left.keys() == right.keys(), f"one has {sorted(left)}, the other {sorted(right)}"
     for key in left:
-        assert_close(left[key], right[key], rtol=0, atol=0, equal_nan=True)
+        assert_close(left[key], right[key], rtol=0, atol=0, equal_nan=True, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @torch.no_grad()
@@ -282,13 +282,18 @@ def all_parameters_learn(name: str) -> None:
 
 
 def augmentation_is_per_sample(name: str) -> None:
-    """The default augmentation is a function of each sample's own draws, leaves shapes alone, and changes nothing in place."""
+    """The default augmentation is a function of each sample and its own draws, leaves shapes alone, and changes nothing in place."""
     augment, inputs = find(name).augment(), inputs_of(name)
     kept = {key: tensor.clone() for key, tensor in inputs.items()}
-    draws = Draws(keys(0, 0, torch.arange(SAMPLES)))
-    views = [augment(inputs, draws), augment(inputs, draws)]
-    assert_same(views[0], views[1])
+    seeds = keys(0, 0, torch.arange(SAMPLES))
+    view = augment(inputs, Draws(seeds))
+    assert_same(augment(inputs, Draws(seeds)), view)
     assert_same(inputs, kept)
+    shapes = {key: list(tensor.shape) for key, tensor in view.items()}
+    assert shapes == {key: list(tensor.shape) for key, tensor in inputs.items()}, f"the view has other shapes: {shapes}"
+    half = SAMPLES // 2
+    alone = augment({key: tensor[:half] for key, tensor in inputs.items()}, Draws(seeds[:half]))
+    assert_same(alone, {key: tensor[:half] for key, tensor in view.items()})
 
 
 def losses_fall(name: str) -> None:

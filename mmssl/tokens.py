@@ -50,7 +50,8 @@ class Tokens:
     def tail(self, count: int) -> "Tokens":
         """The last `count` tokens of every sequence."""
         parts = (self.values, self.coords, self.valid, self.identity)
-        return Tokens(*(None if part is None else part[:, -count:] for part in parts))
+        first = self.values.shape[1] - count
+        return Tokens(*(None if part is None else part[:, first:] for part in parts))
 
     def with_values(self, values: Float[Tensor, "b n e"]) -> "Tokens":
         """The same places with other contents (identity is spent: it went into the values)."""

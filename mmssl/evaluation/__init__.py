@@ -9,7 +9,6 @@ from mmssl.evaluation.protocol import PROTOCOL as PROTOCOL
 from mmssl.evaluation.protocol import EvaluateOptions as EvaluateOptions
 from mmssl.evaluation.protocol import Evaluator as Evaluator
 from mmssl.evaluation.protocol import choose_modality as choose_modality
-from mmssl.evaluation.protocol import evaluate as evaluate
 from mmssl.evaluation.table import SCORES as SCORES
 from mmssl.evaluation.table import Row as Row
 from mmssl.evaluation.table import Table as Table

@@ -133,7 +133,7 @@ class _Raw(Processor):
         return inputs[RAW].numpy()
 
 
-Part = tuple[Float[Tensor, "b d"], Shaped[Tensor, " b"] | None, Int[Tensor, " b"]]
+Part = tuple[Float[Tensor, "_ d"], Shaped[Tensor, " _"] | None, Int[Tensor, " _"]]
 
 
 def _joined(parts: Sequence[Part]) -> Features:

@@ -69,28 +69,51 @@ class Sources:
     """Labelled rows; `test` is None where a fifth of `train` takes its place."""
 
     train: Source
+    train_labels: Labels
     test: Source | None
-    note: str | None = None
+    test_labels: Labels | None
+    note: str | None
 
 
 def open_sources(options: EvaluateOptions, data: DataOptions, rows: Sequence[Mapping[str, Any]] | None = None) -> Sources:
-    """The data that `options` name; what they leave open is as in `data`, or in `rows` if those are given in its place."""
+    """The data that `options` name; what they leave open is as in `data`, or in `rows` if those are given in its place.
+
+    Classes are those of all training rows: with a limit some may have no training sample.
+    """
     columns = options.columns
     if options.path is None:
         columns = {**(data.columns or {}), **(columns or {})} or None
         if rows is not None:
-            kept = min(options.train_limit or len(rows), len(rows))
-            spaced = [dict(rows[i * len(rows) // kept]) for i in range(kept)]
-            return Sources(Source.from_rows(spaced, columns), None, "Rows in memory: every fifth is a test sample.")
-    path = options.path or data.path
-    train = Source(path=path, split=options.train_split, columns=columns, limit=options.train_limit)
+            return _in_memory(rows, columns, options.train_limit)
+    path, limit = options.path or data.path, options.train_limit
+    whole = Source(path=path, split=options.train_split, columns=columns)
+    classes = required_labels(whole)
+    train = whole if limit is None else Source(path=path, split=options.train_split, columns=columns, limit=limit)
+    train_labels = required_labels(train, classes)
     try:
         test = Source(path=path, split=options.test_split or "test", columns=columns, limit=options.test_limit)
     except LookupError as error:
         if options.test_split is not None:
             raise
-        return Sources(train, None, f"A fifth of the training rows are the test samples ({error}).")
-    return Sources(train, test)
+        return Sources(train, train_labels, None, None, f"A fifth of the training rows are the test samples ({error}).")
+    return Sources(train, train_labels, test, required_labels(test, classes), None)
+
+
+def _in_memory(rows: Sequence[Mapping[str, Any]], columns: Columns | None, limit: int | None) -> Sources:
+    kept = min(limit or len(rows), len(rows))
+    train = Source.from_rows([dict(rows[i * len(rows) // kept]) for i in range(kept)], columns)
+    return Sources(train, required_labels(train), None, None, "Rows in memory: a fifth of them are the test samples.")
+
+
+def required_labels(source: Source, like: Labels | None = None) -> Labels:
+    """The labels of a source, its classes numbered as in `like`; ValueError if it has none."""
+    labels = source.labels(like=like)
+    if labels is None:
+        raise ValueError(
+            f"evaluation needs labels, and {source} names no label column; it has {', '.join(source.column_names)}. "
+            "Name one, as in columns: {label: " + source.column_names[-1] + "}"
+        )
+    return labels
 
 
 @dataclass(frozen=True)
@@ -134,8 +157,7 @@ class Evaluator:
         self.options, self.data, self.processor, self.config = options, data, processor, config
         self.modality = choose_modality(options.modality, processor)
         self.sources = open_sources(options, data, rows)
-        self.labels = required_labels(self.sources.train)
-        self.test_labels = None if self.sources.test is None else required_labels(self.sources.test, self.labels)
+        self.classes = self.sources.train_labels.kind == "classification"
         self._baselines: Baselines | None = None
 
     def score(self, model: MMSSLModel) -> dict[str, float]:
@@ -152,10 +174,10 @@ class Evaluator:
         self._baselines = baselines = self._baselines or self._measure_baselines(model.device)
         notes = [] if self.sources.note is None else [self.sources.note]
         if baselines.skipped:
-            notes.append(f"{baselines.skipped:,} samples could not be read, and are left out.")
+            notes.append(f"Samples that could not be read, and are left out: {baselines.skipped:,}.")
         return Table(
             protocol=PROTOCOL,
-            metric="accuracy" if self.labels.kind == "classification" else "R2",
+            metric="accuracy" if self.classes else "R2",
             data=self.sources.train.path,
             num_train=baselines.num_train,
             num_test=baselines.num_test,
@@ -202,28 +224,32 @@ class Evaluator:
         return Baselines(rows, len(split.train), len(split.test), split.skipped)
 
     def _split(self, read: Callable[[Source, Labels], Features]) -> Split:
-        train = read(self.sources.train, self.labels)
+        sources = self.sources
+        train = read(sources.train, sources.train_labels)
         assert train.labels is not None
-        skipped = len(self.sources.train) - len(train)
-        if self.sources.test is None or self.test_labels is None:
-            groups = train.labels if self.labels.kind == "classification" else torch.zeros(len(train))
+        skipped = len(sources.train) - len(train)
+        if sources.test is None or sources.test_labels is None:
+            groups = train.labels if self.classes else torch.zeros(len(train))
             out = probes.held_out(groups, SPLIT_SEED)
             return Split(train.values[~out], train.labels[~out], train.values[out], train.labels[out], skipped)
-        test = read(self.sources.test, self.test_labels)
+        test = read(sources.test, sources.test_labels)
         assert test.labels is not None
-        return Split(train.values, train.labels, test.values, test.labels, skipped + len(self.sources.test) - len(test))
+        return Split(train.values, train.labels, test.values, test.labels, skipped + len(sources.test) - len(test))
 
     def _probe(self, name: str, split: Split, device: torch.device) -> Row:
         for values in (split.train, split.test):
             bad = int((~values.isfinite()).any(1).sum())
             if bad:
                 raise ValueError(
-                    f"the features of {name!r} are not finite for {bad} of {len(values)} samples: the model has diverged"
+                    f"the features of {name!r} are not finite for {bad} of {len(values)} samples: the model has diverged, "
+                    "or its processor lets NaN through"
                 )
+        if device.type == "mps":  # has no float64
+            device = torch.device("cpu")
         train, test = split.train.to(device), split.test.to(device)
         labels, truth = split.train_labels.to(device), split.test_labels.to(device)
         seed, width = self.options.seed, train.shape[1]
-        if self.labels.kind == "classification":
+        if self.classes:
             linear = probes.linear_classify(train, labels, test, seed=seed)
             knn = probes.accuracy(probes.knn_classify(train, labels, test), truth)
             return Row(name, knn, probes.accuracy(linear.predicted, truth), width, linear.strength, linear.converged)
@@ -234,7 +260,7 @@ class Evaluator:
     def _constant(self, split: Split) -> Row:
         """The score of always saying the same."""
         train, test = split.train_labels, split.test_labels
-        if self.labels.kind == "classification":
+        if self.classes:
             score = probes.accuracy(train.mode().values.expand(len(test)), test)
             return Row("most frequent class", score, score)
         score = probes.r2(train.mean().expand(len(test)), test)
@@ -249,30 +275,3 @@ def choose_modality(name: str | None, processor: MMSSLProcessor) -> str:
     if name is not None and name not in known:
         raise LookupError(f"the model has no modality {name!r}; it has {', '.join(known)}")
     return name or known[0]
-
-
-def required_labels(source: Source, like: Labels | None = None) -> Labels:
-    """The labels of a source, its classes numbered as in `like`; ValueError if it has none."""
-    labels = source.labels(like=like)
-    if labels is None:
-        raise ValueError(
-            f"evaluation needs labels, and {source} names no label column; it has {', '.join(source.column_names)}. "
-            "Name one, as in columns: {label: " + source.column_names[-1] + "}"
-        )
-    return labels
-
-
-def evaluate(
-    model: MMSSLModel,
-    processor: MMSSLProcessor,
-    options: EvaluateOptions,
-    data: DataOptions,
-    *,
-    name: str = PRETRAINED,
-    others: Mapping[str, str | Path] | None = None,
-) -> Table:
-    """Score a frozen model beside its baselines; see `PROTOCOL`, and `Evaluator` for errors.
-
-    others: more saved models, folders or Hub ids, by the name of their row.
-    """
-    return Evaluator(options, data, processor, model.config).table(model, name=name, others=others)

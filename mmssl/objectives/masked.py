@@ -160,6 +160,11 @@ class Masked(Objective):
         targets = adapter.target(inputs)
         available = anything_there(targets) if adapter.sparse_target else tokens.valid
         parts = split(self.samplers[name], tokens.coords, tokens.valid, available, batch.draws)
+        if not parts.hidden.shape[1]:
+            raise ValueError(
+                f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {name!r} with something "
+                "to predict. Make tokens of smaller parts of a sample, or leave empty samples out"
+            )
         hidden = self.encoding(self.model.encoder, tokens, parts)
         return targets, parts, {key: head(hidden) for key, head in self.heads[name].items()}
 

@@ -96,12 +96,12 @@ class Centred(TABULAR.adapter):
 
 
 class OwnPlace(TABULAR.adapter):
-    """Adds to each sample something that depends on its place in the batch."""
+    """Makes of each sample something that depends on its place in the batch."""
 
     def forward(self, inputs: Inputs) -> Tokens:
         tokens = super().forward(inputs)
-        place = torch.linspace(-1, 1, len(tokens.values))[:, None, None]
-        return replace(tokens, values=tokens.values + place)
+        place = torch.linspace(1, 9, len(tokens.values))[:, None, None]
+        return replace(tokens, values=tokens.values * place)
 
 
 class Overlapping(IMAGE.adapter):
@@ -144,7 +144,7 @@ class Unsaved(TABULAR.adapter):
 
     def __init__(self, width: int, processor: Processor) -> None:
         super().__init__(width, processor)
-        self.offset = float(torch.rand(()))
+        self.register_buffer("offset", torch.randn(width), persistent=False)
 
     def forward(self, inputs: Inputs) -> Tokens:
         tokens = super().forward(inputs)
@@ -269,23 +269,23 @@ def augmenting(view: Callable[[Inputs, Draws], Inputs]) -> Modality:
     return replace(TABULAR, augment=lambda: view)
 
 
-BREACHES = [
+BREACHES: list[tuple[str, Modality, str]] = [
     ("golden_order", adapting(ColumnMajor), "coordinates of the golden sample"),
     ("golden_order", adapting(Shifted), "golden target 'pixels'"),
     ("golden_order", adapting(Renamed), "targets are .*'categoric'"),
     ("target_sizes", adapting(Understated), "target 'pixels': 768 values, announced 767"),
     ("target_sizes", adapting(FewClasses), r"target 'categorical': \d+ values, announced"),
     ("padding_invariance", adapting(Unpadded), "alone and in a padded batch"),
-    ("batch_equivalence", adapting(Centred), "masked prediction|not close"),
+    ("batch_equivalence", adapting(Centred), "masked prediction"),
     ("batch_equivalence", adapting(OwnPlace), "not close"),
     ("hidden_content_stays_hidden", adapting(Overlapping), r"content of tokens \[\d+\] reaches tokens \[\d+\]"),
     ("hidden_content_stays_hidden", adapting(Telling), "the identity of a token depends on its content"),
-    ("hidden_content_stays_hidden", adapting(Deaf), "reaches tokens|no probed element"),
+    ("hidden_content_stays_hidden", adapting(Deaf), r"content of tokens \[\] reaches tokens"),
     ("processor_round_trip", processing(Forgetful), "not equal"),
     ("processor_round_trip", processing(Drifting), "multiple"),
     ("processor_round_trip", processing(Unpicklable), "channels"),
     ("saved_and_loaded", adapting(Uninitialised), "adapters.broken.gain"),
-    ("saved_and_loaded", adapting(Unsaved), "not equal"),
+    ("saved_and_loaded", adapting(Unsaved), "Mismatched elements"),
     ("all_parameters_learn", adapting(Idle), r"masked: model.adapters.broken.unused.\w+ gets no gradient"),
     ("all_parameters_learn", adapting(Silenced), r"gradient of model.adapters.broken.extra.\w+ is zero"),
     ("augmentation_is_per_sample", augmenting(unseeded), "not equal"),
@@ -299,11 +299,7 @@ BREACHES = [
 ]
 
 
-def breach_name(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-@pytest.mark.parametrize(("law", "modality", "message"), BREACHES)
+@pytest.mark.parametrize(("law", "modality", "message"), BREACHES, ids=[f"{row[0]}-{number}" for number, row in enumerate(BREACHES)])
 def test_law_refuses_a_modality_that_breaks_it(law: str, modality: Modality, message: str, register: Register) -> None:
     name = register(modality)
     with pytest.raises(AssertionError, match=message):

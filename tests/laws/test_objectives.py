@@ -1,0 +1,374 @@
+"""Every objective on every modality: it learns, resumes to the same bits, and accumulates to the same gradient.
+
+Beside the objectives of mmssl stand two that it does not have yet, written here as their authors would write them: one with a teacher,
+one on pairs of modalities. They show that neither needs a change of the core.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from mmssl import checkpoint
+from mmssl.config import MMSSLConfig
+from mmssl.data import Batch, Labels
+from mmssl.draws import keys
+from mmssl.encoder import Encoder, initialise_all
+from mmssl.loop import Feed, Training, TrainingError, TrainOptions, fit
+from mmssl.masking import SAMPLERS, preferred, split
+from mmssl.modality import find
+from mmssl.model import MMSSLModel
+from mmssl.objectives import OBJECTIVES, Objective, Output, Setup
+from mmssl.objectives.masked import Decoder
+from mmssl.plugins import installed
+from mmssl.schedules import constant, cosine
+from mmssl.teacher import ema_copy, ema_update
+from mmssl.testing import inputs_of, small_processor
+from mmssl.tokens import cat
+
+SAMPLES = 8
+
+
+class Jepa(Objective):
+    """I-JEPA (arXiv 2301.08243, section 3): predict the teacher's tokens at the hidden places.
+
+    momentum: of the teacher's moving average.
+    """
+
+    def __init__(self, model: MMSSLModel, setup: Setup, *, momentum: float = 0.9) -> None:
+        super().__init__(model, setup)
+        self.momentum = momentum
+        self.teacher = ema_copy(model)
+        config = model.config.derive(num_hidden_layers=1, modalities={}, cls_token=False)
+        self.predictor = Encoder(config)
+        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
+        initialise_all(self.predictor, config)
+
+    def forward(self, batch: Batch) -> Output:
+        name = batch.modality
+        inputs = self.view(batch, name)
+        tokens = self.model.embed(name, inputs)
+        parts = split(preferred(find(name).mask), tokens.coords, tokens.valid, tokens.valid, batch.draws)
+        with torch.no_grad():
+            full = self.teacher.encode(name, inputs)
+            target = full.take(parts.hidden + self.model.encoder.num_prefix, parts.hidden_real)
+        context = self.model.encoder(tokens.take(parts.seen, parts.seen_real))
+        hidden = tokens.take(parts.hidden, parts.hidden_real)
+        queries = self.mask_token.expand_as(hidden.values)
+        if hidden.identity is not None:
+            queries = queries + hidden.identity
+        guess = self.predictor(cat([context, hidden.with_values(queries)]), last=queries.shape[1])
+        wanted = F.layer_norm(target.values, target.values.shape[-1:])
+        error = F.smooth_l1_loss(guess.values, wanted, reduction="none").mean(-1)
+        return Output(error[hidden.valid_or_ones()].mean())
+
+    def after_step(self, progress: float) -> None:
+        ema_update(self.teacher, self.model, self.momentum)
+
+    def published(self) -> MMSSLModel:
+        return self.teacher
+
+
+def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE: row i of `a` belongs to row i of `b`."""
+    logits = scale * F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+class Clip(Objective):
+    """CLIP (arXiv 2103.00020, figure 3): pull the embeddings of paired modalities together.
+
+    dim: width of the shared space.
+    """
+
+    def __init__(self, model: MMSSLModel, setup: Setup, *, dim: int = 16) -> None:
+        super().__init__(model, setup)
+        self.heads = nn.ModuleDict({name: nn.Linear(model.config.hidden_size, dim, bias=False) for name in model.adapters})
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        initialise_all(self.heads, model.config)
+
+    def forward(self, batch: Batch) -> Output:
+        a, b = (head(self.model.pool(self.model.encode(name, self.view(batch, name)))) for name, head in self.heads.items())
+        scale = self.log_scale.clamp(max=math.log(100)).exp()
+        return Output(info_nce(a, b, scale), {"scale": scale.detach()})
+
+
+KINDS: dict[str, type[Objective]] = OBJECTIVES | {"jepa": Jepa, "clip": Clip}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An objective with its settings on one modality, or on several at once."""
+
+    kind: str
+    modalities: tuple[str, ...]
+    variant: str
+    settings: Callable[[], dict[str, Any]]
+
+    def __str__(self) -> str:
+        return "-".join([self.kind, *self.modalities, *([self.variant] if self.variant else [])])
+
+
+def masked(encode: str, sampler: str) -> Callable[[], dict[str, Any]]:
+    """Settings of masked modelling."""
+    decoder = Decoder(hidden_size=16, num_hidden_layers=1, num_attention_heads=2) if encode == "visible" else None
+    return lambda: {"mask": SAMPLERS[sampler](), "encode": encode, "decoder": decoder}
+
+
+MASKED = [
+    Case("masked", (name,), f"{encode}-{sampler}", masked(encode, sampler))
+    for name in installed()
+    for encode in ("visible", "mask_token")
+    for sampler in SAMPLERS
+]
+OTHERS = [Case(kind, (name,), "", dict) for name in installed() for kind in (*sorted(OBJECTIVES.keys() - {"masked"}), "jepa")]
+CASES = [*MASKED, *OTHERS, Case("clip", ("image", "tabular"), "", dict)]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def build(case: Case, seed: int = 0, **fields: Any) -> Objective:
+    """The objective of a case with a small model; `fields` change its configuration."""
+    torch.manual_seed(seed)
+    modalities = {name: {"processor": small_processor(name).settings(), "adapter": {}} for name in case.modalities}
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    labels = Labels("classification", ["a", "b"], (torch.arange(SAMPLES) % 2).numpy())
+    return KINDS[case.kind](MMSSLModel(MMSSLConfig(modalities=modalities, **shape | fields)), Setup(labels=labels), **case.settings())
+
+
+def samples(case: Case, number: int = SAMPLES) -> Batch:
+    """A batch of made-up samples."""
+    ids = torch.arange(number)
+    return Batch({name: inputs_of(name, number) for name in case.modalities}, keys(0, 0, ids), ids, ids % 2)
+
+
+def rows(batch: Batch, wanted: slice) -> Batch:
+    """Some samples of a batch."""
+    assert batch.labels is not None
+    inputs = {name: {key: tensor[wanted] for key, tensor in tensors.items()} for name, tensors in batch.inputs.items()}
+    return Batch(inputs, batch.keys[wanted], batch.ids[wanted], batch.labels[wanted])
+
+
+def feed_of(batches: list[Batch], parts: int = 1) -> Feed:
+    """The batches by turns, with the draws of their step, each in so many micro-batches."""
+
+    def feed(start: int) -> Iterator[Batch]:
+        for step in count(start):
+            batch = batches[step % len(batches)]
+            batch = replace(batch, keys=keys(0, step, batch.ids))
+            size = len(batch) // parts
+            yield from (rows(batch, slice(i * size, (i + 1) * size)) for i in range(parts))
+
+    return feed
+
+
+def train(objective: Objective, batches: list[Batch], parts: int = 1, **options: Any) -> tuple[Training, list[dict[str, float]]]:
+    """Train on the batches by turns to the end of the budget; also returns the metrics of each step."""
+    options = {"batch_size": len(batches[0]), "accumulation": parts, "schedule": constant(warmup=0)} | options
+    training = Training(objective, TrainOptions(**options), epoch=SAMPLES)
+    history: list[dict[str, float]] = []
+
+    def on_step(row: dict[str, float]) -> bool:
+        history.append(row)
+        return False
+
+    fit(training, feed_of(batches, parts), on_step)
+    return training, history
+
+
+def pick(kind: str, name: str = "image") -> Case:
+    """The first case of an objective on a modality."""
+    return next(case for case in CASES if case.kind == kind and name in case.modalities)
+
+
+@every_case
+def test_loss_falls(case: Case) -> None:
+    _, history = train(build(case), [samples(case)], max_steps=30, lr=3e-3)
+    losses = [row["loss"] for row in history]
+    first, last = sum(losses[:3]) / 3, sum(losses[-3:]) / 3
+    assert last < 0.9 * first, losses
+
+
+@every_case
+def test_resumed_run_equals_an_uninterrupted_one(case: Case, tmp_path: Path) -> None:
+    steps = 3
+    halves = samples(case)
+    feed = feed_of([rows(halves, slice(None, None, 2)), rows(halves, slice(1, None, 2))])
+    options = TrainOptions(batch_size=SAMPLES // 2, max_steps=2 * steps, ema=0.9, schedule=cosine(warmup=2))
+
+    def training(seed: int) -> Training:
+        return Training(build(case, seed, drop_path_rate=0.3), options, epoch=SAMPLES)
+
+    through = training(seed=0)
+    torch.manual_seed(1)
+    fit(through, feed, lambda row: False)
+
+    stopped = training(seed=0)
+    torch.manual_seed(1)
+    fit(stopped, feed, lambda row: stopped.counters.step == steps)
+    checkpoint.save(tmp_path / "step", stopped.state())
+
+    resumed = training(seed=2)
+    torch.manual_seed(3)
+    resumed.restore(checkpoint.load(tmp_path / "step"))
+    assert resumed.counters.step == steps
+    fit(resumed, feed, lambda row: False)
+
+    assert vars(resumed.counters) | {"seconds": 0} == {"step": 2 * steps, "samples": steps * SAMPLES, "skipped": 0, "seconds": 0}
+    (expected, tree), (found, resumed_tree) = (stored(one, tmp_path / "end") for one in (through, resumed))
+    assert resumed_tree == tree
+    assert_close(found, expected, rtol=0, atol=0)
+
+
+def stored(training: Training, folder: Path) -> tuple[dict[str, Tensor], str]:
+    """All that a checkpoint holds, but for the time that the run took: its tensors by name, and the rest as JSON."""
+    training.counters.seconds = 0.0
+    checkpoint.save(folder, training.state())
+    return load_file(folder / "tensors.safetensors"), (folder / "state.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["masked", "supervised", "jepa"])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(kind: str) -> None:
+    case, moments, norms = pick(kind), [], []
+    processor = find("image").processor(size=32, mean=0.5, std=0.2)
+    ids = torch.arange(SAMPLES)
+    inputs = processor.collate([processor(raw) for raw in find("image").example(SAMPLES, 0)])
+    batch = Batch({"image": inputs}, keys(0, 0, ids), ids, ids % 2)
+    for parts in (1, SAMPLES):
+        objective = build(case)
+        torch.manual_seed(parts)  # masks and views must not depend on torch's generator
+        training, history = train(objective, [batch], parts, max_steps=1, clip_norm=None)
+        assert training.counters.samples == SAMPLES
+        # After one step AdamW's first moment is the gradient times a constant.
+        moments.append({key: value["exp_avg"] for key, value in training.optimizer.state_dict()["state"].items()})
+        norms.append(history[0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    assert_close(moments[0], moments[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", installed())
+def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
+    case = pick("jepa", name)
+    objective = build(case)
+    assert isinstance(objective, Jepa)
+    expected = {key: value.double().clone() for key, value in objective.teacher.state_dict().items()}
+    training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=5, schedule=constant(warmup=0)), epoch=SAMPLES)
+
+    def follow(row: dict[str, float]) -> bool:
+        for key, value in objective.model.state_dict().items():
+            expected[key] = 0.9 * expected[key] + 0.1 * value.double()
+        return False
+
+    start = {key: value.clone() for key, value in objective.teacher.state_dict().items()}
+    fit(training, feed_of([samples(case)]), follow)
+    assert training.published() is objective.teacher
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in objective.teacher.parameters())
+    trained = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in objective.parameters() if p.requires_grad}
+    for key, value in objective.teacher.state_dict().items():
+        assert not torch.equal(value, start[key]), f"{key} does not move"
+        assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-7)
+
+
+def test_average_of_the_weights_has_its_closed_form() -> None:
+    momentum, case = 0.8, pick("supervised")
+    objective = build(case)
+    options = TrainOptions(batch_size=SAMPLES, max_steps=6, ema=momentum, schedule=constant(warmup=0))
+    training = Training(objective, options, epoch=SAMPLES)
+    history = [{key: value.double().clone() for key, value in objective.model.state_dict().items()}]
+
+    def remember(row: dict[str, float]) -> bool:
+        history.append({key: value.double().clone() for key, value in objective.model.state_dict().items()})
+        return False
+
+    fit(training, feed_of([samples(case)]), remember)
+    weights = [momentum**6, *((1 - momentum) * momentum ** (6 - k) for k in range(1, 7))]
+    for key, value in training.published().state_dict().items():
+        assert_close(value.double(), sum(w * row[key] for w, row in zip(weights, history, strict=True)), rtol=1e-5, atol=1e-7)
+
+
+def test_schedule_reaches_every_group_with_its_layer_decay() -> None:
+    case, schedule = pick("masked"), cosine(warmup=3, final=0.1)
+    objective = build(case)
+    options = TrainOptions(batch_size=SAMPLES, max_steps=8, lr=1e-2, schedule=schedule, layer_decay=0.5)
+    training = Training(objective, options, epoch=SAMPLES)
+    scales = {
+        "model.adapters.image.proj.weight": 1 / 8,
+        "model.encoder.prefix": 1 / 8,
+        "model.encoder.layers.0.mlp.up_proj.bias": 1 / 4,
+        "model.encoder.layers.1.attention.q_proj.weight": 1 / 2,
+        "model.encoder.norm.weight": 1.0,
+        "encoding.mask_token": 1.0,
+        "heads.image.pixels.weight": 1.0,
+    }
+    named = dict(objective.named_parameters())
+    logged = []
+
+    def compare(row: dict[str, float]) -> bool:
+        rate = {id(p): group["lr"] for group in training.optimizer.param_groups for p in group["params"]}
+        for name, scale in scales.items():
+            assert rate[id(named[name])] == pytest.approx(row["lr"] * scale), name
+        logged.append(row["lr"])
+        return False
+
+    fit(training, feed_of([samples(case)]), compare)
+    assert logged == [1e-2 * schedule(step, step / 8) for step in range(8)]
+
+
+def test_loss_that_is_not_finite_names_step_and_samples() -> None:
+    case = pick("supervised", "tabular")
+    good, bad = samples(case), samples(case)
+    bad.inputs["tabular"]["table_numeric"].fill_(torch.inf)
+    bad = replace(bad, ids=bad.ids + 40)
+    objective = build(case)
+    training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=9), epoch=SAMPLES)
+    kept: dict[str, Tensor] = {}
+
+    def keep(row: dict[str, float]) -> bool:
+        kept.update(copy.deepcopy(objective.state_dict()))
+        return False
+
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 3; its samples are rows \[40, 41, 42, 43, 44, 45, 46, 47\]"):
+        fit(training, feed_of([good, good, bad]), keep)
+    assert training.counters.step == 2
+    assert_close(objective.state_dict(), kept, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", [pick("masked"), pick("masked", "tabular"), pick("supervised"), pick("jepa"), pick("clip")], ids=str)
+def test_bf16_follows_fp32_and_keeps_the_weights_in_fp32(case: Case) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16", "fp32"):
+        training, history = train(build(case), [samples(case)], max_steps=4, precision=precision)
+        assert training.accelerator.mixed_precision == {"fp32": "no", "bf16": "bf16"}[precision]
+        assert {parameter.dtype for parameter in training.objective.parameters()} == {torch.float32}
+        losses.setdefault(precision, []).append([row["loss"] for row in history])
+    assert losses["fp32"][0] == losses["fp32"][1], "a run does not depend on earlier ones in the process"
+    assert losses["bf16"][0] != losses["fp32"][0]
+    assert losses["bf16"][0] == pytest.approx(losses["fp32"][0], rel=0.05)
+
+
+@pytest.mark.slow  # torch.compile takes tens of seconds on CPU
+@pytest.mark.parametrize("kind", ["masked", "supervised", "jepa"])
+def test_compiled_equals_eager(kind: str) -> None:
+    losses = []
+    for compiled in (False, True):
+        _, history = train(build(pick(kind)), [samples(pick(kind))], max_steps=4, compile=compiled)
+        losses.append([row["loss"] for row in history])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_batch_of_two_modalities_is_refused_where_one_is_meant() -> None:
+    pair = samples(pick("clip"))
+    with pytest.raises(ValueError, match="this objective takes batches of one modality; got image, tabular"):
+        build(pick("masked"))(pair)

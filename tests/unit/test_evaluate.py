@@ -1,0 +1,354 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float, Int
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from mmssl.config import MMSSLConfig, encoder_settings
+from mmssl.data import DataOptions, Source
+from mmssl.evaluation import (
+    EvaluateOptions,
+    Evaluator,
+    Row,
+    Table,
+    choose_modality,
+    extract,
+    probes,
+    random_init,
+    raw_features,
+)
+from mmssl.modality import find
+from mmssl.model import MMSSLModel
+from mmssl.processor import MMSSLProcessor
+
+DIGITS = DataOptions(path="bundled:digits")
+
+
+def fitted(name: str, data: DataOptions, **settings: Any) -> MMSSLProcessor:
+    modality, source = find(name), data.open()
+    processor = modality.processor(**settings)
+    processor.fit(source.raw(modality, row) for row in source.rows(range(len(source))))
+    return MMSSLProcessor({name: processor})
+
+
+def small_model(processor: MMSSLProcessor, seed: int = 1, **adapter: Any) -> MMSSLModel:
+    modalities = {name: {"processor": settings, "adapter": adapter} for name, settings in processor.settings().items()}
+    encoder = encoder_settings(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    torch.manual_seed(seed)
+    return MMSSLModel(MMSSLConfig(modalities=modalities, **encoder))
+
+
+@pytest.fixture(scope="module")
+def images() -> MMSSLProcessor:
+    return fitted("image", DIGITS, size=8, channels=1)
+
+
+@pytest.fixture(scope="module")
+def model(images: MMSSLProcessor) -> MMSSLModel:
+    return small_model(images, patch_size=4)
+
+
+def digits(
+    num_train: int = 400, num_test: int = 150
+) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"], Float[Tensor, "m d"], Int[Tensor, " m"]]:
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.from_numpy(x).float(), torch.from_numpy(y)
+    end = num_train + num_test
+    return x[:num_train], y[:num_train], x[num_train:end], y[num_train:end]
+
+
+def neighbours_loop(train: Tensor, values: Tensor, test: Tensor, k: int, temperature: float) -> Float[np.ndarray, "m c"]:
+    """Weighted mean of the values of the nearest samples, one at a time in float64."""
+    a, v, b = (tensor.double().numpy() for tensor in (train, values, test))
+    means = []
+    for sample in b:
+        similarity = np.array([sample @ other / math.sqrt((sample @ sample) * (other @ other)) for other in a])
+        near = np.argsort(-similarity)[:k]
+        weight = np.exp(similarity[near] / temperature)
+        means.append((weight[:, None] * v[near]).sum(0) / weight.sum())
+    return np.array(means)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (1, 0.07), (5, 1.0), (1000, 0.2)])
+def test_knn_matches_a_float64_loop(k: int, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "CHUNK", 7)
+    random = torch.Generator().manual_seed(0)
+    train, test = torch.randn(60, 9, generator=random), torch.randn(33, 9, generator=random)
+    classes, values = torch.randint(4, (60,), generator=random), torch.randn(60, generator=random)
+    votes = neighbours_loop(train, torch.eye(4)[classes], test, k, temperature)
+    assert probes.knn_classify(train, classes, test, k=k, temperature=temperature).tolist() == votes.argmax(1).tolist()
+    expected = neighbours_loop(train, values[:, None], test, k, temperature)[:, 0]
+    found = probes.knn_regress(train, values, test, k=k, temperature=temperature)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_held_out_takes_a_fifth_of_each_class_and_leaves_every_class_in_training() -> None:
+    groups = torch.tensor([0] * 50 + [1] * 10 + [2] * 3 + [3] * 2 + [7])[
+        torch.randperm(66, generator=torch.Generator().manual_seed(0))
+    ]
+    out = probes.held_out(groups, seed=0)
+    assert {g: int(out[groups == g].sum()) for g in (0, 1, 2, 3, 7)} == {0: 10, 1: 2, 2: 1, 3: 1, 7: 0}
+    assert torch.equal(out, probes.held_out(groups, seed=0))
+    assert not torch.equal(out, probes.held_out(groups, seed=1))
+
+
+@pytest.mark.parametrize("rotated", [True, False])
+@pytest.mark.parametrize("strength", [1e-3, 1.0])
+def test_logistic_regression_finds_the_minimum_that_scikit_learn_finds(
+    strength: float, rotated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "GRADIENT_TOLERANCE", 1e-7)
+    x, y, _, _ = digits(300)
+    x = torch.from_numpy(StandardScaler().fit_transform(x.double().numpy()))
+    reference = LogisticRegression(C=strength, tol=1e-8, max_iter=10_000).fit(x.numpy(), y.numpy())
+    basis, variances = probes._principal_axes(x) if rotated else (torch.eye(64, dtype=x.dtype), x.square().mean(0))
+    problem = probes._Logistic(x @ basis, y, variances)
+    problem.fit(strength)
+    assert problem.converged
+    np.testing.assert_allclose((basis @ problem.weight).T, reference.coef_, atol=1e-4)
+    np.testing.assert_allclose(problem.bias, reference.intercept_, atol=1e-3)
+
+
+def reference_strength(x: Tensor, y: Tensor, scaled: Tensor) -> float:
+    """The strength that scikit-learn would choose on the same held-out samples."""
+    out = probes.held_out(y, seed=0).numpy()
+    scores = [
+        LogisticRegression(C=c, max_iter=10_000).fit(scaled[~out], y[~out]).score(scaled[out], y[out]) for c in probes.STRENGTHS
+    ]
+    return probes.STRENGTHS[int(np.argmax(scores))]
+
+
+def test_linear_probe_matches_a_scikit_learn_pipeline() -> None:
+    x, y, test, truth = digits()
+    probe = probes.linear_classify(x, y, test)
+    assert probe.converged
+    assert probe.strength == reference_strength(x, y, StandardScaler().fit_transform(x.numpy()))
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=probe.strength, tol=1e-8, max_iter=10_000)).fit(x, y)
+    assert probe.predicted.tolist() == pipeline.predict(test).tolist()
+    assert probes.accuracy(probe.predicted, truth) == pytest.approx(100 * pipeline.score(test, truth))
+
+
+def test_linear_probe_repeats_and_ignores_units_and_constant_features() -> None:
+    x, y, test, _ = digits()
+    first, again = probes.linear_classify(x, y, test), probes.linear_classify(x, y, test)
+    assert torch.equal(first.predicted, again.predicted)
+    assert first.strength == again.strength
+    scale = torch.logspace(-3, 3, 64)
+    wide, wide_test = (torch.cat([part * scale + 5, torch.full((len(part), 1), 0.1)], 1) for part in (x, test))
+    other = probes.linear_classify(wide, y, wide_test)
+    assert (other.predicted == first.predicted).float().mean() > 0.98
+
+
+def test_two_classes_are_penalised_as_the_softmax_of_both() -> None:
+    x, y, test, _ = digits()
+    probe = probes.linear_classify(x, (y > 4).long(), test)
+    binary = make_pipeline(StandardScaler(), LogisticRegression(C=2 * probe.strength, tol=1e-8, max_iter=10_000)).fit(x, y > 4)
+    assert probe.predicted.bool().tolist() == binary.predict(test).tolist()
+
+
+def test_ridge_matches_scikit_learn() -> None:
+    x, y = (torch.from_numpy(part).float() for part in load_diabetes(return_X_y=True))
+    probe = probes.linear_regress(x[:300], y[:300], x[300:])
+    reference = make_pipeline(StandardScaler(), Ridge(alpha=1 / probe.strength)).fit(x[:300], y[:300])
+    np.testing.assert_allclose(probe.predicted, reference.predict(x[300:]), rtol=1e-3)
+    assert probes.r2(probe.predicted, y[300:]) == pytest.approx(reference.score(x[300:], y[300:]), abs=1e-4)
+
+
+def test_the_search_for_the_penalty_ends_after_two_that_are_worse() -> None:
+    tried = []
+
+    def score(strength: float) -> float:
+        tried.append(strength)
+        return [1.0, 3.0, 3.0, 2.0, 2.9, 9.0][len(tried) - 1]
+
+    assert probes._best_strength(score) == 1e-3
+    assert tried == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+
+
+def test_impossible_probes_say_why() -> None:
+    with pytest.raises(ValueError, match="needs labels that differ; all 3 test labels are 2"):
+        probes.r2(torch.zeros(3), torch.full((3,), 2.0))
+    with pytest.raises(ValueError, match="two training samples of at least one class; got 3 of different classes"):
+        probes.linear_classify(torch.randn(3, 2), torch.arange(3), torch.randn(1, 2))
+
+
+def test_features_are_the_pooled_output_of_each_sample(images: MMSSLProcessor, model: MMSSLModel) -> None:
+    source = Source(path="bundled:digits", split="test", limit=60)
+    state = torch.get_rng_state()
+    model.train()
+    found = extract(model, images, source, "image", labels=source.labels(), batch_size=25)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    rows = source.rows(range(60))
+    with torch.no_grad():
+        each = [model.eval()(**images(images=row["image"])).pooler_output[0] for row in rows]
+    torch.testing.assert_close(found.values, torch.stack(each))
+    assert not found.values.requires_grad
+    assert found.ids.tolist() == list(range(60))
+    assert found.labels is not None
+    assert found.labels.tolist() == [row["target"] for row in rows]
+
+
+def test_raw_features_are_those_of_the_processor(images: MMSSLProcessor) -> None:
+    source, processor = Source(path="bundled:digits", split="test", limit=9), images.processors["image"]
+    found = raw_features(source, "image", processor, batch_size=4)
+    each = [processor.features(processor(row["image"])) for row in source.rows(range(9))]
+    np.testing.assert_array_equal(found.values, np.stack(each))
+    assert found.labels is None
+
+
+def test_random_init_depends_on_the_seed_alone(model: MMSSLModel) -> None:
+    state = torch.get_rng_state()
+    weights = [torch.cat([p.detach().flatten() for p in random_init(model.config, seed).parameters()]) for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_table_has_a_row_for_the_model_and_each_baseline(images: MMSSLProcessor, model: MMSSLModel, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    images.save_pretrained(tmp_path)
+    evaluator = Evaluator(EvaluateOptions(train_limit=300, test_limit=100), DIGITS, images, model.config)
+    table = evaluator.table(model, others={"the same": tmp_path})
+    assert [row.name for row in table.rows] == ["pretrained", "the same", "random init", "raw features", "most frequent class"]
+    first, same, random, raw, constant = table.rows
+    assert (first.knn, first.probe) == (same.knn, same.probe)
+    assert evaluator.score(model) == {"knn": first.knn, "probe": first.probe}
+    assert raw.probe > 85 > random.probe > constant.probe == constant.knn
+    assert (table.metric, table.num_train, table.num_test, table.protocol) == ("accuracy", 300, 100, "mmssl-frozen-v1")
+    assert table.notes == ()
+
+
+def test_baselines_are_computed_once(images: MMSSLProcessor, model: MMSSLModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = Evaluator(EvaluateOptions(train_limit=100, test_limit=50), DIGITS, images, model.config)
+    first = evaluator.table(model)
+    monkeypatch.setattr("mmssl.evaluation.protocol.random_init", None)
+    monkeypatch.setattr("mmssl.evaluation.protocol.raw_features", None)
+    assert evaluator.table(model) == first
+
+
+def test_values_are_scored_by_r2() -> None:
+    data = DataOptions(path="bundled:diabetes")
+    processor = fitted("tabular", data)
+    model = small_model(processor)
+    table = Evaluator(EvaluateOptions(), data, processor, model.config).table(model)
+    assert table.metric == "R2"
+    assert table.row("raw features").probe > 0.3
+    assert abs(table.row("mean label").probe) < 0.02
+
+
+def test_without_a_test_split_a_fifth_of_the_training_rows_is_held_out(tmp_path: Path) -> None:
+    path = tmp_path / "cells.csv"
+    path.write_text("size,kind\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(50)))
+    data = DataOptions(path=str(path), columns={"label": "kind"})
+    processor = fitted("tabular", data)
+    config = small_model(processor).config
+    table = Evaluator(EvaluateOptions(), data, processor, config).table(small_model(processor))
+    assert (table.num_train, table.num_test) == (40, 10)
+    assert table.row("most frequent class").probe == 50
+    assert table.notes == (f"A fifth of the training rows are the test samples ({path} has no split 'test'; it has train).",)
+    with pytest.raises(LookupError, match="has no split 'tset'; it has train"):
+        Evaluator(EvaluateOptions(test_split="tset"), data, processor, config)
+
+
+def test_rows_in_memory_replace_the_data_and_bad_ones_can_be_skipped(images: MMSSLProcessor, model: MMSSLModel) -> None:
+    rows = Source(path="bundled:digits").rows(range(120))
+    rows[30]["image"] = b"no image"
+    data = DataOptions(path="unused", columns={"label": "target"}, on_error="skip")
+    table = Evaluator(EvaluateOptions(train_limit=60), data, images, model.config, rows=rows).table(model)
+    assert table.num_train + table.num_test == 59
+    assert table.notes[-1] == "Samples that could not be read, and are left out: 1."
+
+
+def test_bad_requests_fail_before_any_work(images: MMSSLProcessor, model: MMSSLModel) -> None:
+    rows = [{"image": 1, "kind": 2}]
+    with pytest.raises(ValueError, match="rows in memory names no label column; it has image, kind"):
+        Evaluator(EvaluateOptions(), DIGITS, images, model.config, rows=rows)
+    with pytest.raises(LookupError, match="the model has no modality 'sound'; it has image"):
+        Evaluator(EvaluateOptions(modality="sound"), DIGITS, images, model.config)
+    both = MMSSLProcessor({**images.processors, "tabular": images.processors["image"]})
+    with pytest.raises(ValueError, match=r"the model has the modalities image, tabular; choose one with evaluate\.modality=image"):
+        choose_modality(None, both)
+
+
+def test_a_limit_may_leave_a_class_without_training_samples(images: MMSSLProcessor, model: MMSSLModel) -> None:
+    table = Evaluator(EvaluateOptions(train_limit=12), DIGITS, images, model.config).table(model)
+    assert (table.num_train, table.num_test) == (12, 360)
+
+
+def test_a_model_that_has_diverged_is_not_scored(images: MMSSLProcessor) -> None:
+    model = small_model(images, patch_size=4)
+    with torch.no_grad():
+        next(model.encoder.parameters()).fill_(torch.nan)
+    evaluator = Evaluator(EvaluateOptions(train_limit=30, test_limit=30), DIGITS, images, model.config)
+    with pytest.raises(ValueError, match="the features of 'pretrained' are not finite for 30 of 30 samples"):
+        evaluator.score(model)
+
+
+def example_table(**changes: Any) -> Table:
+    rows = (
+        Row("pretrained", 95.83, 97.24, 64, 0.1),
+        Row("random init", 57.2, 81.4, 64, 1.0),
+        Row("raw features", 97.5, 96.9, 64, 1.0, converged=False),
+        Row("most frequent class", 10.0, 10.0),
+    )
+    values: dict[str, Any] = {
+        "protocol": "p-v1",
+        "metric": "accuracy",
+        "data": "bundled:digits",
+        "num_train": 1437,
+        "num_test": 360,
+    }
+    return Table(**{**values, "rows": rows, "notes": ("A note.",), **changes})
+
+
+def test_a_table_survives_json() -> None:
+    table = example_table()
+    assert Table.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+    with pytest.raises(ValueError, match=r"not a table of scores: expected the keys .*got \['rows'\]"):
+        Table.from_dict({"rows": []})
+    with pytest.raises(LookupError, match="no row 'x'; it has pretrained, random init"):
+        table.row("x")
+
+
+def test_a_table_in_markdown() -> None:
+    assert example_table().to_markdown().splitlines() == [
+        "| | 20-NN | linear probe | features |",
+        "|---|---:|---:|---:|",
+        "| pretrained | 95.8 | **97.2** | 64 |",
+        "| random init | 57.2 | 81.4 | 64 |",
+        "| raw features | **97.5** | 96.9 | 64 |",
+        "| most frequent class | 10.0 | 10.0 | - |",
+        "",
+        "bundled:digits: accuracy in %, 1,437 train and 360 test samples, p-v1.",
+        "A note.",
+        "The linear probe of raw features stopped before it had converged.",
+    ]
+
+
+def test_the_verdict_knows_sampling_error() -> None:
+    few, many = example_table(), example_table(num_test=1_000_000)
+    text = "Linear probe: pretrained reaches 97.2, 15.8 points above random init and 0.3 points above raw features"
+    assert (few.verdict, few.wins) == (f"{text} (within sampling error).", False)
+    assert (many.verdict, many.wins) == (f"{text}.", True)
+    values = example_table(metric="R2", rows=(Row("a", 0.1, 0.25), Row("random init", 0.1, 0.5), Row("raw features", 0.1, 0.125)))
+    assert values.verdict == "Linear probe: a reaches 0.250, 0.250 below random init and 0.125 above raw features."
+    assert not values.wins
+
+
+def test_a_printed_table(capsys: pytest.CaptureFixture[str]) -> None:
+    example_table().print()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "bundled:digits: accuracy in %, 1,437 train and 360 test samples, p-v1"
+    assert lines[2].split() == ["pretrained", "95.8", "97.2", "64"]
+    assert lines[5].split() == ["most", "frequent", "class", "10.0", "10.0", "-"]
+    assert lines[-1].startswith("Linear probe: pretrained reaches 97.2")

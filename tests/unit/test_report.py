@@ -1,0 +1,227 @@
+import base64
+import math
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mmssl.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, label
+from mmssl.config import MMSSLConfig, encoder_settings
+from mmssl.data import Source
+from mmssl.evaluation import Row, Table
+from mmssl.modality import find
+from mmssl.model import MMSSLModel
+from mmssl.processor import MMSSLProcessor
+from mmssl.report import compact_count, fenced, model_card, plain, write_report
+
+VOID = {"meta", "img", "line", "path", "circle", "br"}
+BAD = '<script src="https://example.org/x.js"></script> & "quoted"'
+FACTS = {
+    "parameters": 205_632,
+    "steps": 500,
+    "samples": 64_000,
+    "minutes": 1.314,
+    "skipped": 7,
+    "skipped_messages": ["row 3 of data: <b>broken</b>"],
+    "command": "mmssl train quickstart 'run.name=a&b'",
+    "hardware": {"cpu": "x86_64", "cores": 2, "gpus": []},
+    "commit": None,
+}
+METRICS: list[dict[str, int | float]] = [
+    {"step": step, "seconds": step / 9, "loss": 2 / step, "lr": 1e-3, "grad_norm": 1.0, "token_std": 0.5} for step in (10, 20, 30)
+]
+METRICS[1] |= {"knn": 50.0, "probe": 60.0}
+
+
+def table() -> Table:
+    rows = (Row("pretrained", 95.0, 97.0, 64), Row("random init", 57.0, 80.0, 64), Row("raw features", 97.5, 60.0, 64))
+    return Table("mmssl-frozen-v1", "accuracy", "bundled:digits", 1437, 360, rows)
+
+
+def figure() -> Figure:
+    drawn = Figure(figsize=(2, 1))
+    drawn.subplots().plot([0, 1])
+    return drawn
+
+
+class Page(HTMLParser):
+    """Elements, their attributes, and the text between them; checks that every element is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def report(folder: Path, **changes: Any) -> Page:
+    given = {"recipe_yaml": BAD, "table": table(), "figures": {BAD: figure()}, "metrics": METRICS, "facts": FACTS}
+    return Page(write_report(folder, **{**given, **changes}))
+
+
+def test_a_report_stands_alone(tmp_path: Path) -> None:
+    page = report(tmp_path)
+    assert {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "base"} == set()
+    links = [value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href", "srcset")]
+    assert len(links) == 1
+    assert str(links[0]).startswith("data:image/png;base64,")
+    style = (tmp_path / "report.html").read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
+    assert not re.search(r"url\(|@import|http", style)
+
+
+def test_a_report_shows_what_it_was_given_as_text(tmp_path: Path) -> None:
+    page = report(tmp_path)
+    words = "".join(page.text.split())
+    for expected in (
+        BAD,
+        "Linear probe: pretrained reaches 97.0, 17.0 points above random init and 37.0 points above raw features.",
+        "bundled:digits: accuracy in %, 1,437 train and 360 test samples, mmssl-frozen-v1.",
+        "206k parameters 500 steps 64.0k samples 1.31 minutes of training 7 skipped",
+        "7 samples could not be read; the first 1: row 3 of data: <b>broken</b>",
+        "hardware cpu x86_64, cores 2 commit -",
+        "mmssl train quickstart 'run.name=a&b'",
+    ):
+        assert "".join(expected.split()) in words
+    captions = re.findall(r"<figcaption>([\w ]+)", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [c.strip() for c in captions] == ["Loss", "Probes during training", "Learning rate", "Gradient norm", "Token std"]
+
+
+def test_pictures_keep_their_pixels(tmp_path: Path) -> None:
+    (source,) = [attributes["src"] for tag, attributes in report(tmp_path).elements if tag == "img"]
+    assert source is not None
+    image = Image.open(BytesIO(base64.b64decode(source.split(",")[1])))
+    assert image.format == "PNG"
+    assert image.width > 250
+
+
+def test_a_report_of_a_run_that_has_nothing_to_show(tmp_path: Path) -> None:
+    page = report(tmp_path, table=None, figures={}, metrics=[], facts={"command": None})
+    assert "What it learned" not in page.text
+    assert "Curves" not in page.text
+    assert BAD in page.text
+
+
+def test_points_lie_where_the_axes_say() -> None:
+    drawn = chart("t", {"a": [(0, 0.0), (5, 10.0), (10, 20.0), (12, math.nan)]}, from_zero=True, levels={"l": 10.0})
+    assert drawn is not None
+    (line,) = drawn.lines
+    x, y = ({text: place for place, text in ticks} for ticks in (drawn.x_ticks, drawn.y_ticks))
+    assert [(a, b) for a, b, _ in line.points] == [(x["0"], y["0"]), (x["10"] / 2 + x["0"] / 2, y["10"]), (x["10"], y["20"])]
+    assert (x["0"], x["10"], y["0"]) == (LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM)
+    assert all(TOP <= place <= HEIGHT - BOTTOM for place in y.values())
+    assert drawn.levels == [(y["10"], "l")]
+    assert line.points[1][2] == "a 10 at step 5"
+    assert (line.path, line.band) == ("M" + " ".join(f"{a},{b}" for a, b, _ in line.points), "")
+
+
+def test_many_points_become_a_mean_and_a_range() -> None:
+    points = [(step, step % 2) for step in range(1000)]
+    drawn = chart("t", {"a": points})
+    assert drawn is not None
+    (line,) = drawn.lines
+    upper, lower = line.band[1:-1].split()[0], line.band[1:-1].split()[-1]
+    top, bottom = float(upper.split(",")[1]), float(lower.split(",")[1])
+    assert len(line.points) == 200
+    assert all(top < b < bottom for _, b, _ in line.points)
+
+
+def test_values_over_decades_get_a_logarithmic_axis() -> None:
+    points = [(1, 1.0), (2, 0.1), (3, 0.001)]
+    drawn = chart("t", {"a": points}, allow_log=True)
+    assert drawn is not None
+    assert [text for _, text in drawn.y_ticks] == ["1e-3", "0.01", "0.1", "1"]
+    steps = np.diff([y for y, _ in drawn.y_ticks])
+    np.testing.assert_allclose(steps, steps[0], atol=0.2)
+    linear = chart("t", {"a": [*points, (4, 0.0)]}, allow_log=True)
+    assert linear is not None
+    assert "0" in [text for _, text in linear.y_ticks]
+
+
+@pytest.mark.parametrize("points", [[(5, 2.0)], [(1, 0.0), (2, 0.0)], [(1, -3.0), (2, -3.0)]])
+def test_a_constant_is_drawn_inside_the_chart(points: list[tuple[float, float]]) -> None:
+    drawn = chart("t", {"a": points}, from_zero=True)
+    assert drawn is not None
+    assert all(LEFT <= a <= WIDTH - RIGHT and TOP <= b <= HEIGHT - BOTTOM for a, b, _ in drawn.lines[0].points)
+
+
+def test_nothing_finite_is_no_chart() -> None:
+    assert chart("t", {"a": [], "b": [(1, math.inf)]}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (2.5e-4, "2.5e-4"), (1e-3, "1e-3"), (0.05, "0.05"), (1500, "1500"), (20_000, "20k"), (2.5e6, "2.5M")],
+)
+def test_tick_labels(value: float, text: str) -> None:
+    assert label(value) == text
+
+
+def test_facts_in_words() -> None:
+    assert plain({"cpu": "x", "cores": 2, "gpus": []}) == "cpu x, cores 2"
+    assert [plain(value) for value in (1234, True, None, [], ["a", 2], "b")] == ["1,234", "True", "-", "-", "a, 2", "b"]
+    assert [compact_count(value) for value in (360, 1797, 2_670_000, 1.314, 30.02)] == ["360", "1,797", "2.67M", "1.31", "30.0"]
+
+
+RECORD = {"command": "mmssl train quickstart", "versions": {"mmssl": "0.1.0", "torch": "2.14.1"}}
+
+
+def test_a_card_has_scores_that_the_hub_can_read() -> None:
+    card = model_card(name="quickstart", modalities=["image"], table=table(), record=RECORD, recipe_yaml="a: '```'\n")
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["library_name"] == "mmssl"
+    assert header["tags"] == ["mmssl", "self-supervised-learning", "image"]
+    assert "license" not in header
+    scores = ModelCard(card).data.eval_results
+    assert [(s.metric_name, s.metric_type, s.metric_value) for s in scores] == [
+        ("20-NN (mmssl-frozen-v1)", "accuracy", 0.95),
+        ("linear probe (mmssl-frozen-v1)", "accuracy", 0.97),
+    ]
+    for expected in (
+        table().to_markdown(),
+        "```bash\nmmssl train quickstart\n```",
+        "````yaml\na: '```'\n````",
+        "mmssl 0.1.0, torch 2.14.1",
+    ):
+        assert expected in card
+    assert fenced("x", "python") == "```python\nx\n```"
+
+
+def test_the_code_of_a_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = MMSSLProcessor({"image": find("image").processor(size=8, channels=1, mean=0.5, std=0.5)})
+    modalities = {"image": {"processor": processor.settings()["image"], "adapter": {"patch_size": 4}}}
+    encoder = encoder_settings(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    folder = tmp_path / "path/to/this/folder"
+    MMSSLModel(MMSSLConfig(modalities=modalities, **encoder)).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    card = model_card(name="small", modalities=["image"], table=None, record=RECORD, recipe_yaml="")
+    monkeypatch.chdir(tmp_path)
+    rows = Source(path="bundled:digits", limit=3).rows(range(3))
+    names: dict[str, Any] = {"images": [row["image"] for row in rows]}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    assert names["features"].shape == torch.Size([3, 32])
