@@ -250,7 +250,7 @@ class Encoder(nn.Module):
         """Add identities and positions to the values, and the prefix tokens in front."""
         values = tokens.values if tokens.identity is None else tokens.values + tokens.identity
         if self.absolute is not None:
-            values = values + self.absolute(tokens.coords)
+            values = values + self.absolute(tokens.coords).to(values.dtype)
         if self.prefix is None:
             return tokens.with_values(values)
         prefix = self.prefix.expand(len(values), -1, -1)

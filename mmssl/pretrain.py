@@ -2,9 +2,11 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import logging
 
 from mmssl import checkpoint
 from mmssl.build import Pieces, build, run_to_continue
@@ -229,7 +231,8 @@ class Session:
         model, record = self.training.published(), self.run.read_record()
 
         def write(folder: Path) -> None:
-            model.save_pretrained(folder)
+            with no_shard_bar():
+                model.save_pretrained(folder)
             self.pieces.processor.save_pretrained(folder)
             card = model_card(name=self.run.folder.name, modalities=list(self.recipe.modalities), table=table, record=record, recipe_yaml=self.recipe.to_yaml())
             (folder / "README.md").write_text(card, encoding="utf-8")
@@ -251,6 +254,18 @@ def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     write(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+@contextmanager
+def no_shard_bar() -> Iterator[None]:
+    """Keep transformers' own progress bar off the screen."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

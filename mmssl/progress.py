@@ -42,7 +42,7 @@ class Progress:
     description: a word or two.
     total: where `done` will end; None if nobody knows.
     unit: what `done` counts, in the plural ("steps"); "seconds" are shown as durations.
-    transient: remove the display at the end (terminal only).
+    transient: remove the display at the end; in a log, say nothing of what is done before its first line would be due again.
     console: where to print; rich's global console by default, so that displays inside each other share the screen.
     clock: seconds, for tests.
     """
@@ -63,6 +63,7 @@ class Progress:
         self._metrics: dict[str, float] = {}
         self._skipped = 0
         self._began, self._shown_at = clock(), -math.inf
+        self._transient = transient
         self._last = Mark(self._began, 0, 0)
         self._shown: str | None = None
         self._live: Live | None = None
@@ -72,6 +73,8 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._began = self._clock()
+        if self._transient and self._live is None:
+            self._shown_at = self._began
         if self._live is not None:
             self._live.start()
         return self
@@ -79,7 +82,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live is not None:
             self._live.stop()
-        elif self._window and self._shown != self._state():
+        elif self._window and self._shown != self._state() and not (self._transient and self._shown is None):
             self._print_line()
 
     def update(self, done: int | float, *, metrics: Mapping[str, float] | None = None, samples: int = 0, skipped: int = 0) -> None:
@@ -94,7 +97,7 @@ class Progress:
         self._mark(Mark(now, done, samples))
         self._metrics, self._skipped = dict(metrics or {}), skipped
         if self._live is None:
-            if self._shown is None or now - self._shown_at >= LINE_EVERY:
+            if now - self._shown_at >= LINE_EVERY:
                 self._print_line()
         elif now - self._shown_at >= SPACING:
             self._shown_at = now

@@ -27,6 +27,8 @@ class Supervised(Objective):
         if labels is None:
             raise ValueError("the supervised objective needs labels: name their column, data.columns.label=COLUMN")
         self.classes = labels.kind == "classification"
+        if label_smoothing and not self.classes:
+            raise ValueError("objective.label_smoothing belongs to classes, but the labels are numbers; leave it out")
         self.label_smoothing = label_smoothing
         self.mean = 0.0 if self.classes else float(np.mean(labels.values))
         self.std = 1.0 if self.classes else float(np.std(labels.values)) or 1.0

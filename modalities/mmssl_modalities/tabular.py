@@ -22,20 +22,23 @@ __all__ = ["TABULAR", "TabularAdapter", "TabularAugment", "TabularProcessor"]
 
 
 class NumericTokens(nn.Module):
-    """Scaled numbers to tokens: `bias + z * weight`, with vectors of each column's own (FT-Transformer, section 3.3)."""
+    """Scaled numbers to tokens: `bias + z * slope`, with vectors of each column's own (FT-Transformer, section 3.3).
+
+    Not called `weight`, which would decay: the paper's own code spares the tokenizer.
+    """
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(count, width))
+        self.slope = nn.Parameter(torch.empty(count, width))
         self.bias = nn.Parameter(torch.empty(count, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=0.02)
+        nn.init.normal_(self.slope, std=0.02)
         nn.init.normal_(self.bias, std=0.02)
 
     def forward(self, numbers: Float[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        return self.bias + numbers.to(self.weight.dtype)[..., None] * self.weight
+        return self.bias + numbers.to(self.slope.dtype)[..., None] * self.slope
 
 
 class TabularAdapter(Adapter):

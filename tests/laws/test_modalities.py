@@ -299,7 +299,9 @@ BREACHES: list[tuple[str, Modality, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("law", "modality", "message"), BREACHES, ids=[f"{row[0]}-{number}" for number, row in enumerate(BREACHES)])
+@pytest.mark.parametrize(
+    ("law", "modality", "message"), BREACHES, ids=[f"{row[0]}-{number}" for number, row in enumerate(BREACHES)]
+)
 def test_law_refuses_a_modality_that_breaks_it(law: str, modality: Modality, message: str, register: Register) -> None:
     name = register(modality)
     with pytest.raises(AssertionError, match=message):

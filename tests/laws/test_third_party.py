@@ -1,4 +1,4 @@
-"""A modality from somebody else's package: installed beside mmssl, it does all that the built-in ones do, and the core stays as it is."""
+"""A modality from somebody else's package, installed beside mmssl, does all that the built-in ones do; the core stays as it is."""
 
 import os
 import shutil

@@ -16,7 +16,13 @@ from mmssl.tokens import Tokens
 Vector = list[float]
 Weights = dict[str, Any]
 
-BASE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_size": 24, "rotary_base": (50.0, 20.0, 10.0, 30.0)}
+BASE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_size": 24,
+    "rotary_base": (50.0, 20.0, 10.0, 30.0),
+}
 
 
 def make(attention: str = "eager", **settings: Any) -> Encoder:
@@ -40,7 +46,10 @@ def make_tokens(*, padded: bool, identity: bool = False, count: int = 5) -> Toke
 
 
 def linear(w: Weights, name: str, x: Vector) -> Vector:
-    return [sum(a * b for a, b in zip(row, x, strict=True)) + bias for row, bias in zip(w[f"{name}.weight"], w[f"{name}.bias"], strict=True)]
+    return [
+        sum(a * b for a, b in zip(row, x, strict=True)) + bias
+        for row, bias in zip(w[f"{name}.weight"], w[f"{name}.bias"], strict=True)
+    ]
 
 
 def norm(w: Weights, name: str, x: Vector, kind: str) -> Vector:
@@ -61,6 +70,13 @@ def turned(x: Vector, place: Vector) -> Vector:
         a, b = x[2 * pair], x[2 * pair + 1]
         out += [a * math.cos(angle) - b * math.sin(angle), a * math.sin(angle) + b * math.cos(angle)]
     return out
+
+
+def position(place: Vector, width: int) -> Vector:
+    """Sines, then cosines less one, of each coordinate times its axis' frequencies (arXiv 1706.03762, section 3.5)."""
+    steps = width // 8
+    angles = [x * base ** (-step / steps) for x, base in zip(place, BASE["rotary_base"], strict=True) for step in range(steps)]
+    return [math.sin(angle) for angle in angles] + [math.cos(angle) - 1 for angle in angles]
 
 
 def attention(w: Weights, name: str, xs: list[Vector], places: list[Vector], config: MMSSLConfig) -> list[Vector]:
@@ -99,7 +115,12 @@ def reference(encoder: Encoder, values: Tensor, coords: Tensor) -> Tensor:
     config = encoder.config
     w = {name: tensor.tolist() for name, tensor in encoder.state_dict().items()}
     prefix = w.get("prefix", [])
-    xs: list[Vector] = prefix + values.tolist()
+    xs: list[Vector] = values.tolist()
+    if config.absolute_positions:
+        xs = [
+            [a + b for a, b in zip(x, position(place, len(x)), strict=True)] for x, place in zip(xs, coords.tolist(), strict=True)
+        ]
+    xs = prefix + xs
     places: list[Vector] = [[0.0] * 4] * len(prefix) + coords.tolist()
     for number in range(config.num_hidden_layers):
         layer = f"layers.{number}"
@@ -112,10 +133,17 @@ def reference(encoder: Encoder, values: Tensor, coords: Tensor) -> Tensor:
 
 
 ARCHITECTURES = [
-    {"mlp": "gelu", "norm": "layernorm", "cls_token": False},
+    {"mlp": "gelu", "norm": "layernorm", "cls_token": False, "absolute_positions": False},
     {"mlp": "gelu", "norm": "layernorm", "qk_norm": True, "cls_token": True},
     {"mlp": "gelu", "norm": "rmsnorm", "layer_scale": 0.1, "cls_token": True, "num_register_tokens": 2},
-    {"mlp": "swiglu", "norm": "layernorm", "layer_scale": 0.1, "cls_token": False, "num_register_tokens": 1},
+    {
+        "mlp": "swiglu",
+        "norm": "layernorm",
+        "layer_scale": 0.1,
+        "cls_token": False,
+        "num_register_tokens": 1,
+        "absolute_positions": False,
+    },
     {"mlp": "swiglu", "norm": "rmsnorm", "qk_norm": True, "cls_token": True},
     {"mlp": "swiglu", "norm": "rmsnorm", "qk_norm": True, "layer_scale": 0.1, "num_register_tokens": 2, "num_attention_heads": 4},
 ]
@@ -152,21 +180,25 @@ def test_scores_depend_on_differences_of_coordinates() -> None:
 @pytest.mark.parametrize("axis", range(4), ids=["time", "depth", "height", "width"])
 @torch.no_grad()
 def test_moving_all_tokens_together_changes_nothing(axis: int) -> None:
-    """But moving one of them does. Without prefix, which stays at zero."""
-    encoder, tokens = make(cls_token=False), make_tokens(padded=False)
+    """But moving one of them does. Without prefix, which stays at zero, and without absolute positions."""
+    encoder, tokens = make(cls_token=False, absolute_positions=False), make_tokens(padded=False)
     shift = torch.zeros(1, 1, 4)
     shift[..., axis] = 7.5
     moved = Tokens(tokens.values, tokens.coords + shift)
     torch.testing.assert_close(encoder(moved).values, encoder(tokens).values, rtol=1e-4, atol=1e-5)
     torn = Tokens(tokens.values, torch.cat([tokens.coords[:, :1] + shift, tokens.coords[:, 1:]], 1))
     assert (encoder(torn).values - encoder(tokens).values).abs().max() > 0.01
+    absolute = make(cls_token=False)
+    assert (absolute(moved).values - absolute(tokens).values).abs().max() > 0.01
 
 
 @torch.no_grad()
 def test_order_of_the_tokens_means_nothing() -> None:
     encoder, tokens = make(), make_tokens(padded=True)
     order = torch.tensor([[3, 1, 4, 0, 2], [2, 0, 1, 4, 3]])
-    torch.testing.assert_close(encoder(tokens.take(order)).values[:, 1:], encoder(tokens).take(order + 1).values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        encoder(tokens.take(order)).values[:, 1:], encoder(tokens).take(order + 1).values, rtol=1e-5, atol=1e-5
+    )
 
 
 # The last tokens only, and other backends
@@ -239,5 +271,6 @@ def test_every_setting_of_the_grid_is_met() -> None:
     """The loops above see every pair of MLP and norm, and every option on and off."""
     pairs = {(settings["mlp"], settings["norm"]) for settings in ARCHITECTURES}
     assert pairs == set(itertools.product(("gelu", "swiglu"), ("layernorm", "rmsnorm")))
+    assert {settings.get("absolute_positions", True) for settings in ARCHITECTURES} == {True, False}
     for option in ("qk_norm", "layer_scale", "num_register_tokens"):
         assert {bool(settings.get(option)) for settings in ARCHITECTURES} == {True, False}

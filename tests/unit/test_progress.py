@@ -182,20 +182,31 @@ def test_message_is_printed_as_it_is(make: Callable[[], Console]) -> None:
 
 
 @pytest.mark.parametrize("make", [log, terminal])
-def test_track_yields_everything_and_shows_the_length(make: Callable[[], Console]) -> None:
-    console = make()
+def test_track_yields_everything(make: Callable[[], Console]) -> None:
+    assert list(track([1, 2, 3], "embed", unit="batches", console=make())) == [1, 2, 3]
+
+
+def test_track_shows_the_length() -> None:
+    console = terminal()
     assert list(track([1, 2, 3], "embed", unit="batches", console=console)) == [1, 2, 3]
     assert "3/3 batches" in text(console)
     assert list(track(iter("ab"), "embed", 2, console=console)) == ["a", "b"]
     assert "2/2 items" in text(console)
 
 
-def test_track_that_is_left_early_says_how_far_it_came() -> None:
+def test_short_side_work_leaves_no_line_in_a_log() -> None:
     console = log()
-    items = track(range(10), "embed", console=console)
-    assert [next(items), next(items)] == [0, 1]
-    items.close()  # type: ignore[attr-defined]
-    assert lines(console)[-1].startswith("embed: 1/10 items")
+    assert list(track(range(10), "embed", console=console)) == list(range(10))
+    assert text(console) == ""
+
+
+def test_long_side_work_says_how_far_it_came() -> None:
+    console, times = log(), iter([0, 0, 1, 12, 13, 14, 15])
+    with Progress("embed", 10, "items", transient=True, console=console, clock=lambda: next(times)) as progress:
+        progress.update(1)
+        progress.update(2)
+    assert len(lines(console)) == 1
+    assert lines(console)[0].startswith("embed: 2/10 items")
 
 
 def test_displays_inside_each_other_share_the_terminal() -> None:

@@ -288,7 +288,7 @@ def test_a_number_moves_its_token_along_its_weight_and_a_category_picks_a_row(ba
     values = adapter(inputs).values
     for i, (numbers, classes) in enumerate(zip(inputs["table_numeric"].tolist(), inputs["table_categories"].tolist(), strict=True)):
         for j, number in enumerate(numbers):
-            present = adapter.numeric.bias[j] + number * adapter.numeric.weight[j]
+            present = adapter.numeric.bias[j] + number * adapter.numeric.slope[j]
             torch.testing.assert_close(values[i, j], adapter.missing[j] if math.isnan(number) else present)
         for j, label in enumerate(classes):
             present = adapter.categories.weight[label]

@@ -53,9 +53,7 @@ def test_take(valid: bool, identity: bool) -> None:
 def test_take_marks_entries_that_do_not_count(valid: bool) -> None:
     whole = tokens(valid=valid)
     real = torch.tensor([[True, True, False], [True, True, True], [False, True, True]])
-    expected = [
-        [bool(real[i, j]) and bool(whole.valid_or_ones()[i, INDEX[i, j]]) for j in range(3)] for i in range(3)
-    ]
+    expected = [[bool(real[i, j]) and bool(whole.valid_or_ones()[i, INDEX[i, j]]) for j in range(3)] for i in range(3)]
     assert whole.take(INDEX, real).valid_or_ones().tolist() == expected
 
 

@@ -26,9 +26,7 @@ class SensorProcessor(Processor):
     mean, std: of all readings; null: those of the training data.
     """
 
-    def __init__(
-        self, *, window: Annotated[int, Field(gt=1)] = 4, mean: float | None = None, std: float | None = None
-    ) -> None:
+    def __init__(self, *, window: Annotated[int, Field(gt=1)] = 4, mean: float | None = None, std: float | None = None) -> None:
         self.window, self.mean, self.std = window, mean, std
 
     def settings(self) -> dict[str, Any]:

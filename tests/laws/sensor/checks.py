@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-import mmssl
+import acme_sensor
 import pytest
 import torch
-from mmssl.testing import LAWS
 from transformers import AutoModel, AutoProcessor
 
-import acme_sensor
+import mmssl
+from mmssl.testing import LAWS
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 

@@ -1,0 +1,70 @@
+"""Every recipe that comes with mmssl is valid, opens with its header, and runs from raw samples to a published model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor
+
+import mmssl
+from mmssl.modality import find
+from mmssl.recipe import Recipe, header, load, recipes_found
+from mmssl.yaml12 import parse
+
+ROWS = 12
+SMALL = {
+    "encoder.num_hidden_layers": 2,
+    "train.batch_size": 4,
+    "train.max_steps": 3,
+    "train.max_epochs": None,
+    "train.max_minutes": None,
+    "train.compile": False,
+    "train.trackers": [],
+    "data.columns": {"label": "label"},
+    "data.workers": 0,
+    "evaluate": None,
+    "init": None,
+}
+"""What a few steps on a few made-up samples need otherwise."""
+
+every_recipe = pytest.mark.parametrize("path", recipes_found().values(), ids=recipes_found().keys())
+
+
+def example_rows(recipe: Recipe) -> list[dict[str, Any]]:
+    """Made-up rows with the columns that the recipe's modalities look for."""
+    rows: list[dict[str, Any]] = [{"label": "ab"[number % 2]} for number in range(ROWS)]
+    for name in recipe.modalities:
+        modality = find(name)
+        for row, raw in zip(rows, modality.example(ROWS, 0), strict=True):
+            row |= {modality.columns[0]: raw} if modality.columns else raw
+    return rows
+
+
+@every_recipe
+def test_recipe_is_valid_and_survives_being_written_down(path: Path) -> None:
+    recipe = load(path)
+    again = load(parse(recipe.to_yaml(), "resolved recipe"))
+    assert again.resolved() == recipe.resolved()
+    assert again.fingerprint == recipe.fingerprint
+
+
+@every_recipe
+def test_recipe_opens_with_a_header(path: Path) -> None:
+    first = header(path).partition("\n")[0]
+    assert len(first) > 20, "a recipe opens with a comment: what it is, paper, hardware, minutes, result, command"
+
+
+@every_recipe
+def test_recipe_runs_from_raw_samples_to_a_published_model(path: Path, tmp_path: Path) -> None:
+    rows = example_rows(load(path))
+    run = mmssl.train(path, SMALL | {"run.dir": str(tmp_path)}, rows=rows)
+    assert run.folder == tmp_path / path.stem
+    assert [row["step"] for row in run.rows()] == [3]
+    assert run.report_file.is_file()
+    model, processor = AutoModel.from_pretrained(run.model_folder), AutoProcessor.from_pretrained(run.model_folder)
+    for name in load(path).modalities:
+        with torch.no_grad():
+            output = model(**processor(**{find(name).keyword: find(name).example(2, 1)}))
+        assert output.pooler_output.shape == (2, model.config.hidden_size)
+        assert output.pooler_output.isfinite().all()
