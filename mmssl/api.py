@@ -1,6 +1,7 @@
 """The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality,
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Objective
-from mmssl.processor import MMSSLProcessor
 from mmssl.pretrain import pretrain
-from mmssl.progress import track
+from mmssl.processor import MMSSLProcessor
 from mmssl.run import Run
 
 RecipeLike = str | Path | Mapping[str, Any]
@@ -168,14 +168,15 @@ def column_map(modality: str, column: str | Sequence[str] | None, label: str | N
 
 
 def first_batch(recipe: recipes.Recipe, pieces: Pieces, source: Source, count: int) -> Batch:
-    """The first `count` samples of the run, as it would see them."""
-    data, seed = recipe.section("data"), recipe.section("run").seed
+    """The first `count` samples of the run, as it would see them. ValueError if its batches do not fit the data."""
+    options, data, seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
     modalities = {name: (find(name), processor) for name, processor in pieces.processor.processors.items()}
     labels = source.labels() if recipe.needs_labels else None
     order = Order(len(source), seed, data.shuffle)
-    return next(
-        loader(source, modalities, order=order, batch_size=count, seed=seed, labels=labels, on_error=data.on_error)
-    )
+    feed = partial(loader, source, modalities, order=order, seed=seed, labels=labels, on_error=data.on_error)
+    # The run's own loader is made for its checks only.
+    feed(batch_size=options.batch_size, micro_batches=options.accumulation, workers=data.workers, cache=data.cache)
+    return next(feed(batch_size=count))
 
 
 def forward_cost(objective: Objective, batch: Batch) -> tuple[float, int]:

@@ -93,7 +93,8 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--modality", help="which of the model's modalities; needed if it has several")
     command.add_argument("--column", nargs="+", help="dataset column of the modality, several for a table")
     command.add_argument("--batch-size", type=int, default=256)
-    command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what to do with a sample that cannot be read")
+    what = "what to do with a sample that cannot be read"
+    command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -144,7 +145,7 @@ def show_list(options: argparse.Namespace) -> None:
     from mmssl.recipe import header, recipes_found
 
     if options.what == "modalities":
-        rows = {name: "" for name in installed()}
+        rows = dict.fromkeys(installed(), "")
     elif options.what == "objectives":
         rows = OBJECTIVES
     else:

@@ -1,5 +1,6 @@
 """The configuration that travels with a model, and the size presets of a recipe."""
 
+from dataclasses import field
 from typing import Annotated, Any, Literal, no_type_check
 
 from huggingface_hub.dataclasses import strict
@@ -24,10 +25,11 @@ Pooling = Literal["cls", "mean", "attention"]
 
 @no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
 @strict
-class MMSSLConfig(PreTrainedConfig):
+class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     """Configuration of `MMSSLModel`, and of the encoders that serve as decoder and predictor (`modalities` empty).
 
-    modalities: per modality name `{"processor": settings, "adapter": recipe keys}`; the processor's fitted statistics are part of it.
+    modalities: per modality name `{"processor": settings, "adapter": recipe keys}`, where the settings hold the processor's fitted
+        statistics.
     mlp_size: hidden width of the MLP; None: 4 x hidden_size (2/3 of that for swiglu, rounded up to a multiple of 8).
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes; the longest wavelength is about
         2 pi x base patch units.
@@ -36,7 +38,7 @@ class MMSSLConfig(PreTrainedConfig):
 
     model_type = "mmssl"
 
-    modalities: dict[str, Any] | None = None
+    modalities: dict[str, Any] = field(default_factory=dict)
     hidden_size: int = 384
     num_hidden_layers: int = 12
     num_attention_heads: int = 6
@@ -55,8 +57,6 @@ class MMSSLConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.modalities is None:
-            self.modalities = {}
         width, heads = self.hidden_size, self.num_attention_heads
         if width % (8 * heads):
             raise ValueError(
@@ -67,9 +67,15 @@ class MMSSLConfig(PreTrainedConfig):
             raise ValueError("pooling='cls' needs cls_token=true; set it, or choose pooling='mean'")
         if len(self.rotary_base) != 4:
             raise ValueError(f"rotary_base needs four values (time, depth, height, width); got {list(self.rotary_base)}")
-        if self.mlp_size is None:
-            self.mlp_size = 4 * width if self.mlp == "gelu" else 8 * -(-width // 3)
+        self.mlp_size = self.mlp_width
         super().__post_init__(**kwargs)
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the MLP: `mlp_size`, or what stands for None."""
+        if self.mlp_size is not None:
+            return self.mlp_size
+        return 4 * self.hidden_size if self.mlp == "gelu" else 8 * -(-self.hidden_size // 3)
 
     def derive(self, **changes: Any) -> "MMSSLConfig":
         """A configuration with some fields changed, with the same attention implementation."""

@@ -147,8 +147,8 @@ class Mlp(nn.Module):
 
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.mlp_size)
-        self.down_proj = nn.Linear(config.mlp_size, config.hidden_size)
+        self.up_proj = nn.Linear(config.hidden_size, config.mlp_width)
+        self.down_proj = nn.Linear(config.mlp_width, config.hidden_size)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return self.down_proj(F.gelu(self.up_proj(x)))
@@ -159,9 +159,9 @@ class GatedMlp(nn.Module):
 
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_size)
-        self.up_proj = nn.Linear(config.hidden_size, config.mlp_size)
-        self.down_proj = nn.Linear(config.mlp_size, config.hidden_size)
+        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_width)
+        self.up_proj = nn.Linear(config.hidden_size, config.mlp_width)
+        self.down_proj = nn.Linear(config.mlp_width, config.hidden_size)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -180,6 +180,11 @@ class LayerScale(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return x * self.gain
+
+
+def make_scale(config: MMSSLConfig) -> nn.Module:
+    """LayerScale, or nothing where the configuration has none."""
+    return nn.Identity() if config.layer_scale is None else LayerScale(config.hidden_size, config.layer_scale)
 
 
 class DropPath(nn.Module):
@@ -205,14 +210,10 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         self.norm1, self.norm2 = make_norm(config, width), make_norm(config, width)
         self.attention = MMSSLAttention(config)
         self.mlp = {"gelu": Mlp, "swiglu": GatedMlp}[config.mlp](config)
-        scaled = config.layer_scale is not None
-        self.scale1 = LayerScale(width, config.layer_scale) if scaled else nn.Identity()
-        self.scale2 = LayerScale(width, config.layer_scale) if scaled else nn.Identity()
+        self.scale1, self.scale2 = make_scale(config), make_scale(config)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], first: int
-    ) -> Float[Tensor, "b m d"]:
+    def forward(self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], first: int) -> Float[Tensor, "b m d"]:
         """The tokens from number `first` on after attending to all of them."""
         x = x[:, first:] + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn, first)[0]))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
@@ -242,9 +243,10 @@ class Encoder(nn.Module):
 
         `MMSSLModel.gradient_checkpointing_enable()` does the same; this reaches decoders and predictors as well.
         """
-        for layer in self.layers:
-            layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        for layer in self.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.gradient_checkpointing = True
+                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def prepend(self, tokens: Tokens) -> Tokens:
         """Add identities and positions to the values, and the prefix tokens in front."""

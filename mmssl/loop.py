@@ -202,7 +202,8 @@ class Training:
                 output: Output = self.wrapped(batch)
             loss = output.loss.item()
             if not math.isfinite(loss):
-                raise TrainingError(f"the loss is {loss} at step {self.counters.step + 1}; its samples are rows {batch.ids.tolist()}")
+                step = self.counters.step + 1
+                raise TrainingError(f"the loss is {loss} at step {step}; its samples are rows {batch.ids.tolist()}")
             self.accelerator.backward(output.loss)
             if self.accelerator.sync_gradients:
                 self.clip()

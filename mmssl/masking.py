@@ -74,7 +74,7 @@ def _distance_to_centres(
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Boxes in coordinates around random tokens, grown together until the ratio is met (block masking as in BEiT, arXiv 2106.08254).
+    """Boxes in coordinates around random tokens, grown together until the ratio is met (as in BEiT, arXiv 2106.08254).
 
     ratio: share of the tokens to hide.
     blocks: boxes per sample.
@@ -144,7 +144,11 @@ def preferred(preference: MaskPreference) -> Sampler:
 
 
 def split(
-    sampler: Sampler, coords: Float[Tensor, "b n 4"], valid: Bool[Tensor, "b n"] | None, available: Bool[Tensor, "b n"] | None, draws: Draws
+    sampler: Sampler,
+    coords: Float[Tensor, "b n 4"],
+    valid: Bool[Tensor, "b n"] | None,
+    available: Bool[Tensor, "b n"] | None,
+    draws: Draws,
 ) -> Split:
     """Divide every sequence into seen and hidden tokens.
 

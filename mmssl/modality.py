@@ -134,7 +134,10 @@ def find(name: str) -> Modality:
         )
     found = points()[name].load()
     if not isinstance(found, Modality):
-        raise TypeError(f"entry point {points()[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; got {type(found).__name__}")
+        raise TypeError(
+            f"entry point {points()[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; "
+            f"got {type(found).__name__}"
+        )
     return found
 
 

@@ -1,6 +1,6 @@
 """The Hugging Face face: adapters in front of one shared encoder, as an ordinary `PreTrainedModel`."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -77,9 +77,13 @@ class MMSSLModel(MMSSLPreTrainedModel):
         """The adapters: what stands in front of the encoder."""
         return self.adapters
 
+    def adapter(self, name: str) -> Adapter:
+        """The adapter of modality `name`."""
+        return cast(Adapter, self.adapters[name])
+
     def embed(self, name: str, inputs: Inputs) -> Tokens:
         """Tokens of a batch of modality `name`, before the encoder."""
-        tokens: Tokens = self.adapters[name](inputs)
+        tokens: Tokens = self.adapter(name)(inputs)
         return tokens
 
     def encode(self, name: str, inputs: Inputs) -> Tokens:
@@ -96,14 +100,14 @@ class MMSSLModel(MMSSLPreTrainedModel):
 
     def modality_of(self, inputs: Inputs) -> str:
         """The modality whose input names `inputs` holds; ValueError unless there is exactly one."""
-        found = [name for name, adapter in self.adapters.items() if set(adapter.input_names) & set(inputs)]
+        names = {name: list(self.adapter(name).input_names) for name in self.adapters}
+        found = [name for name, known in names.items() if set(known) & set(inputs)]
         if len(found) == 1:
             return found[0]
-        names = {name: list(adapter.input_names) for name, adapter in self.adapters.items()}
         what = "inputs of several modalities" if found else "none of them"
         raise ValueError(f"the model takes the inputs of one modality per call, {names}; got {what} in {sorted(inputs)}")
 
-    @capture_outputs
+    @capture_outputs  # type: ignore[untyped-decorator]
     def forward(self, **inputs: Any) -> BaseModelOutputWithPooling:
         """Encode what `MMSSLProcessor` returned for one modality.
 
@@ -111,7 +115,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
         """
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         name = self.modality_of(tensors)
-        tokens = self.encode(name, {key: tensors[key] for key in self.adapters[name].input_names if key in tensors})
+        tokens = self.encode(name, {key: tensors[key] for key in self.adapter(name).input_names if key in tensors})
         return BaseModelOutputWithPooling(last_hidden_state=tokens.values, pooler_output=self.pool(tokens))
 
 

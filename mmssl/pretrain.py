@@ -137,7 +137,8 @@ class Session:
         self.save()
         if stop.signum is not None and self.training.progress < 1:
             step = self.training.counters.step
-            raise Interrupted(f"stopped after step {step}; a checkpoint is written. Continue with:\n  {self.run.resume_command}", stop.signum)
+            how = f"Continue with:\n  {self.run.resume_command}"
+            raise Interrupted(f"stopped after step {step}; a checkpoint is written. {how}", stop.signum)
 
     def total_steps(self) -> int:
         """Optimizer steps of the budget, where it counts steps or epochs."""
@@ -234,7 +235,13 @@ class Session:
             with no_shard_bar():
                 model.save_pretrained(folder)
             self.pieces.processor.save_pretrained(folder)
-            card = model_card(name=self.run.folder.name, modalities=list(self.recipe.modalities), table=table, record=record, recipe_yaml=self.recipe.to_yaml())
+            card = model_card(
+                name=self.run.folder.name,
+                modalities=list(self.recipe.modalities),
+                table=table,
+                record=record,
+                recipe_yaml=self.recipe.to_yaml(),
+            )
             (folder / "README.md").write_text(card, encoding="utf-8")
 
         replace_folder(self.run.model_folder, write)

@@ -94,9 +94,18 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
 
         Other arguments that AutoProcessor passes on (trust_remote_code) have no use here: nothing is executed.
         """
+        check_folder(pretrained_model_name_or_path)
         known = {key: value for key, value in hub.items() if key in _HUB_ARGUMENTS}
         file = cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **known)
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         if "modalities" not in content:
             raise ValueError(f"{file} was not written by mmssl: it has no 'modalities'; its keys are {sorted(content)}")
         return cls.from_settings(content["modalities"])
+
+
+def check_folder(model: str | Path) -> None:
+    """FileNotFoundError for what can only be a folder, and is none: the Hub would answer with a riddle."""
+    path = Path(model)
+    only_a_path = isinstance(model, Path) or path.is_absolute() or len(path.parts) > 2 or str(model).startswith((".", "~"))
+    if only_a_path and not path.is_dir():
+        raise FileNotFoundError(f"no model in {model}: there is no such folder. Give the `model` folder of a run, or a Hub id")

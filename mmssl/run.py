@@ -68,9 +68,9 @@ class Run:
         if resume == "never":
             return cls.start(base, recipe)
         latest = newest_of(base) if resume == "auto" else Path(resume)
-        if resume != "auto" and not (latest / "recipe.yaml").exists():
-            raise FileNotFoundError(f"resume={resume}: no run there (no recipe.yaml); give the folder of a run, or resume=auto")
         if latest is None or not (latest / "recipe.yaml").exists():
+            if resume != "auto":
+                raise FileNotFoundError(f"resume={resume}: no run there (no recipe.yaml); give the folder of a run, or resume=auto")
             return cls.start(base, recipe)
         run = cls(latest)
         run.check(recipe)
@@ -86,7 +86,8 @@ class Run:
 
     def check(self, recipe: Recipe) -> None:
         """ValueError if the recipe of the folder is not the one given, for keys that change what is learned."""
-        changed = [line for line in changed_keys(Recipe.read_resolved(self.recipe_file), recipe.resolved()) if not line.startswith(FREE)]
+        differences = changed_keys(Recipe.read_resolved(self.recipe_file), recipe.resolved())
+        changed = [line for line in differences if not line.startswith(FREE)]
         if changed:
             listed = "\n  ".join(changed)
             raise ValueError(
@@ -204,7 +205,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     Signals reach the main thread only: in any other thread this does nothing.
     """
-    request, previous = StopRequest(), {}
+    request = StopRequest()
+    previous: dict[int, Any] = {}
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
@@ -218,5 +220,5 @@ def stop_on_signals() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -19,18 +19,29 @@ Final = Annotated[float, Field(ge=0, le=1)]
 def cosine(*, warmup: Warmup = 0.05, final: Final = 0.0) -> Schedule:
     """Linear warmup, then half a period of a cosine down to `final` (SGDR without restarts, arXiv 1608.03983, eq. 5).
 
+    warmup: length of the warmup: a whole number of optimizer steps, or a share of the budget below 1.
+    final: learning rate at the end of the budget, as a share of the peak.
     ValueError if `warmup` is neither an int nor below 1.
     """
     return _warmed(warmup, lambda t: final + (1 - final) * (1 + math.cos(math.pi * t)) / 2)
 
 
 def linear(*, warmup: Warmup = 0.05, final: Final = 0.0) -> Schedule:
-    """Linear warmup, then a straight line down to `final`. ValueError as for `cosine`."""
+    """Linear warmup, then a straight line down to `final`.
+
+    warmup: length of the warmup: a whole number of optimizer steps, or a share of the budget below 1.
+    final: learning rate at the end of the budget, as a share of the peak.
+    ValueError as for `cosine`.
+    """
     return _warmed(warmup, lambda t: final + (1 - final) * (1 - t))
 
 
 def constant(*, warmup: Warmup = 0.05) -> Schedule:
-    """Linear warmup, then the peak until the end. ValueError as for `cosine`."""
+    """Linear warmup, then the peak until the end.
+
+    warmup: length of the warmup: a whole number of optimizer steps, or a share of the budget below 1.
+    ValueError as for `cosine`.
+    """
     return _warmed(warmup, lambda t: 1.0)
 
 
@@ -38,6 +49,10 @@ def wsd(*, warmup: Warmup = 0.05, decay: Annotated[float, Field(gt=0, le=1)] = 0
     """Linear warmup, the peak, and in the last `decay` share of the budget a "1-sqrt" cooldown to `final`.
 
     Constant learning rate with cooldown of arXiv 2405.18392: 1 - sqrt(t), for t from 0 to 1 over the cooldown.
+
+    warmup: length of the warmup: a whole number of optimizer steps, or a share of the budget below 1.
+    decay: share of the budget that the cooldown takes.
+    final: learning rate at the end of the budget, as a share of the peak.
     ValueError as for `cosine`, and if warmup and decay need more than the whole budget.
     """
     ramp = _ramp(warmup)

@@ -4,7 +4,7 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -20,7 +20,7 @@ def ema_update(average: nn.Module, module: nn.Module, momentum: float) -> None:
 
     The average should be held in float32: with momentum near 1 the change is lost in lower precision.
     """
-    slow = list(average.parameters())
+    slow: list[Tensor] = list(average.parameters())
     fast = [parameter.detach().to(like.dtype) for parameter, like in zip(module.parameters(), slow, strict=True)]
     torch._foreach_lerp_(slow, fast, 1 - momentum)
     for old, new in zip(average.buffers(), module.buffers(), strict=True):

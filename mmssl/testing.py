@@ -83,22 +83,27 @@ def objective_of(kind: str, name: str, **settings: Any) -> tuple[Objective, Batc
     return objective, batch_of(name, labels=labels)
 
 
+def about(what: str) -> Callable[[str], str]:
+    """What `assert_close` is to say: which comparison failed, then its own message."""
+    return lambda text: f"{what}: {text}"
+
+
 def golden_order(name: str) -> None:
     """Tokens lie where, and hold what, the plug-in's golden example says."""
     processor_settings, adapter_settings, raw, coords, targets = find(name).golden()
     processor = find(name).processor(**processor_settings)
     adapter = find(name).adapter(16, processor, **adapter_settings)
     inputs = processor.collate([processor(raw)])
-    assert_close(adapter(inputs).coords[0], coords, msg=lambda text: f"coordinates of the golden sample: {text}")
+    assert_close(adapter(inputs).coords[0], coords, msg=about("coordinates of the golden sample"))
     found = adapter.target(inputs)
     assert found.keys() == targets.keys(), f"targets are {sorted(found)}, the golden ones {sorted(targets)}"
     for key, expected in targets.items():
-        assert_close(found[key][0], expected, equal_nan=True, msg=lambda text, key=key: f"golden target {key!r}: {text}")
+        assert_close(found[key][0], expected, equal_nan=True, msg=about(f"golden target {key!r}"))
 
 
 def target_sizes(name: str) -> None:
     """Targets have the sizes that the adapter announces: values of a float target, classes of an integer one."""
-    adapter = small_model(name).adapters[name]
+    adapter = small_model(name).adapter(name)
     targets = adapter.target(inputs_of(name))
     assert targets.keys() == adapter.target_sizes.keys(), f"targets are {sorted(targets)}, announced {sorted(adapter.target_sizes)}"
     for key, target in targets.items():
@@ -114,7 +119,7 @@ def padding_invariance(name: str) -> None:
     processor = small_processor(name)
     alone = [model(**processor.collate([sample])).pooler_output[0] for sample in samples(name)]
     together = model(**inputs_of(name)).pooler_output
-    assert_close(torch.stack(alone), together, rtol=1e-4, atol=1e-5, msg=lambda text: f"alone and in a padded batch: {text}")
+    assert_close(torch.stack(alone), together, rtol=1e-4, atol=1e-5, msg=about("alone and in a padded batch"))
     tokens = model.embed(name, inputs_of(name))
     plain = model.encoder(tokens)
     padded = model.encoder(with_rubbish(tokens, 3))
@@ -148,7 +153,7 @@ def batch_equivalence(name: str) -> None:
     single = [predictions(objective, name, processor.collate([row]), ids[i : i + 1])[0] for i, row in enumerate(rows)]
     for expected, found in zip(single, whole, strict=True):
         common = found[: len(expected)]
-        assert_close(common, expected, rtol=1e-3, atol=1e-4, equal_nan=True, msg=lambda text: f"masked prediction: {text}")
+        assert_close(common, expected, rtol=1e-3, atol=1e-4, equal_nan=True, msg=about("masked prediction"))
 
 
 def predictions(objective: Masked, name: str, inputs: Inputs, ids: Tensor) -> Tensor:
@@ -180,7 +185,7 @@ def changes(name: str, adapter: Adapter, inputs: Inputs) -> Iterator[tuple[Input
 def hidden_content_stays_hidden(name: str) -> None:
     """An element of the input reaches only the tokens whose target it is part of, and no visible token if those are hidden."""
     model = small_model(name)
-    adapter, inputs = model.adapters[name], inputs_of(name)
+    adapter, inputs = model.adapter(name), inputs_of(name)
     if adapter.overlapping:
         return
     tokens = adapter(inputs)
@@ -223,7 +228,7 @@ def processor_round_trip(name: str) -> None:
 def assert_same(left: Inputs, right: Inputs) -> None:
     assert left.keys() == right.keys(), f"one has {sorted(left)}, the other {sorted(right)}"
     for key in left:
-        assert_close(left[key], right[key], rtol=0, atol=0, equal_nan=True, msg=lambda text, key=key: f"{key}: {text}")
+        assert_close(left[key], right[key], rtol=0, atol=0, equal_nan=True, msg=about(key))
 
 
 @torch.no_grad()
@@ -234,7 +239,7 @@ def saved_and_loaded(name: str) -> None:
         model.save_pretrained(folder)
         loaded = AutoModel.from_pretrained(folder)
     for key, value in model.state_dict().items():
-        assert_close(loaded.state_dict()[key], value, rtol=0, atol=0, msg=lambda text, key=key: f"{key}: {text}")
+        assert_close(loaded.state_dict()[key], value, rtol=0, atol=0, msg=about(key))
     assert_close(loaded(**inputs_of(name)).last_hidden_state, model(**inputs_of(name)).last_hidden_state, rtol=0, atol=0)
     logging.set_verbosity_error()  # transformers would list the weights that are missing on purpose
     fresh = MMSSLModel.from_pretrained(None, config=copy.deepcopy(model.config), state_dict={})
@@ -242,7 +247,7 @@ def saved_and_loaded(name: str) -> None:
         new = fresh.state_dict()[key]
         assert new.isfinite().all(), f"{key} is not initialised when it is missing from a file"
         if value.numel() > 1:
-            assert_close(new.std(), value.std(), rtol=0.5, atol=2e-2, msg=lambda text, key=key: f"spread of a fresh {key}: {text}")
+            assert_close(new.std(), value.std(), rtol=0.5, atol=2e-2, msg=about(f"spread of a fresh {key}"))
 
 
 @torch.no_grad()
@@ -266,7 +271,7 @@ def gradient_checkpointing_agrees(name: str) -> None:
         model(**inputs_of(name)).pooler_output.square().sum().backward()
     for (key, left), right in zip(plain.named_parameters(), again.parameters(), strict=True):
         if left.grad is not None:
-            assert_close(left.grad, right.grad, msg=lambda text, key=key: f"gradient of {key}: {text}")
+            assert_close(left.grad, right.grad, msg=about(f"gradient of {key}"))
 
 
 def all_parameters_learn(name: str) -> None:
@@ -282,7 +287,7 @@ def all_parameters_learn(name: str) -> None:
 
 
 def augmentation_is_per_sample(name: str) -> None:
-    """The default augmentation is a function of each sample and its own draws, leaves shapes alone, and changes nothing in place."""
+    """The default augmentation is a function of each sample and its own draws, keeps shapes, and changes nothing in place."""
     augment, inputs = find(name).augment(), inputs_of(name)
     kept = {key: tensor.clone() for key, tensor in inputs.items()}
     seeds = keys(0, 0, torch.arange(SAMPLES))

@@ -1,14 +1,23 @@
 """The one contract between a modality and everything else."""
 
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+@overload
+def gather(source: Tensor, index: Int[Tensor, "b k"]) -> Tensor: ...
+
+
+@overload
+def gather(source: None, index: Int[Tensor, "b k"]) -> None: ...
+
+
 def gather(source: Tensor | None, index: Int[Tensor, "b k"]) -> Tensor | None:
-    """`source[i, index[i, j]]` for every row i: selects along dimension 1 of a `[b, n, ...]` tensor."""
+    """`source[i, index[i, j]]` for every row i: selects along dimension 1 of a `[b, n, ...]` tensor; None stays None."""
     if source is None:
         return None
     rows = torch.arange(len(index), device=index.device)[:, None]
@@ -49,9 +58,10 @@ class Tokens:
 
     def tail(self, count: int) -> "Tokens":
         """The last `count` tokens of every sequence."""
-        parts = (self.values, self.coords, self.valid, self.identity)
         first = self.values.shape[1] - count
-        return Tokens(*(None if part is None else part[:, first:] for part in parts))
+        valid = None if self.valid is None else self.valid[:, first:]
+        identity = None if self.identity is None else self.identity[:, first:]
+        return Tokens(self.values[:, first:], self.coords[:, first:], valid, identity)
 
     def with_values(self, values: Float[Tensor, "b n e"]) -> "Tokens":
         """The same places with other contents (identity is spent: it went into the values)."""

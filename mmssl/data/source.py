@@ -146,7 +146,19 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The recipe's `data` section: see `Source` for path, split, columns and limit, and `mmssl.data.loader` for the others."""
+    """What to learn from: where the samples are, and how they are read.
+
+    path: bundled:digits, bundled:breast_cancer, bundled:wine or bundled:diabetes; a parquet, csv or jsonl file; a folder of such
+        files, or of media files; a pattern such as shards/*.parquet; or a dataset on the Hugging Face Hub, name or
+        name:configuration.
+    split: one part of the data; null: all of it.
+    columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
+    limit: keep that many rows, evenly spaced; null: all.
+    on_error: raise = stop at the first sample that cannot be read; skip = leave it out, up to half of the first 1,000.
+    workers: processes that read and process samples; 0: the training process does.
+    cache: keep processed samples in memory, so that later passes over the data only stack them; needs workers 0.
+    shuffle: a new order of the samples in every pass over the data; false: the order of the data.
+    """
 
     path: str
     split: str | None = "train"

@@ -12,10 +12,13 @@ Distance = Literal["mse", "l1", "smooth_l1"]
 _DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 
 
-def normalise_tokens(target: Float[Tensor, "b n t"]) -> tuple[Float[Tensor, "b n t"], Float[Tensor, "b n 1"], Float[Tensor, "b n 1"]]:
+def normalise_tokens(
+    target: Float[Tensor, "b n t"],
+) -> tuple[Float[Tensor, "b n t"], Float[Tensor, "b n 1"], Float[Tensor, "b n 1"]]:
     """Targets with zero mean and unit variance within each token, with that mean and standard deviation.
 
-    Unbiased variance plus 1e-6, as in MAE (arXiv 2111.06377, section 4.1 and its reference code). ValueError for tokens of one value.
+    Unbiased variance plus 1e-6, as in MAE (arXiv 2111.06377, section 4.1 and its reference code).
+    ValueError for tokens of one value.
     """
     if target.shape[-1] < 2:
         raise ValueError("normalised targets need tokens of two values or more, these hold one; use target: raw")

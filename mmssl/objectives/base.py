@@ -70,4 +70,3 @@ class Objective(nn.Module, ABC):
     def pictures(self, batch: Batch) -> dict[str, Any]:
         """Matplotlib figures for the report, by title."""
         return {}
-

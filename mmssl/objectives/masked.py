@@ -41,6 +41,21 @@ class Decoder:
     num_attention_heads: Positive = 4
 
 
+def decoder_config(config: MMSSLConfig, decoder: Decoder) -> MMSSLConfig:
+    """The encoder's configuration in the decoder's size, without prefix tokens and stochastic depth."""
+    return config.derive(
+        hidden_size=decoder.hidden_size,
+        num_hidden_layers=decoder.num_hidden_layers,
+        num_attention_heads=decoder.num_attention_heads,
+        mlp_size=None,
+        modalities={},
+        pooling="mean",
+        cls_token=False,
+        num_register_tokens=0,
+        drop_path_rate=0.0,
+    )
+
+
 class Encoding(nn.Module, ABC):
     """Where hidden tokens are predicted from: encodes what is seen, returns one vector of `width` for each hidden token."""
 
@@ -55,10 +70,7 @@ class VisibleEncoding(Encoding):
 
     def __init__(self, config: MMSSLConfig, decoder: Decoder, *, identities: bool) -> None:
         super().__init__()
-        shape = {"hidden_size": decoder.hidden_size, "num_hidden_layers": decoder.num_hidden_layers}
-        shape |= {"num_attention_heads": decoder.num_attention_heads, "mlp_size": None, "modalities": {}, "pooling": "mean"}
-        shape |= {"cls_token": False, "num_register_tokens": 0, "drop_path_rate": 0.0}
-        self.decoder = Encoder(config.derive(**shape))
+        self.decoder = Encoder(decoder_config(config, decoder))
         self.enter = nn.Linear(config.hidden_size, decoder.hidden_size)
         self.enter_identity = nn.Linear(config.hidden_size, decoder.hidden_size, bias=False) if identities else None
         self.mask_token = nn.Parameter(torch.empty(decoder.hidden_size))
@@ -102,11 +114,22 @@ def hidden_places(parts: Split, count: int) -> Bool[Tensor, "b n"]:
     return places.scatter(1, parts.hidden, real)
 
 
+class Heads(nn.ModuleDict):
+    """A linear prediction of each target of a modality."""
+
+    def __init__(self, width: int, sizes: Mapping[str, int]) -> None:
+        super().__init__({key: nn.Linear(width, size) for key, size in sizes.items()})
+
+    def forward(self, hidden: Float[Tensor, "b m w"]) -> dict[str, Tensor]:
+        return {key: head(hidden) for key, head in self.items()}
+
+
 class Masked(Objective):
     """Predict the content of hidden tokens; the loss counts hidden tokens only.
 
     mask: how tokens are hidden; null: the modality's preference.
-    encode: visible = the encoder sees only visible tokens (MAE); mask_token = it sees every place, hidden ones as a mask token (SimMIM, BERT).
+    encode: visible = the encoder sees only visible tokens (MAE); mask_token = it sees every place, hidden ones as a mask token
+        (SimMIM, BERT).
     decoder: the transformer that predicts hidden tokens from visible ones; null with mask_token: a linear prediction.
     target: raw values, or values normalised within each token (MAE's normalised pixels); integer targets are classes in any case.
     loss: distance between predicted and true values.
@@ -126,20 +149,17 @@ class Masked(Objective):
         super().__init__(model, setup)
         check(model)
         if encode == "mask_token" and decoder is not None:
-            raise ValueError("objective.decoder belongs to encode: visible; with encode: mask_token the prediction is linear, so drop it")
+            raise ValueError(
+                "objective.decoder belongs to encode: visible; with encode: mask_token the prediction is linear, so drop it"
+            )
         self.samplers = {name: mask or preferred(find(name).mask) for name in model.adapters}
         self.normalised, self.distance = target == "normalised", loss
         if encode == "visible":
-            identities = any(adapter.has_identity for adapter in model.adapters.values())
+            identities = any(model.adapter(name).has_identity for name in model.adapters)
             self.encoding: Encoding = VisibleEncoding(model.config, decoder or Decoder(), identities=identities)
         else:
             self.encoding = MaskTokenEncoding(model.config)
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.ModuleDict({key: nn.Linear(self.encoding.width, size) for key, size in adapter.target_sizes.items()})
-                for name, adapter in model.adapters.items()
-            }
-        )
+        self.heads = nn.ModuleDict({name: Heads(self.encoding.width, model.adapter(name).target_sizes) for name in model.adapters})
         initialise_all(self.encoding, model.config)
         initialise_all(self.heads, model.config)
 
@@ -155,18 +175,18 @@ class Masked(Objective):
 
     def predict(self, name: str, inputs: Inputs, batch: Batch) -> tuple[dict[str, Tensor], Split, dict[str, Tensor]]:
         """Targets of all tokens, what was hidden, and per target the prediction at the hidden tokens."""
-        adapter = self.model.adapters[name]
+        adapter = self.model.adapter(name)
         tokens = self.model.embed(name, inputs)
         targets = adapter.target(inputs)
         available = anything_there(targets) if adapter.sparse_target else tokens.valid
         parts = split(self.samplers[name], tokens.coords, tokens.valid, available, batch.draws)
         if not parts.hidden.shape[1]:
             raise ValueError(
-                f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {name!r} with something "
-                "to predict. Make tokens of smaller parts of a sample, or leave empty samples out"
+                f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {name!r} with "
+                "something to predict. Make tokens of smaller parts of a sample, or leave empty samples out"
             )
         hidden = self.encoding(self.model.encoder, tokens, parts)
-        return targets, parts, {key: head(hidden) for key, head in self.heads[name].items()}
+        return targets, parts, self.heads[name](hidden)
 
     def token_loss(self, predicted: Tensor, target: Tensor) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:
         """Loss of each token and which tokens have a target."""
@@ -205,8 +225,8 @@ def anything_there(targets: Mapping[str, Tensor]) -> Bool[Tensor, "b n"]:
 
 def check(model: MMSSLModel) -> None:
     """ValueError where masked modelling would train or publish something meaningless."""
-    for name, adapter in model.adapters.items():
-        if adapter.overlapping:
+    for name in model.adapters:
+        if model.adapter(name).overlapping:
             raise ValueError(
                 f"modality {name!r} has an overlapping stem: hidden content reaches visible tokens, so raw targets can be copied; "
                 "choose its non-overlapping adapter, or an objective with latent targets"

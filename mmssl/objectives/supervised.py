@@ -45,5 +45,3 @@ class Supervised(Objective):
         accuracy = (predicted.argmax(1) == batch.labels).float().mean()
         loss = F.cross_entropy(predicted, batch.labels, label_smoothing=self.label_smoothing)
         return Output(loss, {"accuracy": accuracy.detach()})
-
-

@@ -198,10 +198,10 @@ def pick(kind: str, name: str = "image") -> Case:
 
 @every_case
 def test_loss_falls(case: Case) -> None:
-    _, history = train(build(case), [samples(case)], max_steps=30, lr=3e-3)
+    _, history = train(build(case), [samples(case)], max_steps=15, lr=5e-3)
     losses = [row["loss"] for row in history]
     first, last = sum(losses[:3]) / 3, sum(losses[-3:]) / 3
-    assert last < 0.9 * first, losses
+    assert last < 0.8 * first, losses
 
 
 @every_case

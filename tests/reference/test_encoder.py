@@ -16,13 +16,8 @@ from mmssl.tokens import Tokens
 Vector = list[float]
 Weights = dict[str, Any]
 
-BASE = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "mlp_size": 24,
-    "rotary_base": (50.0, 20.0, 10.0, 30.0),
-}
+ROTARY_BASE = (50.0, 20.0, 10.0, 30.0)
+BASE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_size": 24, "rotary_base": ROTARY_BASE}
 
 
 def make(attention: str = "eager", **settings: Any) -> Encoder:
@@ -45,19 +40,24 @@ def make_tokens(*, padded: bool, identity: bool = False, count: int = 5) -> Toke
 # A transformer written out in numbers
 
 
+def dot(x: Vector, y: Vector) -> float:
+    return sum(a * b for a, b in zip(x, y, strict=True))
+
+
+def plus(x: Vector, y: Vector, gain: Vector | None = None) -> Vector:
+    return [a + g * b for a, b, g in zip(x, y, gain or [1.0] * len(x), strict=True)]
+
+
 def linear(w: Weights, name: str, x: Vector) -> Vector:
-    return [
-        sum(a * b for a, b in zip(row, x, strict=True)) + bias
-        for row, bias in zip(w[f"{name}.weight"], w[f"{name}.bias"], strict=True)
-    ]
+    return plus([dot(row, x) for row in w[f"{name}.weight"]], w[f"{name}.bias"])
 
 
 def norm(w: Weights, name: str, x: Vector, kind: str) -> Vector:
     """LayerNorm (arXiv 1607.06450, eq. 4) or RMSNorm (arXiv 1910.07467, eq. 4)."""
     mean = sum(x) / len(x) if kind == "layernorm" else 0.0
     size = math.sqrt(sum((value - mean) ** 2 for value in x) / len(x) + 1e-6)
-    shift = w[f"{name}.bias"] if kind == "layernorm" else [0.0] * len(x)
-    return [(value - mean) / size * gain + b for value, gain, b in zip(x, w[f"{name}.weight"], shift, strict=True)]
+    scaled = [(value - mean) / size * gain for value, gain in zip(x, w[f"{name}.weight"], strict=True)]
+    return plus(scaled, w[f"{name}.bias"]) if kind == "layernorm" else scaled
 
 
 def turned(x: Vector, place: Vector) -> Vector:
@@ -66,7 +66,7 @@ def turned(x: Vector, place: Vector) -> Vector:
     out = []
     for pair in range(len(x) // 2):
         axis, step = divmod(pair, steps)
-        angle = place[axis] * BASE["rotary_base"][axis] ** (-step / steps)
+        angle = place[axis] * ROTARY_BASE[axis] ** (-step / steps)
         a, b = x[2 * pair], x[2 * pair + 1]
         out += [a * math.cos(angle) - b * math.sin(angle), a * math.sin(angle) + b * math.cos(angle)]
     return out
@@ -75,7 +75,7 @@ def turned(x: Vector, place: Vector) -> Vector:
 def position(place: Vector, width: int) -> Vector:
     """Sines, then cosines less one, of each coordinate times its axis' frequencies (arXiv 1706.03762, section 3.5)."""
     steps = width // 8
-    angles = [x * base ** (-step / steps) for x, base in zip(place, BASE["rotary_base"], strict=True) for step in range(steps)]
+    angles = [x * base ** (-step / steps) for x, base in zip(place, ROTARY_BASE, strict=True) for step in range(steps)]
     return [math.sin(angle) for angle in angles] + [math.cos(angle) - 1 for angle in angles]
 
 
@@ -93,9 +93,8 @@ def attention(w: Weights, name: str, xs: list[Vector], places: list[Vector], con
     for query in parts["q"]:
         mixed: Vector = []
         for h in range(heads):
-            scores = [sum(a * b for a, b in zip(query[h], key[h], strict=True)) / math.sqrt(size) for key in parts["k"]]
-            powers = [math.exp(score - max(scores)) for score in scores]
-            mixed += [sum(p * value[h][i] for p, value in zip(powers, parts["v"], strict=True)) / sum(powers) for i in range(size)]
+            powers = [math.exp(dot(query[h], key[h]) / math.sqrt(size)) for key in parts["k"]]
+            mixed += [dot(powers, [value[h][i] for value in parts["v"]]) / sum(powers) for i in range(size)]
         out.append(linear(w, f"{name}.o_proj", mixed))
     return out
 
@@ -114,21 +113,18 @@ def reference(encoder: Encoder, values: Tensor, coords: Tensor) -> Tensor:
     """Encoded prefix and tokens of one sample without padding."""
     config = encoder.config
     w = {name: tensor.tolist() for name, tensor in encoder.state_dict().items()}
-    prefix = w.get("prefix", [])
+    prefix, places = w.get("prefix", []), coords.tolist()
     xs: list[Vector] = values.tolist()
     if config.absolute_positions:
-        xs = [
-            [a + b for a, b in zip(x, position(place, len(x)), strict=True)] for x, place in zip(xs, coords.tolist(), strict=True)
-        ]
-    xs = prefix + xs
-    places: list[Vector] = [[0.0] * 4] * len(prefix) + coords.tolist()
+        xs = [plus(x, position(place, len(x))) for x, place in zip(xs, places, strict=True)]
+    xs, places = prefix + xs, [[0.0] * 4] * len(prefix) + places
     for number in range(config.num_hidden_layers):
         layer = f"layers.{number}"
-        gains = [w.get(f"{layer}.scale{i}.gain", [1.0] * config.hidden_size) for i in (1, 2)]
+        first, second = (w.get(f"{layer}.scale{i}.gain") for i in (1, 2))
         branch = attention(w, f"{layer}.attention", [norm(w, f"{layer}.norm1", x, config.norm) for x in xs], places, config)
-        xs = [[a + g * b for a, g, b in zip(x, gains[0], y, strict=True)] for x, y in zip(xs, branch, strict=True)]
+        xs = [plus(x, y, first) for x, y in zip(xs, branch, strict=True)]
         branch = [mlp(w, f"{layer}.mlp", norm(w, f"{layer}.norm2", x, config.norm), config.mlp) for x in xs]
-        xs = [[a + g * b for a, g, b in zip(x, gains[1], y, strict=True)] for x, y in zip(xs, branch, strict=True)]
+        xs = [plus(x, y, second) for x, y in zip(xs, branch, strict=True)]
     return torch.tensor([norm(w, "norm", x, config.norm) for x in xs], dtype=torch.float64)
 
 
@@ -236,7 +232,7 @@ def test_backends_agree(backend: str, padded: bool) -> None:
 # Published sizes
 
 PUBLISHED = {"tiny": 5_717_416, "small": 22_050_664, "base": 86_567_656, "large": 304_326_632, "huge": 632_045_800}
-"""Parameters of DeiT-Ti/16, DeiT-S/16, ViT-B/16, ViT-L/16 and ViT-H/14 for 224 x 224 pixels and 1,000 classes, as timm counts them."""
+"""Parameters of DeiT-Ti/16, DeiT-S/16, ViT-B/16, ViT-L/16 and ViT-H/14 at 224 x 224 pixels with 1,000 classes, as timm counts."""
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -193,7 +193,11 @@ def test_user_error_is_one_message_without_our_stack() -> None:
         (["check", QUICKSTART, "train.lr"], "mmssl: an override must be key=value, as in train.lr=1e-3; got 'train.lr'"),
         (["check", QUICKSTART, "modalities.imge={}"], "modalities.imge: unknown key; did you mean 'image'?"),
         (["check", QUICKSTART, "data.path=bundled:digit"], "mmssl: no bundled dataset 'digit'"),
-        (["check", QUICKSTART, "train.batch_size=9999"], "train.batch_size"),
+        (
+            ["check", QUICKSTART, "train.batch_size=9999"],
+            "batch_size must be between 1 and the 1437 rows of bundled:digits (train); got 9999",
+        ),
+        (["check", QUICKSTART, "data.workers=2"], "cache=true needs workers=0"),
         (["check", QUICKSTART, "modalities.image.adapter.patch_size=3"], "processor.size must be a multiple of adapter.patch_size"),
         (["train", QUICKSTART, "resume=nowhere"], "resume=nowhere: no run there"),
     ],

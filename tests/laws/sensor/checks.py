@@ -28,7 +28,7 @@ def test_recipe_trains_and_publishes_a_model(tmp_path: Path, monkeypatch: pytest
     run = mmssl.train(RECIPE)
     assert {row["step"] for row in run.rows()} == {5, 10}
     table = json.loads(run.table_file.read_text(encoding="utf-8"))
-    assert [row["name"] for row in table["rows"]] == ["pretrained", "random init", "raw features"]
+    assert {"pretrained", "random init", "raw features"} <= {row["name"] for row in table["rows"]}
     model, processor = AutoModel.from_pretrained(run.model_folder), AutoProcessor.from_pretrained(run.model_folder)
     with torch.no_grad():
         output = model(**processor(sensors=samples[:3]))

@@ -1,0 +1,175 @@
+"""One optimizer step of ours beside a reference implementation of the same work.
+
+    python benchmarks/step.py masked-image
+
+Ours is the recipe `mae_cifar10`; the reference is transformers' ViTMAEForPreTraining of the same width, depth, patch, mask ratio and
+decoder, with its faster attention kernel (both are tried). Same batch, fused AdamW and clipping on both sides. The steps of all
+candidates alternate in one process, so that a noisy machine slows all of them; the numbers are medians. Peak memory is that of a
+process of its own for each candidate.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+from mmssl import recipe
+from mmssl.build import make_config
+from mmssl.data import Batch
+from mmssl.draws import keys
+from mmssl.loop import set_attention
+from mmssl.modality import find
+from mmssl.model import MMSSLModel
+from mmssl.objectives import Setup
+from mmssl.objectives.masked import Masked
+from mmssl.processor import MMSSLProcessor
+
+SIDE = 32
+PRODUCT = 4096
+OURS, PEERS = "mmssl", ("transformers, eager", "transformers, sdpa")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Step = Callable[[], Tensor]
+
+
+def settings() -> recipe.Recipe:
+    """The recipe that both sides follow."""
+    return recipe.load("mae_cifar10")
+
+
+def ours(batch_size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The recipe's objective, and its loss of pixels."""
+    chosen = settings()
+    parts = chosen.modalities["image"]
+    model = MMSSLModel(make_config(chosen, MMSSLProcessor({"image": find("image").processor(**parts["processor"])})))
+    objective = Masked(model, Setup(), **chosen.objective[1])
+    set_attention(objective, "auto", torch.device("cpu"))
+    ids = torch.arange(batch_size)
+    batch_keys = keys(0, 0, ids)
+    return objective, lambda pixels: objective(Batch({"image": {"pixel_values": pixels}}, batch_keys, ids)).loss
+
+
+def peer(attention: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """ViTMAE of the same shape, and its loss of pixels."""
+    chosen = settings()
+    encoder, (_, objective) = chosen.section("encoder"), chosen.objective
+    decoder = objective["decoder"]
+    config = ViTMAEConfig(
+        hidden_size=encoder["hidden_size"],
+        num_hidden_layers=encoder["num_hidden_layers"],
+        num_attention_heads=encoder["num_attention_heads"],
+        intermediate_size=4 * encoder["hidden_size"],
+        image_size=SIDE,
+        patch_size=chosen.modalities["image"]["adapter"]["patch_size"],
+        decoder_hidden_size=decoder.hidden_size,
+        decoder_num_hidden_layers=decoder.num_hidden_layers,
+        decoder_num_attention_heads=decoder.num_attention_heads,
+        decoder_intermediate_size=4 * decoder.hidden_size,
+        mask_ratio=objective["mask"].ratio,
+        norm_pix_loss=objective["target"] == "normalised",
+        attn_implementation=attention,
+    )
+    model = ViTMAEForPreTraining(config)
+    return model, lambda pixels: model(pixels).loss
+
+
+def make_step(name: str, dtype: str, batch_size: int) -> Step:
+    """A function that makes one optimizer step on random pixels."""
+    torch.manual_seed(0)
+    module, loss_of = ours(batch_size) if name == OURS else peer(name.rpartition(" ")[2])
+    module.train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
+    pixels = torch.randn(batch_size, 3, SIDE, SIDE)
+
+    def step() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            loss = loss_of(pixels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def alternate(steps: dict[str, Step], repeats: int) -> dict[str, float]:
+    """Median seconds of each step, all of them in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+        step()
+    for _ in range(repeats):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def product_rate(dtype: str) -> float:
+    """Multiply-adds per second, times two, of one large matrix product."""
+    a = torch.randn(PRODUCT, PRODUCT, dtype=DTYPES[dtype])
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - begin)
+    return 2 * PRODUCT**3 / statistics.median(times)
+
+
+def operations(step: Step) -> int:
+    """Floating-point operations of a step's matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def peak_memory(name: str, dtype: str, batch_size: int) -> int:
+    """MiB by which three steps raise the peak memory of a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (name, dtype, batch_size))
+
+
+def _peak(name: str, dtype: str, batch_size: int) -> int:
+    step = make_step(name, dtype, batch_size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+
+
+def masked_image(batch_size: int, repeats: int) -> None:
+    """Print the table of `docs/performance.md`."""
+    print(f"batch {batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {repeats}")
+    print("| dtype | | ms a step | samples/s | ratio | of the product rate | peak MiB |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for dtype in DTYPES:
+        steps = {name: make_step(name, dtype, batch_size) for name in (OURS, *PEERS)}
+        medians, rate = alternate(steps, repeats), product_rate(dtype)
+        best = min(PEERS, key=lambda name: medians[name])
+        for name in (OURS, best):
+            row: list[Any] = [dtype, name, f"{1e3 * medians[name]:.0f}", f"{batch_size / medians[name]:.0f}"]
+            row += [f"{medians[best] / medians[name]:.2f}", f"{operations(steps[name]) / medians[name] / rate:.0%}"]
+            print(f"| {' | '.join(row)} | {peak_memory(name, dtype, batch_size)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["masked-image"])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    masked_image(options.batch_size, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
