@@ -2,8 +2,8 @@
 
     python benchmarks/step.py masked-image
 
-Ours is the recipe `mae_cifar10`; the reference is transformers' ViTMAEForPreTraining of the same width, depth, patch, mask ratio and
-decoder, with its faster attention kernel (both are tried). Same batch, fused AdamW and clipping on both sides. The steps of all
+Ours is the recipe `mae_cifar10`; the reference is transformers' ViTMAEForPreTraining of the same width, depth, patch, mask ratio
+and decoder, with its faster attention kernel (both are tried). Same batch, fused AdamW and clipping on both sides. The steps of all
 candidates alternate in one process, so that a noisy machine slows all of them; the numbers are medians. Peak memory is that of a
 process of its own for each candidate.
 """

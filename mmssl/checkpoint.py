@@ -87,9 +87,12 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}"
 
 
-def newest(folder: Path) -> Path | None:
-    """The checkpoint of the highest step in `folder` that verifies, or None; each damaged one above it is reported by a warning."""
-    for path in reversed(_steps(folder)):
+def newest(folder: Path, *, below: int | None = None) -> Path | None:
+    """The checkpoint of the highest step in `folder` that verifies, or None; each damaged one above it is reported by a warning.
+
+    below: look at lower steps than this only.
+    """
+    for path in reversed(_steps(folder, below)):
         try:
             verify(path)
         except (ValueError, OSError) as error:
@@ -320,12 +323,12 @@ def _sizes_match(path: Path) -> bool:
         return False
 
 
-def _steps(folder: Path) -> list[Path]:
-    """Folders named like checkpoints, in the order of their steps."""
+def _steps(folder: Path, below: int | None = None) -> list[Path]:
+    """Folders named like checkpoints, of all steps or of those below one, in their order."""
     if not folder.is_dir():
         return []
     found = {int(match[1]): path for path in folder.iterdir() if (match := _STEP.fullmatch(path.name)) and path.is_dir()}
-    return [found[step] for step in sorted(found)]
+    return [found[step] for step in sorted(found) if below is None or step < below]
 
 
 def _hidden(path: Path, state: str) -> Path:

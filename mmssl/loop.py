@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -87,7 +87,11 @@ class TrainOptions:
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on."""
+    """Training cannot go on. samples: places in the source of those that were trained on when it failed."""
+
+    def __init__(self, message: str, samples: Sequence[int]) -> None:
+        super().__init__(message)
+        self.samples = samples
 
 
 def native_bf16() -> bool:
@@ -176,16 +180,22 @@ class Training:
         return self.options.lr * self.options.schedule(self.counters.step, self.progress)
 
     def step(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """One optimizer step on the next micro-batches; returns its loss and metrics. TrainingError if the loss is not finite."""
+        """One optimizer step on the next micro-batches; returns its loss and metrics.
+
+        TrainingError if the loss or the gradient is not finite (of fp16 the loss only: the gradient's scale adapts to overflow).
+        """
         begin = time.perf_counter()
         lr = self.lr
         set_lr(self.optimizer, lr)
-        results = []
+        results, samples = [], list[int]()
         for _ in range(self.options.accumulation):
-            batch = next(batches).to(self.device)
-            results.append(self.micro_step(batch))
+            batch = next(batches)
+            samples += batch.ids.tolist()
+            results.append(self.micro_step(batch.to(self.device)))
             self.counters.samples += len(batch) * self.accelerator.num_processes
             self.counters.skipped += len(batch.skipped)
+        if not math.isfinite(self.grad_norm) and self.accelerator.scaler is None:
+            raise TrainingError(f"the norm of the gradient is {self.grad_norm} at step {self.counters.step + 1}", samples)
         self.counters.step += 1
         if self.average is not None and self.options.ema:
             ema_update(self.average, self.objective.model, self.options.ema)
@@ -202,8 +212,7 @@ class Training:
                 output: Output = self.wrapped(batch)
             loss = output.loss.item()
             if not math.isfinite(loss):
-                step = self.counters.step + 1
-                raise TrainingError(f"the loss is {loss} at step {step}; its samples are rows {batch.ids.tolist()}")
+                raise TrainingError(f"the loss is {loss} at step {self.counters.step + 1}", batch.ids.tolist())
             self.accelerator.backward(output.loss)
             if self.accelerator.sync_gradients:
                 self.clip()
@@ -228,12 +237,15 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state()`. ValueError that lists the differences if it belongs to another architecture."""
+        """Continue from `state()`. ValueError that lists the differences if it belongs to another architecture.
+
+        The state may be that of other options: then those of this training count from here on.
+        """
         load_weights(self.objective, state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_moments(self.optimizer, state["optimizer"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler is not None:
+            self.average.load_state_dict(state["average"] or self.objective.model.state_dict())
+        if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.counters = Counters(**state["counters"])
         set_rng_state(state["rng"])
@@ -257,6 +269,21 @@ def load_weights(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
         shown = "; ".join(sorted(wrong)[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise ValueError(f"the weights belong to another architecture: {shown}. Use the recipe that they were trained with")
     module.load_state_dict(state)
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, but keep the options of its groups. ValueError if they group the parameters in another way."""
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    saved = [len(group["params"]) for group in state["param_groups"]]
+    if sizes != saved:
+        raise ValueError(
+            f"the optimizer groups the parameters in another way than the checkpoint: groups of {sizes}, not {saved}. Use the "
+            "train.layer_decay that it was made with, and a train.weight_decay of 0 only if it had 0"
+        )
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
 
 
 Feed = Callable[[int], Iterator[Batch]]

@@ -39,8 +39,9 @@ def pretrain(recipe: Recipe, rows: list[dict[str, Any]] | None = None) -> Run:
             print(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
             return run
         session = Session(recipe, run, rows)
-        session.train(stack.enter_context(stop_on_signals()))
-        session.finish()
+        stop = stack.enter_context(stop_on_signals())
+        session.train(stop)
+        session.finish(stop)
     return run
 
 
@@ -54,11 +55,12 @@ class Session:
         self.labels: Labels | None = self.source.labels() if recipe.needs_labels else None
         self.pieces = self.build()
         self.training = Training(self.pieces.objective, self.options, epoch=len(self.source), project_dir=str(run.folder))
-        self.restore()
-        self.evaluator = self.make_evaluator()
         self.skips: list[str] = []
         self.window: list[dict[str, float]] = []
         self.probes: dict[str, float] = {}
+        self.saved: int | None = None
+        self.restore()
+        self.evaluator = self.make_evaluator()
 
     def build(self) -> Pieces:
         """Processor and objective; the fitted processor is kept with the run, so that resuming fits nothing anew."""
@@ -74,15 +76,29 @@ class Session:
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
-        newest = checkpoint.newest(self.run.checkpoints)
-        before = run_to_continue(self.recipe)
-        start = newest or (checkpoint.newest(before / "checkpoints") if before else None)
-        if before and not start:
-            raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give a model folder, or another run")
-        if start:
-            self.training.restore(checkpoint.load(start))
-            print(f"continuing from {start}, step {self.training.counters.step}")
+        newest, before = checkpoint.newest(self.run.checkpoints), run_to_continue(self.recipe)
+        if newest:
+            state = checkpoint.load(newest)
+            self.training.restore(state)
+            self.window, self.skips, self.saved = state["window"], state["skips"], self.training.counters.step
+            print(f"continuing from {newest}, step {self.saved}")
+        elif before:
+            self.carry_on(before)
         self.run.rewind(self.training.counters.step)
+
+    def carry_on(self, before: Path) -> None:
+        """Start with the weights, the optimizer and the counters of another run. ValueError if the budget is used up already."""
+        newest = checkpoint.newest(before / "checkpoints")
+        if newest is None:
+            raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give a model folder, or another run")
+        self.training.restore(checkpoint.load(newest))
+        step = self.training.counters.step
+        if self.training.progress >= 1:
+            raise ValueError(
+                f"init: {before} has made {step} steps, and the budget of this recipe counts them: nothing is left to train. "
+                f"Raise train.max_steps (or max_epochs, max_minutes), or start from its model: init={before / 'model'}"
+            )
+        print(f"carrying on from {newest}, step {step}")
 
     def feed(self, start_step: int) -> Iterator[Batch]:
         """This process's micro-batches from a step on; messages of skipped samples are kept for the report."""
@@ -126,19 +142,29 @@ class Session:
             try:
                 fit(self.training, self.feed, on_step)
             except TrainingError as error:
-                good = checkpoint.newest(self.run.checkpoints)
-                raise TrainingError(
-                    f"{error}. Last good checkpoint: {good or 'none yet'}. Lower train.lr or train.clip_norm, train with "
-                    "train.precision=fp32, or look at those samples"
-                ) from None
+                raise TrainingError(self.explain(error), error.samples) from None
             finally:
                 if self.options.trackers:
                     trackers.end_training()
         self.save()
-        if stop.signum is not None and self.training.progress < 1:
-            step = self.training.counters.step
+        self.heed(stop)
+
+    def explain(self, error: TrainingError) -> str:
+        """What to tell of a loss or gradient that is not finite: where, with which rows, and how to go on."""
+        rows = [self.source.row_number(i) for i in error.samples]
+        # The checkpoint right before the failure holds the very weights that failed: perhaps they are broken already.
+        good = checkpoint.newest(self.run.checkpoints, below=self.training.counters.step)
+        how = f", which a new run carries on from with init={self.run.folder}" if good else ""
+        return (
+            f"{error}; its samples are the rows {rows} of {self.source}. Last good checkpoint: {good or 'none yet'}{how}. "
+            "Lower train.lr or train.clip_norm, train with train.precision=fp32, or look at those samples"
+        )
+
+    def heed(self, stop: StopRequest) -> None:
+        """Interrupted if a signal asked for it; call it when a checkpoint is written."""
+        if stop.signum is not None:
             how = f"Continue with:\n  {self.run.resume_command}"
-            raise Interrupted(f"stopped after step {step}; a checkpoint is written. {how}", stop.signum)
+            raise Interrupted(f"stopped after step {self.saved}; a checkpoint is written. {how}", stop.signum)
 
     def total_steps(self) -> int:
         """Optimizer steps of the budget, where it counts steps or epochs."""
@@ -181,9 +207,11 @@ class Session:
 
     def save(self) -> None:
         """Write a checkpoint, and drop those beyond `keep_last`."""
-        path = checkpoint.step_path(self.run.checkpoints, self.training.counters.step)
-        if not path.exists():
-            checkpoint.save(path, self.training.state())
+        step = self.training.counters.step
+        if step != self.saved:
+            unlogged = {"window": self.window, "skips": self.skips}
+            checkpoint.save(checkpoint.step_path(self.run.checkpoints, step), self.training.state() | unlogged)
+            self.saved = step
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
     def probe(self) -> dict[str, float]:
@@ -198,10 +226,11 @@ class Session:
             return None
         return Evaluator(options, self.data, self.pieces.processor, self.pieces.objective.model.config, rows=self.rows)
 
-    def finish(self) -> None:
-        """Publish the model, score it, write the report."""
+    def finish(self, stop: StopRequest) -> None:
+        """Score the model, publish it, write the report. Interrupted on a signal that came while it was scored."""
         model = self.training.published().eval()
         table = self.evaluator.table(model) if self.evaluator else None
+        self.heed(stop)
         if table is not None:
             checkpoint.write_json_atomic(self.run.table_file, table.to_dict())
             table.print()

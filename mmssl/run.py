@@ -26,7 +26,10 @@ from mmssl.recipe import Recipe, changed_keys
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
 
-FREE = ("run.", "evaluate.", "resume", "data.workers", "data.cache", "train.log_every", "train.checkpoint_every", "train.keep_last")
+FREE = (
+    *("run.dir", "run.name", "evaluate", "resume", "data.workers", "data.cache"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.trackers"),
+)
 """Keys that may change on resume: they do not change what is learned."""
 
 
@@ -130,9 +133,10 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """The command that continues this run."""
+        """The command that continues this run, whoever started it."""
         words = [word for word in shlex.split(self.read_record()["command"]) if not word.startswith("resume=")]
-        return shlex.join([*words, "resume=auto"])
+        start = words if words[0] == "mmssl" else ["mmssl", "train", str(self.recipe_file)]
+        return shlex.join([*start, f"resume={self.folder}"])
 
 
 def make_folder(base: Path) -> Path:

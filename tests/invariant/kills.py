@@ -1,0 +1,244 @@
+"""Kill a small run at random moments, resume it until it is finished, and compare it bit by bit with the run that nobody killed.
+
+    python tests/invariant/kills.py --kills 50
+
+Half of the kills come at a random instant, half right before a random change of the disk (a file opened for writing, a folder made,
+renamed or removed), so that start-up, training, checkpoints and publishing are all hit. Every attempt is `mmssl train RECIPE
+resume=auto` in a process of its own: forked, so that none pays for the imports.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from mmssl import checkpoint, cli
+from mmssl.run import newest_of
+
+NAME = "tiny"
+STEPS = 40
+RECIPE = f"""
+modalities:
+  image: {{processor: {{size: 8, channels: 1}}, adapter: {{patch_size: 4}}, augment: {{flip: 0.5}}}}
+encoder: {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, drop_path_rate: 0.1}}
+objective:
+  name: masked
+  mask: {{name: random, ratio: 0.5}}
+  decoder: {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}}
+data: {{path: "bundled:digits", limit: 64}}
+train: {{batch_size: 16, accumulation: 2, max_steps: {STEPS}, ema: 0.9, checkpoint_every: 3, log_every: 5, keep_last: 2}}
+evaluate: {{every: 15, train_limit: 64, test_limit: 64}}
+"""
+TIMING = ("seconds", "samples_per_second")
+"""Columns of metrics.jsonl that tell how fast the run was."""
+FORWARD = 0.5
+"""The latest moment of a kill, as a share of the run that nobody kills: below 1, so that a run is killed several times."""
+PHASES = ("making the folder", "start-up", "training", "writing a checkpoint", "publishing")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What must not depend on kills: hashes of the published weights and of all of the last checkpoint's tensors, and the metrics."""
+
+    weights: str
+    tensors: str
+    metrics: list[dict[str, Any]]
+
+
+@dataclass
+class Tally:
+    """What happened so far."""
+
+    runs: int = 0
+    phases: Counter[str] = field(default_factory=Counter)
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        return self.phases.total()
+
+
+class Workplace:
+    """A temporary folder with the recipe, in which attempts are forked."""
+
+    def __init__(self, folder: Path, overrides: list[str]) -> None:
+        self.folder, self.overrides = folder, overrides
+        self.recipe = folder / f"{NAME}.yaml"
+        self.recipe.write_text(RECIPE, encoding="utf-8")
+        self.log, self.count = folder / "log.txt", folder / "count.txt"
+
+    def fork(self, runs: Path, doom: int | None = None) -> int:
+        """Start an attempt; returns its process id. doom: it kills itself before that many changes of the disk."""
+        self.log.write_text("", encoding="utf-8")
+        child = os.fork()
+        if not child:
+            self._attempt(runs, doom)
+        return child
+
+    def _attempt(self, runs: Path, doom: int | None) -> NoReturn:
+        with self.log.open("a", encoding="utf-8") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        sys.stdout.reconfigure(line_buffering=True)
+        try:
+            changes = watch_disk(runs, doom)
+            cli.main(["train", str(self.recipe), f"run.dir={runs}", "resume=auto", *self.overrides])
+            self.count.write_text(str(changes[0]), encoding="utf-8")
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    def phase(self, runs: Path, child: int) -> str:
+        """What the killed process was doing, judged by what it left."""
+        folder = newest_of(runs / NAME)
+        if folder is None or not (folder / "recipe.yaml").exists():
+            return "making the folder"
+        if " steps (" not in self.log.read_text(encoding="utf-8"):
+            return "start-up"
+        if list((folder / "checkpoints").glob(f".*.{child}.*")):
+            return "writing a checkpoint"
+        return "publishing" if last_checkpoint(folder).exists() else "training"
+
+
+def watch_disk(folder: Path, doom: int | None) -> list[int]:
+    """Count the changes that this process makes below `folder`, in the list returned, and kill it right before number `doom`."""
+    counted, place = [0], str(folder)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            change = str(arguments[0]).startswith(place) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        elif event in ("os.remove", "os.rmdir"):
+            change = str(arguments[0]).startswith(place) or arguments[1] != -1  # shutil.rmtree names files by their folder's descriptor
+        else:
+            change = event in ("os.mkdir", "os.rename") and str(arguments[0]).startswith(place)
+        if change:
+            counted[0] += 1
+            if counted[0] == doom:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    return counted
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """Exit code of a process, negative for a signal; None if it still runs after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    return None
+
+
+def last_checkpoint(folder: Path) -> Path:
+    return checkpoint.step_path(folder / "checkpoints", STEPS)
+
+
+def result(runs: Path) -> Result:
+    """What a finished run came to."""
+    folder = newest_of(runs / NAME)
+    assert folder is not None
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    metrics = [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
+    return Result(digest(folder / "model" / "model.safetensors"), digest(last_checkpoint(folder) / checkpoint.TENSORS), metrics)
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def differences(found: Result, expected: Result) -> list[str]:
+    """In words, what a run that was killed has got wrong."""
+    lines = []
+    if found.weights != expected.weights:
+        lines.append("model.safetensors differs")
+    if found.tensors != expected.tensors:
+        lines.append("the tensors of the last checkpoint differ")
+    if len(found.metrics) != len(expected.metrics):
+        lines.append(f"metrics.jsonl has {len(found.metrics)} rows, not {len(expected.metrics)}")
+    for row, other in zip(found.metrics, expected.metrics, strict=False):
+        if row != other:
+            lines.append(f"metrics.jsonl has {row}, not {other}")
+            break
+    return lines
+
+
+def killed_run(place: Workplace, runs: Path, tally: Tally, seconds: float, changes: int, kills: int) -> None:
+    """Kill a run again and again, until it gets to its end or `kills` are reached; then let it end."""
+    while True:
+        last = tally.kills >= kills
+        by_file = not last and random.random() < 0.5
+        child = place.fork(runs, random.randint(1, int(changes * FORWARD)) if by_file else None)
+        code = wait(child, 600 if last or by_file else random.uniform(0, seconds * FORWARD))
+        if code is None:
+            os.kill(child, signal.SIGKILL)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == 0:
+            return
+        if code != -signal.SIGKILL:
+            sys.exit(f"an attempt failed with exit code {code}:\n{place.log.read_text(encoding='utf-8')}")
+        tally.phases[place.phase(runs, child)] += 1
+
+
+def uninterrupted(place: Workplace, runs: Path) -> tuple[Result, float, int]:
+    """The run that nobody kills: what it came to, its seconds, and how often it changed the disk."""
+    begin = time.monotonic()
+    code = wait(place.fork(runs), 600)
+    if code != 0:
+        sys.exit(f"the run without kills failed with exit code {code}:\n{place.log.read_text(encoding='utf-8')}")
+    return result(runs), time.monotonic() - begin, int(place.count.read_text(encoding="utf-8"))
+
+
+def warm_up() -> None:
+    """Import what a run imports on its way, and keep the process free of threads, which a fork would not copy."""
+    torch.set_num_threads(1)
+    import matplotlib.figure  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+
+    import mmssl.api  # noqa: F401
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for the recipe")
+    options = parser.parse_args()
+    random.seed(options.seed)
+    warm_up()
+    begin, tally = time.monotonic(), Tally()
+    with tempfile.TemporaryDirectory(prefix="mmssl-kills-") as folder:
+        place = Workplace(Path(folder), options.overrides)
+        expected, seconds, changes = uninterrupted(place, place.folder / "whole")
+        print(f"without kills: {seconds:.1f} s, {changes} changes of the disk, weights {expected.weights[:16]}", flush=True)
+        while tally.kills < options.kills:
+            runs = place.folder / "killed"
+            killed_run(place, runs, tally, seconds, changes, options.kills)
+            tally.runs += 1
+            tally.differences += differences(result(runs), expected)
+            shutil.rmtree(runs)
+    hit = ", ".join(f"{tally.phases[phase]} {phase}" for phase in PHASES)
+    print(f"{tally.kills} kills in {tally.runs} runs, {time.monotonic() - begin:.0f} s: {hit}")
+    if tally.differences:
+        sys.exit("DIFFERENT from the run without kills:\n  " + "\n  ".join(tally.differences))
+    print("every run ended in the same weights, optimizer state and metrics as the one without kills")
+
+
+if __name__ == "__main__":
+    main()
