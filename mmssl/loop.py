@@ -191,11 +191,9 @@ class Training:
         for _ in range(self.options.accumulation):
             batch = next(batches)
             samples += batch.ids.tolist()
-            results.append(self.micro_step(batch.to(self.device)))
+            results.append(self.micro_step(batch.to(self.device), samples))
             self.counters.samples += len(batch) * self.accelerator.num_processes
             self.counters.skipped += len(batch.skipped)
-        if not math.isfinite(self.grad_norm) and self.accelerator.scaler is None:
-            raise TrainingError(f"the norm of the gradient is {self.grad_norm} at step {self.counters.step + 1}", samples)
         self.counters.step += 1
         if self.average is not None and self.options.ema:
             ema_update(self.average, self.objective.model, self.options.ema)
@@ -205,8 +203,8 @@ class Training:
         mean = {key: sum(row[key] for row in results) / len(results) for key in results[0]}
         return mean | {"lr": lr, "grad_norm": self.grad_norm, "step_seconds": seconds}
 
-    def micro_step(self, batch: Batch) -> dict[str, float]:
-        """Forward and backward of one micro-batch; the optimizer moves at the last one of a step."""
+    def micro_step(self, batch: Batch, samples: Sequence[int]) -> dict[str, float]:
+        """Forward and backward of one micro-batch; the optimizer moves at the last one of a step, after all of `samples`."""
         with self.accelerator.accumulate(self.wrapped):
             with self.accelerator.autocast():
                 output: Output = self.wrapped(batch)
@@ -215,15 +213,17 @@ class Training:
                 raise TrainingError(f"the loss is {loss} at step {self.counters.step + 1}", batch.ids.tolist())
             self.accelerator.backward(output.loss)
             if self.accelerator.sync_gradients:
-                self.clip()
+                self.clip(samples)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return {"loss": loss} | {key: value.item() for key, value in output.metrics.items()}
 
-    def clip(self) -> None:
-        """Measure the gradient's norm, then bring it down to the limit if there is one."""
+    def clip(self, samples: Sequence[int]) -> None:
+        """Measure the norm of the gradient of `samples`, then bring it down to the limit if there is one."""
         limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
         self.grad_norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit))
+        if not math.isfinite(self.grad_norm) and self.accelerator.scaler is None:
+            raise TrainingError(f"the gradient's norm is {self.grad_norm} at step {self.counters.step + 1}", samples)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

@@ -21,7 +21,7 @@ from mmssl.report import model_card, write_report
 from mmssl.run import Interrupted, Run, StopRequest, now, stop_on_signals
 
 SHOWN_SKIPS = 100
-"""Messages of skipped samples that a run remembers; all are counted."""
+"""Different messages of skipped samples that a run remembers; all skips are counted, in every pass over the data."""
 PICTURED = 8
 """Samples in the pictures of the report."""
 
@@ -120,7 +120,8 @@ class Session:
             cache=self.data.cache,
         )
         for batch in stream:
-            self.skips += batch.skipped[: SHOWN_SKIPS - len(self.skips)]
+            fresh = [message for message in batch.skipped if message not in self.skips]
+            self.skips += fresh[: SHOWN_SKIPS - len(self.skips)]
             yield batch
 
     def modalities(self) -> dict[str, Any]:

@@ -101,11 +101,19 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _load(builder: str, files: Sequence[Path]) -> datasets.Dataset:
+    empty = datasets.Dataset.from_dict({})
     if builder == "parquet":  # whose reader stumbles over files without rows
         files = [file for file in files if parquet.read_metadata(file).num_rows]
+    if builder == "json":  # whose reader stumbles over files without bytes
+        files = [file for file in files if file.stat().st_size]
     if not files:
-        return datasets.Dataset.from_dict({})
-    return datasets.load_dataset(builder, data_files=[str(file) for file in files], split="train")
+        return empty
+    try:
+        return datasets.load_dataset(builder, data_files=[str(file) for file in files], split="train")
+    except ValueError as error:
+        if "corresponds to no data" not in str(error):
+            raise
+        return empty
 
 
 def files_table(builder: str, files: Sequence[Path], path: str) -> ArrowTable:

@@ -73,7 +73,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(BytesIO(data))
     except _BOMBS as error:
-        raise ValueError(f"{name} is refused: {error}. If you trust it, make it smaller first") from None
+        raise ValueError(f"{name} is refused: {str(error).rstrip('.')}. If you trust it, make it smaller first") from None
     except UnidentifiedImageError:
         what = f"{len(data)} bytes that start with {data[:8]!r}" if data else "no bytes"
         raise ValueError(f"{name} is no image in a format that Pillow reads; got {what}. Replace or drop it") from None

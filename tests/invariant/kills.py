@@ -51,7 +51,7 @@ PHASES = ("making the folder", "start-up", "training", "writing a checkpoint", "
 
 @dataclass(frozen=True)
 class Result:
-    """What must not depend on kills: hashes of the published weights and of all of the last checkpoint's tensors, and the metrics."""
+    """What must not depend on kills: the published weights and all tensors of the last checkpoint (as hashes), and the metrics."""
 
     weights: str
     tensors: str
@@ -123,7 +123,8 @@ def watch_disk(folder: Path, doom: int | None) -> list[int]:
         if event == "open":
             change = str(arguments[0]).startswith(place) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         elif event in ("os.remove", "os.rmdir"):
-            change = str(arguments[0]).startswith(place) or arguments[1] != -1  # shutil.rmtree names files by their folder's descriptor
+            # shutil.rmtree names what it removes below an open folder.
+            change = str(arguments[0]).startswith(place) or arguments[1] != -1
         else:
             change = event in ("os.mkdir", "os.rename") and str(arguments[0]).startswith(place)
         if change:

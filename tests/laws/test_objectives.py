@@ -343,8 +343,9 @@ def test_loss_that_is_not_finite_names_step_and_samples() -> None:
         kept.update(copy.deepcopy(objective.state_dict()))
         return False
 
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 3; its samples are rows \[40, 41, 42, 43, 44, 45, 46, 47\]"):
+    with pytest.raises(TrainingError, match="the loss is nan at step 3") as caught:
         fit(training, feed_of([good, good, bad]), keep)
+    assert caught.value.samples == [40, 41, 42, 43, 44, 45, 46, 47]
     assert training.counters.step == 2
     assert_close(objective.state_dict(), kept, rtol=0, atol=0)
 

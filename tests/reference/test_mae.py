@@ -12,11 +12,11 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.masking import Split
+from mmssl.masking import Column, Split
 from mmssl.modality import Inputs
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.masked import Decoder, hidden_places
+from mmssl.objectives.masked import Decoder, MaskTokenEncoding, hidden_places
 from mmssl.tokens import Tokens, gather
 
 SIDE, PATCH, CHANNELS = 12, 4, 3
@@ -127,23 +127,39 @@ def test_mask_and_loss_are_those_of_vit_mae(target: str) -> None:
     torch.testing.assert_close(objective(batch).loss, expected.loss, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("ragged", [False, True], ids=["even", "ragged"])
+def alone(objective: Masked, tokens: Tokens, seen: Tensor, hidden: Tensor) -> Tensor:
+    """The prediction of the hidden tokens of one sample without padding, written out."""
+    encoder, encoding = objective.model.encoder, objective.encoding
+    if isinstance(encoding, MaskTokenEncoding):
+        values = tokens.values.clone()
+        values[0, hidden] = encoding.mask_token
+        real = torch.cat([seen, hidden]).sort().values
+        encoded = encoder(Tokens(values[:, real], tokens.coords[:, real])).values[0, -len(real) :]
+        return encoded[torch.searchsorted(real, hidden)]
+    encoded = encoder(Tokens(tokens.values[:, seen], tokens.coords[:, seen]))
+    queries = encoding.mask_token.expand(1, len(hidden), -1)
+    places = torch.cat([encoded.coords, tokens.coords[:, hidden]], 1)
+    decoded = encoding.decoder(Tokens(torch.cat([encoding.enter(encoded.values), queries], 1), places))
+    return decoded.values[0, -len(hidden) :]
+
+
+@pytest.mark.parametrize("encode", ["visible", "mask_token"])
+@pytest.mark.parametrize(
+    ("ragged", "mask"),
+    [(False, None), (True, None), (False, Column(ratio=0.5)), (True, Column(ratio=0.5))],
+    ids=["even", "ragged", "even column", "ragged column"],
+)
 @torch.no_grad()
-def test_the_decoder_predicts_each_hidden_place_from_the_visible_ones(ragged: bool) -> None:
-    """Sample by sample and without any padding: encode what is seen, add a mask token at every hidden place, decode, read there."""
-    objective, batch = make(), make_batch(ragged=ragged)
-    inputs, encoding = batch.inputs["image"], objective.encoding
+def test_hidden_places_are_predicted_from_the_visible_ones(encode: str, ragged: bool, mask: Column | None) -> None:
+    """Sample by sample, without padding: the encoder sees what is visible; a mask token at each hidden place is all else."""
+    objective, batch = make(encode=encode, mask=mask), make_batch(ragged=ragged)
+    inputs = batch.inputs["image"]
     _, parts, predicted = objective.predict("image", inputs, batch)
     tokens, covered = objective.model.embed("image", inputs), hidden_places(parts, GRID**2)
-    for sample in range(len(covered)):
-        valid = tokens.valid_or_ones()[sample]
-        seen, hidden = (torch.nonzero(flags & valid).T for flags in (~covered[sample], covered[sample]))
+    for sample, valid in enumerate(tokens.valid_or_ones()):
+        seen, hidden = (torch.nonzero(flags & valid)[:, 0] for flags in (~covered[sample], covered[sample]))
         one = Tokens(tokens.values[sample][None], tokens.coords[sample][None])
-        encoded = objective.model.encoder(one.take(seen))
-        queries = encoding.mask_token.expand(1, hidden.shape[1], -1)
-        places = torch.cat([encoded.coords, one.coords[:, hidden[0]]], 1)
-        decoded = encoding.decoder(Tokens(torch.cat([encoding.enter(encoded.values), queries], 1), places)).values
-        expected = objective.heads["image"]["pixels"](decoded[0, -hidden.shape[1] :])
+        expected = objective.heads["image"]["pixels"](alone(objective, one, seen, hidden))
         kept = slice(None) if parts.hidden_real is None else parts.hidden_real[sample]
         order = parts.hidden[sample, kept].argsort()
         torch.testing.assert_close(predicted["pixels"][sample, kept][order], expected, rtol=1e-4, atol=1e-5)

@@ -287,7 +287,7 @@ def write(first):
 
 found, last = [], 0
 save(step_path(folder, 0), {"step": 0, "weights": torch.zeros(100_000)})
-for _ in range(10):
+for _ in range(100):  # a busy machine may take many kills until one comes in the middle of writing
     child = os.fork()
     if not child:
         write(last + 1)
@@ -300,6 +300,8 @@ for _ in range(10):
     assert (state["weights"] == state["step"]).all()
     last = state["step"]
     found.append(any(p.name.startswith(".") for p in folder.iterdir()))
+    if len(found) >= 10 and last and any(found):
+        break
 prune(folder, keep=1)
 print(last, sum(found), *(p.name for p in folder.iterdir()))
 """
@@ -314,7 +316,7 @@ def test_a_killed_writer_leaves_a_usable_checkpoint(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "damaged" not in done.stderr
     last, caught, *names = done.stdout.split()
-    assert int(last) > 0 and int(caught) > 0  # at least one of them died in the middle of writing
+    assert int(last) > 0 and int(caught) > 0
     assert names == [f"step-{int(last):09d}"]
 
 

@@ -80,6 +80,14 @@ def test_uniform_matches_plain_integers(number: int, purpose: str) -> None:
     assert found.flatten().tolist() == expected  # 24 bits: exact in float32
 
 
+def test_forks_match_plain_integers() -> None:
+    """Of a key, fork k has the output k + 1 of SplitMix64."""
+    draws = draws_for(count=3)
+    for number in (0, 1, 2, 7):
+        expected = [plain_mix(unsigned(key + (number + 1) * GOLDEN)) for key in draws.keys.tolist()]
+        assert [unsigned(key) for key in draws.fork(number).keys.tolist()] == expected
+
+
 def test_normal_is_box_muller_of_neighbouring_uniform_numbers() -> None:
     draws = draws_for(count=3)
     u, v = draws.uniform("test", 50, 2).double().unbind(-1)

@@ -105,6 +105,17 @@ def test_loading_in_half_precision(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(found.last_hidden_state.float(), expected.last_hidden_state, rtol=0.05, atol=0.1)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+@torch.no_grad()
+def test_autocast(pooling: str) -> None:
+    """Weights in float32, products in bfloat16, as the training loop has it."""
+    model, inputs = small_model("image", pooling=pooling), inputs_of("image")
+    expected = model(**inputs).pooler_output
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(**inputs).pooler_output
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.1)
+
+
 # Outputs
 
 
