@@ -22,7 +22,6 @@ from transformers import AutoModel
 
 from mmssl import api, checkpoint, cli
 from mmssl.evaluation import Evaluator
-from mmssl.modality import find
 from mmssl.pretrain import Session
 from mmssl.run import Interrupted, Run
 
@@ -278,9 +277,8 @@ def test_a_pretrained_model_is_tuned_with_labels(train: Train) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, msg=f"{name} starts as it was saved")
-    for file in ("config.json", "preprocessor_config.json", "processor_config.json"):
-        if (before.model_folder / file).exists():
-            assert json.loads((tuned.model_folder / file).read_text()) == json.loads((before.model_folder / file).read_text())
+    for file in ("config.json", "processor_config.json"):
+        assert json.loads((tuned.model_folder / file).read_text()) == json.loads((before.model_folder / file).read_text())
 
 
 def test_a_model_of_another_architecture_is_refused(train: Train) -> None:
@@ -295,7 +293,7 @@ def test_a_model_of_another_architecture_is_refused(train: Train) -> None:
 
 def test_a_checkpoint_of_another_architecture_is_refused(train: Train) -> None:
     train("train.max_steps=1")
-    with pytest.raises(ValueError, match=r"the weights belong to another architecture: average|the weights belong") as caught:
+    with pytest.raises(ValueError, match="the weights belong to another architecture: ") as caught:
         train("init=runs/tiny", "encoder.hidden_size=32", "train.max_steps=2")
     message = str(caught.value)
     assert re.search(r"model\.encoder\.\S+ is \[16(, \d+)*\], expected \[32(, \d+)*\]", message), message
@@ -360,8 +358,10 @@ def test_a_run_without_a_checkpoint_cannot_carry_on(train: Train) -> None:
 
 def test_init_from_what_is_no_model(train: Train) -> None:
     Path("empty").mkdir()
-    with pytest.raises((OSError, ValueError), match="empty"):
+    with pytest.raises(OSError, match=r"empty does not appear to have a file named processor_config\.json"):
         train("init=empty")
+    with pytest.raises(FileNotFoundError, match="no model in runs/nothing/model: there is no such folder. Give the `model` folder"):
+        train("init=runs/nothing/model")
 
 
 def test_a_published_model_is_the_average(train: Train) -> None:
@@ -370,7 +370,6 @@ def test_a_published_model_is_the_average(train: Train) -> None:
     model = AutoModel.from_pretrained(run.model_folder)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, average[name], rtol=0, atol=0, msg=name)
-    assert set(model.adapters) == {find("image").name}
 
 
 def test_check_of_a_run_that_starts_from_a_model(train: Train, tiny: Path) -> None:

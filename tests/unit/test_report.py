@@ -103,7 +103,7 @@ def test_a_report_shows_what_it_was_given_as_text(tmp_path: Path) -> None:
         "Linear probe: pretrained reaches 97.0, 17.0 points above random init and 37.0 points above raw features.",
         "bundled:digits: accuracy in %, 1,437 train and 360 test samples, mmssl-frozen-v1.",
         "206k parameters 500 steps 64.0k samples 1.31 minutes of training 7 skipped",
-        "7 samples could not be read; the first 1: row 3 of data: <b>broken</b>",
+        "7 times a sample could not be read; 1 of the reasons: row 3 of data: <b>broken</b>",
         "hardware cpu x86_64, cores 2 commit -",
         "mmssl train quickstart 'run.name=a&b'",
     ):
