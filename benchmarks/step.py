@@ -14,6 +14,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,10 +142,10 @@ def peak_memory(name: str, dtype: str, batch_size: int) -> int:
 
 def _peak(name: str, dtype: str, batch_size: int) -> int:
     step = make_step(name, dtype, batch_size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
     for _ in range(3):
         step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - pages * resource.getpagesize() // 2**20
 
 
 def masked_image(batch_size: int, repeats: int) -> None:

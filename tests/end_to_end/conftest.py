@@ -10,6 +10,7 @@ import torch
 
 from mmssl import api
 from mmssl.loop import Training
+from mmssl.pretrain import Session
 from mmssl.run import Run
 
 TINY = """
@@ -42,6 +43,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report's pictures take longer than the training."""
+    monkeypatch.setattr(Session, "pictures", lambda self: {})
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from mmssl import api, checkpoint, cli
 from mmssl.data import Batch
 from mmssl.objectives import OBJECTIVES, Output
 from mmssl.objectives.masked import Masked
-from mmssl.pretrain import Session
 from mmssl.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
@@ -28,12 +27,6 @@ Refused = Callable[..., str]
 
 PICTURES = ("data.path=pictures", "data.split=null", "data.limit=null")
 CELLS = [f"{i * 1.5},{i},{'abc'[i % 3]},{'pq'[i % 2]}" for i in range(32)]
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report's pictures take longer than the training."""
-    monkeypatch.setattr(Session, "pictures", lambda self: {})
 
 
 @pytest.fixture

@@ -175,6 +175,7 @@ def test_values_are_scored_by_r2(train: Train, table: Path) -> None:
 # Other runs
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("data", "metric"), [("wine", "accuracy"), ("diabetes", "loss")])
 def test_training_with_labels(train: Train, table: Path, data: str, metric: str) -> None:
     labelled = ("objective={name: supervised}", f"data.path=bundled:{data}", "train.log_every=1")
@@ -185,6 +186,7 @@ def test_training_with_labels(train: Train, table: Path, data: str, metric: str)
     assert run.table_file.exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_budget_in_epochs(train: Train) -> None:
     run = train("train.max_steps=null", "train.max_epochs=1.5", "train.log_every=1")
     assert [row["step"] for row in run.rows()] == list(range(1, 7)), "64 rows in batches of 16"
@@ -194,6 +196,7 @@ def test_budget_in_epochs(train: Train) -> None:
     assert rates[-1] == min(rates[1:])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_budget_in_minutes(train: Train) -> None:
     run = train("train.max_steps=null", "train.max_minutes=0.01", "train.log_every=1")
     rows = run.rows()
@@ -202,11 +205,13 @@ def test_budget_in_minutes(train: Train) -> None:
     assert rows[-1]["lr"] < max(row["lr"] for row in rows), "the schedule follows the time"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_budget_that_is_used_up_first_ends_the_run(train: Train) -> None:
     assert train("train.max_steps=3", "train.max_epochs=50", "train.max_minutes=60").read_record()["steps"] == 3
     assert train("train.max_steps=300", "train.max_epochs=0.5", "train.max_minutes=60").read_record()["steps"] == 2
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_rows_in_memory(train: Train, table: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [{"height": float(x), "kind": "ab"[i % 2], "tall": bool(x > 0)} for i, x in enumerate(rng.normal(size=40))]
@@ -216,12 +221,14 @@ def test_rows_in_memory(train: Train, table: Path) -> None:
     assert AutoModel.from_pretrained(run.model_folder)(**processor(table=rows[:2])).pooler_output.shape == (2, 16)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_recipe_from_python_with_sections(tiny: Path) -> None:
     run = mmssl.train(str(tiny), train={"max_steps": 2}, run={"name": "other"})
     assert run.folder == Path("runs/other")
     assert run.rows()[-1]["step"] == 2
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_check_trains_nothing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["check", str(tiny)])
     said = capsys.readouterr().out
