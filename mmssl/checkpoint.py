@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -113,9 +113,18 @@ def prune(folder: Path, keep: int) -> None:
     if len(complete) > keep:
         for path in steps[: steps.index(complete[-keep])]:
             _delete(path)
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed writers left in a folder. Call it only while no other process writes there (see `exclusive`)."""
     for path in folder.glob(".*"):
-        if _LEFTOVER.fullmatch(path.name):
+        if not _LEFTOVER.fullmatch(path.name):
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -138,11 +147,25 @@ def exclusive(folder: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
+            _held.add(file)
             yield
         finally:
+            _held.discard(file)
             file.truncate(0)
-            # Explicitly, for forked workers that outlive this block share the open file.
-            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+_held: set[TextIO] = set()
+"""The lock files of this process."""
+
+
+def _let_go() -> None:
+    """Close the lock files in a forked child: a worker that outlives the killed run would keep the run locked."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

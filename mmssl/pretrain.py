@@ -75,6 +75,7 @@ class Session:
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
+        checkpoint.sweep(self.run.folder)
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
         newest, before = checkpoint.newest(self.run.checkpoints), run_to_continue(self.recipe)
         if newest:

@@ -33,12 +33,14 @@ COMMAND = ["train", "tiny.yaml", "run.name=first", "evaluate={every: 6, train_li
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Iterator[Run]:
     """A run that the command has made, in the folder `runs` of the working directory."""
-    here, folder = Path.cwd(), tmp_path_factory.mktemp("finished")
+    here, folder, threads = Path.cwd(), tmp_path_factory.mktemp("finished"), torch.get_num_threads()
     (folder / "tiny.yaml").write_text(tiny_text, encoding="utf-8")
     os.chdir(folder)
+    torch.set_num_threads(1)  # as in the tests: sums in another order would be other weights
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["/somewhere/bin/mmssl", *COMMAND])
         cli.main(COMMAND)
+    torch.set_num_threads(threads)
     yield Run(Path("runs/first"))
     os.chdir(here)
 

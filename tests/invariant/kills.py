@@ -38,7 +38,7 @@ objective:
   name: masked
   mask: {{name: random, ratio: 0.5}}
   decoder: {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}}
-data: {{path: "bundled:digits", limit: 64}}
+data: {{path: "bundled:digits", limit: 64, workers: 1}}
 train: {{batch_size: 16, accumulation: 2, max_steps: {STEPS}, ema: 0.9, checkpoint_every: 3, log_every: 5, keep_last: 2}}
 evaluate: {{every: 15, train_limit: 64, test_limit: 64}}
 """
@@ -51,10 +51,11 @@ PHASES = ("making the folder", "start-up", "training", "writing a checkpoint", "
 
 @dataclass(frozen=True)
 class Result:
-    """What must not depend on kills: the published weights and all tensors of the last checkpoint (as hashes), and the metrics."""
+    """What must not depend on kills: published weights and all tensors of the last checkpoint (hashes), hidden files, metrics."""
 
     weights: str
     tensors: str
+    leftovers: list[str]
     metrics: list[dict[str, Any]]
 
 
@@ -157,7 +158,9 @@ def result(runs: Path) -> Result:
     assert folder is not None
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     metrics = [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
-    return Result(digest(folder / "model" / "model.safetensors"), digest(last_checkpoint(folder) / checkpoint.TENSORS), metrics)
+    hidden = sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))
+    weights, tensors = folder / "model" / "model.safetensors", last_checkpoint(folder) / checkpoint.TENSORS
+    return Result(digest(weights), digest(tensors), hidden, metrics)
 
 
 def digest(file: Path) -> str:
@@ -171,6 +174,8 @@ def differences(found: Result, expected: Result) -> list[str]:
         lines.append("model.safetensors differs")
     if found.tensors != expected.tensors:
         lines.append("the tensors of the last checkpoint differ")
+    if found.leftovers != expected.leftovers:
+        lines.append(f"there are left {', '.join(found.leftovers)}")
     if len(found.metrics) != len(expected.metrics):
         lines.append(f"metrics.jsonl has {len(found.metrics)} rows, not {len(expected.metrics)}")
     for row, other in zip(found.metrics, expected.metrics, strict=False):

@@ -279,6 +279,7 @@ import torch
 from mmssl.checkpoint import load, newest, prune, save, step_path
 
 folder = Path(sys.argv[1])
+torch.set_num_threads(1)  # a forked child would wait for the parent's threads for ever
 
 def write(first):
     for step in range(first, first + 10_000):
