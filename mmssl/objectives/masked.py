@@ -7,14 +7,13 @@ BERT (arXiv 1810.04805) put a mask token in the place of the hidden ones and pre
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.config import MMSSLConfig
+from mmssl.config import MMSSLConfig, Positive
 from mmssl.data import Batch
 from mmssl.encoder import Encoder, initialise_all
 from mmssl.losses.tokens import Distance, classification, mean_where, normalise_tokens, regression
@@ -23,8 +22,6 @@ from mmssl.modality import Inputs, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives.base import Objective, Output, Setup
 from mmssl.tokens import Tokens, cat, gather
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
