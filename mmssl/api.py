@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mmssl import recipe as recipes
-from mmssl.build import Pieces, build
-from mmssl.data import Batch, DataOptions, Order, Source, loader
+from mmssl.build import Pieces, build, cut_stream, labels_of, modalities_of
+from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader, open_streams
+from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
-from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import Objective
 from mmssl.pretrain import pretrain
 from mmssl.processor import MMSSLProcessor
@@ -29,12 +29,12 @@ SAMPLED = 16
 """Samples of the batch from which `check` estimates memory."""
 
 
-def train(recipe: RecipeLike, overrides: Overrides = (), *, rows: list[dict[str, Any]] | None = None, **sections: Any) -> Run:
+def train(recipe: RecipeLike, overrides: Overrides = (), *, rows: Rows | None = None, **sections: Any) -> Run:
     """Run a recipe; returns the run, whose `model_folder`, `report_file` and `table_file` say where things are.
 
     recipe: a file, the name of a recipe that comes with mmssl, or the recipe as a dict.
     overrides: texts `train.lr=1e-3`, or a dict with dotted keys; sections: `train={"lr": 1e-3}`, merged into the recipe.
-    rows: data in memory in place of `data.path`.
+    rows: data in memory in place of `data.path`, or by source in place of the paths of `data.sources`.
 
     RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.pretrain.pretrain` for the rest.
     """
@@ -58,20 +58,38 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     checked = read(recipe, overrides, sections)
     train_options, data = checked.section("train"), checked.section("data")
     checked.section("evaluate")
-    source = data.open()
-    pieces = build(checked, source, source.labels() if checked.needs_labels else None)
-    count = min(SAMPLED, train_options.batch_size, len(source))
-    batch = first_batch(checked, pieces, source, count)
+    streams = open_streams(data, list(checked.modalities))
+    labels = labels_of(checked, streams)
+    pieces = build(checked, streams, labels)
+    streams = {name: cut_stream(stream, pieces.processor) for name, stream in streams.items()}
     objective = pieces.objective
-    loss, kept = forward_cost(objective, batch)
     weights = sum(parameter.numel() for parameter in objective.parameters())
-    micro = train_options.batch_size // train_options.accumulation
     # Weights, gradients and AdamW's two moments in float32, and the average of the weights if there is one.
     fixed = weights * 4 * (5 if train_options.ema else 4)
     lines = [
         f"recipe      {checked.name}: valid",
-        f"data        {source}, {len(source):,} samples",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
+    ]
+    for stream in streams.values():
+        lines += check_stream(checked, pieces, stream, labels, fixed)
+    return "\n".join(lines)
+
+
+def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels: Labels | None, fixed: int) -> list[str]:
+    """Lines about one source: its samples, their tokens, a batch, the loss of the untrained model, and the memory of a step.
+
+    fixed: bytes that every step needs, whatever the batch.
+    """
+    options, objective = recipe.section("train"), pieces.objective
+    count = min(SAMPLED, options.batch_size, len(stream.source))
+    batch = first_batch(recipe, pieces, stream, labels, count)
+    loss, kept = forward_cost(objective, batch)
+    micro = options.batch_size // options.accumulation
+    if options.batch_tokens:
+        longest = max(int(objective.model.count_tokens(name, inputs).max()) for name, inputs in batch.inputs.items())
+        micro = max(1, options.batch_tokens // longest // options.accumulation)
+    return [
+        f"data        {stream.source}, {len(stream.source):,} samples",
         *(f"tokens      {name}: {tokens_per_sample(objective, name, batch)} per sample" for name in batch.inputs),
         *(
             f"batch       {key} {[micro, *tensor.shape[1:]]} {str(tensor.dtype).removeprefix('torch.')}"
@@ -81,7 +99,6 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"loss        {loss:.4f} before training",
         f"memory      about {(fixed + kept / count * micro) / 2**20:,.0f} MiB for a step of {micro} samples in fp32",
     ]
-    return "\n".join(lines)
 
 
 def evaluate(
@@ -105,7 +122,7 @@ def evaluate(
     modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
     compare: more models, folders or Hub ids, by the name of their row.
     """
-    processor, loaded = load_model(model)
+    processor, loaded = load(model)
     name = choose_modality(modality, processor)
     options = EvaluateOptions(
         train_split=train_split,
@@ -134,7 +151,7 @@ def embed(
 
     Arguments as in `evaluate`. The file appears when it is complete; memory stays flat however many samples there are.
     """
-    processor, loaded = load_model(model)
+    processor, loaded = load(model)
     name = choose_modality(modality, processor)
     source = Source(path=data, split=split, columns=column_map(name, column, None))
     type_ = pa.list_(pa.float32(), loaded.config.hidden_size)
@@ -156,10 +173,10 @@ def embed(
     return count
 
 
-def load_model(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
+def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
     """A saved model with its processor, on the accelerator if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MMSSLProcessor.from_pretrained(model), MMSSLModel.from_pretrained(model).to(device)
+    return MMSSLProcessor.from_pretrained(model), load_model(model).to(device)
 
 
 def column_map(modality: str, column: str | Sequence[str] | None, label: str | None) -> dict[str, str | list[str]] | None:
@@ -171,15 +188,15 @@ def column_map(modality: str, column: str | Sequence[str] | None, label: str | N
     return columns or None
 
 
-def first_batch(recipe: recipes.Recipe, pieces: Pieces, source: Source, count: int) -> Batch:
-    """The first `count` samples of the run, as it would see them. ValueError if its batches do not fit the data."""
+def first_batch(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels: Labels | None, count: int) -> Batch:
+    """The first `count` samples of a source, as the run would see them. ValueError if its batches do not fit the data."""
     options, data, seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
-    modalities = {name: (find(name), processor) for name, processor in pieces.processor.processors.items()}
-    labels = source.labels() if recipe.needs_labels else None
-    order = Order(len(source), seed, data.shuffle)
-    feed = partial(loader, source, modalities, order=order, seed=seed, labels=labels, on_error=data.on_error)
+    order = Order(len(stream.source), seed, data.shuffle)
+    modalities = modalities_of(stream, pieces.processor)
+    feed = partial(loader, stream.source, modalities, order=order, seed=seed, labels=labels, on_error=data.on_error)
     # The run's own loader is made for its checks only.
-    feed(batch_size=options.batch_size, micro_batches=options.accumulation, workers=data.workers, cache=data.cache)
+    size = count if options.batch_tokens else options.batch_size
+    feed(batch_size=size, micro_batches=1 if options.batch_tokens else options.accumulation, workers=data.workers, cache=data.cache)
     return next(feed(batch_size=count))
 
 
@@ -201,9 +218,8 @@ def parameters(module: torch.nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
 
 
-@torch.no_grad()
 def tokens_per_sample(objective: Objective, name: str, batch: Batch) -> str:
     """Valid tokens of the samples of a batch: one number, or their range."""
-    counts = objective.model.embed(name, batch.inputs[name]).valid_or_ones().sum(1)
+    counts = objective.model.count_tokens(name, batch.inputs[name])
     low, high = int(counts.min()), int(counts.max())
     return str(low) if low == high else f"{low} to {high}"

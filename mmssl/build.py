@@ -1,16 +1,17 @@
 """From a recipe's sections, or a saved model, to processor, model and objective."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmssl.config import SIZES, MMSSLConfig
-from mmssl.data import Labels, Source
-from mmssl.modality import Modality, find
-from mmssl.model import MMSSLModel
+from mmssl.data import Labels, Source, Stream, cut
+from mmssl.data.loader import READ
+from mmssl.modality import Modality, Processor, find
+from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.processor import MMSSLProcessor
 from mmssl.progress import track
@@ -18,8 +19,6 @@ from mmssl.recipe import Recipe, RecipeError
 
 FREE = ("drop_path_rate", "pooling")
 """Encoder keys that may differ from a saved model's: no weight depends on them."""
-READ = 1024
-"""Rows read at a time while statistics are fitted."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,30 @@ class Pieces:
     objective: Objective
 
 
-def build(recipe: Recipe, source: Source, labels: Labels | None, fitted: MMSSLProcessor | None = None) -> Pieces:
-    """The processor (fitted on `source` unless given), and the objective with its model, weights drawn from the recipe's seed."""
-    saved = saved_model(recipe)
+def build(recipe: Recipe, streams: Mapping[str, Stream], labels: Labels | None, fitted: MMSSLProcessor | None = None) -> Pieces:
+    """The processor (fitted on its source unless given), and the objective with its model, weights drawn from the recipe's seed."""
+    saved, frozen = saved_model(recipe), recipe.section("train").freeze is not None
+    if frozen and recipe.init is None:
+        raise RecipeError("train.freeze: a frozen encoder must come from a trained model; name it, as in init: runs/mae/model")
     torch.manual_seed(recipe.section("run").seed)
-    processor = fitted or (MMSSLProcessor.from_pretrained(saved) if saved else fit_processor(recipe, source))
-    model = load_saved(recipe, saved) if saved else MMSSLModel(make_config(recipe, processor))
+    before = MMSSLProcessor.from_pretrained(saved) if saved else None
+    processor = fitted or fit_processor(recipe, streams, before)
+    model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
+    if frozen:
+        freeze(model, list(recipe.modalities), known=list(before.processors) if before else [])
     augments = {name: find(name).augment(**parts["augment"]) for name, parts in recipe.modalities.items()}
     name, settings = recipe.objective
     return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels), **settings))
+
+
+def freeze(model: MMSSLModel, trained: Sequence[str], known: Sequence[str]) -> None:
+    """Let only the adapters of the `trained` modalities learn, and the experts of those that are not yet `known`."""
+    model.requires_grad_(False)
+    for name in trained:
+        model.adapter(name).requires_grad_(True)
+        if model.config.has_experts and name not in known:
+            for layer in model.encoder.layers:
+                layer.get_submodule(f"mlp.{name}").requires_grad_(True)
 
 
 def run_to_continue(recipe: Recipe) -> Path | None:
@@ -52,16 +66,46 @@ def saved_model(recipe: Recipe) -> str | None:
     return None if run_to_continue(recipe) else recipe.init
 
 
-def fit_processor(recipe: Recipe, source: Source) -> MMSSLProcessor:
-    """The processors of a recipe's modalities, those with statistics or vocabularies fitted on all rows of `source`."""
-    processors = {}
+def fit_processor(recipe: Recipe, streams: Mapping[str, Stream], before: MMSSLProcessor | None = None) -> MMSSLProcessor:
+    """The processors of a recipe's modalities, those with statistics or vocabularies fitted on all rows of their sources.
+
+    before: the processors of a saved model, which stay as they are; those of modalities that the recipe does not train stay only
+        where its encoder is frozen, as the others would no longer fit their encoder.
+    """
+    known = before.processors if before else {}
+    keep = recipe.section("train").freeze is not None
+    processors = {name: processor for name, processor in known.items() if keep or name in recipe.modalities}
     for name, parts in recipe.modalities.items():
+        if name in known:
+            continue
         modality = find(name)
         processor = modality.processor(**parts["processor"])
         if not processor.fitted:
+            source = next(stream.source for stream in streams.values() if name in stream.modalities)
             processor.fit(raw_samples(source, modality))
         processors[name] = processor
     return MMSSLProcessor(processors)
+
+
+def labels_of(recipe: Recipe, streams: Mapping[str, Stream]) -> Labels | None:
+    """The labels, if the objective learns from them; ValueError if there are several sources."""
+    if not recipe.needs_labels:
+        return None
+    if len(streams) > 1:
+        raise ValueError(
+            f"objective {recipe.objective[0]} learns the labels of one source; got {', '.join(streams)}. Use data.path"
+        )
+    return next(iter(streams.values())).source.labels()
+
+
+def modalities_of(stream: Stream, processor: MMSSLProcessor) -> dict[str, tuple[Modality, Processor]]:
+    """The plug-ins and processors of the modalities of a source."""
+    return {name: (find(name), processor.processors[name]) for name in stream.modalities}
+
+
+def cut_stream(stream: Stream, processor: MMSSLProcessor) -> Stream:
+    """The stream with a sample for every piece of a long row; see `mmssl.data.cut`."""
+    return replace(stream, source=cut(stream.source, modalities_of(stream, processor)))
 
 
 def raw_samples(source: Source, modality: Modality) -> Iterator[Any]:
@@ -74,22 +118,32 @@ def raw_samples(source: Source, modality: Modality) -> Iterator[Any]:
 
 def make_config(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLConfig:
     """The configuration of a new model."""
+    return MMSSLConfig(modalities=modality_settings(recipe, processor, list(recipe.modalities)), **recipe.section("encoder"))
+
+
+def modality_settings(recipe: Recipe, processor: MMSSLProcessor, names: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says about modalities of a recipe."""
     settings = processor.settings()
-    modalities = {name: {"processor": settings[name], "adapter": parts["adapter"]} for name, parts in recipe.modalities.items()}
-    return MMSSLConfig(modalities=modalities, **recipe.section("encoder"))
+    return {name: {"processor": settings[name], "adapter": recipe.modalities[name]["adapter"]} for name in names}
 
 
-def load_saved(recipe: Recipe, saved: str) -> MMSSLModel:
-    """The saved model with the recipe's modalities. RecipeError if the recipe describes another architecture."""
+def load_saved(recipe: Recipe, saved: str, processor: MMSSLProcessor, *, keep: bool) -> MMSSLModel:
+    """The saved model with the recipe's modalities, those that it lacks with random weights; `keep` its other modalities as well.
+
+    RecipeError if the recipe describes another architecture.
+    """
     config = MMSSLConfig.from_pretrained(saved)
     if wrong := [*encoder_differences(recipe, config), *modality_differences(recipe, config)]:
         raise RecipeError(f"init: {saved} has another architecture than the recipe:\n  " + "\n  ".join(wrong))
-    config.modalities = {name: config.modalities[name] for name in recipe.modalities}
+    new = [name for name in recipe.modalities if name not in config.modalities]
+    if new:
+        print(f"init: {saved} has {', '.join(config.modalities)}; {', '.join(new)} starts from random weights")
+    kept = {name: value for name, value in config.modalities.items() if keep or name in recipe.modalities}
+    config.modalities = kept | modality_settings(recipe, processor, new)
     for key in FREE:
         if key in recipe.given("encoder"):
             setattr(config, key, recipe.given("encoder")[key])
-    model: MMSSLModel = MMSSLModel.from_pretrained(saved, config=config)
-    return model
+    return load_model(saved, config)
 
 
 def encoder_differences(recipe: Recipe, config: MMSSLConfig) -> Iterator[str]:
@@ -103,10 +157,9 @@ def encoder_differences(recipe: Recipe, config: MMSSLConfig) -> Iterator[str]:
 
 
 def modality_differences(recipe: Recipe, config: MMSSLConfig) -> Iterator[str]:
-    """Lines for the modalities, and their processor and adapter keys, that the saved model does not have."""
+    """Lines for the processor and adapter keys of the saved model's modalities that the recipe sets to something else."""
     for name, parts in recipe.given("modalities").items():
         if name not in config.modalities:
-            yield f"modalities.{name}: the model has {', '.join(config.modalities)}"
             continue
         for part in ("processor", "adapter"):
             saved = config.modalities[name][part]

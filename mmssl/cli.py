@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(options)
     except BrokenPipeError:
         sys.exit(141)
+    except KeyboardInterrupt:
+        print("mmssl: stopped before there was anything to save", file=sys.stderr)
+        sys.exit(130)
     except USER_ERRORS as error:
         if options.traceback:
             raise

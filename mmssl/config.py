@@ -48,6 +48,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     norm_eps: float = 1e-6
     qk_norm: bool = False
     layer_scale: float | None = None
+    modality_experts: bool = False
     drop_path_rate: float = 0.0
     cls_token: bool = True
     num_register_tokens: int = 0
@@ -69,6 +70,11 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
             raise ValueError(f"rotary_base needs four values (time, depth, height, width); got {list(self.rotary_base)}")
         self.mlp_size = self.mlp_width
         super().__post_init__(**kwargs)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether every modality has an MLP of its own in each layer."""
+        return self.modality_experts and bool(self.modalities)
 
     @property
     def mlp_width(self) -> int:
@@ -94,6 +100,7 @@ def encoder_settings(
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6,
     qk_norm: bool = False,
     layer_scale: Annotated[float, Field(gt=0)] | None = None,
+    modality_experts: bool = False,
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     cls_token: bool = True,
     num_register_tokens: Annotated[int, Field(ge=0)] = 0,
@@ -113,6 +120,7 @@ def encoder_settings(
     norm_eps: epsilon of the norms.
     qk_norm: normalise queries and keys of every head (arXiv 2302.05442).
     layer_scale: initial value of LayerScale (arXiv 2103.17239); null: off.
+    modality_experts: an MLP of its own for each modality in every layer; attention stays shared.
     drop_path_rate: stochastic depth of the last layer, rising linearly from 0 at the first (arXiv 1603.09382).
     cls_token: prepend a CLS token.
     num_register_tokens: register tokens after CLS (arXiv 2309.16588).
@@ -129,6 +137,7 @@ def encoder_settings(
         "norm_eps": norm_eps,
         "qk_norm": qk_norm,
         "layer_scale": layer_scale,
+        "modality_experts": modality_experts,
         "drop_path_rate": drop_path_rate,
         "cls_token": cls_token,
         "num_register_tokens": num_register_tokens,

@@ -167,6 +167,12 @@ class GatedMlp(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+def make_mlp(config: MMSSLConfig) -> Any:
+    """The MLP of a layer; with modality experts one for each modality, by its name (SkillNet, arXiv 2205.06126)."""
+    kind = {"gelu": Mlp, "swiglu": GatedMlp}[config.mlp]
+    return nn.ModuleDict({name: kind(config) for name in config.modalities}) if config.has_experts else kind(config)
+
+
 class LayerScale(nn.Module):
     """A learned gain per channel, small at the start (arXiv 2103.17239, eq. 4)."""
 
@@ -209,14 +215,17 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         width = config.hidden_size
         self.norm1, self.norm2 = make_norm(config, width), make_norm(config, width)
         self.attention = MMSSLAttention(config)
-        self.mlp = {"gelu": Mlp, "swiglu": GatedMlp}[config.mlp](config)
+        self.mlp = make_mlp(config)
         self.scale1, self.scale2 = make_scale(config), make_scale(config)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], first: int) -> Float[Tensor, "b m d"]:
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"], first: int, expert: str | None = None
+    ) -> Float[Tensor, "b m d"]:
         """The tokens from number `first` on after attending to all of them."""
         x = x[:, first:] + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn, first)[0]))
-        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        mlp = self.mlp[expert] if expert is not None else self.mlp
+        return x + self.drop_path(self.scale2(mlp(self.norm2(x))))
 
 
 class Encoder(nn.Module):
@@ -257,7 +266,8 @@ class Encoder(nn.Module):
             return tokens.with_values(values)
         prefix = self.prefix.expand(len(values), -1, -1)
         valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
-        return Tokens(torch.cat([prefix, values], 1), F.pad(tokens.coords, (0, 0, self.num_prefix, 0)), valid)
+        coords = F.pad(tokens.coords, (0, 0, self.num_prefix, 0))
+        return Tokens(torch.cat([prefix, values], 1), coords, valid, expert=tokens.expert)
 
     def mask(self, asking: Float[Tensor, "b m d"], valid: Bool[Tensor, "b n"] | None) -> Any:
         """Which tokens `asking` may attend to, in the form that the attention implementation takes; None if all are real."""
@@ -270,8 +280,9 @@ class Encoder(nn.Module):
         tokens = self.prepend(tokens)
         x, count = tokens.values, tokens.values.shape[1]
         mask, turn = self.mask(x, tokens.valid), self.rotary(tokens.coords)
+        expert = tokens.expert if self.config.has_experts else None
         for layer in self.layers[:-1]:
-            x = layer(x, mask, turn, 0)
+            x = layer(x, mask, turn, 0, expert)
         first = 0 if last is None else count - last
-        x = self.layers[-1](x, self.mask(x[:, first:], tokens.valid) if first else mask, turn, first)
+        x = self.layers[-1](x, self.mask(x[:, first:], tokens.valid) if first else mask, turn, first, expert)
         return tokens.tail(count - first).with_values(self.norm(x))

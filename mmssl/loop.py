@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from pydantic import Field
 from torch import nn
@@ -33,6 +33,9 @@ class TrainOptions:
     """How long and how fast to train.
 
     batch_size: samples per optimizer step, over all devices and accumulation steps.
+    batch_tokens: tokens per optimizer step, padding included, in the place of batch_size: many short samples, or few long ones.
+    freeze: part of the model that stays as it is: encoder = what `init` brought along, so that only the adapters of the recipe's
+        modalities learn, and the experts of those that the saved model lacked; null: none.
     accumulation: micro-batches per optimizer step.
     max_steps: budget in optimizer steps.
     max_epochs: budget in passes over the data.
@@ -56,6 +59,8 @@ class TrainOptions:
     """
 
     batch_size: Whole = 256
+    batch_tokens: Whole | None = None
+    freeze: Literal["encoder"] | None = None
     accumulation: Whole = 1
     max_steps: Whole | None = None
     max_epochs: Annotated[float, Field(gt=0)] | None = None
@@ -131,11 +136,11 @@ class Counters:
 class Training:
     """An objective with its optimizer: makes steps, saves and restores its whole state.
 
-    objective: what to train; options: how; epoch: samples of one pass over the data.
+    objective: what to train; options: how. `steps_per_epoch` says how long a pass over the data is, for a budget of epochs.
     """
 
-    def __init__(self, objective: Objective, options: TrainOptions, *, epoch: int, project_dir: str | None = None) -> None:
-        self.options, self.epoch, self.counters = options, epoch, Counters()
+    def __init__(self, objective: Objective, options: TrainOptions, *, project_dir: str | None = None) -> None:
+        self.options, self.counters, self.steps_per_epoch = options, Counters(), 1.0
         self.grad_norm = 0.0
         AcceleratorState._reset_state()  # or the precision of an earlier run in this process could not be changed
         self.accelerator = Accelerator(
@@ -143,6 +148,7 @@ class Training:
             gradient_accumulation_steps=options.accumulation,
             log_with=list(options.trackers) or None,
             project_dir=project_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(objective.modalities) > 1)],
         )
         self.objective = objective
         set_attention(objective, options.attention, self.device)
@@ -169,7 +175,7 @@ class Training:
         options, done = self.options, self.counters
         shares = [
             done.step / options.max_steps if options.max_steps else 0.0,
-            done.step * options.batch_size / (options.max_epochs * self.epoch) if options.max_epochs else 0.0,
+            done.step / (options.max_epochs * self.steps_per_epoch) if options.max_epochs else 0.0,
             done.seconds / 60 / options.max_minutes if options.max_minutes else 0.0,
         ]
         return min(1.0, max(shares))
@@ -217,6 +223,12 @@ class Training:
             self.optimizer.step()
             self.optimizer.zero_grad()
         return {"loss": loss} | {key: value.item() for key, value in output.metrics.items()}
+
+    def shared(self, value: float) -> float:
+        """The mean of a number over all processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return float(self.accelerator.reduce(torch.tensor(value, device=self.device), "mean"))
 
     def clip(self, samples: Sequence[int]) -> None:
         """Measure the norm of the gradient of `samples`, then bring it down to the limit if there is one."""
@@ -286,13 +298,11 @@ def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
         group.update(own)
 
 
-Feed = Callable[[int], Iterator[Batch]]
-"""Batches from a given optimizer step on, one per micro-batch."""
+def fit(training: Training, batches: Iterator[Batch], on_step: Callable[[dict[str, float]], bool]) -> None:
+    """Train until the budget is used up or `on_step`, called after each optimizer step with its metrics, returns True (stop).
 
-
-def fit(training: Training, feed: Feed, on_step: Callable[[dict[str, float]], bool]) -> None:
-    """Train until the budget is used up or `on_step`, called after each optimizer step with its metrics, returns True (stop)."""
+    batches: one per micro-batch.
+    """
     training.wrapped.train()
-    batches = feed(training.counters.step)
     while training.progress < 1 and not on_step(training.step(batches)):
         pass

@@ -32,6 +32,11 @@ class Processor(ABC):
     The keyword-only arguments of a subclass are its recipe keys and, as `settings()`, the JSON that is saved with the model.
     """
 
+    @property
+    def windowed(self) -> bool:
+        """Whether a raw sample may be longer than one sample of the model, and is then cut by `pieces`."""
+        return False
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The constructor arguments that rebuild this processor, fitted statistics included, as JSON values."""
@@ -51,6 +56,20 @@ class Processor(ABC):
     def many(self, raw: Any) -> list[Any]:
         """The raw samples in what a user passes to `MMSSLProcessor(<keyword>=...)`: a list, or one sample."""
         return list(raw) if isinstance(raw, list | tuple) else [raw]
+
+    def pieces(self, raw: Any) -> list[Any]:
+        """The raw samples into which a long one is cut, in order, with nothing lost; each is one that `__call__` takes.
+
+        Training draws from all pieces; the features of a sample are the mean over its pieces.
+        """
+        return [raw]
+
+    def with_options(self, raw: Any, options: Mapping[str, Any]) -> Any:
+        """A raw sample with what the caller of a transformers processor says beside it, as `audio_kwargs={"sampling_rate": 16000}`.
+
+        Options without a meaning for this processor (padding, truncation) are ignored.
+        """
+        return raw
 
     @abstractmethod
     def collate(self, samples: Sequence[Inputs]) -> Inputs:
@@ -77,6 +96,9 @@ class Adapter(nn.Module, ABC):
     """True if its tokens carry an identity (`Tokens.identity`)."""
     overlapping: bool = False
     """True if the stem mixes neighbouring tokens, so that hidden content can reach visible ones: unsafe for raw targets."""
+
+    point_dim: int = 0
+    """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> Tokens:
@@ -109,6 +131,7 @@ class Modality:
     augment: builds, from the recipe's keys, a function (batch inputs, draws) -> batch inputs: one random view, batched, on device.
     example: (count, seed) -> raw samples that pass the laws of `mmssl.testing`.
     golden: () -> (settings of processor, settings of adapter, raw sample, expected coords [n, 4], expected targets): patch order.
+    sentence: what sentence-transformers calls it (text, image, audio, video), where it can feed it.
     picture: (inputs, hidden [b, n], predictions by target name) -> a matplotlib figure of input, what was seen, what was predicted.
     """
 
@@ -122,6 +145,7 @@ class Modality:
     example: Callable[[int, int], list[Any]]
     golden: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any], Any, Float[Tensor, "n 4"], dict[str, Tensor]]]
     picture: Callable[[Inputs, Bool[Tensor, "b n"], dict[str, Tensor]], Any]
+    sentence: str | None = None
 
 
 @cache

@@ -1,12 +1,17 @@
 """The Hugging Face face: adapters in front of one shared encoder, as an ordinary `PreTrainedModel`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
 from mmssl.config import MMSSLConfig
@@ -84,7 +89,12 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def embed(self, name: str, inputs: Inputs) -> Tokens:
         """Tokens of a batch of modality `name`, before the encoder."""
         tokens: Tokens = self.adapter(name)(inputs)
-        return tokens
+        return replace(tokens, expert=name) if self.config.has_experts else tokens
+
+    @torch.no_grad()
+    def count_tokens(self, name: str, inputs: Inputs) -> Int[Tensor, " b"]:
+        """Valid tokens of each sample of a batch of modality `name`, without prefix tokens."""
+        return self.embed(name, inputs).valid_or_ones().sum(1)
 
     def encode(self, name: str, inputs: Inputs) -> Tokens:
         """Encoded tokens of a batch of modality `name`, prefix tokens first."""
@@ -95,7 +105,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
         if self.config.pooling == "cls":
             return tokens.values[:, 0]
         k = self.encoder.num_prefix
-        body = Tokens(tokens.values[:, k:], tokens.coords[:, k:], None if tokens.valid is None else tokens.valid[:, k:])
+        body = tokens.tail(tokens.values.shape[1] - k)
         return body.mean() if self.pooler is None else self.pooler(body)
 
     def modality_of(self, inputs: Inputs) -> str:
@@ -111,12 +121,35 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def forward(self, **inputs: Any) -> BaseModelOutputWithPooling:
         """Encode what `MMSSLProcessor` returned for one modality.
 
-        last_hidden_state: `[b, prefix + n, d]`; pooler_output: `[b, d]`.
+        last_hidden_state: `[b, prefix + n, d]`; pooler_output: `[b, d]`, for long samples that were cut the mean of their pieces.
         """
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         name = self.modality_of(tensors)
         tokens = self.encode(name, {key: tensors[key] for key in self.adapter(name).input_names if key in tensors})
-        return BaseModelOutputWithPooling(last_hidden_state=tokens.values, pooler_output=self.pool(tokens))
+        pooled, owners = self.pool(tokens), tensors.get(f"{find(name).keyword}_sample")
+        if owners is not None:
+            count = torch.bincount(owners)
+            pooled = pooled.new_zeros(len(count), pooled.shape[1]).index_add(0, owners, pooled) / count[:, None].to(pooled.dtype)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens.values, pooler_output=pooled)
+
+
+@contextmanager
+def no_weights_bar() -> Iterator[None]:
+    """Keep transformers' own progress bar over the weights of a model off the screen."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
+    """A saved model, folder or Hub id, without a progress bar; `config` in the place of its own."""
+    with no_weights_bar():
+        loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config)
+    return loaded
 
 
 def build_adapter(name: str, config: MMSSLConfig) -> Adapter:

@@ -1,35 +1,38 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
-from transformers.utils import logging
-
 from mmssl import checkpoint
-from mmssl.build import Pieces, build, run_to_continue
-from mmssl.data import Batch, Labels, Order, Source, batches, loader
-from mmssl.evaluation import Evaluator, Table
+from mmssl.build import Pieces, build, cut_stream, labels_of, modalities_of, run_to_continue
+from mmssl.data import batches, open_streams
+from mmssl.data.options import ONLY, Rows
+from mmssl.data.source import LABEL
+from mmssl.evaluation import EvaluateOptions, Evaluator, Table
+from mmssl.feed import Feed
 from mmssl.loop import Training, TrainingError, fit
-from mmssl.modality import find
+from mmssl.model import no_weights_bar
 from mmssl.processor import MMSSLProcessor
 from mmssl.progress import Progress
 from mmssl.recipe import Recipe
 from mmssl.report import model_card, write_report
 from mmssl.run import Interrupted, Run, StopRequest, now, stop_on_signals
+from mmssl.sentence import write_sentence_files
 
-SHOWN_SKIPS = 100
-"""Different messages of skipped samples that a run remembers; all skips are counted, in every pass over the data."""
 PICTURED = 8
 """Samples in the pictures of the report."""
 
 
-def pretrain(recipe: Recipe, rows: list[dict[str, Any]] | None = None) -> Run:
+def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     """Run a recipe to its end, or continue it; returns the run.
 
-    rows: data in memory in place of the recipe's `data.path`.
+    rows: data in memory in place of `data.path`, or by source in place of the paths of `data.sources`.
     Interrupted on SIGINT or SIGTERM, after a checkpoint; TrainingError if the loss is not finite.
     """
     run = Run.open(recipe, recipe.resume)
@@ -38,9 +41,10 @@ def pretrain(recipe: Recipe, rows: list[dict[str, Any]] | None = None) -> Run:
         if run.finished:
             print(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
             return run
-        session = Session(recipe, run, rows)
-        stop = stack.enter_context(stop_on_signals())
-        session.train(stop)
+        with run.dropped_if_useless():
+            session = Session(recipe, run, rows)
+            stop = stack.enter_context(stop_on_signals())
+            session.train(stop)
         session.finish(stop)
     return run
 
@@ -48,19 +52,23 @@ def pretrain(recipe: Recipe, rows: list[dict[str, Any]] | None = None) -> Run:
 class Session:
     """A run at work: what it trains, on what, and where it writes."""
 
-    def __init__(self, recipe: Recipe, run: Run, rows: list[dict[str, Any]] | None) -> None:
+    def __init__(self, recipe: Recipe, run: Run, rows: Rows | None) -> None:
         self.recipe, self.run, self.rows = recipe, run, rows
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
-        self.source = Source.from_rows(rows, self.data.columns) if rows is not None else self.data.open()
-        self.labels: Labels | None = self.source.labels() if recipe.needs_labels else None
+        self.streams = open_streams(self.data, list(recipe.modalities), rows)
+        self.labels = labels_of(recipe, self.streams)
         self.pieces = self.build()
-        self.training = Training(self.pieces.objective, self.options, epoch=len(self.source), project_dir=str(run.folder))
-        self.skips: list[str] = []
+        self.streams = {name: cut_stream(stream, self.pieces.processor) for name, stream in self.streams.items()}
+        self.check_data()
+        self.training = Training(self.pieces.objective, self.options, project_dir=str(run.folder))
+        self.feed = Feed(recipe, self.streams, self.pieces.processor, self.training, self.labels, run.folder)
+        self.training.steps_per_epoch = self.feed.steps_per_epoch
+        self.samples_logged = 0
         self.window: list[dict[str, float]] = []
         self.probes: dict[str, float] = {}
         self.saved: int | None = None
         self.restore()
-        self.evaluator = self.make_evaluator()
+        self.evaluators = self.make_evaluators()
 
     def build(self) -> Pieces:
         """Processor and objective; the fitted processor is kept with the run, so that resuming fits nothing anew."""
@@ -68,10 +76,24 @@ class Session:
         before = run_to_continue(self.recipe)
         known = kept if kept.exists() else before / "processor" if before else None
         fitted = MMSSLProcessor.from_pretrained(known) if known else None
-        pieces = build(self.recipe, self.source, self.labels, fitted)
+        pieces = build(self.recipe, self.streams, self.labels, fitted)
         if not kept.exists():
             replace_folder(kept, pieces.processor.save_pretrained)
         return pieces
+
+    def check_data(self) -> None:
+        """ValueError if the run was started on other data: it could not continue to the weights of an uninterrupted one."""
+        sources = {name: stream.source for name, stream in self.streams.items()}
+        found = {name: {"samples": len(source), "columns": source.column_names} for name, source in sources.items()}
+        known = self.run.read_record().get("data", found)
+        for name, source in sources.items():
+            if known.get(name) != found[name]:
+                raise ValueError(
+                    f"cannot resume {self.run.folder}: {source} is not what it was. Started on {known.get(name)}, it is now "
+                    f"{found[name]}. Restore the data, or leave resume out to start a new run; init={self.run.folder} carries the "
+                    "weights over"
+                )
+        self.run.record(data=found)
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
@@ -81,7 +103,8 @@ class Session:
         if newest:
             state = checkpoint.load(newest)
             self.training.restore(state)
-            self.window, self.skips, self.saved = state["window"], state["skips"], self.training.counters.step
+            self.feed.restore(state["feed"])
+            self.window, self.samples_logged, self.saved = state["window"], state["samples_logged"], self.training.counters.step
             print(f"continuing from {newest}, step {self.saved}")
         elif before:
             self.carry_on(before)
@@ -92,41 +115,17 @@ class Session:
         newest = checkpoint.newest(before / "checkpoints")
         if newest is None:
             raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give a model folder, or another run")
-        self.training.restore(checkpoint.load(newest))
+        state = checkpoint.load(newest)
+        self.training.restore(state)
         step = self.training.counters.step
+        self.feed.carry_on(state["feed"])
+        self.samples_logged = self.training.counters.samples
         if self.training.progress >= 1:
             raise ValueError(
                 f"init: {before} has made {step} steps, and the budget of this recipe counts them: nothing is left to train. "
                 f"Raise train.max_steps (or max_epochs, max_minutes), or start from its model: init={before / 'model'}"
             )
         print(f"carrying on from {newest}, step {step}")
-
-    def feed(self, start_step: int) -> Iterator[Batch]:
-        """This process's micro-batches from a step on; messages of skipped samples are kept for the report."""
-        accelerator, modalities = self.training.accelerator, self.modalities()
-        stream = loader(
-            self.source,
-            modalities,
-            order=Order(len(self.source), self.seed, self.data.shuffle),
-            batch_size=self.options.batch_size,
-            seed=self.seed,
-            start_step=start_step,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            micro_batches=self.options.accumulation,
-            workers=self.data.workers,
-            labels=self.labels,
-            on_error=self.data.on_error,
-            pin_memory=accelerator.device.type == "cuda",
-            cache=self.data.cache,
-        )
-        for batch in stream:
-            fresh = [message for message in batch.skipped if message not in self.skips]
-            self.skips += fresh[: SHOWN_SKIPS - len(self.skips)]
-            yield batch
-
-    def modalities(self) -> dict[str, Any]:
-        return {name: (find(name), processor) for name, processor in self.pieces.processor.processors.items()}
 
     def train(self, stop: StopRequest) -> None:
         """Train to the end of the budget. On a signal: checkpoint, then Interrupted with the command that continues."""
@@ -142,7 +141,7 @@ class Session:
                 return stop.signum is not None
 
             try:
-                fit(self.training, self.feed, on_step)
+                fit(self.training, iter(self.feed), on_step)
             except TrainingError as error:
                 raise TrainingError(self.explain(error), error.samples) from None
             finally:
@@ -153,12 +152,13 @@ class Session:
 
     def explain(self, error: TrainingError) -> str:
         """What to tell of a loss or gradient that is not finite: where, with which rows, and how to go on."""
-        rows = [self.source.row_number(i) for i in error.samples]
+        source = self.streams[self.feed.current].source
+        rows = [source.row_number(i) for i in error.samples]
         # The checkpoint right before the failure holds the very weights that failed: perhaps they are broken already.
         good = checkpoint.newest(self.run.checkpoints, below=self.training.counters.step)
         how = f", which a new run carries on from with init={self.run.folder}" if good else ""
         return (
-            f"{error}; its samples are the rows {rows} of {self.source}. Last good checkpoint: {good or 'none yet'}{how}. "
+            f"{error}; its samples are the rows {rows} of {source}. Last good checkpoint: {good or 'none yet'}{how}. "
             "Lower train.lr or train.clip_norm, train with train.precision=fp32, or look at those samples"
         )
 
@@ -171,14 +171,18 @@ class Session:
     def total_steps(self) -> int:
         """Optimizer steps of the budget, where it counts steps or epochs."""
         options = self.options
-        epochs = [round(options.max_epochs * len(self.source) / options.batch_size)] if options.max_epochs else []
+        epochs = [round(options.max_epochs * self.training.steps_per_epoch)] if options.max_epochs else []
         return min([*epochs, *([options.max_steps] if options.max_steps else [])])
 
     def after_step(self, row: dict[str, float], bar: Progress) -> None:
         """Whatever is due after a step: probe, log, checkpoint, and the bar."""
         step, done = self.training.counters.step, self.training.progress >= 1
         self.window.append(row)
-        probe = self.evaluator is not None and self.evaluator.options.every and step % self.evaluator.options.every == 0
+        self.feed.learn(row["loss"])
+        if len(self.streams) > 1:
+            row[f"loss_{self.feed.current}"] = row["loss"]
+        every = max((evaluator.options.every for evaluator in self.evaluators.values()), default=0)
+        probe = every > 0 and step % every == 0
         if probe:
             self.probes = self.probe()
         if step % self.options.log_every == 0 or probe or done:
@@ -197,9 +201,10 @@ class Session:
         """A row of metrics.jsonl: means over the steps since the last one."""
         counters, options = self.training.counters, self.options
         rows, self.window = self.window, []
-        means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-        epoch = counters.step * options.batch_size / len(self.source)
-        rate = len(rows) * options.batch_size / sum(row["step_seconds"] for row in rows)
+        means = {key: mean([row[key] for row in rows if key in row]) for key in dict.fromkeys(key for row in rows for key in row)}
+        epoch = counters.step / self.training.steps_per_epoch
+        rate = (counters.samples - self.samples_logged) / sum(row["step_seconds"] for row in rows)
+        self.samples_logged = counters.samples
         row = {"step": counters.step, "epoch": round(epoch, 4), "samples": counters.samples, "seconds": round(counters.seconds, 3)}
         means.pop("step_seconds")
         row |= means | {"samples_per_second": rate, "skipped": counters.skipped} | extra
@@ -211,32 +216,47 @@ class Session:
         """Write a checkpoint, and drop those beyond `keep_last`."""
         step = self.training.counters.step
         if step != self.saved:
-            unlogged = {"window": self.window, "skips": self.skips}
+            unlogged = {"window": self.window, "samples_logged": self.samples_logged, "feed": self.feed.state()}
             checkpoint.save(checkpoint.step_path(self.run.checkpoints, step), self.training.state() | unlogged)
             self.saved = step
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
     def probe(self) -> dict[str, float]:
-        """Scores of the model as it is now."""
-        assert self.evaluator is not None
-        return self.evaluator.score(self.training.published())
+        """Scores of the model as it is now; those of several sources carry their names."""
+        model, found = self.training.published(), dict[str, float]()
+        for name, evaluator in self.evaluators.items():
+            scores = evaluator.score(model)
+            found |= scores if name == ONLY else {f"{key}_{name}": value for key, value in scores.items()}
+        return found
 
-    def make_evaluator(self) -> Evaluator | None:
-        """What scores the model, if the recipe has an `evaluate` section."""
-        options = self.recipe.section("evaluate")
+    def make_evaluators(self) -> dict[str, Evaluator]:
+        """What scores the model, if the recipe has an `evaluate` section: one for each source, of several those with labels."""
+        options: EvaluateOptions | None = self.recipe.section("evaluate")
         if options is None:
-            return None
-        return Evaluator(options, self.data, self.pieces.processor, self.pieces.objective.model.config, rows=self.rows)
+            return {}
+        make = partial(Evaluator, processor=self.pieces.processor, config=self.pieces.objective.model.config)
+        if self.data.path is not None or options.path is not None:
+            return {ONLY: make(options, self.data, rows=self.rows)}
+        found = {}
+        for name, stream in self.streams.items():
+            if LABEL in stream.source.columns:
+                where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit")}
+                data = replace(self.data, sources=None, **where)
+                rows = self.rows[name] if isinstance(self.rows, Mapping) else self.rows
+                found[name] = make(replace(options, modality=stream.modalities[0]), data, rows=rows)
+        return found
 
     def finish(self, stop: StopRequest) -> None:
         """Score the model, publish it, write the report. Interrupted on a signal that came while it was scored."""
         model = self.training.published().eval()
-        table = self.evaluator.table(model) if self.evaluator else None
+        tables = {name: evaluator.table(model) for name, evaluator in self.evaluators.items()}
         self.heed(stop)
-        if table is not None:
-            checkpoint.write_json_atomic(self.run.table_file, table.to_dict())
+        if tables:
+            written = {name: table.to_dict() for name, table in tables.items()}
+            checkpoint.write_json_atomic(self.run.table_file, written.get(ONLY, written))
+        for table in tables.values():
             table.print()
-        self.publish(table)
+        self.publish(list(tables.values()))
         counters = self.training.counters
         facts = {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -244,13 +264,13 @@ class Session:
             "samples": counters.samples,
             "minutes": round(counters.seconds / 60, 2),
             "skipped": counters.skipped,
-            "skipped_messages": self.skips,
+            "skipped_messages": self.feed.skips,
         }
         record = self.run.read_record()
         write_report(
             self.run.folder,
             recipe_yaml=self.recipe.to_yaml(),
-            table=table,
+            tables=list(tables.values()),
             figures=self.pictures(),
             metrics=self.run.rows(),
             facts=facts | {key: record[key] for key in ("command", "commit", "hardware", "versions", "started")},
@@ -258,18 +278,19 @@ class Session:
         self.run.record(finished=now(), **facts)
         print(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
 
-    def publish(self, table: Table | None) -> None:
+    def publish(self, tables: Sequence[Table]) -> None:
         """Write the Hugging Face folder: weights as safetensors, configuration, processor, card."""
         model, record = self.training.published(), self.run.read_record()
 
         def write(folder: Path) -> None:
-            with no_shard_bar():
+            with no_weights_bar():
                 model.save_pretrained(folder)
             self.pieces.processor.save_pretrained(folder)
+            write_sentence_files(folder, self.pieces.processor.processors)
             card = model_card(
                 name=self.run.folder.name,
                 modalities=list(self.recipe.modalities),
-                table=table,
+                tables=tables,
                 record=record,
                 recipe_yaml=self.recipe.to_yaml(),
             )
@@ -278,10 +299,18 @@ class Session:
         replace_folder(self.run.model_folder, write)
 
     def pictures(self) -> dict[str, Any]:
-        """The objective's pictures of the first samples."""
-        first = next(batches(self.source, self.modalities(), PICTURED, labels=self.labels, on_error=self.data.on_error))
+        """The objective's pictures of the first samples of every source."""
         self.training.objective.eval()
-        return self.training.objective.pictures(first.to(self.training.device))
+        found: dict[str, Any] = {}
+        for stream in self.streams.values():
+            modalities = modalities_of(stream, self.pieces.processor)
+            try:
+                first = next(batches(stream.source, modalities, PICTURED, labels=self.labels, on_error=self.data.on_error))
+            except ValueError as error:
+                print(f"the report has no pictures of {stream.source}: {error}")
+                continue
+            found |= self.training.objective.pictures(first.to(self.training.device))
+        return found
 
 
 def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
@@ -292,18 +321,6 @@ def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     write(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-
-
-@contextmanager
-def no_shard_bar() -> Iterator[None]:
-    """Keep transformers' own progress bar off the screen."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

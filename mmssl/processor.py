@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import PROCESSOR_NAME, cached_file
 
@@ -39,8 +40,12 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         """Process samples: `processor(images=[...])`, `processor(table=frame)`.
 
         Each keyword is that of a modality and takes one raw sample or several. Returns the batched tensors under their input
-        names. TypeError for an unknown keyword; ValueError that names the sample for one that cannot be read.
+        names. Where long samples are cut into pieces, each piece is a row, and `<keyword>_sample` says which sample a row is of;
+        the model averages them in its `pooler_output`. Options as `audio_kwargs={"sampling_rate": 16000}` go to their processor.
+        TypeError for an unknown keyword; ValueError that names the sample for one that cannot be read.
         """
+        options = {key.removesuffix("_kwargs"): raw.pop(key) for key in list(raw) if key.endswith("_kwargs")}
+        return_tensors = options.get("common", {}).get("return_tensors", return_tensors)
         if return_tensors not in (None, "pt"):
             raise ValueError(f"return_tensors must be 'pt' (torch tensors) or None; got {return_tensors!r}")
         names = {find(name).keyword: name for name in self.processors}
@@ -50,21 +55,24 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
             raise TypeError(f"this processor takes {', '.join(f'{keyword}=' for keyword in names)}; {what}")
         out = BatchFeature()
         for keyword, value in raw.items():
-            out.update(self._batch(keyword, self.processors[names[keyword]], value))
+            out.update(self._batch(keyword, self.processors[names[keyword]], value, options.get(keyword, {})))
         return out
 
-    def _batch(self, keyword: str, processor: Processor, value: Any) -> dict[str, Any]:
-        samples = []
-        raws = processor.many(value)
+    def _batch(self, keyword: str, processor: Processor, value: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        samples, owners = [], []
+        raws = [processor.with_options(raw, options) for raw in processor.many(value)]
         if not raws:
             raise ValueError(f"{keyword}= holds no sample")
         for number, raw in enumerate(raws):
             try:
-                samples.append(processor(raw))
+                pieces = [processor(piece) for piece in processor.pieces(raw)]
             except READING_ERRORS as error:
                 kind = next(kind for kind in READING_ERRORS if isinstance(error, kind))
                 raise kind(f"{keyword}[{number}]: {error}") from error
-        return processor.collate(samples)
+            samples += pieces
+            owners += [number] * len(pieces)
+        batch = processor.collate(samples)
+        return batch if len(owners) == len(raws) else batch | {f"{keyword}_sample": torch.tensor(owners)}
 
     @property
     def model_input_names(self) -> list[str]:

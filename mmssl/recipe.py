@@ -30,7 +30,11 @@ In text, because importing them takes seconds, and because the options of the lo
 """
 OPTIONAL = ("evaluate",)
 """Sections that may be null, and are by default."""
-VARIANTS = {"mmssl.masking:Sampler": "mmssl.masking:SAMPLERS", "mmssl.schedules:Schedule": "mmssl.schedules:SCHEDULES"}
+VARIANTS = {
+    "mmssl.data.mix:Mixing": "mmssl.data.mix:MIXINGS",
+    "mmssl.masking:Sampler": "mmssl.masking:SAMPLERS",
+    "mmssl.schedules:Schedule": "mmssl.schedules:SCHEDULES",
+}
 """Types of keys that are given as `{name: ..., other keys}`, and their constructors by name."""
 
 INIT = "saved model to start from, a folder or a Hub id; null: from random weights"

@@ -33,7 +33,7 @@ def write_report(
     run_folder: Path,
     *,
     recipe_yaml: str,
-    table: Table | None,
+    tables: Sequence[Table],
     figures: Mapping[str, Figure],
     metrics: Sequence[Row],
     facts: Mapping[str, Any],
@@ -45,10 +45,10 @@ def write_report(
     """
     page = _template().render(
         name=run_folder.name,
-        table=table,
+        tables=tables,
         scores=SCORES,
         tiles=[(compact_count(facts[key]), caption) for key, caption in TILES.items() if key in facts],
-        charts=charts(metrics, table),
+        charts=charts(metrics, tables[0] if len(tables) == 1 else None),
         pictures=[(title, picture(figure)) for title, figure in figures.items()],
         facts=[(key, plain(value)) for key, value in facts.items() if key not in (*TILES, *OWN_PLACE)],
         recipe=recipe_yaml,
@@ -119,7 +119,9 @@ def plain(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def model_card(*, name: str, modalities: Sequence[str], table: Table | None, record: Mapping[str, Any], recipe_yaml: str) -> str:
+def model_card(
+    *, name: str, modalities: Sequence[str], tables: Sequence[Table], record: Mapping[str, Any], recipe_yaml: str
+) -> str:
     """README.md of a published model: metadata for the Hugging Face Hub, how to use it, how good it is, how it was made.
 
     record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
@@ -128,8 +130,8 @@ def model_card(*, name: str, modalities: Sequence[str], table: Table | None, rec
         library_name="mmssl",
         pipeline_tag="feature-extraction",
         tags=["mmssl", "self-supervised-learning", *modalities],
-        model_name=None if table is None else name,
-        eval_results=None if table is None else results(table),
+        model_name=name if tables else None,
+        eval_results=[result for table in tables for result in results(table)] or None,
     )
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     parts = [
@@ -139,7 +141,8 @@ def model_card(*, name: str, modalities: Sequence[str], table: Table | None, rec
         "Its licence is not set: add `license:` to the header of this file before you publish it.",
         "## Use",
         *(fenced(usage(modality), "python") for modality in modalities),
-        *([] if table is None else ["## Evaluation", table.verdict, table.to_markdown()]),
+        *(["## Evaluation"] if tables else []),
+        *(text for table in tables for text in (table.verdict, table.to_markdown())),
         "## How it was made",
         fenced(record["command"], "bash"),
         f"Versions: {versions}.",

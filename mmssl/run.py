@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,16 @@ class Run:
     def finished(self) -> bool:
         """Whether the run came to its end and published its model."""
         return "finished" in self.read_record()
+
+    @contextmanager
+    def dropped_if_useless(self) -> Iterator[None]:
+        """Delete the folder of a run that wrong input, or Ctrl-C, ends before it has logged a step or written a checkpoint."""
+        try:
+            yield
+        except (ValueError, TypeError, LookupError, OSError, ImportError, KeyboardInterrupt):
+            if not self.rows() and checkpoint.newest(self.checkpoints) is None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def read_record(self) -> dict[str, Any]:
         """What run.json holds: command, commit, versions, hardware, and at the end what was done."""

@@ -276,7 +276,7 @@ def _place(model: type[Section], loc: Place) -> tuple[Place, type[Section]]:
         path.append(rest.pop(0))
         field = here.fields().get(str(path[-1]))
         inner = [] if field is None else _sections(field.annotation)
-        if rest and isinstance(rest[0], int) and inner:
+        if rest and inner and (isinstance(rest[0], int) or _is_mapping(field)):
             path.append(rest.pop(0))
         if not rest or not inner:
             break
@@ -291,10 +291,19 @@ def _sections(annotation: Any) -> list[type[Section]]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Annotated, list):
         return _sections(arguments[0])
+    if origin is dict:
+        return _sections(arguments[1])
     if origin not in (Union, UnionType):
         return []
     members = [_sections(argument) for argument in arguments if argument is not NoneType]
     return [model for member in members for model in member] if all(members) else []
+
+
+def _is_mapping(field: FieldInfo | None) -> bool:
+    """Whether a key holds sections by names of the user's choice."""
+    annotation = None if field is None else field.annotation
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return any(get_origin(member) is dict for member in members)
 
 
 def _lookup(data: Any, path: Place) -> Any:

@@ -44,24 +44,32 @@ class Tokens:
     valid: False marks padding; None means that every token is real, which keeps attention on its fastest path.
     identity: what a token is when geometry does not say it (the column of a table); independent of its content. The encoder adds
         it to `values`; a mask token receives the identity of the token that it replaces.
+    expert: name of the MLP expert that the sequences go through, in an encoder that has them; None in all others.
     """
 
     values: Float[Tensor, "b n d"]
     coords: Float[Tensor, "b n 4"]
     valid: Bool[Tensor, "b n"] | None = None
     identity: Float[Tensor, "b n d"] | None = None
+    expert: str | None = None
 
     def take(self, index: Int[Tensor, "b k"], real: Bool[Tensor, "b k"] | None = None) -> "Tokens":
         """The tokens at `index`; `real` marks the entries of `index` that count (None: all)."""
         valid = both_valid(gather(self.valid, index), real)
-        return Tokens(gather(self.values, index), gather(self.coords, index), valid, gather(self.identity, index))
+        return replace(
+            self,
+            values=gather(self.values, index),
+            coords=gather(self.coords, index),
+            valid=valid,
+            identity=gather(self.identity, index),
+        )
 
     def tail(self, count: int) -> "Tokens":
         """The last `count` tokens of every sequence."""
         first = self.values.shape[1] - count
         valid = None if self.valid is None else self.valid[:, first:]
         identity = None if self.identity is None else self.identity[:, first:]
-        return Tokens(self.values[:, first:], self.coords[:, first:], valid, identity)
+        return replace(self, values=self.values[:, first:], coords=self.coords[:, first:], valid=valid, identity=identity)
 
     def with_values(self, values: Float[Tensor, "b n e"]) -> "Tokens":
         """The same places with other contents (identity is spent: it went into the values)."""

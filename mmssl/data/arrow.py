@@ -1,5 +1,6 @@
 """Tables of the `datasets` library: local files and the Hub. Imported only when such data are asked for."""
 
+import csv
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,12 +109,27 @@ def _load(builder: str, files: Sequence[Path]) -> datasets.Dataset:
         files = [file for file in files if file.stat().st_size]
     if not files:
         return empty
+    if builder == "csv":
+        for file in files:
+            _check_header(file)
     try:
         return datasets.load_dataset(builder, data_files=[str(file) for file in files], split="train")
     except ValueError as error:
         if "corresponds to no data" not in str(error):
             raise
         return empty
+
+
+def _check_header(file: Path) -> None:
+    """ValueError if rows are longer than the header: the reader would take their first cell for an index, and shift all columns."""
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        rows = csv.reader(lines)
+        header, first = next(rows, []), next(rows, [])
+    if len(first) > len(header):
+        raise ValueError(
+            f"cannot read {file}: its header names {len(header)} columns ({', '.join(header[:8])}), its first row has {len(first)} "
+            "cells. Name every column, or drop the superfluous cell"
+        )
 
 
 def files_table(builder: str, files: Sequence[Path], path: str) -> ArrowTable:

@@ -1,7 +1,7 @@
 """What the loader hands to an objective."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int, Shaped
@@ -20,6 +20,7 @@ class Batch:
     ids: where the samples lie in their `Source`.
     labels: int64 class index or float32 value per sample.
     skipped: one message per sample that `on_error="skip"` left out.
+    source: name of the source that the samples come from, where a run mixes several.
     """
 
     inputs: dict[str, Inputs]
@@ -27,6 +28,7 @@ class Batch:
     ids: Int[Tensor, " b"]
     labels: Shaped[Tensor, " b"] | None = None
     skipped: tuple[str, ...] = ()
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,4 +57,4 @@ class Batch:
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         inputs = {name: {key: move(x) for key, x in tensors.items()} for name, tensors in self.inputs.items()}
         labels = None if self.labels is None else move(self.labels)
-        return Batch(inputs, move(self.keys), move(self.ids), labels, self.skipped)
+        return replace(self, inputs=inputs, keys=move(self.keys), ids=move(self.ids), labels=labels)

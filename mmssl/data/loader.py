@@ -1,8 +1,9 @@
 """Rows to batches, on worker processes, in an order that a resumed or re-sharded run repeats."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -11,12 +12,14 @@ from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl.data.batch import Batch
+from mmssl.data.budget import BudgetOrder
 from mmssl.data.labels import Labels
 from mmssl.data.order import Order
 from mmssl.data.source import OnError, Source
 from mmssl.data.tables import Row
 from mmssl.draws import keys
 from mmssl.modality import Inputs, Modality, Processor
+from mmssl.progress import track
 
 Modalities = Mapping[str, tuple[Modality, Processor]]
 Sample = dict[str, Inputs]
@@ -24,6 +27,8 @@ Sample = dict[str, Inputs]
 Share = tuple[int, Int[np.ndarray, " k"]]
 """One micro-batch to be read: its optimizer step, and where its samples lie in the source."""
 
+READ = 1024
+"""Rows read at a time where all of them are."""
 PREFETCH = 4
 """Batches that each worker keeps ready."""
 SKIP_WINDOW = 1000
@@ -46,8 +51,9 @@ class _Reader(Dataset[Batch | str]):
     def __init__(
         self, source: Source, modalities: Modalities, *, seed: int, labels: Labels | None, on_error: OnError, cache: bool
     ) -> None:
-        if labels is not None and len(labels) != len(source):
-            raise ValueError(f"labels must have one value per row of {source}: expected {len(source)}, got {len(labels)}")
+        if labels is not None and len(labels) != source.num_rows:
+            raise ValueError(f"labels must have one value per row of {source}: expected {source.num_rows}, got {len(labels)}")
+        assert source.is_cut or not any(processor.windowed for _, processor in modalities.values())
         self.source = source.only([modality for modality, _ in modalities.values()])
         self.modalities = dict(modalities)
         self.seed = seed
@@ -69,7 +75,7 @@ class _Reader(Dataset[Batch | str]):
         kept = [not isinstance(result, str) for result in results]
         ids = torch.from_numpy(indices[kept])
         inputs = {name: processor.collate([s[name] for s in samples]) for name, (_, processor) in self.modalities.items()}
-        labels = None if self.labels is None else self.labels[ids]
+        labels = None if self.labels is None else self.labels[[self.source.kept_row(i) for i in ids.tolist()]]
         return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped)
 
     def _read(self, indices: Int[np.ndarray, " k"]) -> list[Sample | str]:
@@ -80,7 +86,8 @@ class _Reader(Dataset[Batch | str]):
         sample: Sample = {}
         for name, (modality, processor) in self.modalities.items():
             try:
-                sample[name] = processor(self.source.raw(modality, row))
+                raw = self.source.raw(modality, row)
+                sample[name] = processor(processor.pieces(raw)[self.source.piece(index)] if self.source.is_cut else raw)
             except _SAMPLE_ERRORS as error:
                 place = self.source.places(modality)
                 where = f"column {place}" if isinstance(place, str) else f"modality {name}"
@@ -149,19 +156,23 @@ def _batches(reader: _Reader, shares: Iterable[Share], workers: int, pin_memory:
         yield item
 
 
-def _shares(order: Order, steps: Iterable[int], batch_size: int, mine: range, size: int) -> Iterator[Share]:
-    """The shares of one process: those numbered `mine`, of `size` samples each, in the batch of every step."""
+def _shares(
+    batch_of: Callable[[int], Int[np.ndarray, " k"]], steps: Iterable[int], mine: range, num_shares: int
+) -> Iterator[Share]:
+    """The shares of one process: those numbered `mine` of the equal shares of the batch of every step."""
     for step in steps:
+        batch = batch_of(step)
+        size = len(batch) // num_shares
         for share in mine:
-            yield step, order.rows(step * batch_size + share * size, size)
+            yield step, batch[share * size : (share + 1) * size]
 
 
 def loader(
     source: Source,
     modalities: Modalities,
     *,
-    order: Order,
-    batch_size: int,
+    order: Order | BudgetOrder,
+    batch_size: int | None = None,
     seed: int,
     start_step: int = 0,
     end_step: int | None = None,
@@ -176,10 +187,11 @@ def loader(
 ) -> Iterator[Batch]:
     """The micro-batches of one process, for the optimizer steps `start_step` .. `end_step` (None: without end).
 
-    Step s takes positions s * batch_size .. (s + 1) * batch_size of the order, and cuts them into world * micro_batches equal
-    shares, so that the samples of a step and their keys do not depend on the number of processes, micro-batches or workers.
+    Step s takes positions s * batch_size .. (s + 1) * batch_size of an `Order`, or batch s of a `BudgetOrder`, and cuts them into
+    world * micro_batches equal shares, so that the samples of a step and their keys do not depend on the number of processes,
+    micro-batches or workers.
 
-    batch_size: samples per optimizer step, over all processes.
+    batch_size: samples per optimizer step, over all processes; None with a `BudgetOrder`, which knows.
     workers: processes that read, decode, process and collate; 0: in this process.
     on_error: "raise" stops at the first bad sample; "skip" leaves it out and says so in `Batch.skipped`.
     cache: keep every processed sample in memory, so that later epochs only collate. In this process only: each worker would fill
@@ -188,23 +200,58 @@ def loader(
     Raises ValueError for sizes that do not fit together; while iterating, ValueError naming source, row and column of a bad sample,
     also under "skip" when all samples of a batch are bad, or more than half of the first 1,000.
     """
-    _check_sizes(source, order, batch_size, world * micro_batches)
+    num_shares = world * micro_batches
+    _check_sizes(source, order, batch_size, num_shares)
     if cache and workers:
         raise ValueError(f"cache=true needs workers=0 (each worker would keep its own copy); got workers={workers}")
     reader = _Reader(source, modalities, seed=seed, labels=labels, on_error=on_error, cache=cache)
-    size = batch_size // (world * micro_batches)
     steps = count(start_step) if end_step is None else range(start_step, end_step)
     mine = range(rank * micro_batches, (rank + 1) * micro_batches)
-    return _batches(reader, _shares(order, steps, batch_size, mine, size), workers, pin_memory)
+    return _batches(reader, _shares(partial(_batch_of, order, batch_size), steps, mine, num_shares), workers, pin_memory)
 
 
-def _check_sizes(source: Source, order: Order, batch_size: int, num_shares: int) -> None:
+def _batch_of(order: Order | BudgetOrder, batch_size: int | None, step: int) -> Int[np.ndarray, " k"]:
+    """The samples of an optimizer step."""
+    if isinstance(order, BudgetOrder):
+        return order.batch(step)
+    assert batch_size is not None
+    return order.rows(step * batch_size, batch_size)
+
+
+def _check_sizes(source: Source, order: Order | BudgetOrder, batch_size: int | None, num_shares: int) -> None:
     if order.num_samples != len(source):
         raise ValueError(f"the order must cover {source}: it has {order.num_samples} samples, the source {len(source)}")
+    if batch_size is None:
+        return
     if not 1 <= batch_size <= len(source):
         raise ValueError(f"batch_size must be between 1 and the {len(source)} rows of {source}; got {batch_size}")
     if batch_size % num_shares:
         raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}")
+
+
+def cut(source: Source, modalities: Modalities) -> Source:
+    """The source with a sample for every piece of its rows, where a processor cuts long samples; else as it is.
+
+    Reads all rows once. A row that cannot be read counts as one sample: whoever reads it raises, or skips it, as for any other.
+    ValueError for rows that pair several modalities, whose pieces would have no partners.
+    """
+    windowed = [pair for pair in modalities.values() if pair[1].windowed]
+    if not windowed or source.is_cut:
+        return source
+    if len(modalities) > 1:
+        raise ValueError(
+            f"{source} pairs {' and '.join(modalities)}, and the pieces of long samples of {windowed[0][0].name} would have no "
+            "partner; let their processor take whole samples"
+        )
+    modality, processor = windowed[0]
+    narrow, counts = source.only([modality]), list[int]()
+    for start in track(range(0, len(source), READ), f"cutting {modality.name}", unit="reads"):
+        for row in narrow.rows(range(start, min(start + READ, len(source)))):
+            try:
+                counts.append(max(1, len(processor.pieces(narrow.raw(modality, row)))))
+            except _SAMPLE_ERRORS:
+                counts.append(1)
+    return source.cut(counts)
 
 
 def batches(
@@ -216,10 +263,12 @@ def batches(
     on_error: OnError = "raise",
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """All rows of a source once, in order, for evaluation; the last batch may be short. See `loader` for arguments and errors."""
+    """All samples of a source once, in order, for evaluation; the last batch may be short. See `loader` for arguments and errors.
+
+    A row that is cut into pieces lies within one batch, which may be larger for it.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     reader = _Reader(source, modalities, seed=0, labels=labels, on_error=on_error, cache=False)
-    rows = np.arange(len(source))
-    shares = ((0, rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))
+    shares = ((0, samples) for samples in source.whole_rows(batch_size))
     return _batches(reader, shares, workers, pin_memory=False)

@@ -46,8 +46,10 @@ class Order:
         return self._epochs[epoch]
 
     def _permutation(self, epoch: int) -> Int[np.ndarray, " n"]:
-        rows = torch.arange(self.num_samples)
-        if not self.shuffle:
-            return rows.numpy()
-        # Both hashes are bijections of the row number, so there are no ties.
-        return np.argsort(mix(keys(self.seed, epoch, rows) ^ _PURPOSE).numpy())
+        return shuffled(self.num_samples, self.seed, epoch) if self.shuffle else np.arange(self.num_samples)
+
+
+def shuffled(count: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+    """A permutation of 0 .. count - 1 that depends on (seed, epoch) alone."""
+    # Both hashes are bijections of the number, so there are no ties.
+    return np.argsort(mix(keys(seed, epoch, torch.arange(count)) ^ _PURPOSE).numpy())

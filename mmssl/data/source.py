@@ -1,14 +1,12 @@
-"""An indexable source of raw rows, and the recipe's `data` section."""
+"""An indexable source of raw rows."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import Field
 
 from mmssl.data.labels import Kind, Labels
 from mmssl.data.paths import open_table
@@ -52,6 +50,7 @@ class Source:
         self.split = split
         self._table = table
         self._kept: Int[np.ndarray, " n"] | None = None
+        self._ends: Int[np.ndarray, " n"] | None = None
         if len(table) == 0:
             raise ValueError(f"{self} has no rows")
         known: Columns = {} if table.label is None else {LABEL: table.label}
@@ -75,6 +74,11 @@ class Source:
             self._kept = np.arange(limit) * len(self._table) // limit
 
     def __len__(self) -> int:
+        return self.num_rows if self._ends is None else int(self._ends[-1])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the source keeps: as many as samples, unless long ones were `cut`."""
         return len(self._table) if self._kept is None else len(self._kept)
 
     def __str__(self) -> str:
@@ -85,12 +89,48 @@ class Source:
         """Names of the dataset's columns."""
         return self._table.columns
 
+    def cut(self, counts: Sequence[int]) -> "Source":
+        """The same rows with `counts` samples in each, one for every piece of a long one (`Processor.pieces`)."""
+        if len(counts) != self.num_rows or min(counts) < 1:
+            raise ValueError(
+                f"cut needs a count of at least 1 for each of the {self.num_rows} rows of {self}; got {len(counts)} counts"
+            )
+        pieced = copy.copy(self)
+        pieced._ends = np.cumsum(np.asarray(counts, dtype=np.int64))
+        return pieced
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a row may hold several samples."""
+        return self._ends is not None
+
+    def kept_row(self, index: int) -> int:
+        """The place, among the rows that the source keeps, of the row that sample `index` belongs to."""
+        return index if self._ends is None else int(np.searchsorted(self._ends, index, side="right"))
+
+    def whole_rows(self, size: int) -> Iterator[Int[np.ndarray, " k"]]:
+        """All samples in order, in runs of about `size` that end where a row ends."""
+        ends = np.arange(1, self.num_rows + 1) if self._ends is None else self._ends
+        start = 0
+        while start < len(self):
+            row = max(int(np.searchsorted(ends, start + size, side="right")) - 1, self.kept_row(start))
+            yield np.arange(start, ends[row])
+            start = int(ends[row])
+
+    def piece(self, index: int) -> int:
+        """Which piece of its row sample `index` is."""
+        if self._ends is None:
+            return 0
+        row = self.kept_row(index)
+        return index - (int(self._ends[row - 1]) if row else 0)
+
     def row_number(self, index: int) -> int:
-        """The row of the dataset at `index`: differs from it under `limit`."""
-        return index if self._kept is None else int(self._kept[index])
+        """The row of the dataset that sample `index` belongs to: differs from it under `limit`, and where rows are cut."""
+        row = self.kept_row(index)
+        return row if self._kept is None else int(self._kept[row])
 
     def rows(self, indices: Sequence[int] | Int[np.ndarray, " k"]) -> list[Row]:
-        """The rows at `indices` in one read. Files are not decoded; a list of numbers may come as a numpy array."""
+        """The rows of the samples `indices` in one read. Files are not decoded; a list of numbers may come as a numpy array."""
         return self._table.rows([self.row_number(int(i)) for i in indices])
 
     def places(self, modality: Modality) -> str | list[str]:
@@ -141,34 +181,11 @@ class Source:
             cells = [cells[i] for i in self._kept]
         names = self._table.class_names(name)
         where = f"{self}, column {name}"
-        return Labels.read(cells, where=where, class_names=names, kind=kind, like=like, row_of=self.row_number)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """What to learn from: where the samples are, and how they are read.
-
-    path: bundled:digits, bundled:breast_cancer, bundled:wine or bundled:diabetes; a parquet, csv or jsonl file; a folder of such
-        files, or of media files; a pattern such as shards/*.parquet; or a dataset on the Hugging Face Hub, name or
-        name:configuration.
-    split: one part of the data; null: all of it.
-    columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
-    limit: keep that many rows, evenly spaced; null: all.
-    on_error: raise = stop at the first sample that cannot be read; skip = leave it out, up to half of the first 1,000.
-    workers: processes that read and process samples; 0: the training process does.
-    cache: keep processed samples in memory, so that later passes over the data only stack them; needs workers 0.
-    shuffle: a new order of the samples in every pass over the data; false: the order of the data.
-    """
-
-    path: str
-    split: str | None = "train"
-    columns: Columns | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-    on_error: OnError = "raise"
-    workers: Annotated[int, Field(ge=0)] = 0
-    cache: bool = False
-    shuffle: bool = True
-
-    def open(self) -> Source:
-        """The source that the options describe."""
-        return Source(path=self.path, split=self.split, columns=self.columns, limit=self.limit)
+        return Labels.read(
+            cells,
+            where=where,
+            class_names=names,
+            kind=kind,
+            like=like,
+            row_of=lambda row: row if self._kept is None else int(self._kept[row]),
+        )

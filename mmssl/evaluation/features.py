@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.config import MMSSLConfig
-from mmssl.data import Batch, Labels, Source, batches
+from mmssl.data import Batch, Labels, Source, batches, cut
 from mmssl.data.source import OnError
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
@@ -76,13 +76,26 @@ def embed(
 ) -> Iterator[tuple[Float[Tensor, "b d"], Batch]]:
     """What `extract` collects, batch by batch, each beside its batch; the model is in evaluation mode meanwhile."""
     modalities = {name: (find(name), processor.processors[name])}
+    source = cut(source, modalities)
     stream = batches(source, modalities, batch_size, labels=labels, on_error=on_error, workers=workers)
     with evaluating(model):
         for batch in track(stream, title, -(-len(source) // batch_size), unit="batches"):
             inputs = batch.to(model.device).inputs[name]
             with torch.no_grad():
                 values = model.pool(model.encode(name, inputs))
-            yield values, batch
+            yield merge_pieces(values, batch, source)
+
+
+def merge_pieces(values: Float[Tensor, "b d"], batch: Batch, source: Source) -> tuple[Float[Tensor, "c d"], Batch]:
+    """One vector per row, the mean over its pieces, where long samples were cut; `ids` of the batch are then rows."""
+    if not source.is_cut:
+        return values, batch
+    rows = torch.tensor([source.kept_row(i) for i in batch.ids.tolist()])
+    ids, place, count = rows.unique_consecutive(return_inverse=True, return_counts=True)
+    total = values.new_zeros(len(ids), values.shape[1]).index_add(0, place.to(values.device), values)
+    first = count.cumsum(0) - count
+    labels = None if batch.labels is None else batch.labels[first]
+    return total / count[:, None].to(values), replace(batch, ids=ids, keys=batch.keys[first], labels=labels)
 
 
 @contextmanager
@@ -108,9 +121,11 @@ def raw_features(
 ) -> Features:
     """What a linear model would be given of each sample without any learning: `Processor.features`. Arguments as in `extract`."""
     modalities = {name: (find(name), _Raw(processor))}
+    source = cut(source, modalities)
     stream = batches(source, modalities, batch_size, labels=labels, on_error=on_error, workers=workers)
     shown = track(stream, "raw features", -(-len(source) // batch_size), unit="batches")
-    return _joined([(batch.inputs[name][RAW], batch.labels, batch.ids) for batch in shown])
+    merged = (merge_pieces(batch.inputs[name][RAW], batch, source) for batch in shown)
+    return _joined([(values, batch.labels, batch.ids) for values, batch in merged])
 
 
 class _Raw(Processor):
@@ -118,6 +133,13 @@ class _Raw(Processor):
 
     def __init__(self, processor: Processor) -> None:
         self.processor = processor
+
+    @property
+    def windowed(self) -> bool:
+        return self.processor.windowed
+
+    def pieces(self, raw: Any) -> list[Any]:
+        return self.processor.pieces(raw)
 
     def settings(self) -> dict[str, Any]:
         return self.processor.settings()

@@ -16,7 +16,7 @@ from mmssl.data.source import Columns
 from mmssl.evaluation import probes
 from mmssl.evaluation.features import Features, extract, random_init, raw_features
 from mmssl.evaluation.table import PRETRAINED, RANDOM, RAW, Row, Table
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
 
 PROTOCOL = "mmssl-frozen-v1"
@@ -86,6 +86,8 @@ def open_sources(options: EvaluateOptions, data: DataOptions, rows: Sequence[Map
         if rows is not None:
             return _in_memory(rows, columns, options.train_limit)
     path, limit = options.path or data.path, options.train_limit
+    if path is None:
+        raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
     whole = Source(path=path, split=options.train_split, columns=columns)
     classes = required_labels(whole)
     train = whole if limit is None else Source(path=path, split=options.train_split, columns=columns, limit=limit)
@@ -169,7 +171,7 @@ class Evaluator:
         """A row for `model`, for other saved models (name: folder or Hub id), and for each baseline."""
         rows = [self.row(name, model)]
         for other, path in (others or {}).items():
-            loaded = MMSSLModel.from_pretrained(path).to(model.device)
+            loaded = load_model(path).to(model.device)
             rows.append(self.row(other, loaded, MMSSLProcessor.from_pretrained(path)))
         self._baselines = baselines = self._baselines or self._measure_baselines(model.device)
         notes = [] if self.sources.note is None else [self.sources.note]

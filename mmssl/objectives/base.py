@@ -50,6 +50,11 @@ class Objective(nn.Module, ABC):
         self.model = model
         self.setup = setup
 
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that the run trains: those of its recipe, which may be fewer than the model's."""
+        return list(self.setup.augments) or list(self.model.adapters)
+
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
         """Loss of one batch."""

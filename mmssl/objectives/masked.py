@@ -5,9 +5,9 @@ BERT (arXiv 1810.04805) put a mask token in the place of the hidden ones and pre
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmssl.config import MMSSLConfig, Positive
 from mmssl.data import Batch
 from mmssl.encoder import Encoder, initialise_all
+from mmssl.losses.points import SetDistance, set_regression
 from mmssl.losses.tokens import Distance, classification, mean_where, normalise_tokens, regression
 from mmssl.masking import Sampler, Split, preferred, split
 from mmssl.modality import Inputs, find
@@ -100,7 +101,7 @@ class MaskTokenEncoding(Encoding):
     def forward(self, encoder: Encoder, tokens: Tokens, parts: Split) -> Float[Tensor, "b m w"]:
         hidden = hidden_places(parts, tokens.values.shape[1])
         values = torch.where(hidden[..., None], self.mask_token.to(tokens.values.dtype), tokens.values)
-        encoded = encoder(Tokens(values, tokens.coords, tokens.valid, tokens.identity))
+        encoded = encoder(replace(tokens, values=values))
         return encoded.take(parts.hidden + encoder.num_prefix).values
 
 
@@ -129,7 +130,8 @@ class Masked(Objective):
         (SimMIM, BERT).
     decoder: the transformer that predicts hidden tokens from visible ones; null with mask_token: a linear prediction.
     target: raw values, or values normalised within each token (MAE's normalised pixels); integer targets are classes in any case.
-    loss: distance between predicted and true values.
+    loss: distance between predicted and true values; chamfer and chamfer_l1 are for tokens that are sets of points. null: chamfer
+        for those, mse for all others.
     """
 
     def __init__(
@@ -141,31 +143,43 @@ class Masked(Objective):
         encode: Literal["visible", "mask_token"] = "visible",
         decoder: Decoder | None = None,
         target: Literal["raw", "normalised"] = "raw",
-        loss: Distance = "mse",
+        loss: Distance | SetDistance | None = None,
     ) -> None:
         super().__init__(model, setup)
-        check(model)
+        check(model, self.modalities)
         if encode == "mask_token" and decoder is not None:
             raise ValueError(
                 "objective.decoder belongs to encode: visible; with encode: mask_token the prediction is linear, so drop it"
             )
-        self.samplers = {name: mask or preferred(find(name).mask) for name in model.adapters}
-        self.normalised, self.distance = target == "normalised", loss
+        self.samplers = {name: mask or preferred(find(name).mask) for name in self.modalities}
+        self.normalised = target == "normalised"
+        self.distances = {name: self.distance(name, loss) for name in self.modalities}
         if encode == "visible":
-            identities = any(model.adapter(name).has_identity for name in model.adapters)
+            identities = any(model.adapter(name).has_identity for name in self.modalities)
             self.encoding: Encoding = VisibleEncoding(model.config, decoder or Decoder(), identities=identities)
         else:
             self.encoding = MaskTokenEncoding(model.config)
-        self.heads = nn.ModuleDict({name: Heads(self.encoding.width, model.adapter(name).target_sizes) for name in model.adapters})
+        self.heads = nn.ModuleDict({name: Heads(self.encoding.width, model.adapter(name).target_sizes) for name in self.modalities})
         initialise_all(self.encoding, model.config)
         initialise_all(self.heads, model.config)
+
+    def distance(self, name: str, loss: Distance | SetDistance | None) -> Distance | SetDistance:
+        """The distance for a modality: `loss`, or what suits it. ValueError for a distance of sets where tokens are none."""
+        is_set = self.model.adapter(name).point_dim > 0
+        if loss in get_args(SetDistance) and not is_set:
+            raise ValueError(
+                f"objective.loss: {loss} compares sets of points, but the tokens of {name!r} are none; choose mse or null"
+            )
+        if is_set and self.normalised:
+            raise ValueError(f"objective.target: normalised would mix the axes of the points of {name!r}; choose raw")
+        return loss or ("chamfer" if is_set else "mse")
 
     def forward(self, batch: Batch) -> Output:
         name = batch.modality
         targets, parts, predicted = self.predict(name, self.view(batch, name), batch)
         losses, counted = [], []
         for key, target in targets.items():
-            loss, there = self.token_loss(predicted[key], gather(target, parts.hidden))
+            loss, there = self.token_loss(name, predicted[key], gather(target, parts.hidden))
             losses.append(loss)
             counted.append(there if parts.hidden_real is None else there & parts.hidden_real)
         return Output(mean_where(torch.stack(losses), torch.stack(counted)))
@@ -185,13 +199,16 @@ class Masked(Objective):
         hidden = self.encoding(self.model.encoder, tokens, parts)
         return targets, parts, self.heads[name](hidden)
 
-    def token_loss(self, predicted: Tensor, target: Tensor) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:
+    def token_loss(self, name: str, predicted: Tensor, target: Tensor) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:
         """Loss of each token and which tokens have a target."""
         if not target.is_floating_point():
             return classification(predicted, target)
         if self.normalised:
             target = normalise_tokens(target.float())[0]
-        return regression(predicted, target, self.distance)
+        distance = self.distances[name]
+        if distance == "chamfer" or distance == "chamfer_l1":
+            return set_regression(predicted, target, self.model.adapter(name).point_dim, distance)
+        return regression(predicted, target, distance)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Any]:
@@ -220,9 +237,9 @@ def anything_there(targets: Mapping[str, Tensor]) -> Bool[Tensor, "b n"]:
     return torch.stack(there).any(0)
 
 
-def check(model: MMSSLModel) -> None:
+def check(model: MMSSLModel, names: Sequence[str]) -> None:
     """ValueError where masked modelling would train or publish something meaningless."""
-    for name in model.adapters:
+    for name in names:
         if model.adapter(name).overlapping:
             raise ValueError(
                 f"modality {name!r} has an overlapping stem: hidden content reaches visible tokens, so raw targets can be copied; "

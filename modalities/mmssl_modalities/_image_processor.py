@@ -39,10 +39,16 @@ class ImageProcessor(Processor):
 
     size: side of the square that every image becomes; null: each image keeps its size, to the nearest multiple of `multiple`.
     resize: what becomes a square: crop = the largest square in the middle; squash = everything, without regard to the aspect.
-    channels: 1 = grey, 3 = RGB, 4 = RGBA; other counts for arrays and tensors.
+    channels: 1 = grey, 3 = RGB, 4 = RGBA; other counts for arrays, tensors and TIFF files.
     multiple: what the sides are multiples of when size is null; a multiple of the adapter's patch_size.
     mean, std: of the values in [0, 1], one number or one per channel; null: those of the first 2,000 training images.
     max_pixels: largest number of pixels in a file, a guard against small files that decode to gigabytes.
+    max_tokens: each image becomes as large as it can, with its own aspect, in that many squares of side `multiple`, which are the
+        tokens if it is the adapter's patch_size (NaFlex, arXiv 2502.14786); null: images keep their size.
+    enlarge: with max_tokens, small images grow to fill it; false: they keep their size.
+    channel_names: names of the channels, such as [red, green, blue, nir]; images must have just these, in this order, as nothing is
+        converted. TIFF files give all bands and pages, at full depth (extra
+        `image`). null: grey, RGB and RGBA are converted as `channels` says.
     """
 
     def __init__(
@@ -55,12 +61,20 @@ class ImageProcessor(Processor):
         mean: Statistic = None,
         std: Statistic = None,
         max_pixels: Annotated[int, Field(gt=0, le=MAX_PIXELS)] = MAX_PIXELS,
+        max_tokens: Positive | None = None,
+        enlarge: bool = True,
+        channel_names: Annotated[list[str], Field(min_length=1)] | None = None,
     ) -> None:
+        if size is not None and max_tokens is not None:
+            raise ValueError(f"processor.size={size} and max_tokens={max_tokens} both say how large images become. Leave out one")
         self.size = size
         self.resize = resize
-        self.channels = channels
+        self.channels = channels if channel_names is None else _count(channel_names, channels)
         self.multiple = multiple
         self.max_pixels = max_pixels
+        self.max_tokens = max_tokens
+        self.enlarge = enlarge
+        self.channel_names = channel_names
         self._normalise_by(mean, std)
 
     def _normalise_by(self, mean: Statistic, std: Statistic) -> None:
@@ -82,6 +96,9 @@ class ImageProcessor(Processor):
             "mean": self.mean,
             "std": self.std,
             "max_pixels": self.max_pixels,
+            "max_tokens": self.max_tokens,
+            "enlarge": self.enlarge,
+            "channel_names": self.channel_names,
         }
 
     @property
@@ -121,7 +138,7 @@ class ImageProcessor(Processor):
 
     def _picture(self, raw: Any) -> Picture:
         """The image at its final size."""
-        picture = read_image(raw, self.channels, self.max_pixels)
+        picture = read_image(raw, self.channels, self.max_pixels, self.channel_names)
         height, width = size_of(picture)
         final = self._final_size(height, width)
         if (height, width) == final:
@@ -132,6 +149,9 @@ class ImageProcessor(Processor):
         if self.size is not None:
             return self.size, self.size
         m = self.multiple
+        if self.max_tokens is not None:
+            rows, columns = largest_grid(height, width, m, self.max_tokens, enlarge=self.enlarge)
+            return rows * m, columns * m
         if min(height, width) < m:
             raise ValueError(
                 f"an image must be at least processor.multiple={m} pixels high and wide; this one is {height} high and {width} "
@@ -165,6 +185,34 @@ class ImageProcessor(Processor):
         if self.size is None or self.size > FEATURE_SIDE:
             pixels = F.interpolate(pixels[None], (FEATURE_SIDE, FEATURE_SIDE), mode="bilinear", antialias=True)[0]
         return pixels.flatten().numpy()
+
+
+def largest_grid(height: int, width: int, side: int, max_tokens: int, *, enlarge: bool) -> tuple[int, int]:
+    """Rows and columns of squares in an image, scaled as far up as their product stays within `max_tokens`.
+
+    At a scale s there are round(s * height / side) rows, at least one, and likewise columns; the largest s counts, of those up to
+    1 if it may not be enlarged. An image longer than max_tokens times its breadth gets one row, or column, of all of them.
+    """
+    rows = columns = 1
+    while True:
+        # Halves of a square, cross-multiplied: one more row at the scale (2 rows + 1) side / (2 height).
+        next_row, next_column = (2 * rows + 1) * width, (2 * columns + 1) * height
+        first = min(next_row, next_column)
+        if not enlarge and first * side > 2 * height * width:
+            return rows, columns
+        more = rows + (next_row == first), columns + (next_column == first)
+        if more[0] * more[1] > max_tokens:
+            return rows, columns
+        rows, columns = more
+
+
+def _count(names: list[str], channels: int) -> int:
+    """The number of named channels; 3 is the default of `channels`, and says nothing."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"processor.channel_names needs different names; got {', '.join(names)}")
+    if channels not in (3, len(names)):
+        raise ValueError(f"processor.channel_names has {len(names)} names, but processor.channels={channels}. Leave out channels")
+    return len(names)
 
 
 def _per_channel(name: str, value: float | list[float], channels: int) -> Float[np.ndarray, "c 1 1"]:

@@ -1,64 +1,47 @@
-"""One column of a table: what its training cells hold, and how a cell becomes a number or a class."""
+"""One fitted column of a table: how a cell becomes a number, a class, the parts of a date, or hashed words."""
 
 import math
-from array import array
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 
-Kind = Literal["numeric", "categorical"]
+from mmssl_modalities._tabular_cells import (
+    ABSENT,
+    CATEGORIES,
+    all_seconds,
+    bag,
+    bucket,
+    category_text,
+    each,
+    is_missing,
+    placed,
+    shown,
+    to_number,
+    to_numbers,
+    to_seconds,
+)
+
+Kind = Literal["numeric", "categorical", "datetime", "text"]
 Scaling = Literal["standard", "quantile"]
 Unseen = Literal["unknown", "raise"]
+Cells = Sequence[Any] | np.ndarray
+"""The cells of one column, in whatever the user had them."""
 
 MISSING = 0
 """The class of a missing categorical cell, in every column."""
 CLIP = 20.0
 """Standard deviations at which a scaled number is cut, so that one broken cell (1e30) cannot swamp a batch; adult reaches 13.4."""
-NUM_KNOTS = 200
-
-_NUMBERS = (float, int, np.floating, np.integer, np.bool_, Decimal)
-_CATEGORIES = (str, *_NUMBERS)
-_ABSENT = (None, "", pd.NA, pd.NaT)
-
-
-def is_missing(cell: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, pandas' NA and NaT, or empty text."""
-    if isinstance(cell, _NUMBERS):
-        return bool(cell != cell)
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, str) and not cell)
-
-
-def to_number(cell: Any, column: str) -> float:
-    """A cell as a float, NaN where it is missing. TypeError for anything but a number, ValueError for an infinite one."""
-    if not isinstance(cell, _NUMBERS):
-        if is_missing(cell):
-            return math.nan
-        raise TypeError(
-            f"column {column!r} takes numbers; got {cell!r} ({type(cell).__name__}). Convert it, or pass None for "
-            "a missing value; if the column holds categories, fit with its name in categorical_columns"
-        )
-    try:
-        number = float(cell)
-    except OverflowError:
-        number = math.inf
-    if math.isinf(number):
-        raise ValueError(f"column {column!r} takes finite numbers; got {cell}. Pass None if the value is missing")
-    return number
-
-
-def _to_category(cell: Any, column: str) -> str | bool | int | float:
-    """A cell as a value that JSON keeps."""
-    value = cell.item() if isinstance(cell, np.generic) else cell
-    return value if isinstance(value, str | bool | int) else to_number(value, column)
+PERIODS = (365.2425 * 86400, 7 * 86400, 86400)
+"""Seconds of a year, a week and a day, of which a date has the phase."""
+DATE_VALUES = 1 + 2 * len(PERIODS)
+"""Numbers that a date becomes: the scaled time, then sine and cosine of each phase."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +60,11 @@ class StandardColumn:
         """The scaled number; NaN where the cell is missing."""
         # The order of the arguments lets NaN pass through both.
         return min(max((to_number(cell, self.name) - self.mean) / self.std, -CLIP), CLIP)
+
+    def encode_all(self, cells: Cells) -> Float[np.ndarray, " n"]:
+        """`encode` of every cell."""
+        with np.errstate(over="ignore"):
+            return np.clip((to_numbers(cells, self.name) - self.mean) / self.std, -CLIP, CLIP)
 
 
 @dataclass(frozen=True)
@@ -99,6 +87,10 @@ class QuantileColumn:
         rank = np.bincount(group, np.arange(len(self.knots)) + 0.5) / (count * len(self.knots))
         return values.tolist(), [NormalDist().inv_cdf(r) for r in rank.tolist()]
 
+    @cached_property
+    def _points(self) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        return np.array(self._curve[0]), np.array(self._curve[1])
+
     def encode(self, cell: Any) -> float:
         """The normal score; NaN where the cell is missing."""
         number = to_number(cell, self.name)
@@ -108,8 +100,29 @@ class QuantileColumn:
         right = bisect_right(values, number)
         if right == 0 or right == len(values):
             return scores[max(right - 1, 0)]
-        share = (number - values[right - 1]) / (values[right] - values[right - 1])
+        below, above = values[right - 1] / 2, values[right] / 2  # halves, as the difference of two floats may be infinite
+        share = (number / 2 - below) / ((above - below) or 1.0)
         return scores[right - 1] + share * (scores[right] - scores[right - 1])
+
+    def encode_all(self, cells: Cells) -> Float[np.ndarray, " n"]:
+        """`encode` of every cell, by the same operations in the same order."""
+        numbers = to_numbers(cells, self.name)
+        values, scores = self._points
+        right = np.searchsorted(values, numbers, side="right").clip(1, max(len(values) - 1, 1))
+        left, right = right - 1, np.minimum(right, len(values) - 1)
+        below, above = values[left] / 2, values[right] / 2
+        share = (np.clip(numbers, values[0], values[-1]) / 2 - below) / np.where(above > below, above - below, 1.0)
+        inside = scores[left] + share * (scores[right] - scores[left])
+        found = np.where(numbers >= values[-1], scores[-1], np.where(numbers <= values[0], scores[0], inside))
+        return np.where(np.isnan(numbers), np.nan, found)
+
+    def edges(self, bins: int) -> list[float]:
+        """Ascending scores that cut the column into at most `bins` bins of nearly equally many distinct knots."""
+        scores = self._curve[1]
+        if len(scores) == 1:
+            return [scores[0], scores[0] + 1]
+        picked = np.linspace(0, len(scores) - 1, min(bins, len(scores) - 1) + 1).round().astype(int)
+        return [scores[i] for i in picked]
 
 
 @dataclass(frozen=True)
@@ -127,9 +140,14 @@ class CategoricalColumn:
     unknown: int
     unseen: Unseen
 
+    @property
+    def num_classes(self) -> int:
+        """Classes of this column, `unknown` among them."""
+        return 1 + len(self.categories)
+
     @cached_property
     def _classes(self) -> dict[Any, int]:
-        return dict.fromkeys(_ABSENT, MISSING) | {category: self.unknown + 1 + i for i, category in enumerate(self.categories)}
+        return dict.fromkeys(ABSENT, MISSING) | {category: self.unknown + 1 + i for i, category in enumerate(self.categories)}
 
     def encode(self, cell: Any) -> int:
         """The class of a cell; `MISSING` where it is missing."""
@@ -139,106 +157,149 @@ class CategoricalColumn:
             found = None
         return self._unlisted(cell) if found is None else found
 
+    def encode_all(self, cells: Cells) -> Int[np.ndarray, " n"]:
+        """`encode` of every cell."""
+        plain = _plain(cells)
+        try:
+            found = list(map(self._classes.get, plain))
+        except TypeError:
+            found = [None] * len(plain)
+        if None in found:
+            rows = [row for row, label in enumerate(found) if label is None]
+            for row in rows:
+                found[row] = self._placed(plain[row], row)
+        return np.array(found, np.int64)
+
+    def _placed(self, cell: Any, row: int) -> int:
+        try:
+            return self.encode(cell)
+        except (TypeError, ValueError) as error:
+            raise placed(f"row {row}", error) from error
+
     def _unlisted(self, cell: Any) -> int:
         if is_missing(cell):
             return MISSING
         known = ", ".join(map(repr, self.categories[:10])) + (", ..." if len(self.categories) > 10 else "")
         kind = type(cell).__name__
         # Text where training had numbers (a file read in another way) would make every cell unknown, silently.
-        if not isinstance(cell, _CATEGORIES) or isinstance(cell, str) not in {isinstance(c, str) for c in self.categories}:
-            raise TypeError(f"column {self.name!r} takes categories such as {known}; got {cell!r} ({kind}). Convert it")
+        if not isinstance(cell, CATEGORIES) or isinstance(cell, str) not in {isinstance(c, str) for c in self.categories}:
+            raise TypeError(f"column {self.name!r} takes categories such as {known}; got {shown(cell)} ({kind}). Convert it")
         if self.unseen == "raise":
             raise ValueError(
-                f"column {self.name!r} has the unseen category {cell!r}; training held {known}. Pass None, or set unseen: unknown"
+                f"column {self.name!r} has the unseen category {shown(cell)}; training held {known}. Pass None, or set "
+                "unseen: unknown"
             )
         return self.unknown
 
 
-NumericColumn = StandardColumn | QuantileColumn
+@dataclass(frozen=True)
+class HashedColumn:
+    """A category by the hash of its text: one of `num_classes` classes from `first` on, which different categories may share.
 
-
-class Survey:
-    """What the training cells of one column hold, gathered in one pass.
-
-    kind: None to detect it: numbers make a column numeric, text and booleans make it categorical.
+    missing: share of the training cells that were missing.
+    holds: text or numbers, where training held one of them alone.
     """
 
-    def __init__(self, name: str, kind: Kind | None) -> None:
-        self.name = name
-        self.kind = kind
-        self.numbers = array("d")
-        self.categories: Counter[str | bool | int | float] = Counter()
-        self.missing = 0
+    name: str
+    missing: float
+    num_classes: int
+    holds: Literal["text", "numbers", "both"]
+    first: int
 
-    def add(self, cell: Any) -> None:
-        """Count one cell. TypeError or ValueError for a value that no column can hold."""
+    def encode(self, cell: Any) -> int:
+        """The class of a cell; `MISSING` where it is missing."""
         if is_missing(cell):
-            self.missing += 1
-        elif self.kind == "categorical" or (self.kind is None and isinstance(cell, str | bool | np.bool_)):
-            self.categories[_to_category(cell, self.name)] += 1
-        else:
-            self.numbers.append(to_number(cell, self.name))
-
-    def entry(self, scaling: Scaling, max_categories: int, unseen: Unseen) -> dict[str, Any]:
-        """The fitted column as JSON values. ValueError for a column without values, or with numbers and text."""
-        present = len(self.numbers) + self.categories.total()
-        if not present:
-            raise ValueError(
-                f"column {self.name!r} has no value in any of the {self.missing} training rows. Leave it out: name the columns "
-                "to use in the recipe under data.columns.tabular"
+            return MISSING
+        kind = "text" if isinstance(cell, str) else "numbers"
+        if not isinstance(cell, CATEGORIES) or self.holds not in (kind, "both"):
+            what = {"both": "text or numbers"}.get(self.holds, self.holds)
+            raise TypeError(
+                f"column {self.name!r} takes categories, in training {what}; got {shown(cell)} ({type(cell).__name__}). Convert it"
             )
-        if self.numbers and self.categories:
-            raise ValueError(
-                f"column {self.name!r} mixes numbers such as {self.numbers[0]} and categories such as "
-                f"{next(iter(self.categories))!r}. Clean it, or name it in categorical_columns"
+        text = cell if isinstance(cell, str) else category_text(to_number(cell, self.name))
+        return self.first + bucket(text, self.num_classes)
+
+    def encode_all(self, cells: Cells) -> Int[np.ndarray, " n"]:
+        """`encode` of every cell."""
+        return np.array(each(self.encode, _plain(cells)), np.int64)
+
+
+@dataclass(frozen=True)
+class DateColumn:
+    """A date or instant as `DATE_VALUES` numbers: its time in standard deviations from the training mean, cut at +-`CLIP`, then
+    sine and cosine of its phase in the mean year, the week and the day, in UTC.
+
+    missing: share of the training cells that were missing.
+    mean, std: in seconds since 2000-01-01 UTC.
+    """
+
+    name: str
+    missing: float
+    mean: float
+    std: float
+
+    def encode(self, cell: Any) -> list[float]:
+        """The numbers; NaN where the cell is missing."""
+        return self._values(np.array([to_seconds(cell, self.name)]))[0].tolist()
+
+    def encode_all(self, cells: Cells) -> Float[np.ndarray, "n v"]:
+        """`encode` of every cell."""
+        return self._values(all_seconds(cells, self.name))
+
+    def _values(self, seconds: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n v"]:
+        phases = [2 * math.pi * (np.mod(seconds, period) / period) for period in PERIODS]
+        scaled = np.clip((seconds - self.mean) / self.std, -CLIP, CLIP)
+        return np.stack([scaled, *(wave(phase) for phase in phases for wave in (np.sin, np.cos))], 1)
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """Text as numbers 1 .. `buckets` for its words and their parts, at most `count` of them, then zeros; zeros alone if missing.
+
+    missing: share of the training cells that were missing.
+    """
+
+    name: str
+    missing: float
+    count: int
+    buckets: int
+
+    def encode(self, cell: Any) -> list[int]:
+        """The hashed words of a cell; see `bag`."""
+        if is_missing(cell):
+            return [0] * self.count
+        if not isinstance(cell, str):
+            raise TypeError(
+                f"column {self.name!r} takes text; got {shown(cell)} ({type(cell).__name__}). Convert it, or pass None for a "
+                "missing value"
             )
-        entry = {"name": self.name, "kind": "numeric", "missing": self.missing / (self.missing + present)}
-        if self.numbers:
-            return entry | _STATISTICS[scaling](self.name, np.asarray(self.numbers))
-        return entry | {"kind": "categorical", "categories": self._frequent(max_categories, unseen)}
+        found = bag(cell, self.count, self.buckets)
+        return found + [0] * (self.count - len(found))
 
-    def _frequent(self, limit: int, unseen: Unseen) -> list[str | bool | int | float]:
-        """The most frequent categories; of equally frequent ones the first in the alphabet, whatever the order of the rows."""
-        if unseen == "raise" and len(self.categories) > limit:
-            raise ValueError(
-                f"column {self.name!r} has {len(self.categories)} categories, more than max_categories={limit}; with unseen: raise "
-                "all of them are kept, so raise max_categories, or set unseen: unknown"
-            )
-        return sorted(self.categories, key=lambda category: (-self.categories[category], str(category)))[:limit]
+    def encode_all(self, cells: Cells) -> Int[np.ndarray, "n h"]:
+        """`encode` of every cell."""
+        plain = _plain(cells)
+        return np.array(each(self.encode, plain), np.int64).reshape(len(plain), self.count)
 
 
-def _standard(name: str, values: Float[np.ndarray, " n"]) -> dict[str, Any]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, std = float(values.mean()), float(values.std())
-    if not (math.isfinite(mean) and math.isfinite(std)):
-        largest = np.abs(values).max()
-        raise ValueError(f"column {name!r} holds numbers too large to average, up to {largest:g}. Use numeric: quantile")
-    return {"mean": mean, "std": 1.0 if values.min() == values.max() else std}
+def _plain(cells: Cells) -> Sequence[Any]:
+    """Python values; dates stay numpy's, which would come out as whole numbers."""
+    if not isinstance(cells, np.ndarray):
+        return cells
+    return list(cells) if cells.dtype.kind == "M" else cells.tolist()
 
 
-def _quantile(name: str, values: Float[np.ndarray, " n"]) -> dict[str, Any]:
-    return {"knots": np.quantile(values, (np.arange(NUM_KNOTS) + 0.5) / NUM_KNOTS).tolist()}
+NumericColumn = StandardColumn | QuantileColumn
+ClassColumn = CategoricalColumn | HashedColumn
+Column = NumericColumn | ClassColumn | DateColumn | TextColumn
 
 
-_STATISTICS = {"standard": _standard, "quantile": _quantile}
-_COLUMNS: dict[Scaling, type[NumericColumn]] = {"standard": StandardColumn, "quantile": QuantileColumn}
-
-
-def read_columns(
-    entries: Sequence[dict[str, Any]], scaling: Scaling, unseen: Unseen
-) -> tuple[list[NumericColumn], list[CategoricalColumn]]:
-    """Columns from fitted entries. ValueError for an entry that was fitted with another scaling, or lacks something."""
-    numeric: list[NumericColumn] = []
-    categorical: list[CategoricalColumn] = []
-    unknown = MISSING + 1
-    for entry in entries:
-        values = {key: value for key, value in entry.items() if key != "kind"}
-        try:
-            if entry["kind"] == "numeric":
-                numeric.append(_COLUMNS[scaling](**values))
-            else:
-                categorical.append(CategoricalColumn(**values, unknown=unknown, unseen=unseen))
-                unknown += 1 + len(entry["categories"])
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"columns has an entry that does not fit numeric: {scaling}: {entry}. Fit again: {error}") from error
-    return numeric, categorical
+def encode_column(column: Column, cells: Cells | pd.Categorical) -> Shaped[np.ndarray, "n ..."]:
+    """All cells of a column encoded; those of a pandas Categorical once per category. Errors name the row."""
+    if not isinstance(cells, pd.Categorical):
+        return column.encode_all(cells)
+    used = cells.remove_unused_categories()
+    try:
+        return column.encode_all([*used.categories.tolist(), None])[used.codes]  # the code of a missing cell is -1
+    except (TypeError, ValueError):
+        return column.encode_all(cells.tolist())

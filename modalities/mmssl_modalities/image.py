@@ -28,11 +28,20 @@ class ImageAdapter(Adapter):
     Target: `pixels`, the normalised pixels of a patch in that order, `[b, n, patch_size * patch_size * channels]`.
 
     patch_size: side of a patch in pixels.
+    reference_grid: rows or columns that the longer side of every image spans in coordinates, so that images of different sizes
+        cover one range; null: coordinates count patches.
     """
 
     input_names = (PIXELS, SIZES)
 
-    def __init__(self, width: int, processor: ImageProcessor, *, patch_size: Annotated[int, Field(gt=0)] = 16) -> None:
+    def __init__(
+        self,
+        width: int,
+        processor: ImageProcessor,
+        *,
+        patch_size: Annotated[int, Field(gt=0)] = 16,
+        reference_grid: Annotated[int, Field(gt=0)] | None = None,
+    ) -> None:
         super().__init__()
         name, side = ("multiple", processor.multiple) if processor.size is None else ("size", processor.size)
         if side % patch_size:
@@ -42,6 +51,7 @@ class ImageAdapter(Adapter):
                 f"processor.{name} to {fitting}, or patch_size to a divisor of {side}"
             )
         self.patch_size = patch_size
+        self.reference_grid = reference_grid
         values = patch_size * patch_size * processor.channels
         self.proj = nn.Linear(values, width)
         self.target_sizes = {"pixels": values}
@@ -53,7 +63,17 @@ class ImageAdapter(Adapter):
         place[..., 2] = torch.arange(rows, device=place.device)[:, None]
         place[..., 3] = torch.arange(columns, device=place.device)
         coords = place.flatten(0, 1).expand(len(patches), -1, -1)
+        if self.reference_grid is not None:
+            coords = self._in_reference(coords, self.reference_grid, inputs, max(rows, columns))
         return Tokens(self.proj(patches.to(self.proj.weight.dtype)), coords, self._valid(inputs))
+
+    def _in_reference(self, coords: Float[Tensor, "b n 4"], grid: int, inputs: Inputs, longer: int) -> Float[Tensor, "b n 4"]:
+        """Coordinates of patch centres scaled about the corner of the image, so that its longer side spans the reference grid."""
+        sides = coords.new_full((len(coords), 1, 1), longer)
+        if SIZES in inputs:
+            sides = (inputs[SIZES] // self.patch_size).amax(1)[:, None, None].to(coords.dtype)
+        scaled = (coords + 0.5) * (grid / sides) - 0.5
+        return torch.cat([torch.zeros_like(coords[..., :2]), scaled[..., 2:]], -1)
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         patches, valid = patchify(inputs[PIXELS], self.patch_size).float(), self._valid(inputs)

@@ -7,82 +7,144 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.draws import Draws
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens
-from mmssl_modalities._tabular_columns import MISSING
-from mmssl_modalities._tabular_processor import CLASSES, NUMBERS, TabularProcessor
+from mmssl_modalities._tabular_columns import DATE_VALUES, MISSING, QuantileColumn
+from mmssl_modalities._tabular_picture import picture
+from mmssl_modalities._tabular_processor import CLASSES, DATES, NUMBERS, TEXTS, TabularProcessor
+from mmssl_modalities._tabular_shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS, COLUMN_WORDS, SHARED_NAMES, SharedTokens
+from mmssl_modalities._tabular_tokens import (
+    TEXT_VALUES,
+    Embedding,
+    NumericTokens,
+    PeriodicTokens,
+    PiecewiseTokens,
+    VectorTokens,
+    WordTokens,
+    text_values,
+)
 
 __all__ = ["TABULAR", "TabularAdapter", "TabularAugment", "TabularProcessor"]
 
 
-class NumericTokens(nn.Module):
-    """Scaled numbers to tokens: `bias + z * slope`, with vectors of each column's own (FT-Transformer, section 3.3).
-
-    Not called `weight`, which would decay: the paper's own code spares the tokenizer.
-    """
-
-    def __init__(self, count: int, width: int) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(torch.empty(count, width))
-        self.bias = nn.Parameter(torch.empty(count, width))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.slope, std=0.02)
-        nn.init.normal_(self.bias, std=0.02)
-
-    def forward(self, numbers: Float[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        return self.bias + numbers.to(self.slope.dtype)[..., None] * self.slope
-
-
 class TabularAdapter(Adapter):
-    """One token per column, numeric columns first; a missing cell is a learned vector of its column.
+    """One token per column: numeric columns first, then categorical, datetime and text ones; a missing cell is a learned vector
+    of its column.
 
-    Targets: `numeric`, the scaled number `[b, n, 1]`; `categorical`, the class over all columns `[b, n]`.
+    Targets: `numeric`, the scaled number `[b, n, 1]`; `categorical`, the class over all columns `[b, n]`; `datetime`, the numbers
+    of a date `[b, n, 7]`; `text`, 16 numbers that stand for the hashed words `[b, n, 16]`. With `schema: shared` tokens are in the
+    order of each row's columns.
+
+    numeric: linear = a direction of each column, times the scaled number; periodic = sines and cosines of it with trainable
+        frequencies; piecewise = the share of each quantile bin below it, which needs processor.numeric: quantile (both
+        arXiv 2203.05556).
+    frequencies: of each column, with periodic.
+    sigma: standard deviation of the initial frequencies, with periodic: the smaller, the smoother.
+    bins: of each column, with piecewise, at most.
     """
 
-    input_names = (NUMBERS, CLASSES)
+    input_names: tuple[str, ...] = (NUMBERS, CLASSES)
     has_identity = True
 
-    def __init__(self, width: int, processor: TabularProcessor) -> None:
+    def __init__(
+        self,
+        width: int,
+        processor: TabularProcessor,
+        *,
+        numeric: Embedding = "linear",
+        frequencies: Annotated[int, Field(gt=0)] = 16,
+        sigma: Annotated[float, Field(gt=0)] = 0.3,
+        bins: Annotated[int, Field(gt=0)] = 64,
+    ) -> None:
         super().__init__()
         assert processor.fitted
-        num_numeric, num_categorical = len(processor.numeric), len(processor.categorical)
-        self.numeric = NumericTokens(num_numeric, width) if num_numeric else None
-        self.categories = nn.Embedding(processor.num_classes, width) if num_categorical else None
-        self.missing = nn.Parameter(torch.empty(num_numeric + num_categorical, width))
-        self.column = nn.Parameter(torch.empty(num_numeric + num_categorical, width))
+        shared = processor.shared is not None
+        count = 1 if shared else len(processor.numeric)
+        embedding: nn.Module | None = None
+        if count and numeric == "piecewise":
+            embedding = PiecewiseTokens(width, _edges(processor, bins))
+        elif count and numeric == "periodic":
+            embedding = PeriodicTokens(count, width, frequencies=frequencies, sigma=sigma)
+        elif count:
+            embedding = NumericTokens(count, width)
+        self.shared = SharedTokens(width, embedding, processor.rules) if shared and embedding is not None else None
+        if self.shared is not None:
+            self.input_names, self.target_sizes, self.sparse_target = SHARED_NAMES, self.shared.target_sizes, True
+            return
+        self.numeric = embedding
+        self.categories = nn.Embedding(processor.num_classes, width) if processor.categorical else None
+        self.dates = VectorTokens(len(processor.dates), DATE_VALUES, width) if processor.dates else None
+        self.words = WordTokens(processor.rules.text_buckets, width) if processor.texts else None
+        columns = count + len(processor.categorical) + len(processor.dates) + len(processor.texts)
+        self.missing = nn.Parameter(torch.empty(columns, width))
+        self.column = nn.Parameter(torch.empty(columns, width))
         self.sparse_target = processor.has_missing
-        sizes = {"numeric": min(num_numeric, 1), "categorical": processor.num_classes if num_categorical else 0}
+        self.input_names += (DATES,) * bool(processor.dates) + (TEXTS,) * bool(processor.texts)
+        sizes = {
+            "numeric": min(count, 1),
+            "categorical": processor.num_classes if processor.categorical else 0,
+            "datetime": DATE_VALUES if processor.dates else 0,
+            "text": TEXT_VALUES if processor.texts else 0,
+        }
         self.target_sizes = {name: size for name, size in sizes.items() if size}
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.missing, std=0.02)
-        nn.init.normal_(self.column, std=0.02)
+        if self.shared is None:
+            nn.init.normal_(self.missing, std=0.02)
+            nn.init.normal_(self.column, std=0.02)
 
     def forward(self, inputs: Inputs) -> Tokens:
+        if self.shared is not None:
+            return self.shared(inputs)
         numbers, classes = inputs[NUMBERS], inputs[CLASSES]
-        missing = torch.cat([numbers.isnan(), classes == MISSING], 1)
+        gaps = [numbers.isnan(), classes == MISSING]
         parts = [] if self.numeric is None else [self.numeric(numbers.nan_to_num())]
         if self.categories is not None:
             parts.append(self.categories(classes))
+        if self.dates is not None:
+            gaps.append(inputs[DATES].isnan().any(-1))
+            parts.append(self.dates(inputs[DATES].nan_to_num()))
+        if self.words is not None:
+            gaps.append((inputs[TEXTS] == 0).all(-1))
+            parts.append(self.words(inputs[TEXTS]))
+        missing = torch.cat(gaps, 1)
         values = torch.where(missing[..., None], self.missing, torch.cat(parts, 1))
         return Tokens(values, numbers.new_zeros(*missing.shape, 4), identity=self.column.expand(len(values), -1, -1))
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
-        numbers, classes = inputs[NUMBERS], inputs[CLASSES]
-        found = {
-            "numeric": F.pad(numbers, (0, classes.shape[1]), value=torch.nan)[..., None],
-            "categorical": F.pad(classes.masked_fill(classes == MISSING, -100), (numbers.shape[1], 0), value=-100),
-        }
+        if self.shared is not None:
+            return self.shared.target(inputs)
+        classes = inputs[CLASSES]
+        cells = {"numeric": inputs[NUMBERS][..., None], "categorical": classes.masked_fill(classes == MISSING, -100)}
+        if DATES in inputs:
+            cells["datetime"] = inputs[DATES]
+        if TEXTS in inputs:
+            cells["text"] = text_values(inputs[TEXTS])
+        found, before, total = {}, 0, sum(part.shape[1] for part in cells.values())
+        for name, part in cells.items():
+            after = total - before - part.shape[1]
+            if part.is_floating_point():
+                found[name] = F.pad(part, (0, 0, before, after), value=torch.nan)
+            else:
+                found[name] = F.pad(part, (before, after), value=-100)
+            before += part.shape[1]
         return {name: found[name] for name in self.target_sizes}
+
+
+def _edges(processor: TabularProcessor, bins: int) -> list[list[float]]:
+    columns = [column for column in processor.numeric if isinstance(column, QuantileColumn)]
+    if processor.shared is not None or len(columns) < len(processor.numeric):
+        setting = "schema: shared" if processor.shared is not None else f"numeric: {processor.rules.scaling}"
+        raise ValueError(
+            "adapter.numeric: piecewise cuts each column at the quantiles of its training cells, so it needs processor.numeric: "
+            f"quantile and processor.schema: fitted; got {setting}. Change that, or choose linear or periodic"
+        )
+    return [column.edges(bins) for column in columns]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +159,32 @@ class TabularAugment:
     corruption: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
-        return {name: self._corrupt(cells, draws, name) for name, cells in inputs.items()} if self.corruption else inputs
+        if not self.corruption:
+            return inputs
+        if COLUMN_WORDS in inputs:
+            return inputs | self._corrupt_shared(inputs, draws)
+        return {name: self._corrupt(cells, draws, name) for name, cells in inputs.items()}
 
     def _corrupt(self, cells: Tensor, draws: Draws, name: str) -> Tensor:
-        b, n = cells.shape
-        replaced = draws.uniform(f"corrupt {name}", n) < self.corruption
-        donor = draws.integers(f"donor {name}", b, n)
-        return torch.where(replaced, cells.gather(0, donor), cells)
+        replaced, donor = self._drawn(cells, draws, name)
+        return torch.where(_like(replaced, cells), cells.gather(0, _like(donor, cells)), cells)
+
+    def _corrupt_shared(self, inputs: Inputs, draws: Draws) -> Inputs:
+        """Rows may have different columns: a cell stays where the donor has another column in its place."""
+        names = inputs[COLUMN_WORDS]
+        replaced, donor = self._drawn(names, draws, COLUMN_WORDS)
+        replaced = replaced & (names.gather(0, _like(donor, names)) == names).all(-1)
+        cells = {name: inputs[name] for name in (CELL_NUMBERS, CELL_CLASSES, CELL_WORDS)}
+        return {name: torch.where(_like(replaced, x), x.gather(0, _like(donor, x)), x) for name, x in cells.items()}
+
+    def _drawn(self, cells: Tensor, draws: Draws, name: str) -> tuple[Bool[Tensor, "b n"], Int[Tensor, "b n"]]:
+        b, n = cells.shape[:2]
+        return draws.uniform(f"corrupt {name}", n) < self.corruption, draws.integers(f"donor {name}", b, n)
+
+
+def _like(chosen: Tensor, cells: Tensor) -> Tensor:
+    """What holds of each cell, for each of its values."""
+    return chosen if cells.dim() == 2 else chosen[..., None].expand_as(cells)
 
 
 def example(count: int, seed: int) -> list[dict[str, Any]]:
@@ -134,53 +215,6 @@ def golden() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Float[Tens
     nothing = torch.nan
     targets = {"numeric": torch.tensor([[1.5], [nothing], [nothing], [nothing]]), "categorical": torch.tensor([-100, -100, 3, 5])}
     return {"columns": columns}, {}, row, torch.zeros(4, 4), targets
-
-
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor]) -> Figure:
-    """Hidden cells of the batch: predicted against true numbers, and how often the category of each column is right."""
-    numbers, classes = inputs[NUMBERS].cpu().numpy(), inputs[CLASSES].cpu().numpy()
-    covered = hidden.cpu().numpy()
-    figure = Figure(figsize=(4.5 * len(predictions), 4), layout="constrained")
-    axes = dict(zip(predictions, figure.subplots(1, len(predictions), squeeze=False)[0], strict=True))
-    split = numbers.shape[1]
-    if "numeric" in predictions:
-        _draw_numbers(axes["numeric"], numbers, predictions["numeric"][:, :split, 0].cpu().numpy(), covered[:, :split])
-    if "categorical" in predictions:
-        guesses = predictions["categorical"][:, split:].nan_to_num().argmax(-1).cpu().numpy()
-        _draw_categories(axes["categorical"], classes, guesses, covered[:, split:] & (classes != MISSING))
-    return figure
-
-
-def _draw_numbers(
-    axes: Axes, true: Float[np.ndarray, "b n"], predicted: Float[np.ndarray, "b n"], hidden: Bool[np.ndarray, "b n"]
-) -> None:
-    axes.set(xlabel="true value, scaled", ylabel="predicted", title="Hidden numbers")
-    there = hidden & ~np.isnan(true)
-    if not there.any():
-        return
-    axes.axline((0, 0), slope=1, color="0.7", linewidth=1, zorder=0)
-    points = axes.scatter(true[there], predicted[there], c=np.nonzero(there)[1] + 1, cmap="viridis", s=14, alpha=0.7, linewidths=0)
-    axes.legend(*points.legend_elements(), title="column", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    error, spread = np.square(predicted - true)[there].mean(), np.square(true)[there].mean()
-    axes.set_title(f"Hidden numbers: squared error {error:.2f}\n(always the mean: {spread:.2f})")
-
-
-def _draw_categories(
-    axes: Axes, true: Int[np.ndarray, "b n"], guesses: Int[np.ndarray, "b n"], hidden: Bool[np.ndarray, "b n"]
-) -> None:
-    columns = [column for column in range(true.shape[1]) if hidden[:, column].any()]
-    right, common = [], []
-    for column in columns:
-        cells = true[hidden[:, column], column]
-        right.append(float((guesses[hidden[:, column], column] == cells).mean()))
-        common.append(float(np.unique(cells, return_counts=True)[1].max() / len(cells)))
-    place = np.arange(len(columns))
-    axes.barh(place - 0.2, right, 0.4, label="predicted", color="#31688e")
-    axes.barh(place + 0.2, common, 0.4, label="always the most frequent", color="0.8")
-    axes.set(xlim=(0, 1), xlabel="share right", title="Hidden categories", yticks=place)
-    axes.set_yticklabels([f"column {column + 1}" for column in columns])
-    axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2, frameon=False)
 
 
 # Random hides equally many columns of every row without gaps, so shapes stay static. On adult, ratios of 0.3 and 0.5 gave the same

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mmssl import api, checkpoint, cli
-from mmssl.data import Batch
+from mmssl.data import Batch, open_streams
 from mmssl.objectives import OBJECTIVES, Output
 from mmssl.objectives.masked import Masked
 from mmssl.run import Run
@@ -380,7 +380,7 @@ def test_a_number_that_is_not_finite_names_step_samples_and_checkpoint(
 def test_rows_are_those_of_the_data_under_a_limit(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OBJECTIVES, "masked", Hostile)
     text = refused("data.shuffle=false", "data.limit=6", "train.batch_size=6", "train.accumulation=3")
-    count = len(api.recipes.load("tiny.yaml", ["data.limit=null"]).section("data").open())
+    count = len(open_streams(api.recipes.load("tiny.yaml", ["data.limit=null"]).section("data"), ["tabular"])["data"].source)
     assert f"its samples are the rows {[4 * count // 6, 5 * count // 6]} of bundled:digits (train)" in text
 
 

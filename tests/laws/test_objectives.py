@@ -27,7 +27,7 @@ from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import keys
 from mmssl.encoder import Encoder, initialise_all
-from mmssl.loop import Feed, Training, TrainingError, TrainOptions, fit
+from mmssl.loop import Training, TrainingError, TrainOptions, fit
 from mmssl.masking import SAMPLERS, preferred, split
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
@@ -164,7 +164,7 @@ def rows(batch: Batch, wanted: slice) -> Batch:
     return Batch(inputs, batch.keys[wanted], batch.ids[wanted], batch.labels[wanted])
 
 
-def feed_of(batches: list[Batch], parts: int = 1) -> Feed:
+def feed_of(batches: list[Batch], parts: int = 1) -> Callable[[int], Iterator[Batch]]:
     """The batches by turns, with the draws of their step, each in so many micro-batches."""
 
     def feed(start: int) -> Iterator[Batch]:
@@ -180,14 +180,14 @@ def feed_of(batches: list[Batch], parts: int = 1) -> Feed:
 def train(objective: Objective, batches: list[Batch], parts: int = 1, **options: Any) -> tuple[Training, list[dict[str, float]]]:
     """Train on the batches by turns to the end of the budget; also returns the metrics of each step."""
     options = {"batch_size": len(batches[0]), "accumulation": parts, "schedule": constant(warmup=0)} | options
-    training = Training(objective, TrainOptions(**options), epoch=SAMPLES)
+    training = Training(objective, TrainOptions(**options))
     history: list[dict[str, float]] = []
 
     def on_step(row: dict[str, float]) -> bool:
         history.append(row)
         return False
 
-    fit(training, feed_of(batches, parts), on_step)
+    fit(training, feed_of(batches, parts)(0), on_step)
     return training, history
 
 
@@ -212,22 +212,22 @@ def test_resumed_run_equals_an_uninterrupted_one(case: Case, tmp_path: Path) -> 
     options = TrainOptions(batch_size=SAMPLES // 2, max_steps=2 * steps, ema=0.9, schedule=cosine(warmup=2))
 
     def training(seed: int) -> Training:
-        return Training(build(case, seed, drop_path_rate=0.3), options, epoch=SAMPLES)
+        return Training(build(case, seed, drop_path_rate=0.3), options)
 
     through = training(seed=0)
     torch.manual_seed(1)
-    fit(through, feed, lambda row: False)
+    fit(through, feed(through.counters.step), lambda row: False)
 
     stopped = training(seed=0)
     torch.manual_seed(1)
-    fit(stopped, feed, lambda row: stopped.counters.step == steps)
+    fit(stopped, feed(stopped.counters.step), lambda row: stopped.counters.step == steps)
     checkpoint.save(tmp_path / "step", stopped.state())
 
     resumed = training(seed=2)
     torch.manual_seed(3)
     resumed.restore(checkpoint.load(tmp_path / "step"))
     assert resumed.counters.step == steps
-    fit(resumed, feed, lambda row: False)
+    fit(resumed, feed(resumed.counters.step), lambda row: False)
 
     assert vars(resumed.counters) | {"seconds": 0} == {"step": 2 * steps, "samples": steps * SAMPLES, "skipped": 0, "seconds": 0}
     (expected, tree), (found, resumed_tree) = (stored(one, tmp_path / "end") for one in (through, resumed))
@@ -267,7 +267,7 @@ def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
     objective = build(case)
     assert isinstance(objective, Jepa)
     expected = {key: value.double().clone() for key, value in objective.teacher.state_dict().items()}
-    training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=5, schedule=constant(warmup=0)), epoch=SAMPLES)
+    training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=5, schedule=constant(warmup=0)))
 
     def follow(row: dict[str, float]) -> bool:
         for key, value in objective.model.state_dict().items():
@@ -275,7 +275,7 @@ def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
         return False
 
     start = {key: value.clone() for key, value in objective.teacher.state_dict().items()}
-    fit(training, feed_of([samples(case)]), follow)
+    fit(training, feed_of([samples(case)])(0), follow)
     assert training.published() is objective.teacher
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in objective.teacher.parameters())
     trained = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
@@ -289,14 +289,14 @@ def test_average_of_the_weights_has_its_closed_form() -> None:
     momentum, case = 0.8, pick("supervised")
     objective = build(case)
     options = TrainOptions(batch_size=SAMPLES, max_steps=6, ema=momentum, schedule=constant(warmup=0))
-    training = Training(objective, options, epoch=SAMPLES)
+    training = Training(objective, options)
     history = [{key: value.double().clone() for key, value in objective.model.state_dict().items()}]
 
     def remember(row: dict[str, float]) -> bool:
         history.append({key: value.double().clone() for key, value in objective.model.state_dict().items()})
         return False
 
-    fit(training, feed_of([samples(case)]), remember)
+    fit(training, feed_of([samples(case)])(0), remember)
     weights = [momentum**6, *((1 - momentum) * momentum ** (6 - k) for k in range(1, 7))]
     for key, value in training.published().state_dict().items():
         assert_close(value.double(), sum(w * row[key] for w, row in zip(weights, history, strict=True)), rtol=1e-5, atol=1e-7)
@@ -306,7 +306,7 @@ def test_schedule_reaches_every_group_with_its_layer_decay() -> None:
     case, schedule = pick("masked"), cosine(warmup=3, final=0.1)
     objective = build(case)
     options = TrainOptions(batch_size=SAMPLES, max_steps=8, lr=1e-2, schedule=schedule, layer_decay=0.5)
-    training = Training(objective, options, epoch=SAMPLES)
+    training = Training(objective, options)
     scales = {
         "model.adapters.image.proj.weight": 1 / 8,
         "model.encoder.prefix": 1 / 8,
@@ -326,7 +326,7 @@ def test_schedule_reaches_every_group_with_its_layer_decay() -> None:
         logged.append(row["lr"])
         return False
 
-    fit(training, feed_of([samples(case)]), compare)
+    fit(training, feed_of([samples(case)])(0), compare)
     assert logged == [1e-2 * schedule(step, step / 8) for step in range(8)]
 
 
@@ -336,7 +336,7 @@ def test_loss_that_is_not_finite_names_step_and_samples() -> None:
     bad.inputs["tabular"]["table_numeric"].fill_(torch.inf)
     bad = replace(bad, ids=bad.ids + 40)
     objective = build(case)
-    training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=9), epoch=SAMPLES)
+    training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=9))
     kept: dict[str, Tensor] = {}
 
     def keep(row: dict[str, float]) -> bool:
@@ -344,7 +344,7 @@ def test_loss_that_is_not_finite_names_step_and_samples() -> None:
         return False
 
     with pytest.raises(TrainingError, match="the loss is nan at step 3") as caught:
-        fit(training, feed_of([good, good, bad]), keep)
+        fit(training, feed_of([good, good, bad])(0), keep)
     assert caught.value.samples == [40, 41, 42, 43, 44, 45, 46, 47]
     assert training.counters.step == 2
     assert_close(objective.state_dict(), kept, rtol=0, atol=0)
@@ -373,7 +373,7 @@ def losses(compile):
     objective, batch = objective_of(sys.argv[1], "image")
     options = TrainOptions(batch_size=len(batch), max_steps=4, schedule=constant(warmup=0), compile=compile)
     rows = []
-    fit(Training(objective, options, epoch=len(batch)), lambda start: iter([batch] * 4), rows.append)
+    fit(Training(objective, options), iter([batch] * 4), rows.append)
     return [row["loss"] for row in rows]
 
 print(json.dumps([losses(False), losses(True)]))

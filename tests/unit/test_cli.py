@@ -14,6 +14,7 @@ import pytest
 
 from mmssl import __version__, cli
 from mmssl.build import build
+from mmssl.data import open_streams
 from mmssl.objectives import OBJECTIVES
 from mmssl.plugins import installed
 from mmssl.recipe import SECTIONS, load, recipes_found
@@ -144,7 +145,7 @@ def test_schema_is_a_json_schema_of_every_section(capsys: pytest.CaptureFixture[
 def test_check_tells_what_a_recipe_would_build(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "check", QUICKSTART, "train.accumulation=2", "encoder.num_hidden_layers=1")
     recipe = load(QUICKSTART, ["encoder.num_hidden_layers=1"])
-    objective = build(recipe, recipe.section("data").open(), None).objective
+    objective = build(recipe, open_streams(recipe.section("data"), list(recipe.modalities)), None).objective
     sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (objective.model, objective)]
     found = re.fullmatch(
         r"recipe      quickstart: valid\n"

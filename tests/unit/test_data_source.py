@@ -11,7 +11,7 @@ from PIL import Image
 
 datasets = pytest.importorskip("datasets")
 
-from mmssl.data import DataOptions, Source  # noqa: E402
+from mmssl.data import DataOptions, Source, open_streams  # noqa: E402
 from mmssl.modality import Adapter, MaskPreference, Modality, Processor  # noqa: E402
 
 
@@ -422,5 +422,6 @@ def test_limit_keeps_evenly_spaced_rows():
 
 
 def test_options_open_their_source():
-    source = DataOptions(path="bundled:wine", split="test", columns={"label": "alcohol"}, limit=5).open()
+    options = DataOptions(path="bundled:wine", split="test", columns={"label": "alcohol"}, limit=5)
+    source = open_streams(options, ["tabular"])["data"].source
     assert (len(source), str(source), source.labels().kind) == (5, "bundled:wine (test)", "regression")

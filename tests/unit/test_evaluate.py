@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from mmssl.config import MMSSLConfig, encoder_settings
-from mmssl.data import DataOptions, Source
+from mmssl.data import DataOptions, Source, open_streams
 from mmssl.evaluation import (
     EvaluateOptions,
     Evaluator,
@@ -34,7 +34,7 @@ DIGITS = DataOptions(path="bundled:digits")
 
 
 def fitted(name: str, data: DataOptions, **settings: Any) -> MMSSLProcessor:
-    modality, source = find(name), data.open()
+    modality, source = find(name), open_streams(data, [name])["data"].source
     processor = modality.processor(**settings)
     processor.fit(source.raw(modality, row) for row in source.rows(range(len(source))))
     return MMSSLProcessor({name: processor})

@@ -81,7 +81,7 @@ class Page(HTMLParser):
 
 
 def report(folder: Path, **changes: Any) -> Page:
-    given = {"recipe_yaml": BAD, "table": table(), "figures": {BAD: figure()}, "metrics": METRICS, "facts": FACTS}
+    given = {"recipe_yaml": BAD, "tables": [table()], "figures": {BAD: figure()}, "metrics": METRICS, "facts": FACTS}
     return Page(write_report(folder, **{**given, **changes}))
 
 
@@ -121,7 +121,7 @@ def test_pictures_keep_their_pixels(tmp_path: Path) -> None:
 
 
 def test_a_report_of_a_run_that_has_nothing_to_show(tmp_path: Path) -> None:
-    page = report(tmp_path, table=None, figures={}, metrics=[], facts={"command": None})
+    page = report(tmp_path, tables=[], figures={}, metrics=[], facts={"command": None})
     assert "What it learned" not in page.text
     assert "Curves" not in page.text
     assert BAD in page.text
@@ -192,7 +192,7 @@ RECORD = {"command": "mmssl train quickstart", "versions": {"mmssl": "0.1.0", "t
 
 
 def test_a_card_has_scores_that_the_hub_can_read() -> None:
-    card = model_card(name="quickstart", modalities=["image"], table=table(), record=RECORD, recipe_yaml="a: '```'\n")
+    card = model_card(name="quickstart", modalities=["image"], tables=[table()], record=RECORD, recipe_yaml="a: '```'\n")
     header = yaml.safe_load(card.split("---")[1])
     assert header["library_name"] == "mmssl"
     assert header["tags"] == ["mmssl", "self-supervised-learning", "image"]
@@ -219,7 +219,7 @@ def test_the_code_of_a_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "path/to/this/folder"
     MMSSLModel(MMSSLConfig(modalities=modalities, **encoder)).save_pretrained(folder)
     processor.save_pretrained(folder)
-    card = model_card(name="small", modalities=["image"], table=None, record=RECORD, recipe_yaml="")
+    card = model_card(name="small", modalities=["image"], tables=[], record=RECORD, recipe_yaml="")
     monkeypatch.chdir(tmp_path)
     rows = Source(path="bundled:digits", limit=3).rows(range(3))
     names: dict[str, Any] = {"images": [row["image"] for row in rows]}

@@ -139,7 +139,7 @@ def test_rows_that_cannot_be_fitted(rows: list[dict[str, Any]], settings: dict[s
     [
         ([[1, 2]], {}, r"training row 0: a row is a dict, column -> cell; got list. Pass a dict, a list of dicts, or a DataFrame"),
         (ROWS, {"numeric_columns": ["job"]}, r"training row 0: column 'job' takes numbers; got 'nurse' \(str\). Convert it"),
-        ([{"when": pd.Timestamp(0)}], {}, r"column 'when' takes numbers; got Timestamp\(.*\(Timestamp\). Convert it"),
+        ([{"wait": pd.Timedelta(1)}], {}, r"column 'wait' takes numbers; got Timedelta\(.*\(Timedelta\). Convert it"),
     ],
 )
 def test_training_cells_of_a_wrong_type(rows: list[Any], settings: dict[str, Any], message: str) -> None:

@@ -1,0 +1,71 @@
+"""Batches of samples of similar length that cost the same number of tokens, as a pure function of (lengths, seed, number)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from mmssl.data.order import shuffled
+
+
+class BudgetOrder:
+    """Batches of about `tokens` tokens, padding included: many short samples, or few long ones.
+
+    The samples are sorted into buckets of similar length once. In every epoch each bucket is shuffled and cut into equal batches,
+    as large as its longest sample allows, and all batches are shuffled, so that any batch of any epoch can be asked for at any
+    time. The last batch of a bucket is filled up with a few samples from its beginning.
+
+    lengths: tokens of each sample. multiple: batch sizes are multiples of it (processes x micro-batches).
+    ValueError if a batch cannot hold `multiple` of the longest samples.
+    """
+
+    def __init__(self, lengths: Sequence[int], tokens: int, seed: int, *, multiple: int = 1, shuffle: bool = True) -> None:
+        self.num_samples, self.tokens, self.seed, self.shuffle = len(lengths), tokens, seed, shuffle
+        sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
+        longest = int(sizes.max())
+        if tokens < multiple * longest:
+            raise ValueError(
+                f"a step of {tokens} tokens cannot hold {multiple} samples of {longest} tokens, the longest there are; raise "
+                f"train.batch_tokens to at least {multiple * longest}, or cut the samples shorter"
+            )
+        self._buckets: list[Int[np.ndarray, " n"]] = []
+        self._shapes: list[tuple[int, int]] = []
+        order = np.argsort(sizes, kind="stable")
+        for limit in _limits(longest):
+            bucket = order[(sizes[order] <= limit) & (sizes[order] > limit / GROWTH)]
+            if len(bucket):
+                self._buckets.append(bucket)
+                count = -(-len(bucket) // (tokens // int(sizes[bucket].max()) // multiple * multiple))
+                self._shapes.append((count, -(-len(bucket) // (count * multiple)) * multiple))
+        self._epoch: tuple[int, list[Int[np.ndarray, " k"]]] | None = None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return sum(count for count, _ in self._shapes)
+
+    def batch(self, number: int) -> Int[np.ndarray, " k"]:
+        """The samples of batch `number`, counted over all epochs."""
+        epoch, place = divmod(number, self.batches_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, self._batches(epoch)
+        return self._epoch[1][place]
+
+    def _batches(self, epoch: int) -> list[Int[np.ndarray, " k"]]:
+        found = []
+        for number, (bucket, shape) in enumerate(zip(self._buckets, self._shapes, strict=True)):
+            places = shuffled(len(bucket), self.seed + number, epoch) if self.shuffle else np.arange(len(bucket))
+            found += list(np.resize(bucket[places], shape))
+        order = shuffled(len(found), self.seed, epoch) if self.shuffle else np.arange(len(found))
+        return [found[i] for i in order]
+
+
+GROWTH = 1.25
+"""Ratio of the lengths at the two ends of a bucket: at most a fifth of a batch is padding."""
+
+
+def _limits(longest: int) -> list[float]:
+    """The upper ends of the buckets, the longest last."""
+    limits = [float(longest)]
+    while limits[-1] > 1:
+        limits.append(limits[-1] / GROWTH)
+    return limits[::-1]

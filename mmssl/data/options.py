@@ -1,0 +1,118 @@
+"""The recipe's `data` section: one source, or several that a run mixes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from mmssl.data.mix import Mixing, Weights
+from mmssl.data.source import Columns, OnError, Source
+from mmssl.data.tables import Row
+
+ONLY = "data"
+"""Name of the source of a run that does not mix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """One of several sources that a run mixes; its name is that of the modality it holds, unless `modalities` says more.
+
+    path: as data.path.
+    split: one part of the data; null: all of it.
+    columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
+    limit: keep that many rows, evenly spaced; null: all.
+    weight: how often a step reads this source, beside the others.
+    modalities: modalities that each of its rows holds, which then come in one batch; null: the one that the source is named after.
+    """
+
+    path: str
+    split: str | None = "train"
+    columns: Columns | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    modalities: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What to learn from: where the samples are, and how they are read.
+
+    path: bundled:digits, bundled:breast_cancer, bundled:wine or bundled:diabetes; a parquet, csv or jsonl file; a folder of such
+        files, or of media files; a pattern such as shards/*.parquet; or a dataset on the Hugging Face Hub, name or
+        name:configuration. Required unless there are sources.
+    split: one part of the data; null: all of it.
+    columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
+    limit: keep that many rows, evenly spaced; null: all.
+    sources: several sources in the place of path, by name; each step reads one of them.
+    mixing: how often each of several sources is read.
+    on_error: raise = stop at the first sample that cannot be read; skip = leave it out, up to half of the first 1,000.
+    workers: processes (for each source) that read and process samples; 0: the training process does.
+    cache: keep processed samples in memory, so that later passes over the data only stack them; needs workers 0.
+    shuffle: a new order of the samples in every pass over the data; false: the order of the data.
+    """
+
+    path: str | None = None
+    split: str | None = "train"
+    columns: Columns | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    sources: dict[str, SourceOptions] | None = None
+    mixing: Mixing = field(default_factory=Weights)
+    on_error: OnError = "raise"
+    workers: Annotated[int, Field(ge=0)] = 0
+    cache: bool = False
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (not self.sources):
+            both = "both data.path and data.sources are set" if self.path else "neither data.path nor data.sources is set"
+            raise ValueError(f"{both}; give one: path for one source, sources for several")
+
+    def split_up(self, modalities: Sequence[str]) -> dict[str, SourceOptions]:
+        """The sources by name; one that stands for `path` holds all of the recipe's modalities.
+
+        ValueError for a source of a modality that the recipe lacks, and for a modality without a source.
+        """
+        if self.path is not None:
+            only = SourceOptions(
+                path=self.path, split=self.split, columns=self.columns, limit=self.limit, modalities=tuple(modalities)
+            )
+            return {ONLY: only}
+        found = dict(self.sources or {})
+        for name, options in found.items():
+            for modality in options.modalities or (name,):
+                if modality not in modalities:
+                    raise ValueError(
+                        f"data.sources.{name}: the recipe has no modality {modality!r}, only {', '.join(modalities)}. Call the "
+                        f"source after its modality, or list them, as in modalities: [{modalities[0]}]"
+                    )
+        missing = set(modalities) - {modality for name, options in found.items() for modality in options.modalities or (name,)}
+        if missing:
+            raise ValueError(f"data.sources has no source for {', '.join(sorted(missing))}; add one, or leave the modality out")
+        return found
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A source of a run with the modalities that are read from it."""
+
+    name: str
+    source: Source
+    modalities: tuple[str, ...]
+    options: SourceOptions
+
+
+Rows = Sequence[Row] | Mapping[str, Sequence[Row]]
+"""Data in memory: the rows of the only source, or those of each source by its name."""
+
+
+def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None = None) -> dict[str, Stream]:
+    """The sources of a run, by name; `rows` in memory stand in the place of their paths."""
+    found = {}
+    for name, options in data.split_up(modalities).items():
+        if rows is not None:
+            source = Source.from_rows(rows[name] if isinstance(rows, Mapping) else rows, options.columns)
+        else:
+            source = Source(path=options.path, split=options.split, columns=options.columns, limit=options.limit)
+        found[name] = Stream(name, source, options.modalities or (name,), options)
+    return found

@@ -1,0 +1,159 @@
+"""Random views of batched sounds, on the device of the batch."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from mmssl.draws import Draws
+from mmssl.modality import Inputs
+from mmssl_modalities._audio_processor import FBANK, LENGTHS, WAVEFORM
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+Amount = Annotated[float, Field(ge=0)]
+
+_SPECTRAL = ("crop", "warp", "frequency_mask")
+"""Keys that need mel bins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioAugment:
+    """Changes of level, time, frequency and surroundings, each drawn per sample; by default of the level alone.
+
+    Amounts are in units of the normalised values: a gain of 0.1 is a tenth of the log-mel values' standard deviation, and for the
+    waveform a factor of exp(0.1).
+
+    gain: largest change of the level.
+    shift: largest shift in time as a share of the sound, in both directions; what leaves at one end enters at the other.
+    crop: smallest and largest share of the time in a crop, which is stretched to the length of the sound (BYOL-A, arXiv 2103.06695,
+        has [0.6, 1.5] in time and frequency). null: no crop.
+    warp: largest relative change of the scale of the mel axis, as between vocal tracts (VTLP, Jaitly and Hinton 2013, has 0.1).
+    mix: largest share of another sound of the batch, added as power (log-mixup-exp of BYOL-A, section III-B, with 0.4 there).
+    noise: largest standard deviation of white noise.
+    time_mask, frequency_mask: largest share of time, and of the mel bins, in a band that is set to the mean (SpecAugment, arXiv
+        1904.08779).
+    bands: such bands in each direction.
+    """
+
+    gain: Amount = 0.1
+    shift: Part = 0.0
+    crop: tuple[Share, Share] | None = None
+    warp: Part = 0.0
+    mix: Part = 0.0
+    noise: Amount = 0.0
+    time_mask: Part = 0.0
+    frequency_mask: Part = 0.0
+    bands: Annotated[int, Field(gt=0)] = 2
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and self.crop[0] > self.crop[1]:
+            raise ValueError(f"augment.crop gives the smallest share of the time first; got {list(self.crop)}. Exchange the two")
+
+    def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
+        """One random view of a batch. Without `mix` the view of a sample depends on its own key and values only."""
+        name = FBANK if FBANK in inputs else WAVEFORM
+        sounds = inputs[name]
+        if name == WAVEFORM and any(getattr(self, key) for key in _SPECTRAL):
+            raise ValueError(f"augment.{', '.join(_SPECTRAL)} need mel bins; with processor.frontend: waveform leave them out")
+        pieces, size = sounds.shape[1], sounds.shape[3]
+        values = sounds.transpose(1, 2).flatten(2, 3)
+        values = values if name == FBANK else values[..., None]
+        steps = torch.full((len(sounds), 1), pieces * size, device=sounds.device)
+        if LENGTHS in inputs:
+            steps = inputs[LENGTHS] * size
+        with torch.autocast(sounds.device.type, enabled=False):
+            values = self._view(values, steps, draws, spectral=name == FBANK)
+            if LENGTHS in inputs:
+                values = values * _inside(values, steps)
+        values = values if name == FBANK else values[..., 0]
+        return inputs | {name: values.unflatten(2, (pieces, size)).transpose(1, 2)}
+
+    def _view(
+        self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, *, spectral: bool
+    ) -> Float[Tensor, "b c t m"]:
+        if self.crop or self.shift:
+            x = self._move(x, steps, draws)
+        if self.warp:
+            x = self._warp(x, draws)
+        if self.mix:
+            x = self._mix(x, steps, draws, spectral=spectral)
+        if self.gain:
+            change = draws.between("audio gain", -self.gain, self.gain, 1, 1, 1)
+            x = x + change if spectral else x * change.exp()
+        if self.noise:
+            spread = draws.between("audio noise", 0.0, self.noise, 1, 1, 1)
+            # Time comes first, so that what a sound gets does not depend on how far it is padded.
+            x = x + spread * draws.normal("audio white noise", x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
+        if self.time_mask:
+            x = x.masked_fill(self._bands("time", self.time_mask, steps, x.shape[2], draws)[:, None, :, None], 0)
+        if self.frequency_mask:
+            bins = torch.full_like(steps, x.shape[3])
+            x = x.masked_fill(self._bands("frequency", self.frequency_mask, bins, x.shape[3], draws)[:, None, None], 0)
+        return x
+
+    def _move(self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws) -> Float[Tensor, "b c t m"]:
+        """Read every step from the place in time where shift and crop find it."""
+        places = torch.arange(x.shape[2], device=x.device).expand(len(x), -1)
+        if self.shift:
+            far = (draws.between("audio shift", -self.shift, self.shift, 1) * steps).round().long()
+            x = _read(x, 2, torch.where(places < steps, (places + far) % steps, places))
+        if self.crop:
+            share = draws.between("audio crop", *self.crop, 1)
+            start = (1 - share) * steps * draws.uniform("audio crop place", 1)
+            x = _read_between(x, 2, start + (places + 0.5) * share - 0.5, steps - 1)
+        return x
+
+    def _warp(self, x: Float[Tensor, "b c t m"], draws: Draws) -> Float[Tensor, "b c t m"]:
+        """Stretch the mel axis from its lower end."""
+        places = torch.arange(x.shape[3], device=x.device)
+        factor = draws.between("audio warp", 1 - self.warp, 1 + self.warp, 1)
+        return _read_between(x, 3, (places + 0.5) * factor - 0.5, torch.full((len(x), 1), x.shape[3] - 1, device=x.device))
+
+    def _mix(
+        self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, *, spectral: bool
+    ) -> Float[Tensor, "b c t m"]:
+        """Add another sound of the batch, as far as it reaches."""
+        count = len(x)
+        if count == 1:
+            return x
+        donor = (torch.arange(count, device=x.device) + 1 + draws.integers("audio donor", count - 1)) % count
+        share = draws.between("audio mix", 0.0, self.mix, 1, 1, 1)
+        other = x[donor]
+        mixed = torch.logaddexp(x + (1 - share).log(), other + share.log()) if spectral else (1 - share) * x + share * other
+        return torch.where(_inside(x, steps[donor]), mixed, x)
+
+    def _bands(self, name: str, largest: float, steps: Int[Tensor, "b 1"], size: int, draws: Draws) -> Bool[Tensor, "b s"]:
+        """Where the bands lie, each of a length and at a place of its own."""
+        length = draws.between(f"audio {name} mask", 0.0, largest, self.bands, 1) * steps[:, None]
+        start = draws.uniform(f"audio {name} mask place", self.bands, 1) * (steps[:, None] - length)
+        places = torch.arange(size, device=steps.device) + 0.5
+        return ((places >= start) & (places < start + length)).any(1)
+
+
+def _inside(x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"]) -> Bool[Tensor, "b 1 t 1"]:
+    """Which steps in time lie inside their sound."""
+    return (torch.arange(x.shape[2], device=x.device) < steps)[:, None, :, None]
+
+
+def _read(x: Float[Tensor, "b c t m"], axis: int, places: Int[Tensor, "b s"]) -> Float[Tensor, "b c t m"]:
+    """Whole steps of one axis."""
+    shape = [len(x), 1, 1, 1]
+    shape[axis] = x.shape[axis]
+    return x.gather(axis, places.view(shape).expand_as(x))
+
+
+def _read_between(
+    x: Float[Tensor, "b c t m"], axis: int, places: Float[Tensor, "b s"], last: Int[Tensor, "b 1"]
+) -> Float[Tensor, "b c t m"]:
+    """Linear interpolation along one axis; beyond the ends lies the value at the end."""
+    places = torch.minimum(places.clamp(min=0), last)
+    lower = places.floor()
+    shape = [len(x), 1, 1, 1]
+    shape[axis] = x.shape[axis]
+    weight = (places - lower).view(shape)
+    upper = torch.minimum(lower + 1, last)
+    return torch.lerp(_read(x, axis, lower.long()), _read(x, axis, upper.long()), weight)

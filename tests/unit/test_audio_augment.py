@@ -1,0 +1,149 @@
+"""Random views of sounds: against their definitions, and each a function of its own sample."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmssl.draws import Draws, keys
+from mmssl.modality import Inputs
+from mmssl_modalities.audio import AudioAugment
+
+
+def assert_close(found: Tensor, expected: Tensor, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
+def draws_of(ids: Tensor) -> Draws:
+    return Draws(keys(0, 3, ids))
+
+
+VIEWS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "shift": {"gain": 0.0, "shift": 0.5},
+    "crop": {"gain": 0.0, "crop": (0.5, 0.9)},
+    "warp": {"gain": 0.0, "warp": 0.2},
+    "noise": {"gain": 0.0, "noise": 0.3},
+    "masks": {"gain": 0.0, "time_mask": 0.4, "frequency_mask": 0.4},
+    "all": {"gain": 1.0, "shift": 0.2, "crop": (0.6, 1.0), "warp": 0.1, "noise": 0.1, "time_mask": 0.2, "frequency_mask": 0.2},
+}
+by_view = pytest.mark.parametrize("settings", VIEWS.values(), ids=VIEWS)
+
+
+def batch_of(count: int, lengths: bool = True) -> Inputs:
+    generator = torch.Generator().manual_seed(0)
+    inputs = {"audio_fbank": torch.randn(count, 6, 1, 4, 8, generator=generator)}
+    if lengths:
+        inputs["audio_lengths"] = torch.arange(count)[:, None] % 6 + 1
+        there = torch.arange(6) < inputs["audio_lengths"]
+        inputs["audio_fbank"] *= there[:, :, None, None, None]
+    return inputs
+
+
+@by_view
+def test_a_view_depends_on_its_own_sample_only(settings: dict[str, Any]) -> None:
+    augment, inputs, ids = AudioAugment(**settings), batch_of(12), torch.arange(12)
+    before = {name: x.clone() for name, x in inputs.items()}
+    whole = augment(inputs, draws_of(ids))["audio_fbank"]
+    assert whole.shape == inputs["audio_fbank"].shape
+    order = torch.randperm(12)
+    mixed = augment({name: x[order] for name, x in inputs.items()}, draws_of(order))["audio_fbank"]
+    assert_close(mixed, whole[order], 1e-5)
+    for i in (2, 7):
+        length = int(inputs["audio_lengths"][i])
+        alone = augment({"audio_fbank": inputs["audio_fbank"][i : i + 1, :length]}, draws_of(ids[i : i + 1]))["audio_fbank"]
+        assert_close(alone[0], whole[i, :length], 1e-5)
+        assert not whole[i, length:].any()
+    assert (whole != inputs["audio_fbank"]).any()
+    assert (augment(inputs, draws_of(ids + 12))["audio_fbank"] != whole).any()
+    assert all(torch.equal(before[name], inputs[name]) for name in before)
+
+
+def test_a_shift_turns_a_sound_round() -> None:
+    inputs = batch_of(100, lengths=False)
+    frames = inputs["audio_fbank"].flatten(1, 3)
+    views = AudioAugment(gain=0.0, shift=0.99)(inputs, draws_of(torch.arange(100)))["audio_fbank"].flatten(1, 3)
+    matches = torch.stack([(frames.roll(far, 1) == views).flatten(1).all(1) for far in range(24)])
+    assert matches.any(0).all()
+    assert matches.any(1).sum() > 18
+
+
+def test_a_crop_and_a_warp_read_a_straight_line() -> None:
+    """Of a sound that holds its own coordinates, every view shows where its parts came from."""
+    time, bins = torch.meshgrid(torch.arange(24.0), torch.arange(8.0), indexing="ij")
+    crop = AudioAugment(gain=0.0, crop=(0.5, 0.75))({"audio_fbank": time.view(1, 6, 1, 4, 8).expand(300, -1, -1, -1, -1)},
+                                                    draws_of(torch.arange(300)))["audio_fbank"].flatten(1, 3)  # fmt: skip
+    steps = crop[:, 2:-2].diff(dim=1)
+    assert_close(crop, crop[..., :1].expand_as(crop), 1e-4)
+    assert 0.49 < steps.min() < 0.55
+    assert 0.7 < steps.max() < 0.76
+    assert crop.min() >= 0
+    assert crop.max() <= 23
+    assert crop[:, 0, 0].std() > 1
+    warp = AudioAugment(gain=0.0, warp=0.2)({"audio_fbank": bins.view(1, 6, 1, 4, 8).expand(300, -1, -1, -1, -1)},
+                                            draws_of(torch.arange(300)))["audio_fbank"].flatten(1, 3)  # fmt: skip
+    slope = warp[:, 0, 4] - warp[:, 0, 3]
+    assert 0.8 <= slope.min() < 0.85
+    assert 1.15 < slope.max() <= 1.2001
+    assert warp.max() <= 7
+
+
+def test_gain_is_an_offset_of_spectrograms_and_a_factor_of_waveforms() -> None:
+    inputs = batch_of(50, lengths=False)
+    change = (AudioAugment(gain=0.5)(inputs, draws_of(torch.arange(50)))["audio_fbank"] - inputs["audio_fbank"]).flatten(1)
+    assert_close(change, change[:, :1].expand_as(change), 1e-5)
+    assert 0.3 < change.abs().max() <= 0.5
+    waves = {"audio_waveform": torch.randn(50, 2, 1, 320)}
+    factor = (AudioAugment(gain=0.5)(waves, draws_of(torch.arange(50)))["audio_waveform"] / waves["audio_waveform"]).flatten(1)
+    assert_close(factor.log(), change[:, :1].expand_as(factor), 1e-4)
+
+
+def test_mixing_adds_power() -> None:
+    inputs = batch_of(40)
+    x, lengths = inputs["audio_fbank"], inputs["audio_lengths"]
+    views = AudioAugment(gain=0.0, mix=0.5)(inputs, draws_of(torch.arange(40)))["audio_fbank"]
+    found = 0
+    for i in range(40):
+        share = draws_of(torch.tensor([i])).between("audio mix", 0.0, 0.5, 1).item()
+        for donor in range(40):
+            reach = int(lengths[donor])
+            mixed = ((1 - share) * x[i].exp() + share * x[donor].exp()).log()
+            mixed[reach:] = x[i, reach:]
+            mixed[int(lengths[i]) :] = 0
+            found += donor != i and torch.allclose(mixed, views[i], atol=1e-4)
+    assert found >= 40
+    one = {name: tensor[3:4] for name, tensor in inputs.items()}
+    assert_close(AudioAugment(gain=0.0, mix=0.5)(one, draws_of(torch.tensor([3])))["audio_fbank"], one["audio_fbank"], 0)
+
+
+def test_bands_are_set_to_the_mean() -> None:
+    inputs = {"audio_fbank": torch.ones(200, 6, 1, 4, 8)}
+    augment = AudioAugment(gain=0.0, time_mask=0.5, bands=1)
+    kept = augment(inputs, draws_of(torch.arange(200)))["audio_fbank"].flatten(1, 3)[..., 0] == 1
+    edges = (kept[:, 1:] != kept[:, :-1]).sum(1)
+    assert edges.max() <= 2
+    hidden = (~kept).sum(1)
+    assert hidden.max() <= 13
+    assert 4 < hidden.float().mean() < 8
+    bins = AudioAugment(gain=0.0, frequency_mask=0.9)(inputs, draws_of(torch.arange(200)))["audio_fbank"].flatten(1, 3)
+    assert (bins == bins[:, :1]).all()
+    assert (bins == 0).any()
+
+
+def test_waveforms_take_no_views_of_frequencies() -> None:
+    waves = {"audio_waveform": torch.randn(4, 3, 2, 320), "audio_lengths": torch.tensor([[3], [2], [1], [3]])}
+    views = AudioAugment(shift=0.3, mix=0.3, noise=0.1, time_mask=0.2)(waves, draws_of(torch.arange(4)))
+    assert views["audio_waveform"].shape == waves["audio_waveform"].shape
+    assert not views["audio_waveform"][2, 1:].any()
+    with pytest.raises(ValueError, match=r"augment.crop, warp, frequency_mask need mel bins; with processor.frontend: waveform"):
+        AudioAugment(warp=0.1)(waves, draws_of(torch.arange(4)))
+    with pytest.raises(ValueError, match=r"gives the smallest share of the time first; got \[1.0, 0.2\]. Exchange the two"):
+        AudioAugment(crop=(1.0, 0.2))
+
+
+def test_views_ignore_autocast() -> None:
+    inputs, augment = batch_of(4), AudioAugment(**VIEWS["all"])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = augment(inputs, draws_of(torch.arange(4)))["audio_fbank"]
+    assert_close(found, augment(inputs, draws_of(torch.arange(4)))["audio_fbank"], 0)
