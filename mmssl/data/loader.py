@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ class _Reader(Dataset[Batch | str]):
         self.labels = None if labels is None else labels.tensor()
         self.on_error = on_error
         self.cache: dict[int, Sample | str] | None = {} if cache else None
+        self.last_cut: tuple[int, list[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -87,12 +89,19 @@ class _Reader(Dataset[Batch | str]):
         for name, (modality, processor) in self.modalities.items():
             try:
                 raw = self.source.raw(modality, row)
-                sample[name] = processor(processor.pieces(raw)[self.source.piece(index)] if self.source.is_cut else raw)
+                sample[name] = processor(self._piece(index, processor, raw) if self.source.is_cut else raw)
             except _SAMPLE_ERRORS as error:
                 place = self.source.places(modality)
                 where = f"column {place}" if isinstance(place, str) else f"modality {name}"
                 return f"row {self.source.row_number(index)} of {self.source}, {where}: {error}"
         return sample
+
+    def _piece(self, index: int, processor: Processor, raw: Any) -> Any:
+        """The piece of its row that sample `index` is; the pieces of the last row are kept, for its other ones."""
+        row = self.source.kept_row(index)
+        if self.last_cut is None or self.last_cut[0] != row:
+            self.last_cut = row, processor.pieces(raw)
+        return self.last_cut[1][self.source.piece(index)]
 
     def _cached(self, indices: Int[np.ndarray, " k"]) -> list[Sample | str]:
         assert self.cache is not None

@@ -15,6 +15,7 @@ _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json"}
 _MEDIA = {
     "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
     "audio": (".wav", ".flac", ".mp3", ".ogg"),
+    "points": (".npy", ".npz", ".ply", ".off", ".las", ".laz"),
 }
 _FORMATS = _BUILDERS | {suffix: column for column, suffixes in _MEDIA.items() for suffix in suffixes}
 """What a suffix stands for: a builder of the `datasets` library, or the column that media files make."""

@@ -48,7 +48,7 @@ class TimeseriesAdapter(Adapter):
 
     patch_size: samples per patch.
     statistics: with instance normalisation, whether location and scale are a token.
-    stem: linear; conv adds convolutions within each patch and pools them over it, for patterns that may lie anywhere.
+    stem: linear; conv = convolutions within each patch, pooled over it, in place of the linear map: for patterns that may lie anywhere.
     """
 
     input_names = (VALUES, OBSERVED, STATISTICS, TIMES)
@@ -71,7 +71,8 @@ class TimeseriesAdapter(Adapter):
         group = processor.num_channels if self.mixed and processor.num_channels else 1
         has_token = statistics and processor.normalise == "instance"
         self.numbers = NumericEmbedding() if has_token or self.by_window else None
-        self.proj = nn.Linear(group * (2 * patch_size + 2 * NUMBER_WIDTH * self.by_window), width)
+        contents = group * (2 * patch_size * (stem == "linear") + 2 * NUMBER_WIDTH * self.by_window)
+        self.proj = nn.Linear(contents, width) if contents else None
         self.stem = ConvStem(2 * group, width) if stem == "conv" else None
         self.proj_statistics = nn.Linear(group * 2 * NUMBER_WIDTH, width) if has_token else None
         self.patches_name = "mixed_patches" if self.mixed else "patches"
@@ -80,12 +81,10 @@ class TimeseriesAdapter(Adapter):
             self.target_sizes["statistics"] = 2 * group
 
     def forward(self, inputs: Inputs) -> Tokens:
-        order, dtype = self._packing(inputs), self.proj.weight.dtype
-        values = self.proj(self._contents(inputs).to(dtype))
-        if self.stem is not None:
-            values = values + self.stem(self._curves(inputs))
+        order, values = self._packing(inputs), self._embedded_patches(inputs)
         if self.proj_statistics is not None:
-            values = torch.cat([self.proj_statistics(self._embedded_statistics(inputs).to(dtype)), values], 2)
+            statistics = self._embedded_statistics(inputs).to(self.proj_statistics.weight.dtype)
+            values = torch.cat([self.proj_statistics(statistics), values], 2)
         return Tokens(order.take(values), order.take(self._coords(inputs, values)), order.valid)
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -120,18 +119,19 @@ class TimeseriesAdapter(Adapter):
         shape, level = moments(patches, there)
         return shape, there, level
 
-    def _contents(self, inputs: Inputs) -> Float[Tensor, "b r k f"]:
-        """What the tokens of patches hold, before the linear map."""
+    def _embedded_patches(self, inputs: Inputs) -> Float[Tensor, "b r k d"]:
         patches, there, level = self._patches(inputs)
-        parts = [patches, there.to(patches.dtype)]
+        parts = [] if self.stem is not None else [patches, there.to(patches.dtype)]
         if level is not None and self.numbers is not None:
             parts.append(self.numbers(level).flatten(3) * there.any(-1, keepdim=True))
-        contents = torch.cat(parts, -1)
-        return mix(contents) if self.mixed else contents
+        embedded = [] if self.stem is None else [self.stem(self._curves(patches, there))]
+        if self.proj is not None:
+            contents = torch.cat(parts, -1).to(self.proj.weight.dtype)
+            embedded.append(self.proj(mix(contents) if self.mixed else contents))
+        return sum(embedded[1:], start=embedded[0])
 
-    def _curves(self, inputs: Inputs) -> Float[Tensor, "b r k f p"]:
+    def _curves(self, patches: Float[Tensor, "b c k p"], there: Bool[Tensor, "b c k p"]) -> Float[Tensor, "b r k f p"]:
         """Patches and their masks as rows along time."""
-        patches, there, _ = self._patches(inputs)
         curves = torch.stack([patches, there.to(patches.dtype)], 3)
         return curves.transpose(1, 2).flatten(2, 3)[:, None] if self.mixed else curves
 

@@ -204,6 +204,28 @@ def test_a_file_that_claims_too_much(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert PROCESSOR.pieces(file) == [file]
 
 
+class Short:
+    """A file that decodes to less than its header says."""
+
+    def __init__(self, kind: str, length: int) -> None:
+        self.format, self.length = kind, length
+
+    def seek(self, place: int) -> None:
+        assert place == 0
+
+    def read(self, length: int, **options: Any) -> np.ndarray:
+        return np.zeros((min(length, self.length), 1), np.float32)
+
+
+def test_a_file_that_holds_less_than_it_says() -> None:
+    file = File("a.ogg", b"")
+    with pytest.raises(ValueError, match=r"a.ogg is damaged: only 60 of 100 frames can be decoded"):
+        file._frames(Short("OGG", 60), 100)
+    assert len(file._frames(Short("MP3", 60), 100)) == 60  # whose length is an estimate
+    with pytest.raises(ValueError, match="only 0 of 100 frames"):
+        file._frames(Short("MP3", 0), 100)
+
+
 def test_a_file_that_must_not_be_read(tmp_path: Path) -> None:
     file = tmp_path / "secret.wav"
     file.write_bytes(WAV)

@@ -364,7 +364,8 @@ def test_coordinates_follow_the_clock() -> None:
 @pytest.mark.parametrize(
     ("settings", "keys_of_adapter"),
     [
-        ({"channels": "mixed"}, {"patch_size": 5}),
+        ({"channels": "mixed"}, {"patch_size": 5, "stem": "conv"}),
+        ({"normalise": "none"}, {"patch_size": 6, "stem": "conv"}),
         ({"channels": "mixed", "normalise": "window"}, {"patch_size": 4}),
         ({"normalise": "window"}, {"patch_size": 4}),
         ({"normalise": "none"}, {"patch_size": 3}),
@@ -385,6 +386,18 @@ def test_masked_modelling_of_every_layout(settings: dict[str, Any], keys_of_adap
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in objective.parameters())
     (figure,) = objective.pictures(batch).values()
     figure.canvas.draw()
+
+
+def test_convolutions_stay_within_their_patch() -> None:
+    processor = TimeseriesProcessor(**RAW)
+    adapter = TimeseriesAdapter(8, processor, patch_size=8, stem="conv")
+    raw = np.random.default_rng(0).normal(size=(2, 24))
+    other = raw.copy()
+    other[1, 8:16] += 1
+    before, after = (adapter(batch_of(processor, series)).values[0] for series in (raw, other))
+    assert (before != after).any(1).tolist() == [False] * 4 + [True, False]
+    alone = torch.stack([adapter(batch_of(processor, part)).values[0, 0] for part in raw.reshape(6, 1, 8)])
+    assert_close(alone, before, 1e-5)
 
 
 # Embedding of numbers
