@@ -45,15 +45,17 @@ PHASES = 4
 
 
 def settings(length: int, rows: int) -> dict[str, Any]:
-    """What of the recipe depends on the length and the number of the training series."""
-    patch = next(size for size in (32, 16, 8, 4, 2, 1) if size * 6 <= length)
+    """What of the recipe depends on the training series. Short ones: a token for each sample, with its place."""
+    patch = next(size for size in (32, 16, 1) if size * 6 <= length)
     stride = max(1, patch // PHASES)
-    return {
-        "modalities.timeseries.adapter.patch_size": patch,
+    short: dict[str, Any] = {"modalities.timeseries.processor": {"normalise": "instance"}, "encoder.absolute_positions": True}
+    short["modalities.timeseries.adapter.stem"] = "linear"
+    long = {
         "modalities.timeseries.processor.window": length - (PHASES - 1) * stride,
         "modalities.timeseries.processor.stride": stride,
-        "train.batch_size": min(rows, 32),
     }
+    sizes = {"modalities.timeseries.adapter.patch_size": patch, "train.batch_size": min(rows, 32)}
+    return sizes | (short if patch == 1 else long)
 
 
 def read(file: Path) -> tuple[np.ndarray, np.ndarray]:

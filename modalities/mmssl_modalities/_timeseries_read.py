@@ -66,7 +66,7 @@ def _entries(raw: Mapping[Any, Any]) -> tuple[Any, Any, float | None]:
         return raw["values"], times, None
     if times is not None:
         raise ValueError("a series has 'times' or a 'rate', not both: times tell the rate")
-    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < float(rate) < float("inf"):
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < float(rate) < float("inf"):
         raise ValueError(f"'rate' is a number of samples per unit of time, > 0; got {rate!r}. Leave it out if it is not known")
     return raw["values"], None, float(rate)
 
@@ -210,8 +210,8 @@ def _read_times(raw: Any, length: int) -> Float[np.ndarray, " t"]:
 def _elapsed(raw: Any) -> Float[np.ndarray, "..."]:
     if isinstance(raw, pd.Series):
         raw = pd.Index(raw)
-    if isinstance(raw, pd.DatetimeIndex | pd.TimedeltaIndex):
-        return np.asarray((raw - raw[0]).total_seconds(), np.float64) if len(raw) else np.empty(0)
+    if isinstance(raw, pd.DatetimeIndex):
+        raw = raw.to_numpy(dtype="datetime64[us]")
     if isinstance(raw, pd.Index):
         raw = raw.to_numpy()
     if isinstance(raw, list | tuple) and raw and all(isinstance(item, datetime) for item in raw):

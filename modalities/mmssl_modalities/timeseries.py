@@ -48,7 +48,8 @@ class TimeseriesAdapter(Adapter):
 
     patch_size: samples per patch.
     statistics: with instance normalisation, whether location and scale are a token.
-    stem: linear; conv = convolutions within each patch, pooled over it, in place of the linear map: for patterns that may lie anywhere.
+    stem: linear; conv = convolutions within each patch, pooled over it, in place of the linear map, for patterns that may lie
+        anywhere.
     """
 
     input_names = (VALUES, OBSERVED, STATISTICS, TIMES)
