@@ -65,7 +65,7 @@ def test_core_file_stays_readable(path: Path) -> None:
     assert long == {}, "functions stay under 60 lines"
 
 
-# Columns of a dataset and kinds of file, named as the datasets library names them; the type of a string in plain words.
+# Columns of a dataset and kinds of file, named as the datasets library names them; a type in plain words.
 NO_MODALITY = {
     "mmssl/data/bundled.py": {"image"},
     "mmssl/data/paths.py": {"image", "audio", "points"},
@@ -76,7 +76,7 @@ ORDINARY = {"text", "points"}
 
 
 def words(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
-    """Line and text, and whether it is a string, of every identifier and string in code; docstrings (strings that stand alone) are not code."""
+    """Line and text, and whether it is a string, of every identifier and string of code, docstrings aside."""
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         match node:
