@@ -236,15 +236,18 @@ class Session:
             return {}
         make = partial(Evaluator, processor=self.pieces.processor, config=self.pieces.objective.model.config)
         if self.data.path is not None or options.path is not None:
-            return {ONLY: make(options, self.data, rows=self.rows)}
+            return {ONLY: make(options, self.data, rows=self.rows_of(ONLY))}
         found = {}
         for name, stream in self.streams.items():
             if LABEL in stream.source.columns:
                 where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit")}
                 data = replace(self.data, sources=None, **where)
-                rows = self.rows[name] if isinstance(self.rows, Mapping) else self.rows
-                found[name] = make(replace(options, modality=stream.modalities[0]), data, rows=rows)
+                found[name] = make(replace(options, modality=stream.modalities[0]), data, rows=self.rows_of(name))
         return found
+
+    def rows_of(self, name: str) -> Sequence[dict[str, Any]] | None:
+        """The rows in memory that stand in the place of a source; None if there are none."""
+        return self.rows[name] if isinstance(self.rows, Mapping) else self.rows
 
     def finish(self, stop: StopRequest) -> None:
         """Score the model, publish it, write the report. Interrupted on a signal that came while it was scored."""

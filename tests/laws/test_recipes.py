@@ -21,7 +21,6 @@ SMALL = {
     "train.max_minutes": None,
     "train.compile": False,
     "train.trackers": [],
-    "data.columns": {"label": "label"},
     "data.workers": 0,
     "evaluate": None,
     "init": None,
@@ -31,10 +30,19 @@ SMALL = {
 every_recipe = pytest.mark.parametrize("path", recipes_found().values(), ids=recipes_found().keys())
 
 
-def example_rows(recipe: Recipe) -> list[dict[str, Any]]:
-    """Made-up rows with the columns that the recipe's modalities look for."""
+def example_data(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
+    """Made-up rows, by source where the recipe has several, and the keys that it needs to read them."""
+    sources = recipe.section("data").sources
+    if sources is None:
+        return example_rows(list(recipe.modalities)), {"data.columns": {"label": "label"}}
+    rows = {name: example_rows(list(options.modalities or (name,))) for name, options in sources.items()}
+    return rows, {f"data.sources.{name}.columns": {"label": "label"} for name in sources}
+
+
+def example_rows(modalities: list[str]) -> list[dict[str, Any]]:
+    """Made-up rows with the columns that the modalities look for."""
     rows: list[dict[str, Any]] = [{"label": "ab"[number % 2]} for number in range(ROWS)]
-    for name in recipe.modalities:
+    for name in modalities:
         modality = find(name)
         for row, raw in zip(rows, modality.example(ROWS, 0), strict=True):
             row |= {modality.columns[0]: raw} if modality.columns else raw
@@ -57,8 +65,8 @@ def test_recipe_opens_with_a_header(path: Path) -> None:
 
 @every_recipe
 def test_recipe_runs_from_raw_samples_to_a_published_model(path: Path, tmp_path: Path) -> None:
-    rows = example_rows(load(path))
-    run = mmssl.train(path, SMALL | {"run.dir": str(tmp_path)}, rows=rows)
+    rows, keys = example_data(load(path))
+    run = mmssl.train(path, SMALL | keys | {"run.dir": str(tmp_path)}, rows=rows)
     assert run.folder == tmp_path / path.stem
     assert [row["step"] for row in run.rows()] == [3]
     assert run.report_file.is_file()

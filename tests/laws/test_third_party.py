@@ -35,7 +35,7 @@ def run(target: Path, *command: str) -> str:
 
 def test_command_lists_the_modality(target: Path) -> None:
     found = run(target, str(Path(sys.executable).with_name("mmssl")), "list", "modalities")
-    assert found.split() == ["image", "sensor", "tabular"]
+    assert found.split() == ["audio", "image", "points", "sensor", "tabular", "text", "timeseries"]
 
 
 def test_laws_hold_and_a_recipe_trains(target: Path) -> None:

@@ -149,8 +149,8 @@ def test_check_tells_what_a_recipe_would_build(capsys: pytest.CaptureFixture[str
     sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (objective.model, objective)]
     found = re.fullmatch(
         r"recipe      quickstart: valid\n"
-        r"data        bundled:digits \(train\), 1,437 samples\n"
         rf"model       {sizes[0]:,} parameters, with the objective {sizes[1]:,}\n"
+        r"data        bundled:digits \(train\), 1,437 samples\n"
         r"tokens      image: 16 per sample\n"
         r"batch       pixel_values \[64, 1, 8, 8\] float32\n"
         r"loss        (\d\.\d{4}) before training\n"

@@ -1,5 +1,7 @@
 """The `Tokens` value against loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,8 +63,9 @@ def test_take_marks_entries_that_do_not_count(valid: bool) -> None:
 def test_tail(count: int) -> None:
     whole = tokens()
     tail = whole.tail(count)
-    for found, expected in zip(vars(tail).values(), vars(whole).values(), strict=True):
-        assert torch.equal(found, expected[:, 5 - count :])
+    for name in ("values", "coords", "valid", "identity"):
+        assert torch.equal(getattr(tail, name), getattr(whole, name)[:, 5 - count :]), name
+    assert replace(whole, expert="a").tail(count).expert == "a"
 
 
 def test_with_values_spends_the_identity() -> None:
