@@ -120,7 +120,7 @@ def test_adding_a_modality_leaves_the_others_as_they_were() -> None:
         ({"data.sources": {"image": {"path": "bundled:digits"}}}, "data.sources has no source for tabular"),
         ({"data.sources.image.pth": "x"}, "data.sources.image.pth: unknown key; did you mean 'path'?"),
         ({"data.sources.image.weight": -1.0}, "data.sources.image.weight: expected a number > 0, got -1.0"),
-        ({"data.mixing": {"name": "wieghts"}}, "data.mixing.name: unknown name 'wieghts'; did you mean 'weights'?"),
+        ({"data.mixing": {"name": "weight"}}, "data.mixing.name: unknown name 'weight'; did you mean 'weights'?"),
         ({"train.freeze": "encoder"}, "train.freeze: a frozen encoder must come from a trained model"),
         ({"train.batch_tokens": 2}, "a step of 2 tokens cannot hold 1 samples of"),
     ],
