@@ -31,6 +31,7 @@ from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Setup
 from mmssl.objectives.masked import Masked
+from mmssl.objectives.targets import Normalised
 from mmssl.processor import MMSSLProcessor
 
 SIDE = 32
@@ -62,7 +63,7 @@ def peer(attention: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """ViTMAE of the same shape, and its loss of pixels."""
     chosen = settings()
     encoder, (_, objective) = chosen.section("encoder"), chosen.objective
-    decoder = objective["decoder"]
+    decoder = objective["predictor"]
     config = ViTMAEConfig(
         hidden_size=encoder["hidden_size"],
         num_hidden_layers=encoder["num_hidden_layers"],
@@ -70,12 +71,12 @@ def peer(attention: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         intermediate_size=4 * encoder["hidden_size"],
         image_size=SIDE,
         patch_size=chosen.modalities["image"]["adapter"]["patch_size"],
-        decoder_hidden_size=decoder.hidden_size,
-        decoder_num_hidden_layers=decoder.num_hidden_layers,
-        decoder_num_attention_heads=decoder.num_attention_heads,
-        decoder_intermediate_size=4 * decoder.hidden_size,
+        decoder_hidden_size=decoder.width,
+        decoder_num_hidden_layers=decoder.depth,
+        decoder_num_attention_heads=decoder.heads,
+        decoder_intermediate_size=4 * decoder.width,
         mask_ratio=objective["mask"].ratio,
-        norm_pix_loss=objective["target"] == "normalised",
+        norm_pix_loss=isinstance(objective["targets"][0], Normalised),
         attn_implementation=attention,
     )
     model = ViTMAEForPreTraining(config)

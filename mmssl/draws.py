@@ -57,6 +57,10 @@ class Draws:
         """Independent draws for the same samples: of view `number`, for example."""
         return Draws(mix(self.keys + _signed((number + 1) * _GOLDEN)))
 
+    def repeat(self, times: int) -> "Draws":
+        """Draws for the batch so many times over, each time independent."""
+        return Draws(torch.cat([self.fork(number).keys for number in range(times)]))
+
     def uniform(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Uniform numbers in [0, 1) of shape `[b, *shape]`, float32."""
         count = math.prod(shape)

@@ -1,14 +1,14 @@
 """A pre-norm transformer on `Tokens`. It never learns which modality it saw; it also serves as decoder and predictor."""
 
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.masking_utils import create_bidirectional_mask
+from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -224,8 +224,13 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
     ) -> Float[Tensor, "b m d"]:
         """The tokens from number `first` on after attending to all of them."""
         x = x[:, first:] + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn, first)[0]))
+        return x + self.feed_forward(x, expert)
+
+    def feed_forward(self, x: Float[Tensor, "b n d"], expert: str | None = None) -> Float[Tensor, "b n d"]:
+        """What the MLP adds to tokens that have attended."""
         mlp = self.mlp[expert] if expert is not None else self.mlp
-        return x + self.drop_path(self.scale2(mlp(self.norm2(x))))
+        out: Tensor = self.drop_path(self.scale2(mlp(self.norm2(x))))
+        return out
 
 
 class Encoder(nn.Module):
@@ -269,20 +274,42 @@ class Encoder(nn.Module):
         coords = F.pad(tokens.coords, (0, 0, self.num_prefix, 0))
         return Tokens(torch.cat([prefix, values], 1), coords, valid, expert=tokens.expert)
 
-    def mask(self, asking: Float[Tensor, "b m d"], valid: Bool[Tensor, "b n"] | None) -> Any:
+    def mask(self, asking: Float[Tensor, "b m d"], valid: Bool[Tensor, "b n"] | None, causal: bool = False) -> Any:
         """Which tokens `asking` may attend to, in the form that the attention implementation takes; None if all are real."""
+        if causal:
+            return create_bidirectional_mask(self.config, asking, valid, and_mask_function=causal_mask_function)
         if valid is None:
             return None
         return create_bidirectional_mask(self.config, asking, valid)
 
-    def forward(self, tokens: Tokens, last: int | None = None) -> Tokens:
-        """Encode; `last` returns only that many tokens from the end (a decoder's queries)."""
+    def forward(self, tokens: Tokens, last: int | None = None, causal: bool = False) -> Tokens:
+        """Encode; `last` returns only that many tokens from the end (a decoder's queries).
+
+        causal: a token attends only to itself and to those before it; prefix tokens come before all others.
+        """
         tokens = self.prepend(tokens)
         x, count = tokens.values, tokens.values.shape[1]
-        mask, turn = self.mask(x, tokens.valid), self.rotary(tokens.coords)
+        mask, turn = self.mask(x, tokens.valid, causal), self.rotary(tokens.coords)
         expert = tokens.expert if self.config.has_experts else None
         for layer in self.layers[:-1]:
             x = layer(x, mask, turn, 0, expert)
         first = 0 if last is None else count - last
+        assert not (first and causal)
         x = self.layers[-1](x, self.mask(x[:, first:], tokens.valid) if first else mask, turn, first, expert)
         return tokens.tail(count - first).with_values(self.norm(x))
+
+    def layer_outputs(self, tokens: Tokens, count: int, *, part: Literal["block", "ffn"] = "block") -> list[Tokens]:
+        """What the last `count` layers give, the deepest last, without the final norm.
+
+        part: block = the tokens behind a layer; ffn = what its MLP adds to them, before the last residual connection.
+        """
+        tokens = self.prepend(tokens)
+        x, found = tokens.values, list[Tokens]()
+        mask, turn = self.mask(x, tokens.valid), self.rotary(tokens.coords)
+        expert = tokens.expert if self.config.has_experts else None
+        for layer in cast(list[MMSSLLayer], self.layers):
+            x = x + layer.drop_path(layer.scale1(layer.attention(layer.norm1(x), mask, turn, 0)[0]))
+            added = layer.feed_forward(x, expert)
+            x = x + added
+            found.append(tokens.with_values(x if part == "block" else added))
+        return found[-count:]

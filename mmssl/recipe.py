@@ -33,6 +33,9 @@ OPTIONAL = ("evaluate",)
 VARIANTS = {
     "mmssl.data.mix:Mixing": "mmssl.data.mix:MIXINGS",
     "mmssl.masking:Sampler": "mmssl.masking:SAMPLERS",
+    "mmssl.objectives.parts:Predictor": "mmssl.objectives.predictors:PREDICTORS",
+    "mmssl.objectives.parts:Target": "mmssl.objectives.targets:TARGETS",
+    "mmssl.objectives.distances:Loss": "mmssl.objectives.distances:LOSSES",
     "mmssl.schedules:Schedule": "mmssl.schedules:SCHEDULES",
 }
 """Types of keys that are given as `{name: ..., other keys}`, and their constructors by name."""

@@ -28,11 +28,13 @@ from transformers.utils import logging
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import Draws, keys
-from mmssl.masking import Random, Split, split
+from mmssl.masking import Random, Split
 from mmssl.modality import Adapter, Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
-from mmssl.objectives.masked import Decoder, Masked, hidden_places
+from mmssl.objectives.masked import Masked
+from mmssl.objectives.predict import at_places
+from mmssl.objectives.predictors import Transformer
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 
@@ -147,7 +149,8 @@ def batch_equivalence(name: str) -> None:
     forwards = model(**processor.collate(rows)).pooler_output
     backwards = model(**processor.collate(rows[::-1])).pooler_output.flip(0)
     assert_close(forwards, backwards, rtol=1e-4, atol=1e-5)
-    objective = Masked(model, Setup(), decoder=Decoder(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).eval()
+    predictor = Transformer(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    objective = Masked(model, Setup(), predictor=predictor).eval()
     ids = torch.arange(len(rows))
     whole = predictions(objective, name, processor.collate(rows), ids)
     single = [predictions(objective, name, processor.collate([row]), ids[i : i + 1])[0] for i, row in enumerate(rows)]
@@ -158,9 +161,9 @@ def batch_equivalence(name: str) -> None:
 
 def predictions(objective: Masked, name: str, inputs: Inputs, ids: Tensor) -> Tensor:
     """Predicted values of the first target at the places of their tokens, NaN elsewhere."""
-    targets, parts, predicted = objective.predict(name, inputs, Batch({name: inputs}, keys(0, 0, ids), ids))
-    key = next(iter(targets))
-    return objective.to_target_space(predicted[key], targets[key], parts)
+    scene, predicted = objective.predict(name, inputs, Batch({name: inputs}, keys(0, 0, ids), ids))
+    guesses = objective.head(0, name)(predicted.values)
+    return at_places(guesses[next(iter(guesses))], predicted, scene.tokens.values.shape[1])
 
 
 def changes(name: str, adapter: Adapter, inputs: Inputs) -> Iterator[tuple[Inputs, Tensor]]:
@@ -189,8 +192,9 @@ def hidden_content_stays_hidden(name: str) -> None:
     if adapter.overlapping:
         return
     tokens = adapter(inputs)
-    parts = split(Random(ratio=0.5), tokens.coords, tokens.valid, tokens.valid, Draws(keys(0, 0, torch.arange(len(tokens.values)))))
-    hidden = set(hidden_places(parts, tokens.values.shape[1])[0].nonzero().flatten().tolist())
+    draws = Draws(keys(0, 0, torch.arange(len(tokens.values))))
+    parts = Random(ratio=0.5).split(tokens.coords, tokens.valid, tokens.valid, draws)
+    hidden = set(parts.hidden_places(tokens.values.shape[1])[0].nonzero().flatten().tolist())
     seen = encode_seen(model, tokens, parts)
     met = 0
     for changed, touched in changes(name, adapter, inputs):

@@ -64,6 +64,18 @@ class Tokens:
             identity=gather(self.identity, index),
         )
 
+    def repeat(self, times: int) -> "Tokens":
+        """The batch so many times over, one whole batch after the other."""
+        if times == 1:
+            return self
+        return replace(
+            self,
+            values=self.values.repeat(times, 1, 1),
+            coords=self.coords.repeat(times, 1, 1),
+            valid=None if self.valid is None else self.valid.repeat(times, 1),
+            identity=None if self.identity is None else self.identity.repeat(times, 1, 1),
+        )
+
     def tail(self, count: int) -> "Tokens":
         """The last `count` tokens of every sequence."""
         first = self.values.shape[1] - count

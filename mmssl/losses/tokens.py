@@ -9,8 +9,6 @@ from torch import Tensor
 
 Distance = Literal["mse", "l1", "smooth_l1"]
 
-_DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
-
 
 def normalise_tokens(
     target: Float[Tensor, "b n t"],
@@ -28,19 +26,43 @@ def normalise_tokens(
 
 
 def regression(
-    predicted: Float[Tensor, "b m t"], target: Float[Tensor, "b m t"], distance: Distance
+    predicted: Float[Tensor, "b m t"], target: Float[Tensor, "b m t"], distance: Distance, beta: float = 1.0
 ) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:
-    """Mean distance over the values of each token, in float32, and which tokens have any value."""
+    """Mean distance over the values of each token, in float32, and which tokens have any value; `beta` is that of smooth_l1."""
     there = ~target.isnan()
-    error = _DISTANCES[distance](predicted.float(), torch.where(there, target, predicted.detach()).float(), reduction="none")
+    truth = torch.where(there, target, predicted.detach()).float()
+    if distance == "smooth_l1":
+        error = F.smooth_l1_loss(predicted.float(), truth, reduction="none", beta=beta)
+    else:
+        error = {"mse": F.mse_loss, "l1": F.l1_loss}[distance](predicted.float(), truth, reduction="none")
     count = there.sum(-1)
     return (error * there).sum(-1) / count.clamp(min=1), count > 0
 
 
-def classification(logits: Float[Tensor, "b m c"], target: Int[Tensor, "b m"]) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:
+def cosine(predicted: Float[Tensor, "b m t"], target: Float[Tensor, "b m t"]) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:
+    """One minus the cosine similarity of each token in float32, and which tokens have all their values."""
+    there = ~target.isnan().any(-1)
+    truth = target.float().masked_fill(~there[..., None], 0)
+    return 1 - F.cosine_similarity(predicted.float(), truth, dim=-1), there
+
+
+def classification(
+    logits: Float[Tensor, "b m c"], target: Int[Tensor, "b m"], label_smoothing: float = 0.0
+) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:
     """Cross-entropy of each token in float32, and which tokens have a class."""
-    loss = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none", ignore_index=-100)
+    loss = F.cross_entropy(
+        logits.float().flatten(0, 1), target.flatten(), reduction="none", ignore_index=-100, label_smoothing=label_smoothing
+    )
     return loss.view(target.shape), target != -100
+
+
+def soft_classification(
+    logits: Float[Tensor, "b m c"], target: Float[Tensor, "b m c"]
+) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:
+    """Cross-entropy of each token against a probability for every class, in float32, and which tokens have one."""
+    there = ~target.isnan().any(-1)
+    truth = target.float().masked_fill(~there[..., None], 0)
+    return -(truth * logits.float().log_softmax(-1)).sum(-1), there
 
 
 def mean_where(loss: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:

@@ -1,9 +1,10 @@
 """Objectives by the name that a recipe gives them."""
 
 from mmssl.objectives.base import Objective, Output, Setup
+from mmssl.objectives.jepa import Jepa
 from mmssl.objectives.masked import Masked
 from mmssl.objectives.supervised import Supervised
 
-OBJECTIVES: dict[str, type[Objective]] = {"masked": Masked, "supervised": Supervised}
+OBJECTIVES: dict[str, type[Objective]] = {"masked": Masked, "jepa": Jepa, "supervised": Supervised}
 
-__all__ = ["OBJECTIVES", "Masked", "Objective", "Output", "Setup", "Supervised"]
+__all__ = ["OBJECTIVES", "Jepa", "Masked", "Objective", "Output", "Setup", "Supervised"]

@@ -20,7 +20,7 @@ encoder: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, drop_pa
 objective:
   name: masked
   mask: {name: random, ratio: 0.5}
-  decoder: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
+  predictor: {name: transformer, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
 data: {path: "bundled:digits", limit: 64}
 train: {batch_size: 16, accumulation: 2, max_steps: 12, ema: 0.9, checkpoint_every: 4, log_every: 5}
 """
@@ -28,7 +28,7 @@ TABLE = """
 modalities:
   tabular: {}
 encoder: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
-objective: {name: masked, encode: mask_token}
+objective: {name: masked, predictor: {name: mask_token}}
 data: {path: "bundled:wine"}
 train: {batch_size: 16, max_steps: 3}
 """

@@ -23,7 +23,7 @@ JOINT: dict[str, Any] = {
         "tabular": {},
     },
     "encoder": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
-    "objective": {"name": "masked", "mask": {"name": "random", "ratio": 0.5}, "encode": "mask_token"},
+    "objective": {"name": "masked", "mask": {"name": "random", "ratio": 0.5}, "predictor": {"name": "mask_token"}},
     "data": {"sources": {"image": {"path": "bundled:digits", "limit": 60}, "tabular": {"path": "bundled:wine"}}},
     "train": {"batch_size": 16, "max_steps": 12, "checkpoint_every": 4, "log_every": 4},
 }

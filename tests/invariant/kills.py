@@ -37,7 +37,7 @@ encoder: {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, drop_p
 objective:
   name: masked
   mask: {{name: random, ratio: 0.5}}
-  decoder: {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}}
+  predictor: {{name: transformer, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}}
 data: {{path: "bundled:digits", limit: 64, workers: 1}}
 train: {{batch_size: 16, accumulation: 2, max_steps: {STEPS}, ema: 0.9, checkpoint_every: 3, log_every: 5, keep_last: 2}}
 evaluate: {{every: 15, train_limit: 64, test_limit: 64}}

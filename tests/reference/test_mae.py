@@ -16,20 +16,29 @@ from mmssl.masking import Column, Split
 from mmssl.modality import Inputs
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.masked import Decoder, MaskTokenEncoding, hidden_places
+from mmssl.objectives.distances import LOSSES
+from mmssl.objectives.predictors import MaskToken, Transformer
+from mmssl.objectives.targets import TARGETS
 from mmssl.tokens import Tokens, gather
 
 SIDE, PATCH, CHANNELS = 12, 4, 3
 GRID = SIDE // PATCH
 
 
-def make(**settings: Any) -> Masked:
+def make(encode: str = "visible", target: str = "raw", loss: str = "mse", **settings: Any) -> Masked:
     torch.manual_seed(0)
     image = {"processor": {"multiple": PATCH, "mean": 0.0, "std": 1.0}, "adapter": {"patch_size": PATCH}}
     config = MMSSLConfig(modalities={"image": image}, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    if settings.get("encode") != "mask_token":
-        settings["decoder"] = Decoder(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
-    return Masked(MMSSLModel(config), Setup(), **settings)
+    narrow = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    predictor = Transformer(**narrow) if encode == "visible" else MaskToken()
+    targets = [TARGETS[target](loss=LOSSES[loss]())]
+    return Masked(MMSSLModel(config), Setup(), predictor=predictor, targets=targets, **settings)
+
+
+def predict(objective: Masked, inputs: Inputs, batch: Batch) -> tuple[Split, Tensor]:
+    """What was hidden, and the predicted pixels of the hidden patches."""
+    scene, predicted = objective.predict("image", inputs, batch)
+    return scene.parts, objective.head(0, "image")(predicted.values)["pixels"]
 
 
 def make_batch(*, ragged: bool = False, count: int = 4) -> Batch:
@@ -80,8 +89,8 @@ def loss_by_loops(inputs: Inputs, parts: Split, predicted: Tensor, target: str, 
 @torch.no_grad()
 def test_loss_matches_loops(encode: str, target: str, distance: str, ragged: bool) -> None:
     objective, batch = make(encode=encode, target=target, loss=distance), make_batch(ragged=ragged)
-    _, parts, predicted = objective.predict("image", batch.inputs["image"], batch)
-    expected = loss_by_loops(batch.inputs["image"], parts, predicted["pixels"], target, distance)
+    parts, predicted = predict(objective, batch.inputs["image"], batch)
+    expected = loss_by_loops(batch.inputs["image"], parts, predicted, target, distance)
     assert objective(batch).loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -89,11 +98,11 @@ def test_loss_matches_loops(encode: str, target: str, distance: str, ragged: boo
 def test_the_loops_can_tell() -> None:
     """Another target, or the loss over all patches, is another number."""
     objective, batch = make(target="normalised"), make_batch()
-    _, parts, predicted = objective.predict("image", batch.inputs["image"], batch)
+    parts, predicted = predict(objective, batch.inputs["image"], batch)
     loss = objective(batch).loss.item()
-    assert abs(loss_by_loops(batch.inputs["image"], parts, predicted["pixels"], "raw", "mse") - loss) > 1e-3
+    assert abs(loss_by_loops(batch.inputs["image"], parts, predicted, "raw", "mse") - loss) > 1e-3
     shifted = Split(parts.seen, parts.hidden.roll(1, 1))
-    assert abs(loss_by_loops(batch.inputs["image"], shifted, predicted["pixels"], "normalised", "mse") - loss) > 1e-3
+    assert abs(loss_by_loops(batch.inputs["image"], shifted, predicted, "normalised", "mse") - loss) > 1e-3
 
 
 class Given(nn.Module):
@@ -121,25 +130,25 @@ def test_mask_and_loss_are_those_of_vit_mae(target: str) -> None:
     config = ViTMAEConfig(image_size=SIDE, patch_size=PATCH, norm_pix_loss=target == "normalised", **small, **decoder)
     expected = ViTMAEForPreTraining(config).eval()(pixels, noise=noise)
     objective = make(target=target)
-    _, parts, _ = objective.predict("image", batch.inputs["image"], batch)
-    assert torch.equal(hidden_places(parts, GRID**2), expected.mask.bool())
-    objective.heads["image"]["pixels"] = Given(gather(expected.logits, parts.hidden))
+    parts, _ = predict(objective, batch.inputs["image"], batch)
+    assert torch.equal(parts.hidden_places(GRID**2), expected.mask.bool())
+    objective.head(0, "image")["pixels"] = Given(gather(expected.logits, parts.hidden))
     torch.testing.assert_close(objective(batch).loss, expected.loss, rtol=1e-5, atol=1e-6)
 
 
 def alone(objective: Masked, tokens: Tokens, seen: Tensor, hidden: Tensor) -> Tensor:
     """The prediction of the hidden tokens of one sample without padding, written out."""
-    encoder, encoding = objective.model.encoder, objective.encoding
-    if isinstance(encoding, MaskTokenEncoding):
+    encoder, predictor = objective.model.encoder, objective.predictor
+    if isinstance(predictor, MaskToken):
         values = tokens.values.clone()
-        values[0, hidden] = encoding.mask_token
+        values[0, hidden] = predictor.mask_token
         real = torch.cat([seen, hidden]).sort().values
         encoded = encoder(Tokens(values[:, real], tokens.coords[:, real])).values[0, -len(real) :]
         return encoded[torch.searchsorted(real, hidden)]
     encoded = encoder(Tokens(tokens.values[:, seen], tokens.coords[:, seen]))
-    queries = encoding.mask_token.expand(1, len(hidden), -1)
+    queries = predictor.queries.mask_token.expand(1, len(hidden), -1)
     places = torch.cat([encoded.coords, tokens.coords[:, hidden]], 1)
-    decoded = encoding.decoder(Tokens(torch.cat([encoding.enter(encoded.values), queries], 1), places))
+    decoded = predictor.decoder(Tokens(torch.cat([predictor.queries.enter(encoded.values), queries], 1), places))
     return decoded.values[0, -len(hidden) :]
 
 
@@ -154,29 +163,29 @@ def test_hidden_places_are_predicted_from_the_visible_ones(encode: str, ragged: 
     """Sample by sample, without padding: the encoder sees what is visible; a mask token at each hidden place is all else."""
     objective, batch = make(encode=encode, mask=mask), make_batch(ragged=ragged)
     inputs = batch.inputs["image"]
-    _, parts, predicted = objective.predict("image", inputs, batch)
-    tokens, covered = objective.model.embed("image", inputs), hidden_places(parts, GRID**2)
+    parts, predicted = predict(objective, inputs, batch)
+    tokens, covered = objective.model.embed("image", inputs), parts.hidden_places(GRID**2)
     for sample, valid in enumerate(tokens.valid_or_ones()):
         seen, hidden = (torch.nonzero(flags & valid)[:, 0] for flags in (~covered[sample], covered[sample]))
         one = Tokens(tokens.values[sample][None], tokens.coords[sample][None])
-        expected = objective.heads["image"]["pixels"](alone(objective, one, seen, hidden))
+        expected = objective.head(0, "image")["pixels"](alone(objective, one, seen, hidden))
         kept = slice(None) if parts.hidden_real is None else parts.hidden_real[sample]
         order = parts.hidden[sample, kept].argsort()
-        torch.testing.assert_close(predicted["pixels"][sample, kept][order], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(predicted[sample, kept][order], expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_mask_tokens_replace_the_content_only() -> None:
-    """With encode: mask_token the encoder sees every place; hidden pixels do not reach the prediction, visible ones do."""
+    """With the predictor mask_token the encoder sees every place; hidden pixels do not reach the prediction, visible ones do."""
     objective, batch = make(encode="mask_token"), make_batch(count=1)
     pixels = batch.inputs["image"]["pixel_values"]
-    _, parts, predicted = objective.predict("image", {"pixel_values": pixels}, batch)
+    parts, predicted = predict(objective, {"pixel_values": pixels}, batch)
     for place, changes in ((parts.hidden[0, 0].item(), False), (parts.seen[0, 0].item(), True)):
         top, left = PATCH * (place // GRID), PATCH * (place % GRID)
         other = pixels.clone()
         other[..., top : top + PATCH, left : left + PATCH] = 3.0
-        found = objective.predict("image", {"pixel_values": other}, batch)[2]
-        assert torch.equal(found["pixels"], predicted["pixels"]) is not changes
+        found = predict(objective, {"pixel_values": other}, batch)[1]
+        assert torch.equal(found, predicted) is not changes
 
 
 @pytest.mark.parametrize("encode", ["visible", "mask_token"])

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from mmssl.objectives import Objective
+from mmssl.objectives.predictors import MaskToken
 from mmssl.optim import adamw, decays, parameter_groups, set_lr
 from mmssl.testing import objective_of
 
 CASES = [
     ("masked", "image", {}),
     ("masked", "tabular", {}),
-    ("masked", "tabular", {"encode": "mask_token"}),
+    ("masked", "tabular", {"predictor": MaskToken}),
     ("supervised", "image", {}),
 ]
 every_case = pytest.mark.parametrize(("kind", "modality", "settings"), CASES, ids=lambda value: str(value))
@@ -32,7 +33,7 @@ def by_name(objective: Objective, key: str, **settings: float) -> dict[str, floa
 
 @every_case
 def test_groups_divide_the_trainable_parameters(kind: str, modality: str, settings: dict[str, Any]) -> None:
-    objective, _ = objective_of(kind, modality, **settings)
+    objective, _ = objective_of(kind, modality, **{key: make() for key, make in settings.items()})
     objective.model.encoder.layers[0].requires_grad_(False)
     placed = [parameter for group in groups_of(objective, 0.5) for parameter in group["params"]]
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
@@ -43,7 +44,7 @@ def test_groups_divide_the_trainable_parameters(kind: str, modality: str, settin
 @every_case
 def test_only_projections_decay(kind: str, modality: str, settings: dict[str, Any]) -> None:
     """Weights of linear maps; no bias, norm, embedding, prefix, mask token or vector of a column."""
-    objective, _ = objective_of(kind, modality, **settings)
+    objective, _ = objective_of(kind, modality, **{key: make() for key, make in settings.items()})
     linear = {f"{path}.weight" for path, module in objective.named_modules() if isinstance(module, nn.Linear)}
     found = by_name(objective, "weight_decay")
     assert found == {name: 0.1 if name in linear else 0.0 for name, _ in objective.named_parameters()}
@@ -63,7 +64,7 @@ def test_embeddings_do_not_decay_and_convolutions_do() -> None:
 @every_case
 def test_layers_learn_slower_the_deeper_they_lie(kind: str, modality: str, settings: dict[str, Any]) -> None:
     """Two layers: heads, decoder and final norm 1, then a factor of 0.5 per layer, adapters and prefix last."""
-    objective, _ = objective_of(kind, modality, **settings)
+    objective, _ = objective_of(kind, modality, **{key: make() for key, make in settings.items()})
     assert len(objective.model.encoder.layers) == 2
     starts = {
         "model.encoder.layers.1.": 0.5,

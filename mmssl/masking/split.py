@@ -1,0 +1,121 @@
+"""What a mask is: index of the seen and of the hidden tokens of every sample, exact in number, padded where samples differ."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from mmssl.draws import Draws
+
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+Axis = Literal["time", "depth", "height", "width"]
+AXES: tuple[Axis, ...] = ("time", "depth", "height", "width")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Index of seen and hidden tokens; a `real` mask marks the entries that count (None: all of them).
+
+    groups: hidden tokens come in so many groups of equal size, one after the other, that are predicted apart from each other; a
+        token may be in several.
+    """
+
+    seen: Int[Tensor, "b k"]
+    hidden: Int[Tensor, "b m"]
+    seen_real: Bool[Tensor, "b k"] | None = None
+    hidden_real: Bool[Tensor, "b m"] | None = None
+    groups: int = 1
+
+    def hidden_places(self, count: int) -> Bool[Tensor, "b n"]:
+        """True at the hidden ones of `count` tokens."""
+        real = torch.ones_like(self.hidden, dtype=torch.bool) if self.hidden_real is None else self.hidden_real
+        places = torch.zeros(len(self.hidden), count, dtype=torch.int64, device=self.hidden.device)
+        return places.scatter_add(1, self.hidden, real.long()) > 0
+
+
+class Sampler(ABC):
+    """Which tokens are seen and which are hidden, from coordinates alone."""
+
+    @abstractmethod
+    def split(
+        self,
+        coords: Float[Tensor, "b n 4"],
+        valid: Bool[Tensor, "b n"] | None,
+        available: Bool[Tensor, "b n"] | None,
+        draws: Draws,
+    ) -> Split:
+        """Divide every sequence into seen and hidden tokens.
+
+        available: tokens that may be hidden, a subset of the valid ones (a missing cell has nothing to predict); None: all valid
+            ones. A sample keeps at least one seen token; with two or more available tokens, at least one is hidden. Padding is
+            neither.
+        """
+
+
+class Scored(Sampler):
+    """A sampler that gives every token a score and every sample a count; the tokens with the lowest scores are hidden."""
+
+    ratio: float
+
+    @abstractmethod
+    def __call__(
+        self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], draws: Draws
+    ) -> tuple[Float[Tensor, "b n"], Int[Tensor, " b"] | None]:
+        """Scores `[b, n]` (low is hidden first) and the number of tokens to hide `[b]` (None: the ratio of those available)."""
+
+    def split(
+        self,
+        coords: Float[Tensor, "b n 4"],
+        valid: Bool[Tensor, "b n"] | None,
+        available: Bool[Tensor, "b n"] | None,
+        draws: Draws,
+    ) -> Split:
+        free = free_tokens(coords, valid, available)
+        score, count = self(coords, free, draws)
+        if valid is None and available is None and count is None:
+            return even(score, round(coords.shape[1] * self.ratio))
+        real = valid if valid is not None else torch.ones_like(free)
+        return ragged(score, share(free.sum(1), self.ratio) if count is None else count, free, real)
+
+
+def free_tokens(
+    coords: Float[Tensor, "b n 4"], valid: Bool[Tensor, "b n"] | None, available: Bool[Tensor, "b n"] | None
+) -> Bool[Tensor, "b n"]:
+    """Tokens that may be hidden, as a tensor."""
+    free = available if available is not None else valid
+    return torch.ones(coords.shape[:2], dtype=torch.bool, device=coords.device) if free is None else free
+
+
+def share(sizes: Int[Tensor, " b"], ratio: float) -> Int[Tensor, " b"]:
+    """`ratio` of each size, rounded as Python rounds, so that padded and unpadded samples hide alike."""
+    table = torch.tensor([round(size * ratio) for size in range(int(sizes.max()) + 1)], device=sizes.device)
+    return table[sizes]
+
+
+def even(score: Float[Tensor, "b n"], hide: int) -> Split:
+    """The same number of tokens for every sample: static shapes, no masks."""
+    n = score.shape[1]
+    hide = min(max(1, hide), n - 1)
+    order = score.argsort(1)
+    return Split(seen=order[:, hide:], hidden=order[:, :hide])
+
+
+def ragged(score: Float[Tensor, "b n"], count: Int[Tensor, " b"], free: Bool[Tensor, "b n"], real: Bool[Tensor, "b n"]) -> Split:
+    """Counts of their own for every sample, padded to the largest."""
+    total, limit = real.sum(1), free.sum(1)
+    count = torch.minimum(count.clamp(min=1), torch.minimum(limit, total - 1)).clamp(min=0)
+    # Hidden candidates first (by score), then the other real tokens, padding last.
+    order = (score + 1e6 * ~free + 1e6 * ~real).argsort(1)
+    place = torch.arange(score.shape[1], device=score.device)
+    hide, keep = int(count.max()), int((total - count).max())
+    first = (place[:keep] + count[:, None]).clamp(max=score.shape[1] - 1)
+    return Split(
+        seen=order.gather(1, first),
+        hidden=order[:, :hide],
+        seen_real=place[:keep] < (total - count)[:, None],
+        hidden_real=place[:hide] < count[:, None],
+    )

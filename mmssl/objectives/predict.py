@@ -1,0 +1,218 @@
+"""Hide and predict: the one machine behind masked modelling and JEPA.
+
+A sampler hides tokens, a predictor encodes what is left and answers at the hidden places, targets say what the answer should be,
+and losses how far it is from that. All of them are parts of a recipe; a paper is a setting of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from mmssl.data import Batch
+from mmssl.encoder import initialise_all
+from mmssl.losses.tokens import mean_where
+from mmssl.masking import Sampler, preferred
+from mmssl.modality import Inputs, find
+from mmssl.model import MMSSLModel
+from mmssl.objectives.base import Objective, Output, Setup
+from mmssl.objectives.distances import Chamfer, CrossEntropy, Loss, Mse, PerToken
+from mmssl.objectives.parts import Predicted, Predictor, Scene, Target
+from mmssl.tokens import gather
+
+
+class Heads(nn.ModuleDict):
+    """A linear prediction of each part of a target; a part of size 0 is what the predictor gives."""
+
+    def __init__(self, width: int, sizes: Mapping[str, int]) -> None:
+        super().__init__({key: nn.Linear(width, size) if size else nn.Identity() for key, size in sizes.items()})
+
+    def forward(self, hidden: Tensor) -> dict[str, Tensor]:
+        return {key: head(hidden) for key, head in self.items()}
+
+
+class Predict(Objective):
+    """Predict targets at hidden places. Its arguments are those of `Masked` and `Jepa`."""
+
+    def __init__(
+        self,
+        model: MMSSLModel,
+        setup: Setup,
+        *,
+        mask: Sampler | None,
+        masks: int,
+        predictor: Predictor,
+        targets: Sequence[Target],
+        view: Literal["same", "clean"],
+        publish: Literal["student", "teacher"],
+    ) -> None:
+        super().__init__(model, setup)
+        if not targets:
+            raise ValueError("objective.targets is empty: name what is to be predicted, as in targets: [{name: raw}]")
+        check(model, self.modalities, targets)
+        self.samplers = {name: mask or preferred(find(name).mask) for name in self.modalities}
+        self.masks, self.clean = masks, view == "clean"
+        self.predictor = predictor
+        self.predictor.prepare(model.config, identities=any(model.adapter(name).has_identity for name in self.modalities))
+        self.targets = nn.ModuleList(targets)
+        for target in targets:
+            target.prepare(model, self.modalities)
+        self.heads = nn.ModuleList(
+            nn.ModuleDict({name: Heads(self.predictor.width, target.sizes(model, name)) for name in self.modalities})
+            for target in targets
+        )
+        self.losses = [{name: self.loss_for(target, name) for name in self.modalities} for target in targets]
+        initialise_all(self.predictor, model.config)
+        initialise_all(self.heads, model.config)
+        teachers = [teacher for target in targets if (teacher := target.teacher()) is not None]
+        if publish == "teacher" and not teachers:
+            raise ValueError("objective.publish: teacher needs a target that keeps one, such as latent; choose student")
+        self.publishes = teachers[0] if publish == "teacher" else None
+
+    @property
+    def every_target(self) -> Sequence[Target]:
+        """The targets, in the recipe's order."""
+        return cast(Sequence[Target], self.targets)
+
+    def head(self, number: int, name: str) -> Heads:
+        """What predicts target `number` for a modality."""
+        return cast(Heads, cast(nn.ModuleDict, self.heads[number])[name])
+
+    def loss_for(self, target: Target, name: str) -> Loss:
+        """The loss of a target's float parts for a modality."""
+        size = self.model.adapter(name).point_dim
+        loss = target.loss
+        if loss is None and target.default_loss is not None:
+            return target.default_loss()
+        if loss is None:
+            return Chamfer(point_dim=size) if size else Mse()
+        if isinstance(loss, Chamfer):
+            if not size:
+                raise ValueError(
+                    f"objective.targets: chamfer compares sets of points, but the tokens of {name!r} are none; choose mse or null"
+                )
+            return replace(loss, point_dim=size)
+        return loss
+
+    def forward(self, batch: Batch) -> Output:
+        name = batch.modality
+        scene, predicted = self.predict(name, self.view(batch, name), batch)
+        total, metrics = scene.tokens.values.new_zeros(()), dict[str, Tensor]()
+        for number, target in enumerate(self.every_target):
+            loss = self.target_loss(number, scene, predicted)
+            extra = target.extra()
+            total = total + target.weight * loss + sum(extra.values())
+            if len(self.targets) > 1 or extra:
+                metrics |= {f"loss_{number + 1}": loss.detach()} | {key: value.detach() for key, value in extra.items()}
+            metrics |= target.metrics()
+        return Output(total, metrics)
+
+    def target_loss(self, number: int, scene: Scene, predicted: Predicted) -> Tensor:
+        """Mean loss of one target over all its parts and the places that have one."""
+        found = self.every_target[number](scene)
+        guesses = self.head(number, scene.name)(predicted.values)
+        losses, counted = [], []
+        for key, target in found.items():
+            truth = gather(repeated(target, len(predicted.index)), predicted.index)
+            loss, there = self.token_loss(number, scene, guesses[key], truth, predicted.real)
+            losses.append(loss)
+            counted.append(there if predicted.real is None else there & predicted.real)
+        return mean_where(torch.stack(losses), torch.stack(counted))
+
+    def token_loss(self, number: int, scene: Scene, guess: Tensor, truth: Tensor, real: Bool[Tensor, "b m"] | None) -> PerToken:
+        """Loss of each token and which tokens have a target; integer targets are classes whatever the loss."""
+        loss = self.losses[number][scene.name]
+        if not truth.is_floating_point() and not loss.classes:
+            loss = CrossEntropy()
+        return loss(guess, truth, real, scene.draws)
+
+    def predict(self, name: str, inputs: Inputs, batch: Batch) -> tuple[Scene, Predicted]:
+        """What was seen and hidden of one view, and the predictor's answer at the places that are predicted."""
+        tokens, draws = self.model.embed(name, inputs), batch.draws
+        scene_inputs = batch.inputs[name] if self.clean else inputs
+        adapter = self.model.adapter(name)
+        available = anything_there(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
+        if self.masks > 1:
+            draws = draws.repeat(self.masks)
+        many = tokens.repeat(self.masks)
+        free = None if available is None else available.repeat(self.masks, 1)
+        parts = self.samplers[name].split(many.coords, many.valid, free, draws)
+        if not parts.hidden.shape[1]:
+            raise ValueError(
+                f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {name!r} with "
+                "something to predict. Make tokens of smaller parts of a sample, or leave empty samples out"
+            )
+        others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
+        predicted = self.predictor(self.model.encoder, many, parts, draws, [other.repeat(self.masks) for other in others])
+        return Scene(self.model, name, scene_inputs, tokens, parts, draws), predicted
+
+    def after_step(self, progress: float) -> None:
+        for target in self.every_target:
+            target.after_step(self.model, progress)
+
+    def published(self) -> MMSSLModel:
+        return self.model if self.publishes is None else self.publishes
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Any]:
+        """What was seen and what the model fills in, drawn by the modality, without augmentation."""
+        name = batch.modality
+        plain = replace(batch, inputs={name: batch.inputs[name]})
+        scene, predicted = self.predict(name, plain.inputs[name], plain)
+        for number in range(len(self.targets)):
+            if (shown := self.shown(number, scene, predicted)) is not None:
+                count = len(batch)
+                hidden = scene.parts.hidden_places(scene.tokens.values.shape[1])[:count]
+                values = {key: value[:count] for key, value in shown.items()}
+                return {f"{name}: seen and predicted": find(name).picture(batch.inputs[name], hidden, values)}
+        return {}
+
+    def shown(self, number: int, scene: Scene, predicted: Predicted) -> dict[str, Tensor] | None:
+        """Predictions of one target in the values of `Adapter.target`, at the place of their tokens, NaN elsewhere."""
+        guesses, found = self.head(number, scene.name)(predicted.values), dict[str, Tensor]()
+        for key, content in scene.content.items():
+            content = repeated(content, len(predicted.index))
+            if key not in guesses:
+                return None
+            guess = guesses[key]
+            if content.is_floating_point():
+                guess = self.every_target[number].shown(guess, gather(content, predicted.index))
+            if guess is None:
+                return None
+            found[key] = at_places(guess.float(), predicted, content.shape[1])
+        return found
+
+
+def at_places(values: Tensor, predicted: Predicted, count: int) -> Tensor:
+    """`[b, count, t]` with values at the places that were predicted, NaN elsewhere."""
+    full = values.new_full((len(values), count, values.shape[-1]), float("nan"))
+    rows = torch.arange(len(full), device=full.device)[:, None].expand_as(predicted.index)
+    kept = torch.ones_like(predicted.index, dtype=torch.bool) if predicted.real is None else predicted.real
+    full[rows[kept], predicted.index[kept]] = values[kept]
+    return full
+
+
+def repeated(values: Tensor, count: int) -> Tensor:
+    """The batch as often as makes `count` rows: a target that is the same for all masks of a sample."""
+    return values if len(values) == count else values.repeat(count // len(values), *[1] * (values.dim() - 1))
+
+
+def anything_there(targets: Mapping[str, Tensor]) -> Bool[Tensor, "b n"]:
+    """Tokens for which at least one target has a value."""
+    there = [~target.isnan().all(-1) if target.is_floating_point() else target != -100 for target in targets.values()]
+    return torch.stack(there).any(0)
+
+
+def check(model: MMSSLModel, names: Sequence[str], targets: Sequence[Target]) -> None:
+    """ValueError where prediction would train or publish something meaningless."""
+    for name in names:
+        if model.adapter(name).overlapping and any(target.raw for target in targets):
+            raise ValueError(
+                f"modality {name!r} has an overlapping stem: hidden content reaches visible tokens, so raw targets can be copied; "
+                "choose its non-overlapping adapter, or an objective with latent targets"
+            )
+    if model.config.pooling == "attention":
+        raise ValueError("encoder.pooling: attention has weights that masked modelling never trains; choose mean or cls")

@@ -1,0 +1,85 @@
+"""Every place is encoded, a mask token at the hidden ones, and read from the encoder itself."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from mmssl.config import MMSSLConfig
+from mmssl.draws import Draws
+from mmssl.encoder import Encoder
+from mmssl.masking import Split
+from mmssl.objectives.parts import Predicted, Predictor
+from mmssl.tokens import Tokens
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class MaskToken(Predictor):
+    """Encode every place, with other content at the hidden ones, and predict linearly from the encoder's output there.
+
+    SimMIM (arXiv 2111.09886), and BERT (arXiv 1810.04805, section 3.1), which leaves a tenth of the hidden tokens as they are and
+    puts another token in the place of a tenth.
+
+    corruption: what stands at a hidden place: token = a learned mask token; noise = normal noise of standard deviation 1 (SiT,
+        arXiv 2104.03602); swap = the content of the same place in another sample (VIME, NeurIPS 2020, eq. 2).
+    swap: share of the hidden tokens that get the content of another token of the batch instead.
+    keep: share of the hidden tokens that stay as they are.
+    predict: hidden = at the hidden places; all = at every valid place.
+    """
+
+    def __init__(
+        self,
+        *,
+        corruption: Literal["token", "noise", "swap"] = "token",
+        swap: Share = 0.0,
+        keep: Share = 0.0,
+        predict: Literal["hidden", "all"] = "hidden",
+    ) -> None:
+        super().__init__()
+        if swap + keep > 1:
+            raise ValueError(f"swap and keep are shares of the hidden tokens, together at most 1; got {swap} + {keep}")
+        self.corruption, self.swap, self.keep, self.everywhere = corruption, swap, keep, predict == "all"
+
+    def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
+        self.width = config.hidden_size
+        self.mask_token = nn.Parameter(torch.empty(config.hidden_size)) if self.corruption == "token" else None
+
+    def reset_parameters(self) -> None:
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted:
+        hidden = parts.hidden_places(tokens.values.shape[1])
+        encoded = encoder(replace(tokens, values=self.corrupt(tokens, hidden, draws)))
+        if self.everywhere:
+            body = encoded.tail(tokens.values.shape[1])
+            index = torch.arange(tokens.values.shape[1], device=hidden.device).expand(hidden.shape)
+            return Predicted(body.values, index, tokens.valid)
+        return Predicted(encoded.take(parts.hidden + encoder.num_prefix).values, parts.hidden, parts.hidden_real)
+
+    def corrupt(self, tokens: Tokens, hidden: Bool[Tensor, "b n"], draws: Draws) -> Float[Tensor, "b n d"]:
+        """The tokens' values with other content at the hidden places."""
+        values, (b, n) = tokens.values, hidden.shape
+        out = torch.where(hidden[..., None], self.content(values, draws), values)
+        if not self.swap + self.keep:
+            return out
+        dice = draws.uniform("corruption", n)
+        anywhere = draws.integers("swap", b * n, n)
+        swapped = hidden & (dice < self.swap)
+        out = torch.where(swapped[..., None], values.flatten(0, 1)[anywhere], out)
+        return torch.where((hidden & (dice >= 1 - self.keep))[..., None], values, out)
+
+    def content(self, values: Float[Tensor, "b n d"], draws: Draws) -> Tensor:
+        """What stands at a hidden place."""
+        if self.mask_token is not None:
+            return self.mask_token.to(values.dtype)
+        if self.corruption == "noise":
+            return draws.normal("noise", *values.shape[1:]).to(values.dtype)
+        b, n, _ = values.shape
+        other = (torch.arange(b, device=values.device)[:, None] + 1 + draws.integers("swap rows", max(1, b - 1), n)) % b
+        return values[other, torch.arange(n, device=values.device)]
