@@ -73,9 +73,9 @@ class Predict(Objective):
         self.publishes = teachers[0] if publish == "teacher" else None
 
     @property
-    def every_target(self) -> Sequence[Target]:
+    def every_target(self) -> list[Target]:
         """The targets, in the recipe's order."""
-        return cast(Sequence[Target], self.targets)
+        return [cast(Target, target) for target in self.targets]
 
     def head(self, number: int, name: str) -> Heads:
         """What predicts target `number` for a modality."""
