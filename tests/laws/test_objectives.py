@@ -222,7 +222,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(kind: str) -> None:
 
 @pytest.mark.parametrize("name", installed())
 def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
-    case = pick("jepa", name)
+    case = replace(pick("jepa", name), settings=lambda: {"targets": [Latent(momentum=(0.8, 0.9))]})
     objective = build(case)
     target = objective.targets[0]
     assert isinstance(target, Latent)
@@ -232,7 +232,8 @@ def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
 
     def follow(row: dict[str, float]) -> bool:
         for key, value in objective.model.state_dict().items():
-            expected[key] = 0.9 * expected[key] + 0.1 * value.double()
+            momentum = 0.8 + 0.1 * training.counters.step / 5
+            expected[key] = momentum * expected[key] + (1 - momentum) * value.double()
         return False
 
     start = {key: value.clone() for key, value in teacher.state_dict().items()}
