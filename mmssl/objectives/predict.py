@@ -67,10 +67,9 @@ class Predict(Objective):
         self.losses = [{name: self.loss_for(target, name) for name in self.modalities} for target in targets]
         initialise_all(self.predictor, model.config)
         initialise_all(self.heads, model.config)
-        teachers = [teacher for target in targets if (teacher := target.teacher()) is not None]
-        if publish == "teacher" and not teachers:
+        if publish == "teacher" and all(target.teacher() is None for target in targets):
             raise ValueError("objective.publish: teacher needs a target that keeps one, such as latent; choose student")
-        self.publishes = teachers[0] if publish == "teacher" else None
+        self.publish = publish
 
     @property
     def every_target(self) -> list[Target]:
@@ -154,7 +153,9 @@ class Predict(Objective):
             target.after_step(self.model, progress)
 
     def published(self) -> MMSSLModel:
-        return self.model if self.publishes is None else self.publishes
+        if self.publish == "student":
+            return self.model
+        return next(teacher for target in self.every_target if (teacher := target.teacher()) is not None)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Any]:
