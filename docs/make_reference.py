@@ -23,17 +23,20 @@ TYPES = {"boolean": "true or false", "integer": "whole number", "string": "text"
 
 
 def reference(schema: Schema) -> str:
-    """The page: a table of the sections, then one of the keys of each section and of each of its variants."""
+    """The page: a table of the sections, then one of the keys of each section and of each of its variants.
+
+    A key that several variants have in common, with the same choices, is described under the first of them.
+    """
     definitions = schema["$defs"]
     parts = [INTRODUCTION, _table(_rows(schema, definitions, nested=False))]
     for key, value in schema["properties"].items():
         parts += _section(key, value, definitions, level=2)
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(dict.fromkeys(part.strip() for part in parts)) + "\n"
 
 
 def _section(path: str, schema: Schema, definitions: Definitions, level: int) -> Iterator[str]:
     """Heading, text and table of a section; nothing for a key that is not a section."""
-    heading = "#" * level
+    heading = "#" * min(level, 5)
     variants, keys = _variants(schema, definitions), _keys(schema, definitions)
     if variants:
         yield f"{heading} `{path}`\n\nChosen by `name`: {', '.join(f'`{name}`' for name in variants)}."
@@ -99,8 +102,9 @@ def _keys(schema: Schema, definitions: Definitions) -> Schema | None:
 
 
 def _variants(schema: Schema, definitions: Definitions) -> dict[str, Schema]:
-    """The sections that a key holds one of, by name."""
-    mappings = [option["discriminator"]["mapping"] for option in _options(schema, definitions) if "discriminator" in option]
+    """The sections that a key holds one of, or a list of, by name."""
+    options = [option.get("items", option) for option in _options(schema, definitions)]
+    mappings = [option["discriminator"]["mapping"] for option in options if "discriminator" in option]
     return {name: definitions[ref.rpartition("/")[2]] for mapping in mappings for name, ref in mapping.items()}
 
 
