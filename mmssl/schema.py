@@ -227,7 +227,7 @@ def _explain(detail: ErrorDetails, model: type[Section], data: Mapping[str, Any]
         case "value_error":
             return path, str(detail["ctx"]["error"])
         case "union_tag_invalid" | "union_tag_not_found":
-            return (*path, "name"), _name_problem(detail, here, str(key))
+            return (*path, "name"), _name_problem(detail, here, next(str(part) for part in reversed(path) if isinstance(part, str)))
     if key not in here.fields():
         return path, _unknown(path, model, here)
     expected = f"expected {describe_key(here, key)}"

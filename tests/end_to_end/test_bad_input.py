@@ -97,6 +97,7 @@ def csv(name: str, rows: Sequence[str], columns: str = "x,y,kind,target") -> str
             "modalities.image.adapter.patch=2",
             "modalities.image.adapter.patch: unknown key; did you mean 'patch_size'? Known keys: ",
         ),
+        ("objective.targets=[{name: rw}]", "objective.targets.0.name: unknown name 'rw'; did you mean 'raw'? Known names: raw, "),
         ("trian.lr=1", "trian: unknown key; did you mean 'train'? Known keys: modalities, encoder, objective, data, train, "),
         ("train.lr=fast", "train.lr: expected a number > 0, got 'fast'"),
         ("train.batch_size=0", "train.batch_size: expected a whole number > 0, got 0"),
