@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
@@ -128,6 +128,7 @@ def test_a_mask_of_ones_changes_nothing(ratio: float, count: int) -> None:
 
 
 @every_sampler
+@settings(max_examples=40)
 @given(case=cases(), padding=st.integers(1, 5))
 def test_a_sample_ignores_its_batch(sampler: Sampler, case: Case, padding: int) -> None:
     b, n = case.coords.shape[:2]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
@@ -102,6 +102,7 @@ def test_targets_are_available_and_never_seen(sampler: Sampler, case: Case) -> N
 
 
 @every_sampler
+@settings(max_examples=40)
 @given(case=cases(), padding=st.integers(1, 5))
 def test_a_sample_ignores_its_batch_and_padding(sampler: Sampler, case: Case, padding: int) -> None:
     b = len(case.coords)
