@@ -227,7 +227,12 @@ class Session:
         epoch = counters.step / self.training.steps_per_epoch
         rate = (counters.samples - self.samples_logged) / sum(row["step_seconds"] for row in rows)
         self.samples_logged = counters.samples
-        row = {"step": counters.step, "epoch": round(epoch, 4), "samples": counters.samples, "seconds": round(counters.seconds, 3)}
+        row: dict[str, Any] = {
+            "step": counters.step,
+            "epoch": round(epoch, 4),
+            "samples": counters.samples,
+            "seconds": round(counters.seconds, 3),
+        }
         means.pop("step_seconds")
         row |= means | {"samples_per_second": rate, "skipped": counters.skipped} | extra
         if flags := self.flags():
