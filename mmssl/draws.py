@@ -81,3 +81,8 @@ class Draws:
     def integers(self, purpose: str, count: int, *shape: int) -> Int[Tensor, "b ..."]:
         """Uniform integers in [0, count) of shape `[b, *shape]`."""
         return (self.uniform(purpose, *shape) * count).long().clamp(max=count - 1)
+
+    def shared(self, purpose: str, labels: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+        """A random integer in [0, 2^63) for each label: equal ones of a sample share theirs."""
+        stream = mix(self.keys ^ hash_text(purpose))[:, None]
+        return _shift_right(mix(stream + mix(labels) * _GOLDEN), 1)

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean as mean
@@ -16,6 +16,7 @@ from mmssl.data.options import ONLY, Rows
 from mmssl.data.source import LABEL
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table
 from mmssl.feed import Feed
+from mmssl.health import Watch
 from mmssl.loop import Training, TrainingError, fit
 from mmssl.model import no_weights_bar
 from mmssl.processor import MMSSLProcessor
@@ -65,6 +66,7 @@ class Session:
         self.training.steps_per_epoch = self.feed.steps_per_epoch
         self.samples_logged = 0
         self.window: list[dict[str, float]] = []
+        self.watches = {name: Watch() for name in self.streams}
         self.probes: dict[str, float] = {}
         self.saved: int | None = None
         self.restore()
@@ -105,10 +107,13 @@ class Session:
             self.training.restore(state)
             self.feed.restore(state["feed"])
             self.window, self.samples_logged, self.saved = state["window"], state["samples_logged"], self.training.counters.step
+            for name, watch in self.watches.items():
+                watch.restore(state["watches"][name])
             print(f"continuing from {newest}, step {self.saved}")
         elif before:
             self.carry_on(before)
         self.run.rewind(self.training.counters.step)
+        self.run.record(flags=self.flags())
 
     def carry_on(self, before: Path) -> None:
         """Start with the weights, the optimizer and the counters of another run. ValueError if the budget is used up already."""
@@ -178,6 +183,7 @@ class Session:
         """Whatever is due after a step: probe, log, checkpoint, and the bar."""
         step, done = self.training.counters.step, self.training.progress >= 1
         self.window.append(row)
+        self.look(row, bar)
         self.feed.learn(row["loss"])
         if len(self.streams) > 1:
             row[f"loss_{self.feed.current}"] = row["loss"]
@@ -190,6 +196,22 @@ class Session:
         if step % self.options.checkpoint_every == 0 and not done:
             self.save()
         self.show(bar, row)
+
+    def look(self, row: dict[str, float], bar: Progress) -> None:
+        """Tell of signs that the run goes wrong, each once: on the screen, in metrics.jsonl, run.json and the report."""
+        raised = self.watches[self.feed.current].see(self.training.counters.step, row, self.training.progress)
+        for flag in raised:
+            bar.message(f"warning: {flag.name} at step {flag.step}: {flag.message}")
+        if raised:
+            self.run.record(flags=self.flags())
+
+    def flags(self) -> list[dict[str, Any]]:
+        """All flags, in the order of their steps; with several sources each names its own."""
+        several = len(self.watches) > 1
+        found = [
+            asdict(flag) | ({"source": name} if several else {}) for name, watch in self.watches.items() for flag in watch.flags
+        ]
+        return sorted(found, key=lambda flag: flag["step"])
 
     def show(self, bar: Progress, row: dict[str, float]) -> None:
         counters = self.training.counters
@@ -205,9 +227,16 @@ class Session:
         epoch = counters.step / self.training.steps_per_epoch
         rate = (counters.samples - self.samples_logged) / sum(row["step_seconds"] for row in rows)
         self.samples_logged = counters.samples
-        row = {"step": counters.step, "epoch": round(epoch, 4), "samples": counters.samples, "seconds": round(counters.seconds, 3)}
+        row: dict[str, Any] = {
+            "step": counters.step,
+            "epoch": round(epoch, 4),
+            "samples": counters.samples,
+            "seconds": round(counters.seconds, 3),
+        }
         means.pop("step_seconds")
         row |= means | {"samples_per_second": rate, "skipped": counters.skipped} | extra
+        if flags := self.flags():
+            row["flags"] = ", ".join(dict.fromkeys(flag["name"] for flag in flags))
         self.run.log(row)
         if options.trackers:
             self.training.accelerator.log(row, step=counters.step)
@@ -217,6 +246,7 @@ class Session:
         step = self.training.counters.step
         if step != self.saved:
             unlogged = {"window": self.window, "samples_logged": self.samples_logged, "feed": self.feed.state()}
+            unlogged["watches"] = {name: watch.state() for name, watch in self.watches.items()}
             checkpoint.save(checkpoint.step_path(self.run.checkpoints, step), self.training.state() | unlogged)
             self.saved = step
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
@@ -268,6 +298,7 @@ class Session:
             "minutes": round(counters.seconds / 60, 2),
             "skipped": counters.skipped,
             "skipped_messages": self.feed.skips,
+            "flags": self.flags(),
         }
         record = self.run.read_record()
         write_report(

@@ -17,13 +17,13 @@ from mmssl.modality import find
 from mmssl.progress import compact
 
 REPORT = "report.html"
-POSITION = ("step", "epoch", "samples", "seconds", "skipped")
-"""Columns of metrics.jsonl that say where a run is, not how well it does."""
+NOT_DRAWN = ("step", "epoch", "samples", "seconds", "skipped", "flags")
+"""Columns of metrics.jsonl that say where a run is, or what is wrong with it, not how well it does."""
 TITLES = {"loss": "Loss", "lr": "Learning rate", "samples_per_second": "Samples per second", "grad_norm": "Gradient norm"}
 LINEAR = ("lr", "samples_per_second")
 TILES = {"parameters": "parameters", "steps": "steps", "samples": "samples", "minutes": "minutes of training", "skipped": "skipped"}
 """Facts that are shown large, with their captions."""
-OWN_PLACE = ("command", "skipped_messages")
+OWN_PLACE = ("command", "skipped_messages", "flags")
 """Facts with a section of their own."""
 
 Row = Mapping[str, int | float]
@@ -41,7 +41,8 @@ def write_report(
     """Write `report.html` into the folder of a run: one file without scripts, that loads nothing from elsewhere; returns its path.
 
     figures: pictures by title. metrics: rows of metrics.jsonl, each with its `step`.
-    facts: `command` and `skipped_messages` (a list), the numbers named in `TILES`, and anything else worth a line.
+    facts: `command`, `skipped_messages` (a list), `flags` (each with `name`, `step` and `message`), the numbers named in `TILES`,
+        and anything else worth a line.
     """
     page = _template().render(
         name=run_folder.name,
@@ -53,6 +54,7 @@ def write_report(
         facts=[(key, plain(value)) for key, value in facts.items() if key not in (*TILES, *OWN_PLACE)],
         recipe=recipe_yaml,
         command=facts.get("command"),
+        flags=facts.get("flags", []),
         skipped=facts.get("skipped", 0),
         messages=facts.get("skipped_messages", []),
     )
@@ -70,7 +72,7 @@ def _template() -> Any:
 
 def charts(metrics: Sequence[Row], table: Table | None) -> list[Chart]:
     """Charts of all metrics over steps: loss first, then probes during training beside the baselines, then the others."""
-    names = dict.fromkeys(key for row in metrics for key in row if key not in (*POSITION, *SCORES))
+    names = dict.fromkeys(key for row in metrics for key in row if key not in (*NOT_DRAWN, *SCORES))
     order = sorted(names, key=lambda name: name != "loss")
     found = [
         chart(

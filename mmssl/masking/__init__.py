@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+from mmssl.masking.clusters import Clusters
+from mmssl.masking.lines import Bands, Tube
 from mmssl.masking.multiblock import MultiBlock
 from mmssl.masking.scored import Block, Column, Random, Span
 from mmssl.masking.split import AXES, Axis, Ratio, Sampler, Scored, Split
+from mmssl.masking.subset import Subset
 from mmssl.modality import MaskPreference
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
@@ -12,7 +15,11 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "block": Block,
     "span": Span,
     "column": Column,
+    "clusters": Clusters,
+    "tube": Tube,
+    "bands": Bands,
     "multiblock": MultiBlock,
+    "subset": Subset,
 }
 
 
@@ -25,7 +32,9 @@ __all__ = [
     "AXES",
     "SAMPLERS",
     "Axis",
+    "Bands",
     "Block",
+    "Clusters",
     "Column",
     "MultiBlock",
     "Random",
@@ -34,5 +43,7 @@ __all__ = [
     "Scored",
     "Span",
     "Split",
+    "Subset",
+    "Tube",
     "preferred",
 ]

@@ -11,30 +11,34 @@ from torch import Tensor
 from mmssl.draws import Draws
 from mmssl.masking.split import Ratio, Sampler, Split, free_tokens, share
 
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MultiBlock(Sampler):
-    """Target blocks and a context block without them (I-JEPA, arXiv 2301.08243, section 3 and appendix A.1).
+    """Target blocks and a context block without them (I-JEPA, arXiv 2301.08243, section 3 and appendix A).
 
     A target block is a box around a place drawn anywhere where the box fits. Its number of tokens is exact: those nearest to the
     middle of the box, in its shape. The paper draws one size of target for a whole batch, from 0.15 to 0.2 of the tokens; here it
-    is always `scale`, so that shapes are static. The context are the tokens nearest to the middle of a square block, less all
-    targets; the paper cuts every context to the smallest of its batch, here its size is what is left when no targets overlap.
+    is always `scale`, so that shapes are static: the outermost line of tokens of a block may be incomplete. The context is a square
+    block less all targets; the paper cuts every context to the smallest of its batch, here to a size that is always left.
 
     blocks: target blocks of a sample; they may overlap, and each is predicted without knowing of the others.
     scale: share of the tokens in each target block.
-    aspect: range of the ratio of a block's sides (width to height, time to any other axis), drawn for each block.
-    context: share of the tokens that the context has before targets are taken out.
+    aspect: range of the ratio of a block's height to its width (of a spectrogram: to its time), drawn for each block.
+    context: range of the share of the tokens in the context block, before targets are taken out.
     """
 
     blocks: Annotated[int, Field(gt=0)] = 4
     scale: Ratio = 0.175
-    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 1.5)
-    context: Annotated[float, Field(gt=0, le=1)] = 1.0
+    aspect: tuple[Positive, Positive] = (0.75, 1.5)
+    context: tuple[Share, Share] = (0.85, 1.0)
 
     def __post_init__(self) -> None:
-        if self.aspect[0] > self.aspect[1]:
-            raise ValueError(f"aspect must be a range from low to high; got {list(self.aspect)}")
+        for name, (low, high) in (("aspect", self.aspect), ("context", self.context)):
+            if low > high:
+                raise ValueError(f"{name} must be a range from low to high; got {[low, high]}")
         if self.blocks * self.scale >= 1:
             raise ValueError(
                 f"blocks x scale must be below 1, or no context is left; got {self.blocks} x {self.scale}. Take fewer blocks"
@@ -70,24 +74,12 @@ class MultiBlock(Sampler):
         return order.gather(1, group[..., None].expand(order.shape))
 
     def distances(self, coords: Float[Tensor, "b n 4"], free: Bool[Tensor, "b n"], draws: Draws) -> Float[Tensor, "b g n"]:
-        """Distance of every token to the middle of each block, in half sides of the block; below 1 is inside."""
-        low = coords.masked_fill(~free[..., None], torch.inf).amin(1).nan_to_num(posinf=0.0)
-        high = coords.masked_fill(~free[..., None], -torch.inf).amax(1).nan_to_num(neginf=0.0)
-        extent = (high - low + 1)[:, None]
-        used = (high > low)[:, None]
-        low_log, high_log = (torch.tensor(value).log().item() for value in self.aspect)
-        stretch = draws.between("aspect", low_log, high_log, self.blocks, 1).exp()
-        # The side along width (or time, in a sequence) is stretched, that along height shrunk; other axes keep their share.
-        powers = torch.tensor([0.5, 0.0, -0.5, 0.5], device=coords.device) * (used.sum(-1, keepdim=True) > 1)
-        dims = used.sum(-1, keepdim=True).clamp(min=1)
-        # A cube of the wanted volume in grid units, then stretched, never beyond the grid.
-        volume = torch.where(used, extent, 1.0).prod(-1, keepdim=True) * self.scale
-        side = torch.minimum(volume ** (1 / dims) * stretch**powers, extent)
-        middle = low[:, None] - 0.5 + side / 2 + draws.uniform("middle", self.blocks, 4) * (extent - side)
-        ties = 1e-3 * draws.uniform("ties", self.blocks, coords.shape[1])
-        gaps = (coords[:, None] - middle[:, :, None]).abs() / (side[:, :, None] / 2)
+        """Distance of every token to the middle of each target block, in half sides of the block; below 1 is inside."""
+        stretch = draws.between("aspect", *self.aspect, self.blocks)
+        volume = torch.full_like(stretch, self.scale)
+        distance = distance_to_boxes(coords, free, volume, stretch, draws.uniform("middle", self.blocks, 4))
         # Tokens without geometry (the columns of a table) are ordered by chance.
-        return gaps.where(used[:, :, None], 0.0).amax(-1) + ties
+        return distance + 1e-5 * draws.uniform("ties", coords.shape[1], self.blocks).transpose(1, 2)
 
     def context_of(
         self,
@@ -98,16 +90,49 @@ class MultiBlock(Sampler):
         size: Int[Tensor, " b"],
         draws: Draws,
     ) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b k"]]:
-        """The context's tokens: those nearest to a random middle that no target has, as many as there always are."""
-        keep = torch.minimum((total - self.blocks * size).clamp(min=1), (total * self.context).round().long().clamp(min=1))
-        left = (real & ~targets).sum(1)
-        keep = torch.minimum(keep, left)
-        low = coords.masked_fill(~real[..., None], torch.inf).amin(1).nan_to_num(posinf=0.0)
-        high = coords.masked_fill(~real[..., None], -torch.inf).amax(1).nan_to_num(neginf=0.0)
-        middle = low + draws.uniform("context", 4) * (high - low)
-        distance = (coords - middle[:, None]).abs().amax(-1) + 1e-3 * draws.uniform("context ties", coords.shape[1])
-        if self.context == 1:
-            distance = draws.uniform("context ties", coords.shape[1])
-        order = (distance + 1e6 * targets + 1e6 * ~real).argsort(1)
+        """The context's tokens: random ones of its block that no target has, then those nearest to it; always as many."""
+        keep = torch.minimum((total - self.blocks * size).clamp(min=1), share(total, self.context[0]).clamp(min=1))
+        keep = torch.minimum(keep, (real & ~targets).sum(1))
+        volume = draws.between("context", *self.context, 1)
+        middle = draws.uniform("context middle", 1, 4)
+        distance = distance_to_boxes(coords, real, volume, torch.ones_like(volume), middle)[:, 0]
+        chance = draws.uniform("context ties", coords.shape[1])
+        order = (torch.where(distance <= 1, 0.0, distance) + 1e-5 * chance + 1e6 * targets + 1e6 * ~real).argsort(1)
         place = torch.arange(int(keep.max()), device=coords.device)
         return order[:, : len(place)], place < keep[:, None]
+
+
+POWERS = (-0.5, 0.0, 0.5, -0.5)
+"""How the sides along time, depth, height and width follow a block's ratio of height to width."""
+
+
+def distance_to_boxes(
+    coords: Float[Tensor, "b n 4"],
+    among: Bool[Tensor, "b n"],
+    volume: Float[Tensor, "b g"],
+    stretch: Float[Tensor, "b g"],
+    place: Float[Tensor, "b g 4"],
+) -> Float[Tensor, "b g n"]:
+    """Distance of every token to the middle of boxes, in half sides of a box; 0 for tokens without geometry.
+
+    volume: of each box, as a share of the box around all tokens of `among`, which they never leave.
+    stretch: ratio of height to width. place: where the box is, from 0 to 1 between both ends.
+    """
+    low = coords.masked_fill(~among[..., None], torch.inf).amin(1).nan_to_num(posinf=0.0)[:, None]
+    high = coords.masked_fill(~among[..., None], -torch.inf).amax(1).nan_to_num(neginf=0.0)[:, None]
+    used, extent = high > low, high - low + 1
+    dims = used.sum(-1, keepdim=True).clamp(min=1)
+    wanted = torch.where(used, extent, 1.0).prod(-1, keepdim=True) * volume[..., None]
+    powers = torch.tensor(POWERS, device=coords.device) * (dims > 1)
+    side = wanted ** (1 / dims) * stretch[..., None] ** powers
+    # What an axis is too short for goes to the others.
+    for _ in range(len(POWERS)):
+        side = torch.minimum(side, extent)
+        open_axes = used & (side < extent)
+        missing = wanted / torch.where(used, side, 1.0).prod(-1, keepdim=True)
+        grown = side * missing ** (1 / open_axes.sum(-1, keepdim=True).clamp(min=1))
+        side = torch.where(open_axes, grown, side)
+    side = torch.minimum(side, extent)
+    middle = low - 0.5 + side / 2 + place * (extent - side)
+    gaps = (coords[:, None] - middle[:, :, None]).abs() / (side[:, :, None] / 2)
+    return torch.where(used[:, :, None], gaps, 0.0).amax(-1)

@@ -76,8 +76,11 @@ class Scored(Sampler):
     ) -> Split:
         free = free_tokens(coords, valid, available)
         score, count = self(coords, free, draws)
-        if valid is None and available is None and count is None:
-            return even(score, round(coords.shape[1] * self.ratio))
+        if valid is None and available is None:
+            if count is None:
+                return even(score, round(coords.shape[1] * self.ratio))
+            if int(count.min()) == (most := int(count.max())):
+                return even(score, most)
         real = valid if valid is not None else torch.ones_like(free)
         return ragged(score, share(free.sum(1), self.ratio) if count is None else count, free, real)
 

@@ -19,6 +19,7 @@ from mmssl.masking import Sampler, preferred
 from mmssl.modality import Inputs, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives.base import Objective, Output, Setup
+from mmssl.objectives.baseline import constant_loss, share, variety
 from mmssl.objectives.distances import Chamfer, CrossEntropy, Loss, Mse, PerToken
 from mmssl.objectives.parts import Predicted, Predictor, Scene, Target
 from mmssl.tokens import gather
@@ -99,27 +100,33 @@ class Predict(Objective):
     def forward(self, batch: Batch) -> Output:
         name = batch.modality
         scene, predicted = self.predict(name, self.view(batch, name), batch)
-        total, metrics = scene.tokens.values.new_zeros(()), dict[str, Tensor]()
+        total, constant, extras = (scene.tokens.values.new_zeros(()) for _ in range(3))
+        metrics = {"input_std": variety(scene.tokens)}
         for number, target in enumerate(self.every_target):
-            loss = self.target_loss(number, scene, predicted)
+            loss, yardstick = self.target_loss(number, scene, predicted)
             extra = target.extra()
-            total = total + target.weight * loss + sum(extra.values())
+            total, constant = total + target.weight * loss, constant + target.weight * yardstick
+            extras = extras + sum(extra.values())
             if len(self.targets) > 1 or extra:
                 metrics |= {f"loss_{number + 1}": loss.detach()} | {key: value.detach() for key, value in extra.items()}
             metrics |= target.metrics()
-        return Output(total, metrics)
+        return Output(total + extras, metrics | {"unexplained": share(total, constant)})
 
-    def target_loss(self, number: int, scene: Scene, predicted: Predicted) -> Tensor:
-        """Mean loss of one target over all its parts and the places that have one."""
+    def target_loss(self, number: int, scene: Scene, predicted: Predicted) -> tuple[Tensor, Tensor]:
+        """Mean loss of one target over all its parts and the places that have one, and that of a constant prediction."""
         found = self.every_target[number](scene)
         guesses = self.head(number, scene.name)(predicted.values)
-        losses, counted = [], []
+        losses, constants, counted = [], [], []
         for key, target in found.items():
             truth = gather(repeated(target, len(predicted.index)), predicted.index)
             loss, there = self.token_loss(number, scene, guesses[key], truth, predicted.real)
+            counts = there if predicted.real is None else there & predicted.real
+            how, classes = self.losses[number][scene.name], guesses[key].shape[-1]
+            constants.append(constant_loss(how, truth, counts, predicted.real, scene.draws, classes))
             losses.append(loss)
-            counted.append(there if predicted.real is None else there & predicted.real)
-        return mean_where(torch.stack(losses), torch.stack(counted))
+            counted.append(counts)
+        where = torch.stack(counted)
+        return mean_where(torch.stack(losses), where), mean_where(torch.stack(constants), where)
 
     def token_loss(self, number: int, scene: Scene, guess: Tensor, truth: Tensor, real: Bool[Tensor, "b m"] | None) -> PerToken:
         """Loss of each token and which tokens have a target; integer targets are classes whatever the loss."""

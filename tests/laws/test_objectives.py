@@ -91,8 +91,8 @@ def masked(predictor: str, sampler: str) -> Callable[[], dict[str, Any]]:
 MASKED = [
     Case("masked", (name,), f"{predictor}-{sampler}", masked(predictor, sampler))
     for name in installed()
-    for predictor in ("transformer", "mask_token")
-    for sampler in SAMPLERS
+    for predictor, samplers in (("transformer", SAMPLERS), ("mask_token", ("random", "multiblock")))
+    for sampler in samplers
 ]
 OTHERS = [Case(kind, (name,), "", dict) for name in installed() for kind in sorted(OBJECTIVES.keys() - {"masked"})]
 CASES = [*MASKED, *OTHERS, Case("clip", ("image", "tabular"), "", dict)]

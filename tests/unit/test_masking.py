@@ -1,18 +1,19 @@
 """Masking: exact counts, what may be hidden, the shape of what is hidden, and independence of the batch."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
 from mmssl.draws import Draws, keys
-from mmssl.masking import SAMPLERS, Block, Column, Random, Sampler, Span, Split, preferred
+from mmssl.masking import SAMPLERS, Bands, Block, Clusters, Column, Random, Sampler, Span, Split, Tube, preferred
 from mmssl.modality import MaskPreference
 
 CHOICES: dict[str, Sampler] = {
@@ -22,6 +23,13 @@ CHOICES: dict[str, Sampler] = {
     "span": Span(ratio=0.5),
     "span of rows": Span(ratio=0.4, spans=2, axis="height"),
     "column": Column(ratio=0.3),
+    "clusters": Clusters(ratio=0.4),
+    "connected": Clusters(ratio=0.7, side=(1, 4), drawn="axis"),
+    "inverse blocks": Clusters(ratio=0.8, side=(3, 3), inverse=True),
+    "tube": Tube(ratio=0.5),
+    "tube along width": Tube(ratio=0.8, axis="width"),
+    "bands": Bands(ratio=0.3),
+    "bands of time": Bands(ratio=0.4, height=0),
 }
 every_sampler = pytest.mark.parametrize("sampler", CHOICES.values(), ids=CHOICES)
 TIE = 1.01e-3
@@ -91,9 +99,9 @@ def test_seen_and_hidden_divide_the_valid_tokens(sampler: Sampler, case: Case) -
         assert bool(hidden) == (len(real) > 1 and len(free) > 0)
 
 
-@pytest.mark.parametrize("kind", [Random, Block, Span])
+@pytest.mark.parametrize("kind", [Random, Block, Span, Bands, Clusters, partial(Clusters, side=(1, 4), drawn="axis", inverse=True)])
 @given(case=cases(), ratio=st.floats(0.01, 0.99))
-def test_counts_are_exact(kind: type[Random] | type[Block] | type[Span], case: Case, ratio: float) -> None:
+def test_counts_are_exact(kind: Callable[..., Sampler], case: Case, ratio: float) -> None:
     """The ratio of the available tokens, but at least one token is hidden and one seen."""
     parts = kind(ratio=ratio).split(case.coords, case.valid, case.available, draws_for(len(case.coords), case.step))
     everything = torch.ones(case.coords.shape[:2], dtype=torch.bool)
@@ -120,6 +128,7 @@ def test_a_mask_of_ones_changes_nothing(ratio: float, count: int) -> None:
 
 
 @every_sampler
+@settings(max_examples=40)
 @given(case=cases(), padding=st.integers(1, 5))
 def test_a_sample_ignores_its_batch(sampler: Sampler, case: Case, padding: int) -> None:
     b, n = case.coords.shape[:2]
@@ -145,7 +154,7 @@ def test_a_sample_ignores_its_batch(sampler: Sampler, case: Case, padding: int) 
 
 @every_sampler
 def test_masks_change_with_step_and_sample(sampler: Sampler) -> None:
-    coords = grid(50, time=6, height=6)
+    coords = grid(50, time=6, height=6, width=2)
     first, again, second = (hidden_of(sampler.split(coords, None, None, draws_for(50, step))) for step in (0, 0, 1))
     assert first == again
     assert len({frozenset(hidden) for hidden in first + second}) > 50

@@ -52,6 +52,8 @@ class Latent(Target):
 
     raw = False
     default_loss = SmoothL1
+    used: Tensor
+    """The momentum of the last update; kept in checkpoints only so that it can be logged."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Latent(Target):
         self.layers, self.part, self.how, self.final = layers, part, normalise, final
         self.momentum, self.kappa = momentum, momentum_scale
         self.seen: dict[str, Tensor] = {}
+        self.register_buffer("used", torch.tensor(self.momentum_at(0.0)))
 
     def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
         depth = len(model.encoder.layers)
@@ -92,7 +95,11 @@ class Latent(Target):
         latents = self.encode(tokens)
         values = normalise(latents, tokens.valid, self.final)
         pooled = tokens.with_values(values).mean()
-        self.seen = {"target_std": spread(values, tokens.valid), "target_rank": effective_rank(pooled)}
+        self.seen = {
+            "target_std": spread(values, tokens.valid),
+            "target_sample_std": spread(pooled[:, None], None),
+            "target_rank": effective_rank(pooled),
+        }
         return {"latent": values}
 
     def encode(self, tokens: Tokens) -> Float[Tensor, "b n d"]:
@@ -106,10 +113,12 @@ class Latent(Target):
         return torch.stack(outputs).mean(0)
 
     def metrics(self) -> dict[str, Tensor]:
-        return self.seen
+        return self.seen | {"momentum": self.used.clone()}
 
     def after_step(self, model: MMSSLModel, progress: float) -> None:
-        ema_update(self.average, model, self.momentum_at(progress))
+        momentum = self.momentum_at(progress)
+        ema_update(self.average, model, momentum)
+        self.used.fill_(momentum)
 
     def momentum_at(self, progress: float) -> float:
         """The momentum when `progress` of the budget is used up."""

@@ -1,0 +1,80 @@
+"""Boxes of a few tokens, one after the other until enough is hidden, or seen."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from mmssl.draws import Draws
+from mmssl.masking.split import Ratio, Scored, share
+
+AT_ONCE = 32
+"""Boxes that are placed before the next look whether they are enough."""
+
+Side = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters(Scored):
+    """Boxes around random tokens, one after the other until the ratio is met; the last one is cut to the exact number.
+
+    The clusters of SSAST (arXiv 2110.09784, algorithm 1) as it stands. Others are settings: the connected groups of GMML
+    (arXiv 2205.14986, section 3) are `side: [1, 4], drawn: axis`; the inverse blocks of data2vec 2.0 (arXiv 2212.07525, section 3)
+    are `side: [3, 3], inverse: true`. In a sequence boxes are spans.
+
+    ratio: share of the tokens to hide.
+    side: shortest and longest side of a box, in tokens; sides are whole numbers, all equally likely.
+    drawn: what a side is drawn for: sample = all boxes of a sample; box = each of them; axis = each axis of each box.
+    inverse: the boxes are seen and the rest is hidden.
+    """
+
+    ratio: Ratio = 0.5
+    side: tuple[Side, Side] = (3, 5)
+    drawn: Literal["sample", "box", "axis"] = "sample"
+    inverse: bool = False
+
+    def __post_init__(self) -> None:
+        if self.side[0] > self.side[1]:
+            raise ValueError(f"side must be a range from low to high; got {list(self.side)}")
+
+    def __call__(
+        self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], draws: Draws
+    ) -> tuple[Float[Tensor, "b n"], None]:
+        limit = available.sum(1)
+        hide = share(limit, self.ratio).clamp(min=1)
+        enough = (limit - hide if self.inverse else hide).clamp(min=1)
+        # Within a box, and among the tokens that no box reached, the order is by chance.
+        score = self.arrival(coords, available, enough, draws) + draws.uniform("mask", coords.shape[1])
+        return -score if self.inverse else score, None
+
+    def arrival(
+        self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], enough: Int[Tensor, " b"], draws: Draws
+    ) -> Int[Tensor, "b n"]:
+        """The number of the first box that holds each token, until boxes hold `enough` of the available ones; then `n`."""
+        n = coords.shape[1]
+        order = draws.uniform("places", n).masked_fill(~available, 2).argsort(1)
+        # No token is drawn twice, so that n boxes hold all; beyond the available ones they repeat.
+        turn = torch.arange(n, device=coords.device) % available.sum(1, keepdim=True).clamp(min=1)
+        place = coords.gather(1, order.gather(1, turn)[..., None].expand(-1, -1, 4))
+        side = self.sides(n, draws)
+        # The token is anywhere in its box: boxes of an even side have no middle.
+        start = place - (draws.uniform("corner", n, 4) * side).floor()
+        stop, first = start + side, torch.full(coords.shape[:2], n, device=coords.device)
+        for low in range(0, n, AT_ONCE):
+            some = slice(low, low + AT_ONCE)
+            after = coords[:, :, None] >= start[:, None, some]
+            inside = (after & (coords[:, :, None] < stop[:, None, some])).all(-1)
+            number = torch.arange(low, low + inside.shape[-1], device=coords.device)
+            first = torch.minimum(first, torch.where(inside, number, n).amin(-1))
+            if bool((((first < n) & available).sum(1) >= enough).all()):
+                break
+        return first
+
+    def sides(self, count: int, draws: Draws) -> Float[Tensor, "b k 4"]:
+        """Sides of `count` boxes."""
+        low, high = self.side
+        shape = {"sample": (1, 1), "box": (count, 1), "axis": (count, 4)}[self.drawn]
+        return (low + draws.integers("side", high - low + 1, *shape)).float().expand(-1, count, 4)
