@@ -25,10 +25,10 @@ from mmssl.tokens import gather
 
 
 class Heads(nn.ModuleDict):
-    """A linear prediction of each part of a target; a part of size 0 is what the predictor gives."""
+    """A prediction of each part of a target, linear unless the target has another head; of size 0 what the predictor gives."""
 
-    def __init__(self, width: int, sizes: Mapping[str, int]) -> None:
-        super().__init__({key: nn.Linear(width, size) if size else nn.Identity() for key, size in sizes.items()})
+    def __init__(self, target: Target, width: int, sizes: Mapping[str, int]) -> None:
+        super().__init__({key: target.head(width, size) for key, size in sizes.items()})
 
     def forward(self, hidden: Tensor) -> dict[str, Tensor]:
         return {key: head(hidden) for key, head in self.items()}
@@ -61,7 +61,7 @@ class Predict(Objective):
         for target in targets:
             target.prepare(model, self.modalities)
         self.heads = nn.ModuleList(
-            nn.ModuleDict({name: Heads(self.predictor.width, target.sizes(model, name)) for name in self.modalities})
+            nn.ModuleDict({name: Heads(target, self.predictor.width, target.sizes(model, name)) for name in self.modalities})
             for target in targets
         )
         self.losses = [{name: self.loss_for(target, name) for name in self.modalities} for target in targets]
@@ -112,11 +112,15 @@ class Predict(Objective):
 
     def target_loss(self, number: int, scene: Scene, predicted: Predicted) -> Tensor:
         """Mean loss of one target over all its parts and the places that have one."""
-        found = self.every_target[number](scene)
-        guesses = self.head(number, scene.name)(predicted.values)
+        target_of = self.every_target[number]
+        found = target_of(scene)
+        source = predicted.latent if target_of.from_latent and predicted.latent is not None else predicted.values
+        guesses = self.head(number, scene.name)(source)
         losses, counted = [], []
         for key, target in found.items():
             truth = gather(repeated(target, len(predicted.index)), predicted.index)
+            if target.is_floating_point() and isinstance(self.head(number, scene.name)[key], nn.Identity):
+                same_width(guesses[key], truth)
             loss, there = self.token_loss(number, scene, guesses[key], truth, predicted.real)
             losses.append(loss)
             counted.append(there if predicted.real is None else there & predicted.real)
@@ -193,6 +197,15 @@ def at_places(values: Tensor, predicted: Predicted, count: int) -> Tensor:
     kept = torch.ones_like(predicted.index, dtype=torch.bool) if predicted.real is None else predicted.real
     full[rows[kept], predicted.index[kept]] = values[kept]
     return full
+
+
+def same_width(guess: Tensor, truth: Tensor) -> None:
+    """ValueError where a target without a head meets a predictor of another width."""
+    if guess.shape[-1] != truth.shape[-1]:
+        raise ValueError(
+            f"objective.predictor gives {guess.shape[-1]} values for each place, but the target has {truth.shape[-1]} and no head "
+            "between them. Set the predictor's hidden_size to that of the encoder, or the target's head: true"
+        )
 
 
 def repeated(values: Tensor, count: int) -> Tensor:
