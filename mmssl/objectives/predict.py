@@ -101,13 +101,14 @@ class Predict(Objective):
         name = batch.modality
         scene, predicted = self.predict(name, self.view(batch, name), batch)
         total, metrics = scene.tokens.values.new_zeros(()), dict[str, Tensor]()
+        self.logged: dict[str, Tensor] = {}
         for number, target in enumerate(self.every_target):
             loss = self.target_loss(number, scene, predicted)
             extra = target.extra()
             total = total + target.weight * loss + sum(extra.values())
             if len(self.targets) > 1 or extra:
                 metrics |= {f"loss_{number + 1}": loss.detach()} | {key: value.detach() for key, value in extra.items()}
-            metrics |= target.metrics()
+            metrics |= target.metrics() | self.logged
         return Output(total, metrics)
 
     def target_loss(self, number: int, scene: Scene, predicted: Predicted) -> Tensor:
@@ -131,6 +132,8 @@ class Predict(Objective):
         loss = self.losses[number][scene.name]
         if not truth.is_floating_point() and not loss.classes:
             loss = CrossEntropy()
+        for key, value in loss.metrics(guess).items():
+            self.logged[key] = torch.maximum(value, self.logged.get(key, value))
         return loss(guess, truth, real, scene.draws)
 
     def predict(self, name: str, inputs: Inputs, batch: Batch) -> tuple[Scene, Predicted]:
