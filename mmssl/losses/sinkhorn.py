@@ -11,17 +11,15 @@ def sinkhorn(
 ) -> Float[Tensor, "*batch n k"]:
     """exp(scores) with columns, then rows, scaled to sum 1, over and over (Sinkhorn-Knopp; SwAV, arXiv 2006.09882, section 3.1).
 
-    Rows end with sum 1, columns near n / k of them. In float32.
+    Rows end with sum 1, columns near n / k of them. In float32 and in logarithms: with a small constant in the divisions, as in the
+    code of SwAV and CAPI, a row far from all clusters would end with a sum below 1.
 
     scores: over the temperature.
     valid: rows that count; the others become zero.
     """
-    scores = scores.float()
-    if valid is not None:
-        scores = scores.masked_fill(~valid[..., None], -torch.inf)
-    # A shift of a column changes nothing, as the column is scaled first.
-    shares = (scores - scores.amax(-2, keepdim=True).nan_to_num(neginf=0.0)).exp()
+    out = torch.zeros(scores.shape[:-1], dtype=torch.bool, device=scores.device) if valid is None else ~valid
+    logs = scores.float().masked_fill(out[..., None], -torch.inf)
     for _ in range(iterations):
-        shares = shares / (shares.sum(-2, keepdim=True) + 1e-8)
-        shares = shares / (shares.sum(-1, keepdim=True) + 1e-8)
-    return shares
+        logs = logs - logs.logsumexp(-2, keepdim=True)
+        logs = (logs - logs.logsumexp(-1, keepdim=True)).masked_fill(out[..., None], -torch.inf)
+    return logs.exp()
