@@ -80,6 +80,19 @@ class Processor(ABC):
         """What a linear model would be given of one sample without any learning: the raw-features row of every table."""
 
 
+@dataclass(frozen=True)
+class Patch:
+    """How the values of a float target lie in a picture: rows, columns and channels, in this order.
+
+    axes: the coordinates (0 time, 1 depth, 2 height, 3 width) along which rows and columns run; tokens come row by row.
+    """
+
+    rows: int
+    columns: int
+    channels: int
+    axes: tuple[int, int] = (2, 3)
+
+
 class Adapter(nn.Module, ABC):
     """A collated batch of one modality to `Tokens`, and what masked modelling reconstructs for each of them.
 
@@ -97,6 +110,8 @@ class Adapter(nn.Module, ABC):
     overlapping: bool = False
     """True if the stem mixes neighbouring tokens, so that hidden content can reach visible ones: unsafe for raw targets."""
 
+    patch: Patch | None = None
+    """Where its one target is a grid of pieces of a picture: their layout."""
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 

@@ -29,6 +29,10 @@ class Loss(ABC):
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
         """real: which places count (None: all): what may serve as a distractor."""
 
+    def metrics(self, predicted: Tensor) -> dict[str, Float[Tensor, ""]]:
+        """Detached scalars about predictions, to be logged; of several parts of a target the largest."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mse(Loss):
@@ -72,7 +76,8 @@ class CrossEntropy(Loss):
     """Cross-entropy of classes, or of a probability for each class.
 
     label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
-    z_loss: weight of log(sum(exp(logits)))^2, which keeps logits from drifting (arXiv 2309.14322, section 3.1.2).
+    z_loss: weight of log(sum(exp(logits)))^2, which keeps logits from drifting (arXiv 2309.14322, section 3.1.2); the largest
+        logit is logged with it.
     temperature: what logits are divided by.
     """
 
@@ -88,6 +93,9 @@ class CrossEntropy(Loss):
         else:
             loss, there = classification(logits, target, self.label_smoothing)
         return loss + self.z_loss * logits.logsumexp(-1).square(), there
+
+    def metrics(self, predicted: Tensor) -> dict[str, Float[Tensor, ""]]:
+        return {"largest_logit": predicted.detach().float().abs().amax() / self.temperature} if self.z_loss else {}
 
 
 @dataclass(frozen=True, kw_only=True)

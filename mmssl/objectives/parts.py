@@ -49,11 +49,13 @@ class Predicted:
     values: what prediction heads read.
     index: the places among the tokens of the modality.
     real: which of them count; None: all.
+    latent: the same places before a decoder that only serves reconstruction; None: there is none.
     """
 
     values: Float[Tensor, "b m w"]
     index: Int[Tensor, "b m"]
     real: Bool[Tensor, "b m"] | None = None
+    latent: Float[Tensor, "b m w"] | None = None
 
 
 class Predictor(nn.Module, ABC):
@@ -83,6 +85,8 @@ class Target(nn.Module, ABC):
 
     raw: bool = True
     """Whether it can be copied from the content of the token itself, so that a stem must not carry that to visible tokens."""
+    from_latent: bool = False
+    """Whether it is compared with `Predicted.latent`, where a predictor has that."""
     default_loss: Callable[[], Loss] | None = None
     """Its loss when the recipe names none; None: squared error, or the Chamfer distance of tokens that are sets of points."""
 
@@ -101,6 +105,10 @@ class Target(nn.Module, ABC):
     @abstractmethod
     def forward(self, scene: Scene) -> dict[str, Tensor]:
         """Per part the target of every token: float `[b, n, t]` (NaN = nothing) or integer `[b, n]` (-100 = nothing)."""
+
+    def head(self, width: int, size: int) -> nn.Module:
+        """What makes `size` outputs of the predictor's `width` values; for size 0 nothing."""
+        return nn.Linear(width, size) if size else nn.Identity()
 
     def extra(self) -> dict[str, Float[Tensor, ""]]:
         """Further losses of the last `forward`, to be added as they are: of a codebook, say."""

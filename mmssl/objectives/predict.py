@@ -26,10 +26,10 @@ from mmssl.tokens import gather
 
 
 class Heads(nn.ModuleDict):
-    """A linear prediction of each part of a target; a part of size 0 is what the predictor gives."""
+    """A prediction of each part of a target, linear unless the target has another head; of size 0 what the predictor gives."""
 
-    def __init__(self, width: int, sizes: Mapping[str, int]) -> None:
-        super().__init__({key: nn.Linear(width, size) if size else nn.Identity() for key, size in sizes.items()})
+    def __init__(self, target: Target, width: int, sizes: Mapping[str, int]) -> None:
+        super().__init__({key: target.head(width, size) for key, size in sizes.items()})
 
     def forward(self, hidden: Tensor) -> dict[str, Tensor]:
         return {key: head(hidden) for key, head in self.items()}
@@ -62,7 +62,7 @@ class Predict(Objective):
         for target in targets:
             target.prepare(model, self.modalities)
         self.heads = nn.ModuleList(
-            nn.ModuleDict({name: Heads(self.predictor.width, target.sizes(model, name)) for name in self.modalities})
+            nn.ModuleDict({name: Heads(target, self.predictor.width, target.sizes(model, name)) for name in self.modalities})
             for target in targets
         )
         self.losses = [{name: self.loss_for(target, name) for name in self.modalities} for target in targets]
@@ -102,6 +102,7 @@ class Predict(Objective):
         scene, predicted = self.predict(name, self.view(batch, name), batch)
         total, constant, extras = (scene.tokens.values.new_zeros(()) for _ in range(3))
         metrics = {"input_std": variety(scene.tokens)}
+        self.logged: dict[str, Tensor] = {}
         for number, target in enumerate(self.every_target):
             loss, yardstick = self.target_loss(number, scene, predicted)
             extra = target.extra()
@@ -109,16 +110,20 @@ class Predict(Objective):
             extras = extras + sum(extra.values())
             if len(self.targets) > 1 or extra:
                 metrics |= {f"loss_{number + 1}": loss.detach()} | {key: value.detach() for key, value in extra.items()}
-            metrics |= target.metrics()
+            metrics |= target.metrics() | self.logged
         return Output(total + extras, metrics | {"unexplained": share(total, constant)})
 
     def target_loss(self, number: int, scene: Scene, predicted: Predicted) -> tuple[Tensor, Tensor]:
         """Mean loss of one target over all its parts and the places that have one, and that of a constant prediction."""
-        found = self.every_target[number](scene)
-        guesses = self.head(number, scene.name)(predicted.values)
+        target_of = self.every_target[number]
+        found = target_of(scene)
+        source = predicted.latent if target_of.from_latent and predicted.latent is not None else predicted.values
+        guesses = self.head(number, scene.name)(source)
         losses, constants, counted = [], [], []
         for key, target in found.items():
             truth = gather(repeated(target, len(predicted.index)), predicted.index)
+            if target.is_floating_point() and isinstance(self.head(number, scene.name)[key], nn.Identity):
+                same_width(guesses[key], truth)
             loss, there = self.token_loss(number, scene, guesses[key], truth, predicted.real)
             counts = there if predicted.real is None else there & predicted.real
             how, classes = self.losses[number][scene.name], guesses[key].shape[-1]
@@ -133,6 +138,8 @@ class Predict(Objective):
         loss = self.losses[number][scene.name]
         if not truth.is_floating_point() and not loss.classes:
             loss = CrossEntropy()
+        for key, value in loss.metrics(guess).items():
+            self.logged[key] = torch.maximum(value, self.logged.get(key, value))
         return loss(guess, truth, real, scene.draws)
 
     def predict(self, name: str, inputs: Inputs, batch: Batch) -> tuple[Scene, Predicted]:
@@ -201,6 +208,15 @@ def at_places(values: Tensor, predicted: Predicted, count: int) -> Tensor:
     kept = torch.ones_like(predicted.index, dtype=torch.bool) if predicted.real is None else predicted.real
     full[rows[kept], predicted.index[kept]] = values[kept]
     return full
+
+
+def same_width(guess: Tensor, truth: Tensor) -> None:
+    """ValueError where a target without a head meets a predictor of another width."""
+    if guess.shape[-1] != truth.shape[-1]:
+        raise ValueError(
+            f"objective.predictor gives {guess.shape[-1]} values for each place, but the target has {truth.shape[-1]} and no head "
+            "between them. Set the predictor's hidden_size to that of the encoder, or the target's head: true"
+        )
 
 
 def repeated(values: Tensor, count: int) -> Tensor:

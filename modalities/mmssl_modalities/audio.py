@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
+from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
 from mmssl.tokens import Tokens
 from mmssl_modalities._audio_augment import AudioAugment
 from mmssl_modalities._audio_processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor
@@ -57,6 +57,7 @@ class AudioAdapter(Adapter):
         values = frames * self.bins * processor.channels
         self.input_names = (FBANK, LENGTHS)
         self.target_sizes = {"fbank": values}
+        self.patch = Patch(frames, self.bins, processor.channels, axes=(0, 2))
         self.proj = nn.Linear(values, width)
 
     def forward(self, inputs: Inputs) -> Tokens:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
+from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
 from mmssl.tokens import Tokens
 from mmssl_modalities._image_augment import ImageAugment
 from mmssl_modalities._image_processor import PIXELS, SIZES, ImageProcessor
@@ -55,6 +55,7 @@ class ImageAdapter(Adapter):
         values = patch_size * patch_size * processor.channels
         self.proj = nn.Linear(values, width)
         self.target_sizes = {"pixels": values}
+        self.patch = Patch(patch_size, patch_size, processor.channels)
 
     def forward(self, inputs: Inputs) -> Tokens:
         patches = patchify(inputs[PIXELS], self.patch_size)

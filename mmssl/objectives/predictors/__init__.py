@@ -3,9 +3,32 @@
 from collections.abc import Callable
 
 from mmssl.objectives.parts import Predictor
+from mmssl.objectives.predictors.causal import Causal
+from mmssl.objectives.predictors.conv import Conv
+from mmssl.objectives.predictors.cross_attention import CrossAttention
 from mmssl.objectives.predictors.mask_token import MaskToken
+from mmssl.objectives.predictors.siamese import Siamese
 from mmssl.objectives.predictors.transformer import Transformer
+from mmssl.objectives.predictors.unordered import Unordered
 
-PREDICTORS: dict[str, Callable[..., Predictor]] = {"transformer": Transformer, "mask_token": MaskToken}
+PREDICTORS: dict[str, Callable[..., Predictor]] = {
+    "transformer": Transformer,
+    "mask_token": MaskToken,
+    "cross_attention": CrossAttention,
+    "conv": Conv,
+    "causal": Causal,
+    "siamese": Siamese,
+    "unordered": Unordered,
+}
 
-__all__ = ["PREDICTORS", "MaskToken", "Predictor", "Transformer"]
+__all__ = [
+    "PREDICTORS",
+    "Causal",
+    "Conv",
+    "CrossAttention",
+    "MaskToken",
+    "Predictor",
+    "Siamese",
+    "Transformer",
+    "Unordered",
+]

@@ -3,9 +3,35 @@
 from collections.abc import Callable
 
 from mmssl.objectives.parts import Target
+from mmssl.objectives.targets.assignments import Assignments
 from mmssl.objectives.targets.content import Normalised, Raw
 from mmssl.objectives.targets.latent import Latent
+from mmssl.objectives.targets.own import Embedding, Encoding
+from mmssl.objectives.targets.picture import Gradients, Hog
+from mmssl.objectives.targets.position import Position
 
-TARGETS: dict[str, Callable[..., Target]] = {"raw": Raw, "normalised": Normalised, "latent": Latent}
+TARGETS: dict[str, Callable[..., Target]] = {
+    "raw": Raw,
+    "normalised": Normalised,
+    "latent": Latent,
+    "hog": Hog,
+    "gradients": Gradients,
+    "position": Position,
+    "embedding": Embedding,
+    "encoder": Encoding,
+    "assignments": Assignments,
+}
 
-__all__ = ["TARGETS", "Latent", "Normalised", "Raw", "Target"]
+__all__ = [
+    "TARGETS",
+    "Assignments",
+    "Embedding",
+    "Encoding",
+    "Gradients",
+    "Hog",
+    "Latent",
+    "Normalised",
+    "Position",
+    "Raw",
+    "Target",
+]

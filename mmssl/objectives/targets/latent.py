@@ -40,7 +40,7 @@ class Latent(Target):
     the output of the last layer, normalised). The momentum rises linearly from start to end over the budget; with a batch k times
     that of the paper it becomes momentum^k (arXiv 2307.13813, definition 1.2).
 
-    layers: layers whose outputs are averaged, from the top; 1: the encoder's output.
+    layers: layers whose outputs are averaged, from the top; 1: the encoder's output; null: all layers.
     part: block = what a layer gives; ffn = what its MLP adds, before the last residual connection (data2vec).
     normalise: each layer's output before the mean: layer = within each token; instance = each channel over the sample; none.
     final: the same for the mean.
@@ -58,7 +58,7 @@ class Latent(Target):
     def __init__(
         self,
         *,
-        layers: Annotated[int, Field(gt=0)] = 1,
+        layers: Annotated[int, Field(gt=0)] | None = 1,
         part: Literal["block", "ffn"] = "block",
         normalise: Literal["layer", "instance", "none"] = "layer",
         final: Literal["layer", "instance", "none"] = "none",
@@ -68,13 +68,14 @@ class Latent(Target):
         weight: Weight = 1.0,
     ) -> None:
         super().__init__(loss, weight)
-        self.layers, self.part, self.how, self.final = layers, part, normalise, final
+        self.wanted, self.part, self.how, self.final = layers, part, normalise, final
         self.momentum, self.kappa = momentum, momentum_scale
         self.seen: dict[str, Tensor] = {}
         self.register_buffer("used", torch.tensor(self.momentum_at(0.0)))
 
     def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
         depth = len(model.encoder.layers)
+        self.layers = depth if self.wanted is None else self.wanted
         if self.layers > depth:
             raise ValueError(f"objective.targets: latent averages {self.layers} layers, but the encoder has {depth}; lower layers")
         self.average = ema_copy(model).eval()
