@@ -3,9 +3,21 @@
 from collections.abc import Callable
 
 from mmssl.objectives.parts import Target
+from mmssl.objectives.targets.aspect import Aspect
+from mmssl.objectives.targets.clusters import Clusters
 from mmssl.objectives.targets.content import Normalised, Raw
 from mmssl.objectives.targets.latent import Latent
+from mmssl.objectives.targets.quantised import Quantised
+from mmssl.objectives.targets.random_codes import RandomCodes
 
-TARGETS: dict[str, Callable[..., Target]] = {"raw": Raw, "normalised": Normalised, "latent": Latent}
+TARGETS: dict[str, Callable[..., Target]] = {
+    "raw": Raw,
+    "normalised": Normalised,
+    "latent": Latent,
+    "random_codes": RandomCodes,
+    "clusters": Clusters,
+    "quantised": Quantised,
+    "aspect": Aspect,
+}
 
-__all__ = ["TARGETS", "Latent", "Normalised", "Raw", "Target"]
+__all__ = ["TARGETS", "Aspect", "Clusters", "Latent", "Normalised", "Quantised", "RandomCodes", "Raw", "Target"]
