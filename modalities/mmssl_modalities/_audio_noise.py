@@ -22,8 +22,8 @@ class Levels:
     noise, freedom: mean power of white noise of power 1 in each mel bin, and how many independent numbers it is the mean of.
     """
 
-    scale: Float[Tensor, " m"]
-    offset: Float[Tensor, " m"]
+    scale: Float[Tensor, " k"]
+    offset: Float[Tensor, " k"]
     noise: Float[Tensor, " m"]
     freedom: Float[Tensor, " m"]
 
