@@ -23,7 +23,7 @@ def content_sizes(model: MMSSLModel, name: str, of: str | None) -> dict[str, int
     if of not in adapter.aspects:
         known = ", ".join(adapter.aspects) or "none"
         raise ValueError(
-            f"objective.targets: tokens of {name!r} have no aspect {of!r}; known ones: {known}. Choose null for their content"
+            f"objective.targets: tokens of {name!r} have no aspect {of!r}; known ones: {known}. Or take their content, null"
         )
     return {of: adapter.aspects[of]}
 
