@@ -10,9 +10,10 @@ import torch
 from mmssl.config import SIZES, MMSSLConfig
 from mmssl.data import Labels, Source, Stream, cut
 from mmssl.data.loader import READ
-from mmssl.modality import Modality, Processor, find
+from mmssl.modality import Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import OBJECTIVES, Objective, Setup
+from mmssl.objectives.base import Augment
 from mmssl.processor import MMSSLProcessor
 from mmssl.progress import track
 from mmssl.recipe import Recipe, RecipeError
@@ -40,9 +41,17 @@ def build(recipe: Recipe, streams: Mapping[str, Stream], labels: Labels | None, 
     model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
     if frozen:
         freeze(model, list(recipe.modalities), known=list(before.processors) if before else [])
-    augments = {name: find(name).augment(**parts["augment"]) for name, parts in recipe.modalities.items()}
+    augments = {
+        name: augment_of(find(name), parts["augment"], processor.processors[name]) for name, parts in recipe.modalities.items()
+    }
     name, settings = recipe.objective
     return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels), **settings))
+
+
+def augment_of(modality: Modality, keys: Mapping[str, Any], processor: Processor) -> Augment:
+    """The random view that a recipe asks for, of samples of a fitted processor."""
+    augment = modality.augment(**keys)
+    return augment.with_processor(processor) if isinstance(augment, ReadsProcessor) else augment
 
 
 def freeze(model: MMSSLModel, trained: Sequence[str], known: Sequence[str]) -> None:

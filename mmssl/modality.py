@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -112,6 +112,8 @@ class Adapter(nn.Module, ABC):
 
     patch: Patch | None = None
     """Where its one target is a grid of pieces of a picture: their layout."""
+    aspects: dict[str, int] = {}  # noqa: RUF012 (set by instances)
+    """What else can be said of each token, by name with its number of values: targets and codes may be made of it."""
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 
@@ -126,6 +128,18 @@ class Adapter(nn.Module, ABC):
         Float targets are regressed, integer targets classified. Most modalities have one target; a table has a numeric and a
         categorical one.
         """
+
+    def aspect(self, name: str, inputs: Inputs) -> Float[Tensor, "b n t"]:
+        """One of `aspects` of every token (NaN = nothing there)."""
+        raise LookupError(f"tokens of this modality have no aspect {name!r}; known ones: {', '.join(self.aspects) or 'none'}")
+
+
+@runtime_checkable
+class ReadsProcessor(Protocol):
+    """An augmentation that has to know how its modality's samples were processed."""
+
+    def with_processor(self, processor: Processor) -> Callable[[Inputs, Draws], Inputs]:
+        """The augmentation of samples of this processor."""
 
 
 @dataclass(frozen=True)

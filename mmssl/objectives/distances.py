@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.losses.contrast import pick_negatives, token_info_nce
+from mmssl.losses.contrast import pick_negatives, same_sample, token_info_nce
 from mmssl.losses.points import set_regression
 from mmssl.losses.tokens import classification, cosine, regression, soft_classification
 
@@ -122,6 +122,28 @@ class InfoNce(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SameSample(Loss):
+    """Tell targets of the same sample from those of others, pair by pair: what a sample has throughout, as a voice.
+
+    The utterance-wise contrastive loss of UniSpeech-SAT (arXiv 2110.05752, section 3.1).
+
+    temperature: what similarities are divided by.
+    count: targets drawn for each place from its own sample, and as many from others, with replacement.
+    """
+
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    count: Annotated[int, Field(gt=0)] = 50
+
+    def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
+        there = ~target.isnan().any(-1)
+        counted = there if real is None else there & real
+        places = target.shape[1], self.count
+        alike = pick_negatives(draws.uniform("same sample", *places), counted, "sample")
+        others = pick_negatives(draws.uniform("other samples", *places), counted, "others")
+        return same_sample(predicted, target, counted, self.temperature, alike=alike, others=others), there
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chamfer(Loss):
     """Chamfer distance of tokens that are sets of points (Point-MAE, arXiv 2203.06604, eq. 3).
 
@@ -143,5 +165,6 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "cosine": Cosine,
     "cross_entropy": CrossEntropy,
     "info_nce": InfoNce,
+    "same_sample": SameSample,
     "chamfer": Chamfer,
 }

@@ -27,6 +27,7 @@ class Scene:
     tokens: the student's tokens of its own view, before the encoder.
     parts: which of them are seen and hidden; with several masks per sample for the batch repeated so many times.
     draws: random numbers of the samples.
+    clean: whether `inputs` are not what the student sees.
     """
 
     model: MMSSLModel
@@ -35,6 +36,12 @@ class Scene:
     tokens: Tokens
     parts: Split
     draws: Draws
+    clean: bool = False
+
+    @cached_property
+    def target_tokens(self) -> Tokens:
+        """The student's tokens of `inputs`, before the encoder."""
+        return self.model.embed(self.name, self.inputs) if self.clean else self.tokens
 
     @cached_property
     def content(self) -> dict[str, Tensor]:

@@ -160,7 +160,7 @@ class Predict(Objective):
             )
         others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
         predicted = self.predictor(self.model.encoder, many, parts, draws, [other.repeat(self.masks) for other in others])
-        return Scene(self.model, name, scene_inputs, tokens, parts, draws), predicted
+        return Scene(self.model, name, scene_inputs, tokens, parts, draws, self.clean), predicted
 
     def after_step(self, progress: float) -> None:
         for target in self.every_target:

@@ -1,6 +1,7 @@
 """Random views of batched sounds, on the device of the batch."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from mmssl.draws import Draws
 from mmssl.modality import Inputs
-from mmssl_modalities._audio_processor import FBANK, LENGTHS, WAVEFORM
+from mmssl_modalities._audio_noise import DECIBEL, PLAIN, Levels, draw_part, laid_over, log_power, white
+from mmssl_modalities._audio_processor import FBANK, LENGTHS, WAVEFORM, AudioProcessor
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
 Amount = Annotated[float, Field(ge=0)]
+Chance = Annotated[float, Field(ge=0, le=1)]
 
 _SPECTRAL = ("crop", "warp", "frequency_mask")
 """Keys that need mel bins."""
@@ -33,7 +36,13 @@ class AudioAugment:
         has [0.6, 1.5] in time and frequency). null: no crop.
     warp: largest relative change of the scale of the mel axis, as between vocal tracts (VTLP, Jaitly and Hinton 2013, has 0.1).
     mix: largest share of another sound of the batch, added as power (log-mixup-exp of BYOL-A, section III-B, with 0.4 there).
-    noise: largest standard deviation of white noise.
+    noise: largest standard deviation of white noise, of the values themselves (the change of magnitude in TERA, arXiv 2007.06028).
+    overlap: probability that another sound of the batch is laid over a part of this one (utterance mixing: UniSpeech-SAT, arXiv
+        2110.05752; WavLM, arXiv 2110.13900, has 0.18). Powers add up, so log-mel values are brought back to power first.
+    overlap_share: largest share of the sound that is covered, by a sound or by hiss.
+    overlap_snr: range of the signal-to-noise ratio in decibels, by the mean powers of both whole sounds.
+    hiss: probability that white noise is laid over a part of the sound (WavLM has 0.02, of recorded noises).
+    hiss_snr: range of its signal-to-noise ratio in decibels.
     time_mask, frequency_mask: largest share of time, and of the mel bins, in a band that is set to the mean (SpecAugment, arXiv
         1904.08779).
     bands: such bands in each direction.
@@ -45,16 +54,32 @@ class AudioAugment:
     warp: Part = 0.0
     mix: Part = 0.0
     noise: Amount = 0.0
+    overlap: Chance = 0.0
+    overlap_share: Share = 0.5
+    overlap_snr: tuple[float, float] = (-5.0, 5.0)
+    hiss: Chance = 0.0
+    hiss_snr: tuple[float, float] = (-5.0, 20.0)
     time_mask: Part = 0.0
     frequency_mask: Part = 0.0
     bands: Annotated[int, Field(gt=0)] = 2
+    levels: Levels = field(default=PLAIN, init=False, repr=False, compare=False)
+    """What the values mean; a recipe's are those of its processor."""
 
     def __post_init__(self) -> None:
         if self.crop is not None and self.crop[0] > self.crop[1]:
             raise ValueError(f"augment.crop gives the smallest share of the time first; got {list(self.crop)}. Exchange the two")
+        for key, (low, high) in {"overlap_snr": self.overlap_snr, "hiss_snr": self.hiss_snr}.items():
+            if low > high:
+                raise ValueError(f"augment.{key} is a range from low to high; got {[low, high]}. Exchange the two")
+
+    def with_processor(self, processor: AudioProcessor) -> "AudioAugment":
+        """The same views of sounds of this processor, whose normalisation is undone where powers add up."""
+        bound = copy.copy(self)
+        object.__setattr__(bound, "levels", Levels.of(processor))
+        return bound
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
-        """One random view of a batch. Without `mix` the view of a sample depends on its own key and values only."""
+        """One random view of a batch. Without `mix` and `overlap` the view of a sample depends on its own key and values only."""
         name = FBANK if FBANK in inputs else WAVEFORM
         sounds = inputs[name]
         if name == WAVEFORM and any(getattr(self, key) for key in _SPECTRAL):
@@ -81,6 +106,10 @@ class AudioAugment:
             x = self._warp(x, draws)
         if self.mix:
             x = self._mix(x, steps, draws, spectral=spectral)
+        if self.overlap and len(x) > 1:
+            x = self._overlap(x, steps, draws, self.levels.on(x.device) if spectral else None)
+        if self.hiss:
+            x = self._hiss(x, steps, draws, self.levels.on(x.device) if spectral else None)
         if self.gain:
             change = draws.between("audio gain", -self.gain, self.gain, 1, 1, 1)
             x = x + change if spectral else x * change.exp()
@@ -117,14 +146,34 @@ class AudioAugment:
         self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, *, spectral: bool
     ) -> Float[Tensor, "b c t m"]:
         """Add another sound of the batch, as far as it reaches."""
-        count = len(x)
-        if count == 1:
+        if len(x) == 1:
             return x
-        donor = (torch.arange(count, device=x.device) + 1 + draws.integers("audio donor", count - 1)) % count
+        donor = _donors("audio donor", draws)
         share = draws.between("audio mix", 0.0, self.mix, 1, 1, 1)
         other = x[donor]
         mixed = torch.logaddexp(x + (1 - share).log(), other + share.log()) if spectral else (1 - share) * x + share * other
         return torch.where(_inside(x, steps[donor]), mixed, x)
+
+    def _overlap(
+        self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, levels: Levels | None
+    ) -> Float[Tensor, "b c t m"]:
+        """Lay a part of another sound of the batch over a part of each."""
+        donor = _donors("audio overlap donor", draws)
+        part = draw_part("audio overlap", steps, steps[donor], self.overlap_share, self.overlap_snr, self.overlap, draws)
+        first = (draws.uniform("audio overlap donor place", 1) * (steps[donor] - part.length + 1)).floor().long()
+        places = (torch.arange(x.shape[2], device=x.device) - part.start + first).clamp(0, x.shape[2] - 1)
+        power = log_power(x, _inside(x, steps), levels)
+        gain = power - power[donor] - part.ratio * DECIBEL
+        return laid_over(x, _read(x[donor], 2, places), gain, part, levels)
+
+    def _hiss(
+        self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, levels: Levels | None
+    ) -> Float[Tensor, "b c t m"]:
+        """Lay white noise over a part of each sound."""
+        part = draw_part("audio hiss", steps, steps, self.overlap_share, self.hiss_snr, self.hiss, draws)
+        noise, inside = white(x, levels, draws), _inside(x, steps)
+        gain = log_power(x, inside, levels) - log_power(noise, inside, levels) - part.ratio * DECIBEL
+        return laid_over(x, noise, gain, part, levels)
 
     def _bands(self, name: str, largest: float, steps: Int[Tensor, "b 1"], size: int, draws: Draws) -> Bool[Tensor, "b s"]:
         """Where the bands lie, each of a length and at a place of its own."""
@@ -132,6 +181,12 @@ class AudioAugment:
         start = draws.uniform(f"audio {name} mask place", self.bands, 1) * (steps[:, None] - length)
         places = torch.arange(size, device=steps.device) + 0.5
         return ((places >= start) & (places < start + length)).any(1)
+
+
+def _donors(purpose: str, draws: Draws) -> Int[Tensor, " b"]:
+    """For each sound another one of the batch."""
+    count = len(draws.keys)
+    return (torch.arange(count, device=draws.keys.device) + 1 + draws.integers(purpose, count - 1)) % count
 
 
 def _inside(x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"]) -> Bool[Tensor, "b 1 t 1"]:

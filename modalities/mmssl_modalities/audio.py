@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
 from mmssl.tokens import Tokens
+from mmssl_modalities._audio_aspects import CLASSES, MFCC, chroma, cqt, cqt_bins, mfcc, pitch_classes
 from mmssl_modalities._audio_augment import AudioAugment
 from mmssl_modalities._audio_processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor
 from mmssl_modalities._audio_stem import StemNorm, WaveformStem
@@ -37,6 +38,9 @@ class AudioAdapter(Adapter):
     Tokens run through time, and at each time from low to high frequencies. Target `fbank`: the normalised values of a patch in the
     order (frame, mel bin, channel); `waveform`: the normalised samples of a token in the order (sample, channel).
 
+    Aspects of the waveform: `mfcc`, 13 cepstral coefficients with first and second differences, and `cqt`, a constant-Q transform
+    of up to 84 bins, both of the mean of all channels; of the spectrogram: `chroma`, the share of each pitch class.
+
     conv_width: channels of the convolutions, with processor.frontend: waveform.
     conv_norm: layer = LayerNorm after every convolution; group = GroupNorm over time after the first.
     """
@@ -47,10 +51,12 @@ class AudioAdapter(Adapter):
         super().__init__()
         self.stem: WaveformStem | None = None
         self.proj: nn.Linear | None = None
+        self.processor = processor
         if processor.frontend == "waveform":
             self.overlapping = True
             self.input_names = (WAVEFORM, LENGTHS)
             self.target_sizes = {"waveform": STRIDE * processor.channels}
+            self.aspects = {"mfcc": MFCC, "cqt": cqt_bins(processor.sample_rate)}
             self.stem = WaveformStem(processor.channels, conv_width, width, conv_norm)
             return
         frames, self.bins = processor.patch
@@ -58,6 +64,7 @@ class AudioAdapter(Adapter):
         self.input_names = (FBANK, LENGTHS)
         self.target_sizes = {"fbank": values}
         self.patch = Patch(frames, self.bins, processor.channels, axes=(0, 2))
+        self.aspects = {"chroma": CLASSES}
         self.proj = nn.Linear(values, width)
 
     def forward(self, inputs: Inputs) -> Tokens:
@@ -81,6 +88,27 @@ class AudioAdapter(Adapter):
         values = inputs[WAVEFORM].transpose(2, 3).flatten(2) if self.stem is not None else patchify(inputs[FBANK], self.bins)
         valid = self._valid(inputs, values.shape[1] // rows, rows)
         return {name: values.float() if valid is None else values.float().masked_fill(~valid[..., None], torch.nan)}
+
+    @torch.no_grad()
+    def aspect(self, name: str, inputs: Inputs) -> Float[Tensor, "b n t"]:
+        if name not in self.aspects:
+            return super().aspect(name, inputs)
+        with torch.autocast(next(iter(inputs.values())).device.type, enabled=False):
+            if name == "chroma":
+                values, rows = self._chroma(inputs), inputs[FBANK].shape[4] // self.bins
+            else:
+                sound = inputs[WAVEFORM].float().mean(2).flatten(1)
+                values, rows = {"mfcc": mfcc, "cqt": cqt}[name](sound, self.processor.sample_rate), 1
+        valid = self._valid(inputs, values.shape[1] // rows, rows)
+        return values if valid is None else values.masked_fill(~valid[..., None], torch.nan)
+
+    def _chroma(self, inputs: Inputs) -> Float[Tensor, "b n 12"]:
+        """Pitch classes, of the log power before normalisation."""
+        processor, sounds = self.processor, inputs[FBANK].float()
+        top = processor.sample_rate / 2 if processor.high_frequency is None else processor.high_frequency
+        classes = torch.from_numpy(pitch_classes(sounds.shape[4], processor.sample_rate, processor.low_frequency, top))
+        log_power = sounds * processor.scale.to(sounds.device) + processor.offset.to(sounds.device)
+        return chroma(log_power, classes.to(sounds.device), self.bins)
 
     def _valid(self, inputs: Inputs, times: int, rows: int) -> Bool[Tensor, "b n"] | None:
         """Which tokens lie inside their sound."""

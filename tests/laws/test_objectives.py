@@ -33,7 +33,7 @@ from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Output, Setup
 from mmssl.objectives.predictors import PREDICTORS
-from mmssl.objectives.targets import Latent
+from mmssl.objectives.targets import Clusters, Latent, Quantised, RandomCodes, Target
 from mmssl.plugins import installed
 from mmssl.schedules import constant, cosine
 from mmssl.testing import inputs_of, small_processor
@@ -94,8 +94,23 @@ MASKED = [
     for predictor, samplers in (("transformer", SAMPLERS), ("mask_token", ("random", "multiblock")))
     for sampler in samplers
 ]
+
+CODES: dict[str, Callable[[], Target]] = {
+    "random_codes": lambda: RandomCodes(codebooks=2, codes=32, width=8),
+    "clusters": lambda: Clusters(codes=[12], codebooks=2, sample=100),
+    "quantised": lambda: Quantised(codes=16, code_width=16, width=16),
+}
+"""Targets that keep state of their own."""
+
+
+def coded(target: str) -> Callable[[], dict[str, Any]]:
+    """Settings of masked modelling of codes."""
+    return lambda: {"predictor": PREDICTORS["mask_token"](), "targets": [CODES[target]()]}
+
+
+CODED = [Case("masked", (name,), target, coded(target)) for name in installed() for target in CODES]
 OTHERS = [Case(kind, (name,), "", dict) for name in installed() for kind in sorted(OBJECTIVES.keys() - {"masked"})]
-CASES = [*MASKED, *OTHERS, Case("clip", ("image", "tabular"), "", dict)]
+CASES = [*MASKED, *CODED, *OTHERS, Case("clip", ("image", "tabular"), "", dict)]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 

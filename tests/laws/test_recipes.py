@@ -14,7 +14,7 @@ from mmssl.yaml12 import parse
 
 ROWS = 12
 SMALL = {
-    "encoder.num_hidden_layers": 2,
+    "encoder.num_hidden_layers": 3,
     "train.batch_size": 4,
     "train.max_steps": 3,
     "train.max_epochs": None,

@@ -67,7 +67,7 @@ def across(layers: Encoder, context: Tokens, queries: Tokens) -> Tensor:
     count = context.values.shape[1]
     both = layers.prepend(cat([context, queries]))
     memory, x = both.values[:, :count], both.values[:, count:]
-    mask, turn = layers.mask(x, only_first(context, queries)), layers.rotary(both.coords)
+    mask, turn = layers.mask(x, only_first(context, queries)), layers.turn(both)
     for layer in layers.layers:
         x = layer(torch.cat([memory, x], 1), mask, turn, count)
     return layers.norm(x)

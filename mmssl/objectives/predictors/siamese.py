@@ -50,7 +50,7 @@ class Siamese(Predictor):
         count = memory.values.shape[1]
         both = self.decoder.prepend(cat([memory, own]))
         other, x = both.values[:, :count], both.values[:, count:]
-        turn = self.decoder.rotary(both.coords)
+        turn = self.decoder.turn(both)
         to_other, to_own = self.decoder.mask(x, only_first(memory, own)), self.decoder.mask(x, own.valid)
         for number, layer in enumerate(self.decoder.layers):
             within = number % 2 == 1

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 
 from mmssl.objectives.parts import Target
+from mmssl.objectives.targets.aspect import Aspect
 from mmssl.objectives.targets.assignments import Assignments
+from mmssl.objectives.targets.clusters import Clusters
 from mmssl.objectives.targets.content import Normalised, Raw
 from mmssl.objectives.targets.latent import Latent
 from mmssl.objectives.targets.own import Embedding, Encoding
 from mmssl.objectives.targets.picture import Gradients, Hog
 from mmssl.objectives.targets.position import Position
+from mmssl.objectives.targets.quantised import Quantised
+from mmssl.objectives.targets.random_codes import RandomCodes
 
 TARGETS: dict[str, Callable[..., Target]] = {
     "raw": Raw,
@@ -20,11 +24,17 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "embedding": Embedding,
     "encoder": Encoding,
     "assignments": Assignments,
+    "random_codes": RandomCodes,
+    "clusters": Clusters,
+    "quantised": Quantised,
+    "aspect": Aspect,
 }
 
 __all__ = [
     "TARGETS",
+    "Aspect",
     "Assignments",
+    "Clusters",
     "Embedding",
     "Encoding",
     "Gradients",
@@ -32,6 +42,8 @@ __all__ = [
     "Latent",
     "Normalised",
     "Position",
+    "Quantised",
+    "RandomCodes",
     "Raw",
     "Target",
 ]

@@ -1,0 +1,155 @@
+"""What every target of codes keeps, on every modality: hidden content reaches the loss through the target alone."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from mmssl import checkpoint
+from mmssl.data import Batch
+from mmssl.draws import keys
+from mmssl.loop import Training, TrainOptions, fit
+from mmssl.objectives import Setup
+from mmssl.objectives.distances import SameSample
+from mmssl.objectives.masked import Masked
+from mmssl.objectives.parts import Scene
+from mmssl.objectives.predictors import MaskToken
+from mmssl.objectives.targets import Clusters, Quantised, RandomCodes, Target
+from mmssl.plugins import installed
+from mmssl.schedules import constant
+from mmssl.testing import batch_of, small_model
+
+SAMPLES = 6
+TARGETS: dict[str, Callable[[], Target]] = {
+    "random_codes": lambda: RandomCodes(codebooks=2, codes=32, width=8),
+    "clusters": lambda: Clusters(codes=[12], codebooks=2, sample=100),
+    "stages": lambda: Clusters(codes=[12, 8], layers=[1], starts=[0.3], sample=30),
+    "quantised": lambda: Quantised(codes=16, code_width=16, width=16),
+    "same_sample": lambda: Quantised(codes=16, code_width=16, width=16, loss=SameSample(count=10)),
+}
+every_target = pytest.mark.parametrize("target", TARGETS)
+every_modality = pytest.mark.parametrize("name", installed())
+
+
+def objective_of(target: str, name: str, masks: int = 1) -> Masked:
+    return Masked(small_model(name), Setup(), predictor=MaskToken(), targets=[TARGETS[target]()], masks=masks).train()
+
+
+def feed_of(batch: Batch) -> Callable[[int], Iterator[Batch]]:
+    """The batch again and again, with the draws of each step."""
+    return lambda start: (replace(batch, keys=keys(0, step, batch.ids)) for step in count(start))
+
+
+def training_of(target: str, name: str, steps: int) -> Training:
+    return Training(objective_of(target, name), TrainOptions(batch_size=SAMPLES, max_steps=steps, schedule=constant(warmup=0)))
+
+
+@every_modality
+@every_target
+def test_hidden_content_changes_the_loss_through_the_target_alone(target: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the targets kept, other content at the hidden places changes no loss."""
+    objective, batch = objective_of(target, name), batch_of(name)
+    objective(batch)
+    objective.eval()
+    embed, kept = objective.model.embed, objective.every_target[0]
+    scene, _ = objective.predict(name, batch.inputs[name], batch)
+    found = {key: value.detach() for key, value in kept(scene).items()}
+    hidden = scene.parts.hidden_places(scene.tokens.values.shape[1])
+    monkeypatch.setattr(kept, "forward", lambda scene: found)
+    monkeypatch.setattr(kept, "extra", dict)
+    before = objective(batch).loss
+
+    def other_content(name: str, inputs: dict[str, Tensor]) -> object:
+        tokens = embed(name, inputs)
+        return replace(tokens, values=torch.where(hidden[..., None], tokens.values.roll(1, 0) + 3, tokens.values))
+
+    monkeypatch.setattr(objective.model, "embed", other_content)
+    assert_close(objective(batch).loss, before, rtol=0, atol=0)
+
+
+@every_modality
+@every_target
+def test_loss_is_finite_with_several_masks_and_learns(target: str, name: str) -> None:
+    objective, batch = objective_of(target, name, masks=2), batch_of(name)
+    output = objective(batch)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    silent = {key for key, parameter in objective.named_parameters() if parameter.requires_grad and parameter.grad is None}
+    assert not silent
+    assert all(parameter.grad.isfinite().all() for parameter in objective.parameters() if parameter.grad is not None)
+
+
+@every_modality
+def test_stages_of_clusters_resume_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    """The run is stopped before, while and after the second stage's codes are made."""
+    steps, feed = 8, feed_of(batch_of(name, SAMPLES))
+    stages: list[float] = []
+    through = training_of("stages", name, steps)
+    fit(through, feed(0), lambda row: stages.append(row["stage"]) or False)
+    assert stages[0] == 1
+    assert stages[-1] == 2
+    for stop in (1, 3, 4, 6):
+        stopped = training_of("stages", name, steps)
+        fit(stopped, feed(0), lambda row, stopped=stopped, stop=stop: stopped.counters.step == stop)
+        checkpoint.save(tmp_path / str(stop), stopped.state())
+        resumed = training_of("stages", name, steps)
+        resumed.restore(checkpoint.load(tmp_path / str(stop)))
+        fit(resumed, feed(stop), lambda row: False)
+        assert_close(resumed.objective.state_dict(), through.objective.state_dict(), rtol=0, atol=0)
+
+
+@every_modality
+def test_later_stages_cluster_the_snapshot_and_not_the_model(name: str) -> None:
+    objective, batch = objective_of("stages", name), batch_of(name)
+    target = objective.every_target[0]
+    assert isinstance(target, Clusters)
+    objective(batch)
+    start = {key: value.clone() for key, value in objective.model.state_dict().items()}
+    target.after_step(objective.model, 0.5)
+    with torch.no_grad():
+        for parameter in objective.model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    assert_close(target.snapshots[0].state_dict(), start, rtol=0, atol=0)
+    scene: Scene
+    for _ in range(30):
+        scene, _ = objective.predict(name, batch.inputs[name], batch)
+        found = target(scene)
+        target.after_step(objective.model, 0.5)
+    assert (found["codes_1_1"] == -100).all()
+    there = found["codes_2_1"] != -100
+    features = target.features(1, scene)
+    books = target.books[name]
+    expected = torch.cdist(
+        features.double(), books.centroids_1[0].double()[None], compute_mode="donot_use_mm_for_euclid_dist"
+    ).argmin(-1)
+    assert (expected == found["codes_2_1"])[there].float().mean() > 0.99
+
+
+def test_stages_are_checked() -> None:
+    with pytest.raises(
+        ValueError, match="codes has an entry for every stage, layers and starts for every stage but the first; got 2, 0 and 0"
+    ):
+        Clusters(codes=[10, 20])
+    with pytest.raises(ValueError, match=r"starts must ascend, as stages follow each other; got \[0.5, 0.2\]"):
+        Clusters(codes=[10, 20, 30], layers=[1, 1], starts=[0.5, 0.2])
+    with pytest.raises(ValueError, match="clusters takes layer 9, but the encoder has 2; lower layers"):
+        Masked(small_model("image"), Setup(), targets=[Clusters(codes=[10, 20], layers=[9], starts=[0.5])])
+    with pytest.raises(ValueError, match=r"tokens of 'image' have no aspect 'cqt'; known ones: none\. Or take"):
+        Masked(small_model("image"), Setup(), targets=[RandomCodes(of="cqt")])
+    with pytest.raises(ValueError, match="code_width must be a multiple of groups; got 15 and 2"):
+        Quantised(code_width=15)
+
+
+def test_temperature_falls_by_the_same_factor_in_every_step() -> None:
+    target = Quantised(temperature=(2.0, 0.5))
+    target.prepare(small_model("image"), ["image"])
+    found = [target.temperature.item()]
+    for step in range(1, 5):
+        target.after_step(small_model("image"), step / 4)
+        found.append(target.temperature.item())
+    assert found == pytest.approx([2.0 * 0.25 ** (step / 4) for step in range(5)])
