@@ -97,6 +97,8 @@ class Adapter(nn.Module, ABC):
     overlapping: bool = False
     """True if the stem mixes neighbouring tokens, so that hidden content can reach visible ones: unsafe for raw targets."""
 
+    rendered_views: int = 0
+    """Pictures of each sample that `render` makes; 0: none, its samples cannot be looked at from outside."""
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 
@@ -111,6 +113,21 @@ class Adapter(nn.Module, ABC):
         Float targets are regressed, integer targets classified. Most modalities have one target; a table has a numeric and a
         categorical one.
         """
+
+    def render(self, inputs: Inputs, size: int) -> "Rendering":
+        """Views of each sample from outside, as pictures of `size` pixels a side, where `rendered_views` says that there are."""
+        raise NotImplementedError(f"{type(self).__name__} has no views of a sample from outside")
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Pictures of samples from outside, and where in each of them a token lies: for a model of pictures that helps to train.
+
+    pictures: values in [0, 1], three channels, square. places: (x, y) in [-1, 1], as `torch.nn.functional.grid_sample` counts.
+    """
+
+    pictures: Float[Tensor, "b v 3 s s"]
+    places: Float[Tensor, "b v n 2"]
 
 
 @dataclass(frozen=True)

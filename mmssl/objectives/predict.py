@@ -56,6 +56,12 @@ class Predict(Objective):
         self.samplers = {name: mask or preferred(find(name).mask) for name in self.modalities}
         self.masks, self.clean = masks, view == "clean"
         self.predictor = predictor
+        self.predictor.masks = masks
+        if not predictor.everywhere and any(target.everywhere for target in targets):
+            raise ValueError(
+                "objective.targets: a target is about seen places too (hidden, or places: seen), but the predictor answers at "
+                "hidden ones only; set predictor.predict: all"
+            )
         self.predictor.prepare(model.config, identities=any(model.adapter(name).has_identity for name in self.modalities))
         self.targets = nn.ModuleList(targets)
         for target in targets:
@@ -100,7 +106,9 @@ class Predict(Objective):
     def forward(self, batch: Batch) -> Output:
         name = batch.modality
         scene, predicted = self.predict(name, self.view(batch, name), batch)
-        total, metrics = scene.tokens.values.new_zeros(()), dict[str, Tensor]()
+        added = self.predictor.extra()
+        total = scene.tokens.values.new_zeros(()) + sum(added.values())
+        metrics = {key: value.detach() for key, value in added.items()}
         for number, target in enumerate(self.every_target):
             loss = self.target_loss(number, scene, predicted)
             extra = target.extra()
@@ -120,6 +128,8 @@ class Predict(Objective):
             loss, there = self.token_loss(number, scene, guesses[key], truth, predicted.real)
             losses.append(loss)
             counted.append(there if predicted.real is None else there & predicted.real)
+        if not losses:  # all of its loss is in `extra`
+            return scene.tokens.values.new_zeros(())
         return mean_where(torch.stack(losses), torch.stack(counted))
 
     def token_loss(self, number: int, scene: Scene, guess: Tensor, truth: Tensor, real: Bool[Tensor, "b m"] | None) -> PerToken:
@@ -139,7 +149,8 @@ class Predict(Objective):
             draws = draws.repeat(self.masks)
         many = tokens.repeat(self.masks)
         free = None if available is None else available.repeat(self.masks, 1)
-        parts = self.samplers[name].split(many.coords, many.valid, free, draws)
+        sampler = self.samplers[name].guided_by(lambda: self.saliency(name, scene_inputs).repeat(self.masks, 1))
+        parts = sampler.split(many.coords, many.valid, free, draws)
         if not parts.hidden.shape[1]:
             raise ValueError(
                 f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {name!r} with "
@@ -148,6 +159,13 @@ class Predict(Objective):
         others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
         predicted = self.predictor(self.model.encoder, many, parts, draws, [other.repeat(self.masks) for other in others])
         return Scene(self.model, name, scene_inputs, tokens, parts, draws), predicted
+
+    def saliency(self, name: str, inputs: Inputs) -> Tensor:
+        """How much each token matters, by the first target that can say."""
+        for target in self.every_target:
+            if (found := target.saliency(self.model, name, inputs)) is not None:
+                return found
+        raise ValueError("objective.mask.guided needs a target that says what matters, such as rendered; add one, or leave it out")
 
     def after_step(self, progress: float) -> None:
         for target in self.every_target:
