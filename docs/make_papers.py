@@ -14,8 +14,8 @@ PAGE = Path(__file__).with_name("papers.md")
 RESULTS = Path(__file__).parent / "results"
 INTRODUCTION = """# From papers to recipes
 
-Each paper is a recipe: settings of shared parts. The settings are the keys of `objective` that the recipe sets. A result is what was
-measured here with the recipe: the linear probe of frozen features, if it says nothing else.
+Each paper is a recipe: settings of shared parts. The settings are the keys of `objective` that the recipe sets. A result is what
+was measured here with the recipe: the linear probe of frozen features, if it says nothing else.
 
 <!-- Written by docs/make_papers.py from the headers of the recipes and docs/results/*.json: edit those instead. -->
 
