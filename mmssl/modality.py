@@ -114,6 +114,8 @@ class Adapter(nn.Module, ABC):
     """Where its one target is a grid of pieces of a picture: their layout."""
     aspects: dict[str, int] = {}  # noqa: RUF012 (set by instances)
     """What else can be said of each token, by name with its number of values: targets and codes may be made of it."""
+    rendered_views: int = 0
+    """Pictures of each sample that `render` makes; 0: none, its samples cannot be looked at from outside."""
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 
@@ -133,6 +135,10 @@ class Adapter(nn.Module, ABC):
         """One of `aspects` of every token (NaN = nothing there)."""
         raise LookupError(f"tokens of this modality have no aspect {name!r}; known ones: {', '.join(self.aspects) or 'none'}")
 
+    def render(self, inputs: Inputs, size: int) -> "Rendering":
+        """Views of each sample from outside, as pictures of `size` pixels a side, where `rendered_views` says that there are."""
+        raise NotImplementedError(f"{type(self).__name__} has no views of a sample from outside")
+
 
 @runtime_checkable
 class ReadsProcessor(Protocol):
@@ -140,6 +146,17 @@ class ReadsProcessor(Protocol):
 
     def with_processor(self, processor: Processor) -> Callable[[Inputs, Draws], Inputs]:
         """The augmentation of samples of this processor."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Pictures of samples from outside, and where in each of them a token lies: for a model of pictures that helps to train.
+
+    pictures: values in [0, 1], three channels, square. places: (x, y) in [-1, 1], as `torch.nn.functional.grid_sample` counts.
+    """
+
+    pictures: Float[Tensor, "b v 3 s s"]
+    places: Float[Tensor, "b v n 2"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ import json
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from jaxtyping import Float
@@ -33,7 +35,7 @@ from mmssl.modality import Adapter, Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.objectives.masked import Masked
-from mmssl.objectives.predict import at_places
+from mmssl.objectives.predict import Predict, at_places
 from mmssl.objectives.predictors import Transformer
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
@@ -216,6 +218,38 @@ def encode_seen(model: MMSSLModel, tokens: Tokens, parts: Split) -> Float[Tensor
     return encoded.values[encoded.valid_or_ones()]
 
 
+def losses_know_nothing_hidden(name: str) -> None:
+    """No objective's loss changes when hidden tokens hold something else, as long as the targets are kept."""
+    for kind in OBJECTIVES:
+        objective, batch = objective_of(kind, name)
+        if isinstance(objective, Predict):
+            hidden_content_is_not_used(objective, batch)
+
+
+@torch.no_grad()
+def hidden_content_is_not_used(objective: Predict, batch: Batch) -> None:
+    """Other content of the hidden tokens, behind the stem, changes no bit of the loss; other content of the seen ones does.
+
+    For objectives with one mask of each sample, whose predictor neither keeps nor swaps hidden tokens.
+    """
+    name, embed = batch.modality, objective.model.embed
+    objective.eval()
+    scene, _ = objective.predict(name, objective.view(batch, name), batch)
+    hidden = scene.parts.hidden_places(scene.tokens.values.shape[1])
+    expected = objective(batch).loss
+    for places, kept in ((hidden, True), (~hidden, False)):
+
+        def other(modality: str, inputs: Inputs, places: Tensor = places) -> Tokens:
+            tokens = embed(modality, inputs)
+            return replace(tokens, values=torch.where(places[..., None], 2 * tokens.values.roll(1, 2) + 1, tokens.values))
+
+        with patch.object(objective.model, "embed", other):
+            found = objective(batch).loss
+        same = torch.equal(found, expected)
+        what = "hidden content reaches the loss" if kept else "the loss does not depend on what is seen"
+        assert same == kept, f"{type(objective).__name__}: {what}: {expected.item()} became {found.item()}"
+
+
 def processor_round_trip(name: str) -> None:
     """Settings survive JSON, the processor survives pickling and saving, and all of them process alike."""
     processor = small_processor(name)
@@ -342,6 +376,7 @@ LAWS: dict[str, Callable[[str], None]] = {
         padding_invariance,
         batch_equivalence,
         hidden_content_stays_hidden,
+        losses_know_nothing_hidden,
         processor_round_trip,
         saved_and_loaded,
         attention_backends_agree,

@@ -3,6 +3,7 @@
 Geometry comes from coordinates alone, so one sampler serves pixels, spectrograms, series and points.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.masking.split import AXES, Axis, Ratio, Scored
+from mmssl.masking.split import AXES, Axis, Ratio, Sampler, Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +21,37 @@ class Random(Scored):
     """Every token alike (MAE, arXiv 2111.06377, section 3).
 
     ratio: share of the tokens to hide.
+    guided: draw the seen tokens with a probability that grows with what a target says of their importance (I2P-MAE, arXiv
+        2212.06785, section 3.2: its softmax over the sample).
     """
 
     ratio: Ratio = 0.75
+    guided: bool = False
+
+    def guided_by(self, saliency: Callable[[], Float[Tensor, "b n"]]) -> Sampler:
+        return Guided(ratio=self.ratio, saliency=saliency()) if self.guided else self
 
     def __call__(
         self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], draws: Draws
     ) -> tuple[Float[Tensor, "b n"], None]:
         return draws.uniform("mask", coords.shape[1]), None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guided(Scored):
+    """The seen tokens are drawn without replacement, each with a probability that is the softmax of its saliency.
+
+    The tokens of largest saliency plus Gumbel noise are such a draw (arXiv 1903.06059).
+    """
+
+    ratio: Ratio
+    saliency: Float[Tensor, "b n"]
+
+    def __call__(
+        self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], draws: Draws
+    ) -> tuple[Float[Tensor, "b n"], None]:
+        uniform = draws.uniform("mask", coords.shape[1]).clamp(1e-7, 1 - 1e-7)
+        return self.saliency.float() - (-uniform.log()).log(), None
 
 
 def _distance_to_centres(

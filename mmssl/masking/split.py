@@ -1,6 +1,7 @@
 """What a mask is: index of the seen and of the hidden tokens of every sample, exact in number, padded where samples differ."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -39,6 +40,10 @@ class Split:
 
 class Sampler(ABC):
     """Which tokens are seen and which are hidden, from coordinates alone."""
+
+    def guided_by(self, saliency: Callable[[], Float[Tensor, "b n"]]) -> "Sampler":
+        """The sampler for a batch whose tokens matter that much: itself, unless it asks for that."""
+        return self
 
     @abstractmethod
     def split(

@@ -74,6 +74,10 @@ class Predictor(nn.Module, ABC):
     width: int
     views: int = 1
     """Views of a sample that it needs; beyond the first one they come as `others`."""
+    masks: int = 1
+    """Masks of each sample in a batch, as the objective sets it: row r is a mask of sample r modulo rows / masks."""
+    everywhere: bool = False
+    """Whether it answers at the seen places too."""
 
     @abstractmethod
     def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
@@ -81,6 +85,10 @@ class Predictor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted: ...
+
+    def extra(self) -> dict[str, Float[Tensor, ""]]:
+        """Further losses of the last `forward`, to be added as they are."""
+        return {}
 
 
 class Target(nn.Module, ABC):
@@ -94,6 +102,8 @@ class Target(nn.Module, ABC):
     """Whether it can be copied from the content of the token itself, so that a stem must not carry that to visible tokens."""
     from_latent: bool = False
     """Whether it is compared with `Predicted.latent`, where a predictor has that."""
+    everywhere: bool = False
+    """Whether it says nothing unless the seen places are predicted too."""
     default_loss: Callable[[], Loss] | None = None
     """Its loss when the recipe names none; None: squared error, or the Chamfer distance of tokens that are sets of points."""
 
@@ -111,7 +121,10 @@ class Target(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, scene: Scene) -> dict[str, Tensor]:
-        """Per part the target of every token: float `[b, n, t]` (NaN = nothing) or integer `[b, n]` (-100 = nothing)."""
+        """Per part the target of every token: float `[b, n, t]` (NaN = nothing) or integer `[b, n]` (-100 = nothing).
+
+        None at all where all of its loss is in `extra`.
+        """
 
     def head(self, width: int, size: int) -> nn.Module:
         """What makes `size` outputs of the predictor's `width` values; for size 0 nothing."""
@@ -120,6 +133,10 @@ class Target(nn.Module, ABC):
     def extra(self) -> dict[str, Float[Tensor, ""]]:
         """Further losses of the last `forward`, to be added as they are: of a codebook, say."""
         return {}
+
+    def saliency(self, model: MMSSLModel, name: str, inputs: Inputs) -> Float[Tensor, "b n"] | None:
+        """How much each token matters, for samplers that ask (`guided`); None if it cannot say."""
+        return None
 
     def metrics(self) -> dict[str, Tensor]:
         """Detached scalars about the last `forward`, to be logged."""

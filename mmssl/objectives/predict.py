@@ -57,6 +57,12 @@ class Predict(Objective):
         self.samplers = {name: mask or preferred(find(name).mask) for name in self.modalities}
         self.masks, self.clean = masks, view == "clean"
         self.predictor = predictor
+        self.predictor.masks = masks
+        if not predictor.everywhere and any(target.everywhere for target in targets):
+            raise ValueError(
+                "objective.targets: a target is about seen places too (hidden, or places: seen), but the predictor answers at "
+                "hidden ones only; set predictor.predict: all"
+            )
         self.predictor.prepare(model.config, identities=any(model.adapter(name).has_identity for name in self.modalities))
         self.targets = nn.ModuleList(targets)
         for target in targets:
@@ -100,8 +106,10 @@ class Predict(Objective):
     def forward(self, batch: Batch) -> Output:
         name = batch.modality
         scene, predicted = self.predict(name, self.view(batch, name), batch)
-        total, constant, extras = (scene.tokens.values.new_zeros(()) for _ in range(3))
-        metrics = {"input_std": variety(scene.tokens)}
+        added = self.predictor.extra()
+        total, constant = (scene.tokens.values.new_zeros(()) for _ in range(2))
+        extras = total + sum(added.values())
+        metrics = {"input_std": variety(scene.tokens)} | {key: value.detach() for key, value in added.items()}
         self.logged: dict[str, Tensor] = {}
         for number, target in enumerate(self.every_target):
             loss, yardstick = self.target_loss(number, scene, predicted)
@@ -130,6 +138,9 @@ class Predict(Objective):
             constants.append(constant_loss(how, truth, counts, predicted.real, scene.draws, classes))
             losses.append(loss)
             counted.append(counts)
+        if not losses:  # all of its loss is in `extra`
+            nothing = scene.tokens.values.new_zeros(())
+            return nothing, nothing
         where = torch.stack(counted)
         return mean_where(torch.stack(losses), where), mean_where(torch.stack(constants), where)
 
@@ -152,7 +163,8 @@ class Predict(Objective):
             draws = draws.repeat(self.masks)
         many = tokens.repeat(self.masks)
         free = None if available is None else available.repeat(self.masks, 1)
-        parts = self.samplers[name].split(many.coords, many.valid, free, draws)
+        sampler = self.samplers[name].guided_by(lambda: self.saliency(name, scene_inputs).repeat(self.masks, 1))
+        parts = sampler.split(many.coords, many.valid, free, draws)
         if not parts.hidden.shape[1]:
             raise ValueError(
                 f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {name!r} with "
@@ -161,6 +173,13 @@ class Predict(Objective):
         others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
         predicted = self.predictor(self.model.encoder, many, parts, draws, [other.repeat(self.masks) for other in others])
         return Scene(self.model, name, scene_inputs, tokens, parts, draws, self.clean), predicted
+
+    def saliency(self, name: str, inputs: Inputs) -> Tensor:
+        """How much each token matters, by the first target that can say."""
+        for target in self.every_target:
+            if (found := target.saliency(self.model, name, inputs)) is not None:
+                return found
+        raise ValueError("objective.mask.guided needs a target that says what matters, such as rendered; add one, or leave it out")
 
     def after_step(self, progress: float) -> None:
         for target in self.every_target:

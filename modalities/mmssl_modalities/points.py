@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
+from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Rendering
 from mmssl.tokens import Tokens
 from mmssl_modalities._points_augment import PointsAugment
 from mmssl_modalities._points_processor import CENTERS, GROUPS, VALID, PointsProcessor
+from mmssl_modalities._points_views import depth_maps
 
 __all__ = ["POINTS", "PointsAdapter", "PointsAugment", "PointsProcessor"]
 
@@ -59,6 +60,7 @@ class PointsAdapter(Adapter):
     """
 
     input_names = (GROUPS, CENTERS, VALID)
+    rendered_views = 3
 
     def __init__(self, width: int, processor: PointsProcessor, *, hidden_size: Annotated[int, Field(gt=0)] = 64) -> None:
         super().__init__()
@@ -73,6 +75,10 @@ class PointsAdapter(Adapter):
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         points = inputs[GROUPS].flatten(2).float()
         return {"points": points if VALID not in inputs else points.masked_fill(~inputs[VALID][..., None], torch.nan)}
+
+    def render(self, inputs: Inputs, size: int) -> Rendering:
+        """Depth maps along the three axes."""
+        return depth_maps(inputs[GROUPS][..., :3].float(), inputs[CENTERS].float(), inputs.get(VALID), size)
 
 
 def example(count: int, seed: int) -> list[Float[np.ndarray, "n 3"]]:

@@ -345,6 +345,7 @@ FAULTS: list[tuple[str, str, Any, str, Any]] = [
     ("padding_invariance", "image", encoder.Encoder, "mask", no_mask),
     ("padding_invariance", "image", Tokens, "mean", mean_of_all),
     ("hidden_content_stays_hidden", "image", Tokens, "take", next_token),
+    ("losses_know_nothing_hidden", "image", Tokens, "take", next_token),
     ("attention_backends_agree", "image", encoder, "eager_attention_forward", maskless_attention),
     ("gradient_checkpointing_agrees", "image", encoder.Mlp, "forward", forgetful_mlp),
 ]

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, ViTConfig, ViTModel
 
 import mmssl
+from mmssl.build import fit_processor, make_config
+from mmssl.data import open_streams
 from mmssl.modality import find
+from mmssl.model import MMSSLModel
 from mmssl.recipe import Recipe, header, load, recipes_found
 from mmssl.yaml12 import parse
 
@@ -26,6 +29,39 @@ SMALL = {
     "init": None,
 }
 """What a few steps on a few made-up samples need otherwise."""
+
+
+def small_mmssl(folder: Path, recipe: dict[str, Any]) -> str:
+    """A model of the recipe itself with random weights, in the place of a saved one."""
+    checked = load(
+        recipe | {"objective": {"name": "masked"}, "init": None, "encoder": recipe["encoder"] | {"num_hidden_layers": 2}}
+    )
+    rows, _ = example_data(checked)
+    processor = fit_processor(checked, open_streams(checked.section("data"), list(checked.modalities), rows))
+    MMSSLModel(make_config(checked, processor)).save_pretrained(folder)
+    return str(folder)
+
+
+def small_vision(folder: Path, recipe: dict[str, Any]) -> str:
+    """A vision transformer with random weights, in the place of one from the Hub."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**shape, image_size=224, patch_size=56)).save_pretrained(folder)
+    return str(folder)
+
+
+STAND_INS = {"teacher": small_mmssl, "rendered": small_vision}
+"""Small models with random weights for the targets that name a trained one."""
+
+
+def with_stand_ins(path: Path, folder: Path) -> dict[str, Any]:
+    """The overrides that a recipe needs whose targets name trained models."""
+    recipe = parse(path.read_text(encoding="utf-8"), path.name)
+    targets = recipe["objective"].get("targets") or []
+    named = [target for target in targets if isinstance(target.get("model"), str)]
+    for number, target in enumerate(named):
+        target["model"] = STAND_INS[target["name"]](folder / f"stand-in-{number}", recipe)
+    return {"objective.targets": targets} if named else {}
+
 
 every_recipe = pytest.mark.parametrize("path", recipes_found().values(), ids=recipes_found().keys())
 
@@ -66,7 +102,7 @@ def test_recipe_opens_with_a_header(path: Path) -> None:
 @every_recipe
 def test_recipe_runs_from_raw_samples_to_a_published_model(path: Path, tmp_path: Path) -> None:
     rows, keys = example_data(load(path))
-    run = mmssl.train(path, SMALL | keys | {"run.dir": str(tmp_path)}, rows=rows)
+    run = mmssl.train(path, SMALL | keys | with_stand_ins(path, tmp_path) | {"run.dir": str(tmp_path)}, rows=rows)
     assert run.folder == tmp_path / path.stem
     assert [row["step"] for row in run.rows()] == [3]
     assert run.report_file.is_file()

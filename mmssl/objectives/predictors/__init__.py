@@ -8,6 +8,7 @@ from mmssl.objectives.predictors.conv import Conv
 from mmssl.objectives.predictors.cross_attention import CrossAttention
 from mmssl.objectives.predictors.mask_token import MaskToken
 from mmssl.objectives.predictors.siamese import Siamese
+from mmssl.objectives.predictors.similar import Similar
 from mmssl.objectives.predictors.transformer import Transformer
 from mmssl.objectives.predictors.unordered import Unordered
 
@@ -19,6 +20,7 @@ PREDICTORS: dict[str, Callable[..., Predictor]] = {
     "causal": Causal,
     "siamese": Siamese,
     "unordered": Unordered,
+    "similar": Similar,
 }
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "MaskToken",
     "Predictor",
     "Siamese",
+    "Similar",
     "Transformer",
     "Unordered",
 ]

@@ -43,7 +43,8 @@ class MaskToken(Predictor):
         super().__init__()
         if swap + keep > 1:
             raise ValueError(f"swap and keep are shares of the hidden tokens, together at most 1; got {swap} + {keep}")
-        self.corruption, self.swap, self.keep, self.everywhere = corruption, swap, keep, predict == "all"
+        self.corruption, self.swap, self.keep = corruption, swap, keep
+        self.everywhere = predict == "all"
 
     def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
         self.width = config.hidden_size

@@ -51,8 +51,9 @@ class Siamese(Predictor):
         both = self.decoder.prepend(cat([memory, own]))
         other, x = both.values[:, :count], both.values[:, count:]
         turn = self.decoder.turn(both)
+        own_turn = None if turn is None else turn[:, count:]
         to_other, to_own = self.decoder.mask(x, only_first(memory, own)), self.decoder.mask(x, own.valid)
         for number, layer in enumerate(self.decoder.layers):
             within = number % 2 == 1
-            x = layer(x, to_own, turn[:, count:], 0) if within else layer(torch.cat([other, x], 1), to_other, turn, count)
+            x = layer(x, to_own, own_turn, 0) if within else layer(torch.cat([other, x], 1), to_other, turn, count)
         return self.decoder.norm(x)

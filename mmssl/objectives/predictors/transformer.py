@@ -1,7 +1,7 @@
 """A light transformer that answers at the hidden places from the encoded visible tokens: MAE's decoder, JEPA's predictor."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -65,6 +65,7 @@ class Transformer(Predictor):
     hidden_size: width.
     num_hidden_layers: layers.
     num_attention_heads: heads; hidden_size must be a multiple of 8 x heads.
+    predict: hidden = at the hidden places; all = at the seen ones too.
     position_noise: variance of the noise that makes the place of a mask token uncertain (FlexPredict, arXiv 2308.00566); 0: none.
     """
 
@@ -74,10 +75,12 @@ class Transformer(Predictor):
         hidden_size: Positive = 128,
         num_hidden_layers: Positive = 2,
         num_attention_heads: Positive = 4,
+        predict: Literal["hidden", "all"] = "hidden",
         position_noise: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__()
         self.width, self.depth, self.heads, self.noise = hidden_size, num_hidden_layers, num_attention_heads, position_noise
+        self.everywhere = predict == "all"
 
     def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
         self.queries = Queries(config, self.width, identities=identities, noise=self.noise)
@@ -87,8 +90,20 @@ class Transformer(Predictor):
         seen = encoder(tokens.take(parts.seen, parts.seen_real))
         context = seen.with_values(self.queries.enter(seen.values))
         queries = self.queries(tokens.take(parts.hidden, parts.hidden_real), draws)
+        if self.everywhere:
+            return self.answer_everywhere(context, queries, parts)
         values = self.answer(context, queries, parts.groups)
         return Predicted(values, parts.hidden, parts.hidden_real)
+
+    def answer_everywhere(self, context: Tokens, queries: Tokens, parts: Split) -> Predicted:
+        """The decoder's output at the seen places, then at the hidden ones."""
+        if parts.groups > 1:
+            raise ValueError(
+                "predictor.predict: all needs a mask without target blocks that are predicted apart; choose another mask"
+            )
+        both = torch.cat([parts.seen, parts.hidden], 1)
+        decoded = self.decoder(cat([context, queries]), last=both.shape[1])
+        return Predicted(decoded.values, both, decoded.valid)
 
     def answer(self, context: Tokens, queries: Tokens, groups: int) -> Tensor:
         """`[b, m, w]` at the queries; those of different groups do not see each other."""

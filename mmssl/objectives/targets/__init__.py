@@ -7,12 +7,15 @@ from mmssl.objectives.targets.aspect import Aspect
 from mmssl.objectives.targets.assignments import Assignments
 from mmssl.objectives.targets.clusters import Clusters
 from mmssl.objectives.targets.content import Normalised, Raw
+from mmssl.objectives.targets.hidden import Hidden
 from mmssl.objectives.targets.latent import Latent
 from mmssl.objectives.targets.own import Embedding, Encoding
 from mmssl.objectives.targets.picture import Gradients, Hog
 from mmssl.objectives.targets.position import Position
 from mmssl.objectives.targets.quantised import Quantised
 from mmssl.objectives.targets.random_codes import RandomCodes
+from mmssl.objectives.targets.rendered import Rendered
+from mmssl.objectives.targets.teacher import Teacher
 
 TARGETS: dict[str, Callable[..., Target]] = {
     "raw": Raw,
@@ -28,6 +31,9 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "clusters": Clusters,
     "quantised": Quantised,
     "aspect": Aspect,
+    "hidden": Hidden,
+    "teacher": Teacher,
+    "rendered": Rendered,
 }
 
 __all__ = [
@@ -38,6 +44,7 @@ __all__ = [
     "Embedding",
     "Encoding",
     "Gradients",
+    "Hidden",
     "Hog",
     "Latent",
     "Normalised",
@@ -45,5 +52,7 @@ __all__ = [
     "Quantised",
     "RandomCodes",
     "Raw",
+    "Rendered",
     "Target",
+    "Teacher",
 ]

@@ -11,6 +11,7 @@ from mmssl.losses.tokens import normalise_tokens
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss
 from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.targets.places import Places, only
 
 Weight = Annotated[float, Field(gt=0)]
 
@@ -18,18 +19,20 @@ Weight = Annotated[float, Field(gt=0)]
 class Raw(Target):
     """The content of a token: pixels, mel values, ids, cells, points; integer targets are classes.
 
+    places: which of the predicted places count, where a predictor answers at all of them: hidden, seen, or all that are predicted.
     loss: distance between prediction and target; null: squared error, Chamfer distance of sets of points, cross-entropy of classes.
     weight: factor on its loss.
     """
 
-    def __init__(self, *, loss: Loss | None = None, weight: Weight = 1.0) -> None:
+    def __init__(self, *, places: Places = "predicted", loss: Loss | None = None, weight: Weight = 1.0) -> None:
         super().__init__(loss, weight)
+        self.places, self.everywhere = places, places == "seen"
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return model.adapter(name).target_sizes
 
     def forward(self, scene: Scene) -> dict[str, Tensor]:
-        return scene.content
+        return {key: only(value, scene, self.places) for key, value in scene.content.items()}
 
     def shown(self, predicted: Float[Tensor, "b m t"], truth: Float[Tensor, "b m t"]) -> Float[Tensor, "b m t"]:
         return predicted

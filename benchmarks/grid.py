@@ -1,0 +1,316 @@
+"""The grid: masked modelling and JEPA on every modality, beside random weights and raw features, under one budget.
+
+    python benchmarks/grid.py --data ../shared/data --minutes 4
+    python benchmarks/grid.py --data ../shared/data --minutes 4 --only digits adult
+    python benchmarks/grid.py --table
+
+Trains the recipes of recipes/grid with each seed, scores the last step by the frozen protocol of `mmssl evaluate`, and writes
+grid.json, grid.md and grid.svg into docs/results. Finished cells are kept: the same command goes on where it was stopped, and a
+dataset may be added later. Every trained row has the same budget, minutes or steps; other budgets need another --output.
+`--table` only writes table and chart anew from grid.json.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+import mmssl
+from mmssl.checkpoint import write_json_atomic, write_text_atomic
+from mmssl.evaluation import Evaluator, Row, extract, random_init
+from mmssl.losses.health import effective_rank
+from mmssl.model import MMSSLModel, load_model
+from mmssl.processor import MMSSLProcessor
+from mmssl.recipe import load
+from mmssl.run import Run, command_line, facts
+
+ROOT = Path(__file__).parents[1]
+TRAINED = {"masked": "masked", "jepa": "JEPA"}
+RANDOM, RAW = "random init", "raw features"
+ROWS = {**TRAINED, RANDOM: RANDOM, RAW: RAW}
+SCORES = {"probe": "Linear probe", "knn": "20-NN", "rank": "Effective rank of the pooled features (test samples)"}
+HOURS, AHEAD, STRIDE = 336, 24, 24
+MONTH = 30 * 24
+TRAIN_MONTHS, TEST_MONTHS = (0, 12), (16, 20)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What of the recipes of a modality differs for a dataset.
+
+    folder: below --data; None: bundled. note: what a reader of the table should know.
+    """
+
+    modality: str
+    folder: str | None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+DATASETS = {
+    "digits": Dataset(
+        "image",
+        None,
+        {
+            "data.path": "bundled:digits",
+            "modalities.image.processor": {"size": 8, "channels": 1},
+            "modalities.image.adapter": {"patch_size": 2},
+            "modalities.image.augment": {},
+            "evaluate.columns": None,
+            "evaluate.train_limit": 100,
+            "evaluate.test_limit": None,
+        },
+        "8 x 8 pixels; probe on 100 labelled digits",
+    ),
+    "cifar10": Dataset(
+        "image", "cifar10", {"data.limit": 10000}, "10,000 images for pretraining, 5,000 for the probe, 2,000 for the test"
+    ),
+    "spoken_digits": Dataset("audio", "spoken_digits", {}, "digit; the speakers of the test were heard in training"),
+    "sst2": Dataset("text", "sst2", {}, "validation part"),
+    "OSULeaf": Dataset("timeseries", "ucr/OSULeaf", {}, "200 training series"),
+    "ETTh1": Dataset(
+        "timeseries",
+        "ett",
+        {
+            "modalities.timeseries.processor": {"normalise": "instance"},
+            "modalities.timeseries.augment": {},
+            "train.batch_size": 64,
+        },
+        f"R2 x 100 of the mean of the next {AHEAD} hours, in deviations from that of the {HOURS} hours seen; single channels",
+    ),
+    "adult": Dataset("tabular", "adult", {"data.columns": {"label": "label"}}, "32,561 rows"),
+    "shapes40": Dataset("points", "shapes40", {}, "800 training clouds"),
+}
+
+
+def changes_of(dataset: Dataset, data: Path, work: Path, budget: Mapping[str, float], seed: int) -> dict[str, Any]:
+    """The overrides of a grid recipe for one run."""
+    limits = {"train.max_minutes": None, "train.max_steps": None, "train.max_epochs": None}
+    limits |= {f"train.max_{unit}": value for unit, value in budget.items()}
+    where: dict[str, Any] = {"run.dir": str(work / "runs"), "run.seed": seed, "evaluate.seed": seed}
+    if dataset.folder == "ett":
+        where["data.path"] = str(forecasts(data / dataset.folder / "ETTh1.parquet", work / "ETTh1"))
+    elif dataset.folder is not None:
+        where["data.path"] = str(data / dataset.folder)
+    return {**where, **limits, **dataset.changes}
+
+
+def forecasts(file: Path, folder: Path) -> Path:
+    """Windows of ETTh1, one channel at a time, with what follows as label, as train.parquet and test.parquet."""
+    if folder.exists():
+        return folder
+    table = pq.read_table(file)
+    values = np.stack([np.asarray(table[name], np.float64) for name in table.column_names if name != "date"])
+    folder.mkdir(parents=True)
+    for part, (begin, end) in {"train": TRAIN_MONTHS, "test": TEST_MONTHS}.items():
+        cut = np.lib.stride_tricks.sliding_window_view(values[:, begin * MONTH : end * MONTH], HOURS + AHEAD, axis=1)[:, ::STRIDE]
+        windows = cut.reshape(-1, HOURS + AHEAD)
+        seen, future = windows[:, :HOURS], windows[:, HOURS:].mean(1)
+        label = (future - seen.mean(1)) / seen.std(1).clip(1e-3)
+        columns = {"series": [[row.tolist()] for row in seen], "label": label.clip(-5, 5).tolist()}
+        pq.write_table(pa.table(columns), folder / f"{part}.parquet")
+    return folder
+
+
+class Cells:
+    """The finished cells in grid.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "grid.json"
+        self.content: dict[str, Any] = {"budget": None, "cells": []}
+        if self.file.exists():
+            self.content = json.loads(self.file.read_text(encoding="utf-8"))
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.content["cells"]
+        return found
+
+    def claim(self, budget: dict[str, float]) -> None:
+        """SystemExit if the file was measured with another budget."""
+        before = self.content["budget"]
+        if self.cells and before != budget:
+            raise SystemExit(
+                f"{self.file} was measured with {before}, not with {budget}: give another --output, or the same budget"
+            )
+        self.content["budget"] = budget
+
+    def has(self, dataset: str, row: str, seed: int) -> bool:
+        return any((cell["dataset"], cell["row"], cell["seed"]) == (dataset, row, seed) for cell in self.cells)
+
+    def add(self, cell: dict[str, Any]) -> None:
+        self.cells.append(cell)
+        write_json_atomic(self.file, self.content)
+
+    def values(self, dataset: str, row: str, score: str) -> list[float]:
+        """The scores of all seeds."""
+        cells = (cell for cell in self.cells if (cell["dataset"], cell["row"]) == (dataset, row))
+        return [cell[score] for cell in cells if cell[score] is not None]
+
+
+def measure(name: str, seed: int, cells: Cells, data: Path, work: Path, budget: dict[str, float]) -> None:
+    """What is still missing of a dataset with one seed."""
+    dataset, baselines = DATASETS[name], [row for row in (RANDOM, RAW) if not cells.has(name, row, seed)]
+    for kind in TRAINED:
+        if cells.has(name, kind, seed) and not baselines:
+            continue
+        recipe = str(ROOT / "recipes" / "grid" / f"{kind}_{dataset.modality}.yaml")
+        changes = changes_of(dataset, data, work, budget, seed)
+        if cells.has(name, kind, seed):  # only the architecture is wanted
+            changes |= {"train.max_minutes": None, "train.max_steps": 1}
+        run = mmssl.train(recipe, changes | {"evaluate": None})
+        model, processor = load_model(run.model_folder).eval(), MMSSLProcessor.from_pretrained(run.model_folder)
+        checked = load(recipe, changes)
+        evaluator = Evaluator(checked.section("evaluate"), checked.section("data"), processor, model.config)
+        about = {"dataset": name, "seed": seed, "protocol": mmssl.evaluation.PROTOCOL, "recipe": f"grid/{kind}_{dataset.modality}"}
+        rows = evaluator.table(model, name=kind) if baselines else None
+        if not cells.has(name, kind, seed):
+            row = evaluator.row(kind, model) if rows is None else rows.row(kind)
+            cells.add(about | {"row": kind} | scores(row, evaluator, model) | spent(run))
+        for baseline in baselines if rows is not None else ():
+            untrained = random_init(model.config, seed) if baseline == RANDOM else None
+            found = scores(rows.row(baseline), evaluator, untrained)
+            cells.add(about | {"row": baseline} | found | {key: facts()[key] for key in ("commit", "hardware")})
+        baselines = []
+
+
+def scores(row: Row, evaluator: Evaluator, model: MMSSLModel | None) -> dict[str, float | None]:
+    """Scores in percent, and the effective rank of what the model makes of the test samples."""
+    factor = 1 if evaluator.classes else 100
+    source = evaluator.sources.test or evaluator.sources.train
+    rank = None
+    if model is not None:
+        rank = effective_rank(extract(model, evaluator.processor, source, evaluator.modality, title="rank").values).item()
+    return {"probe": factor * row.probe, "knn": factor * row.knn, "rank": rank}
+
+
+def spent(run: Run) -> dict[str, Any]:
+    """What a run took, and where it ran."""
+    record = run.read_record()
+    return {key: record[key] for key in ("steps", "samples", "minutes", "commit", "hardware", "command")}
+
+
+def table(cells: Cells) -> str:
+    """The page of the grid."""
+    budget = cells.content["budget"] or {}
+    shown = " and ".join(f"{value:g} {unit}" for unit, value in budget.items()) or "not yet measured"
+    lines = [
+        "# The grid",
+        "",
+        "Masked modelling and JEPA on every modality, the same encoder of width 128, depth 4 and 4 heads, beside the same encoder",
+        "with random weights and raw features. The recipes are those of `recipes/grid`; every trained row has the same budget",
+        "and is scored at its last step. Mean over seeds, lowest and highest in brackets; accuracy in percent, if nothing else",
+        "is said.",
+        "",
+        f"Budget of each trained row: {shown}. Written by `python benchmarks/grid.py`; `grid.json` holds all runs.",
+        "",
+        "![Linear probes](grid.svg)",
+    ]
+    for score, title in SCORES.items():
+        rows = [row for row in ROWS if score != "rank" or row != RAW]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| dataset | " + " | ".join(ROWS[row] for row in rows) + " |",
+            "|---|" + "---:|" * len(rows),
+        ]
+        lines += [f"| {name} | " + " | ".join(spread(cells.values(name, row, score)) for row in rows) + " |" for name in DATASETS]
+    lines += ["", "## Datasets", ""]
+    lines += [f"- {name}: {dataset.modality}; {dataset.note}." for name, dataset in DATASETS.items()]
+    commands = list(
+        dict.fromkeys(
+            f"`{cell['command']}` at commit {cell['commit']}, {cell['hardware']}" for cell in cells.cells if "command" in cell
+        )
+    )
+    lines += ["", "## Runs", "", *([f"- {line}" for line in commands] or ["None yet."])]
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    """Mean, with the range where there are several."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else mean
+
+
+def chart(cells: Cells) -> Figure:
+    """Linear probes of all rows by dataset: bars of means, lines from the lowest to the highest."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(ROWS)
+    for number, (row, title) in enumerate(ROWS.items()):
+        found = [cells.values(name, row, "probe") for name in DATASETS]
+        places = np.arange(len(found)) + (number - (len(ROWS) - 1) / 2) * width
+        means = np.array([statistics.mean(values) if values else np.nan for values in found])
+        ends = np.array([[min(values, default=np.nan), max(values, default=np.nan)] for values in found]).T
+        axes.bar(places, means, width, yerr=abs(ends - means), label=title, error_kw={"linewidth": 1})
+    axes.set_xticks(np.arange(len(DATASETS)), [*DATASETS])
+    axes.set(ylabel="linear probe, %", ylim=(0, 100))
+    axes.legend(ncols=len(ROWS), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
+    return figure
+
+
+def write(cells: Cells) -> None:
+    """Table and chart of what there is."""
+    folder = cells.file.parent
+    write_text_atomic(folder / "grid.md", table(cells))
+    with rc_context({"svg.hashsalt": "mmssl"}):
+        chart(cells).savefig(folder / "grid.svg", metadata={"Date": None})
+
+
+def missing(options: argparse.Namespace, cells: Cells) -> Iterator[tuple[str, int]]:
+    """Datasets and seeds that lack a cell, one seed of all datasets first."""
+    for seed in range(options.seeds):
+        for name in options.only:
+            if any(not cells.has(name, row, seed) for row in ROWS):
+                yield name, seed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets that are not bundled")
+    parser.add_argument("--minutes", type=float, default=4.0, help="budget of every trained row, at most 4")
+    parser.add_argument("--steps", type=int, help="budget in optimizer steps, in the place of minutes")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=DATASETS, default=list(DATASETS), metavar="DATASET")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write table and chart anew")
+    options = parser.parse_args()
+    if not 0 < options.minutes <= 4:
+        parser.error("--minutes is above 0 and at most 4")
+    options.output.mkdir(parents=True, exist_ok=True)
+    cells, failed = Cells(options.output), []
+    if not options.table:
+        budget = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
+        cells.claim(budget)
+        print(command_line(), flush=True)
+        for name, seed in list(missing(options, cells)):
+            with tempfile.TemporaryDirectory() as work:
+                try:
+                    measure(name, seed, cells, options.data, Path(work), budget)
+                except (ValueError, LookupError, OSError, RuntimeError):
+                    traceback.print_exc()
+                    failed.append(f"{name}, seed {seed}")
+            write(cells)
+    write(cells)
+    print((options.output / "grid.md").read_text(encoding="utf-8"))
+    if failed:
+        sys.exit(f"Not measured, the reasons are above: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

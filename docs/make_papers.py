@@ -1,0 +1,103 @@
+"""Write docs/papers.md, from paper to recipe to settings to what was measured: `python docs/make_papers.py`."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from mmssl.recipe import header, recipes_found
+from mmssl.yaml12 import parse
+
+PAGE = Path(__file__).with_name("papers.md")
+RESULTS = Path(__file__).parent / "results"
+INTRODUCTION = """# From papers to recipes
+
+Each paper is a recipe: settings of shared parts. The settings are the keys of `objective` that the recipe sets. A result is what
+was measured here with the recipe: the linear probe of frozen features, if it says nothing else.
+
+<!-- Written by docs/make_papers.py from the headers of the recipes and docs/results/*.json: edit those instead. -->
+
+| paper | recipe | objective | settings | measured |
+|---|---|---|---|---|
+"""
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}|NeurIPS \d{4}|ICLR \d{4}|ICML \d{4}|CVPR \d{4}")
+NOT_YET = "not yet"
+
+
+def papers(recipes: Mapping[str, Path], results: Sequence[Mapping[str, Any]]) -> str:
+    """The page: a row for each recipe whose first sentence names a paper."""
+    rows = [row for name, path in recipes.items() if (row := entry(name, path, results)) is not None]
+    return INTRODUCTION + "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+
+
+def entry(name: str, path: Path, results: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Paper, recipe, objective, settings and result of a recipe; None if its header opens without a paper."""
+    text = header(path)
+    opening = re.split(r"\n\s*\n", text)[0].replace("\n", " ")
+    if not PAPER.search(opening):
+        return None
+    recipe = parse(path.read_text(encoding="utf-8"), name)
+    objective = recipe["objective"]
+    settings = "; ".join(f"{key}: {shown(value)}" for key, value in objective.items() if key != "name")
+    return [linked(title(opening)), f"`{name}`", objective["name"], settings or "defaults", measured(name, text, results)]
+
+
+def title(opening: str) -> str:
+    """The sentence that names the paper, up to the end of the brackets around it."""
+    found = PAPER.search(opening)
+    assert found is not None
+    begin, end = opening.rfind(". ", 0, found.start()), opening.find(")", found.end())
+    return opening[begin + 2 if begin >= 0 else 0 : end + 1 if end >= 0 else None]
+
+
+def linked(text: str) -> str:
+    return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+def shown(value: Any) -> str:
+    """A part as its name with its keys in brackets."""
+    if isinstance(value, list):
+        return " + ".join(map(shown, value)) if value and isinstance(value[0], dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    keys = ", ".join(f"{key} {shown(inner)}" for key, inner in value.items() if key != "name")
+    return f"{value.get('name', '')} ({keys})" if keys else str(value.get("name", ""))
+
+
+def measured(name: str, text: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """What results files hold of a recipe, else the paragraph of its header that begins with Measured, else not yet."""
+    found = list(from_results(name, results))
+    if found:
+        return "; ".join(found)
+    paragraph = re.search(r"^Measured (.*?)(?=\n\s*\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    return " ".join(paragraph.group(1).split()).rstrip(".") if paragraph else NOT_YET
+
+
+def from_results(name: str, results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A phrase for each dataset: mean over seeds beside random weights and raw features."""
+    cells = [cell for content in results for cell in content["cells"]]
+    trained = [cell for cell in cells if cell["recipe"] == name and "steps" in cell]
+    for dataset in dict.fromkeys(cell["dataset"] for cell in trained):
+        scores = [cell["probe"] for cell in trained if cell["dataset"] == dataset]
+        beside = [
+            f"{row} {mean(found):.1f}"
+            for row in ("random init", "raw features")
+            if (found := [cell["probe"] for cell in cells if (cell["dataset"], cell["row"]) == (dataset, row)])
+        ]
+        yield f"{dataset} {mean(scores):.1f} ({len(scores)} seeds; {', '.join(beside)})"
+
+
+def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """All results files."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+
+
+def main() -> None:
+    PAGE.write_text(papers(recipes_found(), read_results()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
