@@ -114,7 +114,7 @@ def test_assignments_are_those_of_loops_and_teach_both_sides(ragged: bool, posit
     real = torch.ones_like(terms, dtype=torch.bool) if predicted.real is None else predicted.real
     output = objective(batch)
     assert_close(output.loss.double(), terms[real].mean().double() + clustering.double(), rtol=1e-3, atol=1e-5)
-    assert output.metrics.keys() == {"loss_1", "clustering", "target_entropy"}
+    assert {"loss_1", "clustering", "target_entropy"} <= output.metrics.keys()
 
     output.loss.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmssl.losses.similarity import copies_loss, mixture, similarity_weights
-from mmssl.masking import Column, MultiBlock
+from mmssl.masking import Column, Subset
 from mmssl.objectives import Jepa, Setup
 from mmssl.objectives.distances import Mse
 from mmssl.objectives.predict import Predict
@@ -79,7 +79,7 @@ def test_tjepa() -> None:
     """Section 3: squared error between predictions of target subsets and the teacher's tokens of the row; a register token."""
     predictor = Transformer(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     model = small_model("tabular", cls_token=False, num_register_tokens=1)
-    mask, target = MultiBlock(blocks=4, scale=0.2, context=0.5), Latent(normalise="none", loss=Mse())
+    mask, target = Subset(subsets=4), Latent(normalise="none", loss=Mse())
     objective, batch = Jepa(model, Setup(), mask=mask, predictor=predictor, targets=[target]).eval(), batch_of("tabular")
     scene, predicted = objective.predict("tabular", batch.inputs["tabular"], batch)
     prefix = target.average.encoder.num_prefix
