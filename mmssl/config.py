@@ -54,6 +54,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     num_register_tokens: int = 0
     rotary_base: list[float] | tuple[float, ...] = (10000.0, 100.0, 100.0, 100.0)
     absolute_positions: bool = True
+    rotary_positions: bool = True
     pooling: str = "mean"
     initializer_range: float = 0.02
 
@@ -106,6 +107,7 @@ def encoder_settings(
     num_register_tokens: Annotated[int, Field(ge=0)] = 0,
     rotary_base: tuple[float, float, float, float] = (10000.0, 100.0, 100.0, 100.0),
     absolute_positions: bool = True,
+    rotary_positions: bool = True,
     pooling: Pooling = "mean",
 ) -> dict[str, Any]:
     """Fields of `MMSSLConfig` from the `encoder` section of a recipe; explicit numbers win over the preset.
@@ -126,6 +128,7 @@ def encoder_settings(
     num_register_tokens: register tokens after CLS (arXiv 2309.16588).
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
     absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
+    rotary_positions: turn queries and keys by the coordinates; false with absolute_positions: false = no positions at all.
     pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, or learned attention.
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
@@ -143,5 +146,6 @@ def encoder_settings(
         "num_register_tokens": num_register_tokens,
         "rotary_base": tuple(rotary_base),
         "absolute_positions": absolute_positions,
+        "rotary_positions": rotary_positions,
         "pooling": pooling,
     }

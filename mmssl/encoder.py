@@ -70,10 +70,11 @@ class Rotary(nn.Module):
         super().__init__()
         self.base = tuple(float(base) for base in config.rotary_base)
         self.steps = config.hidden_size // config.num_attention_heads // 8
+        self.scale = 1.0 if config.rotary_positions else 0.0
 
     def forward(self, coords: Float[Tensor, "b n 4"]) -> Complex[Tensor, "b n 1 p"]:
         """The turn of every rotary pair as a unit complex number, one set for all heads."""
-        angles = axis_angles(coords, self.base, self.steps).unsqueeze(2)
+        angles = self.scale * axis_angles(coords, self.base, self.steps).unsqueeze(2)
         return torch.polar(torch.ones_like(angles), angles)
 
 
