@@ -53,8 +53,8 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     cls_token: bool = True
     num_register_tokens: int = 0
     rotary_base: list[float] | tuple[float, ...] = (10000.0, 100.0, 100.0, 100.0)
-    rotary: bool = True
     absolute_positions: bool = True
+    rotary_positions: bool = True
     pooling: str = "mean"
     initializer_range: float = 0.02
 
@@ -106,8 +106,8 @@ def encoder_settings(
     cls_token: bool = True,
     num_register_tokens: Annotated[int, Field(ge=0)] = 0,
     rotary_base: tuple[float, float, float, float] = (10000.0, 100.0, 100.0, 100.0),
-    rotary: bool = True,
     absolute_positions: bool = True,
+    rotary_positions: bool = True,
     pooling: Pooling = "mean",
 ) -> dict[str, Any]:
     """Fields of `MMSSLConfig` from the `encoder` section of a recipe; explicit numbers win over the preset.
@@ -127,8 +127,8 @@ def encoder_settings(
     cls_token: prepend a CLS token.
     num_register_tokens: register tokens after CLS (arXiv 2309.16588).
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
-    rotary: rotary positions in attention; without them a step is some five percent faster (ViT and MAE have none).
     absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
+    rotary_positions: turn queries and keys by the coordinates; ViT and MAE do not, which makes a step some five percent faster.
     pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, or learned attention.
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
@@ -145,7 +145,7 @@ def encoder_settings(
         "cls_token": cls_token,
         "num_register_tokens": num_register_tokens,
         "rotary_base": tuple(rotary_base),
-        "rotary": rotary,
         "absolute_positions": absolute_positions,
+        "rotary_positions": rotary_positions,
         "pooling": pooling,
     }

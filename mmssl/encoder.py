@@ -251,7 +251,7 @@ class Encoder(nn.Module):
         self.config = config
         self.num_prefix = int(config.cls_token) + config.num_register_tokens
         self.prefix = nn.Parameter(torch.empty(self.num_prefix, config.hidden_size)) if self.num_prefix else None
-        self.rotary = Rotary(config) if config.rotary else None
+        self.rotary = Rotary(config) if config.rotary_positions else None
         self.absolute = AbsolutePositions(config) if config.absolute_positions else None
         rates = [config.drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.layers = nn.ModuleList(MMSSLLayer(config, rate) for rate in rates)

@@ -70,7 +70,8 @@ def token_info_nce(
         guess, truth, valid = guess.reshape(1, b * m, -1), truth.reshape(1, b * m, -1), there.reshape(1, 1, b * m)
     else:
         valid = there[:, None]
-    logits = guess @ truth.mT / temperature
+    with torch.autocast(guess.device.type, enabled=False):  # would round similarities to bfloat16
+        logits = guess @ truth.mT / temperature
     # A place without a target keeps its own column, so that its row is finite; it is not counted.
     eye = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(~(valid | eye), -torch.inf)

@@ -165,6 +165,16 @@ def test_which_piece_fits_does_not_depend_on_the_order_of_the_pieces() -> None:
     assert_close(after, before[:, order], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("negatives", ["sample", "batch"])
+def test_similarities_are_not_rounded_under_autocast(negatives: Any) -> None:
+    guess, truth = torch.randn(2, 2, 5, 32, generator=torch.Generator().manual_seed(0)).unbind(0)
+    loss, draws = InfoNce(negatives=negatives), Draws(keys(0, 0, torch.arange(2)))
+    expected, _ = loss(guess, truth, None, draws)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = loss(guess, truth, None, draws)
+    assert_close(found, expected)
+
+
 def test_embeddings_of_selfie_learn_from_being_the_target() -> None:
     """With the prediction held fixed the patch embedding still gets a gradient; with stop_gradient it does not."""
     batch = make_batch()

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws, keys
+from mmssl.encoder import Encoder
 from mmssl.masking import Random, Split
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Masked, Setup
@@ -185,6 +186,16 @@ def test_position_prediction_is_equivariant_and_blind_to_places() -> None:
     after = objective.predictor(objective.model.encoder, changed(tokens, 0, hidden), parts, batch.draws).values
     assert torch.equal(after[0, other], predicted.values[0, other]), "a token outside the context reaches another"
     assert not torch.equal(after[0, hidden], predicted.values[0, hidden])
+
+
+@torch.no_grad()
+def test_encoder_without_positions_is_blind_to_places() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(MMSSLConfig(**SMALL, absolute_positions=False, rotary_positions=False))
+    values = torch.randn(2, 5, 32)
+    found = encoder(Tokens(values, torch.randn(2, 5, 4))).values
+    assert_close(found, encoder(Tokens(values, torch.zeros(2, 5, 4))).values)
+    assert_close(encoder(Tokens(values.flip(1), torch.randn(2, 5, 4))).values[:, 1:], found[:, 1:].flip(1))
 
 
 def test_position_outside_the_grid_is_said() -> None:
