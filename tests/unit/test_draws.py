@@ -212,3 +212,20 @@ def test_forks_repeat() -> None:
     draws = draws_for(count=3)
     assert torch.equal(draws.fork(2).keys, draws_for(count=3).fork(2).keys)
     assert not torch.equal(draws.fork(0).fork(1).keys, draws.fork(1).fork(0).keys)
+
+
+def test_equal_labels_of_a_sample_share_a_number() -> None:
+    draws = Draws(keys(0, 0, torch.arange(50)))
+    labels = torch.tensor([5, 3, 5, -9, 2**40, 3]).expand(50, -1)
+    found = draws.shared("tubes", labels)
+    assert torch.equal(found[:, 0], found[:, 2]) and torch.equal(found[:, 1], found[:, 5])
+    assert found.min() >= 0
+    assert len(found.unique()) == 50 * 4
+    assert len(torch.cat([found, draws.shared("others", labels)]).unique()) == 100 * 4
+    assert torch.equal(Draws(draws.keys[7:8]).shared("tubes", labels[:1]), found[7:8])
+
+
+def test_shared_numbers_are_uniform() -> None:
+    found = Draws(keys(0, 0, torch.arange(100))).shared("tubes", torch.arange(200).expand(100, -1))
+    counts = torch.bincount((found.double() / 2**63 * 20).long().flatten(), minlength=20)
+    assert ((counts - 1000).double() / 1000**0.5).abs().max() < 4
