@@ -48,12 +48,17 @@ class WaveformStem(nn.Module):
 
 
 class Convolution(nn.Conv1d):
-    """A convolution that keeps the variance of what passes a rectifier (Kaiming's initialisation, as in the paper's code)."""
+    """A convolution that keeps the variance of what passes a rectifier (Kaiming's initialisation, as in the paper's code).
+
+    Biases start as torch's own. Were they zero, digital silence would stay zero through all layers, and each norm would multiply its
+    gradient by the root of 1 / eps: norms of 1e11 were measured on spoken digits.
+    """
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_normal_(self.weight)
         if self.bias is not None:
-            nn.init.zeros_(self.bias)
+            bound = (self.in_channels * self.kernel_size[0]) ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
 
 
 class ChannelNorm(nn.Module):

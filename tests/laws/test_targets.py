@@ -85,6 +85,33 @@ def test_loss_is_finite_with_several_masks_and_learns(target: str, name: str) ->
 
 
 @every_modality
+@pytest.mark.parametrize("target", ["quantised", "same_sample"])
+def test_loss_of_learned_codes_falls(target: str, name: str) -> None:
+    """Slower than others on one batch, as distractors and the noise of the choice are drawn anew in every step."""
+    training = Training(
+        objective_of(target, name), TrainOptions(batch_size=SAMPLES, max_steps=40, lr=3e-3, schedule=constant(warmup=0))
+    )
+    losses: list[float] = []
+    fit(training, feed_of(batch_of(name, SAMPLES))(0), lambda row: losses.append(row["loss"]) or False)
+    assert sum(losses[-5:]) / 5 < 0.9 * sum(losses[:5]) / 5, losses
+
+
+@every_modality
+@pytest.mark.parametrize("target", ["random_codes", "quantised"])
+def test_targets_resume_to_the_same_bits(target: str, name: str, tmp_path: Path) -> None:
+    steps, feed = 6, feed_of(batch_of(name, SAMPLES))
+    through, stopped = training_of(target, name, steps), training_of(target, name, steps)
+    fit(through, feed(0), lambda row: False)
+    fit(stopped, feed(0), lambda row: stopped.counters.step == 3)
+    checkpoint.save(tmp_path / "step", stopped.state())
+    torch.manual_seed(5)
+    resumed = training_of(target, name, steps)
+    resumed.restore(checkpoint.load(tmp_path / "step"))
+    fit(resumed, feed(3), lambda row: False)
+    assert_close(resumed.objective.state_dict(), through.objective.state_dict(), rtol=0, atol=0)
+
+
+@every_modality
 def test_stages_of_clusters_resume_to_the_same_bits(name: str, tmp_path: Path) -> None:
     """The run is stopped before, while and after the second stage's codes are made."""
     steps, feed = 8, feed_of(batch_of(name, SAMPLES))

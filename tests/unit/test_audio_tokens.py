@@ -14,6 +14,7 @@ from mmssl.encoder import initialise_all
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Setup
 from mmssl.objectives.masked import Masked
+from mmssl_modalities._audio_stem import WaveformStem
 from mmssl_modalities.audio import AUDIO, AudioAdapter, AudioProcessor, patchify, unpatchify
 
 RAW: dict[str, Any] = {"mean": 0.0, "std": 1.0}
@@ -222,3 +223,18 @@ def test_the_picture_of_waveforms_and_of_many_samples() -> None:
     assert len(figure.axes) == 18
     assert not figure.axes[2].lines[0].get_ydata().any()
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_digital_silence_within_a_sound_keeps_gradients_small(norm: Any) -> None:
+    """A norm of zeros has a gradient of 1 / sqrt(eps), and seven of them in a row would be one without bounds."""
+    norms = []
+    for silent in (False, True):
+        torch.manual_seed(0)
+        stem = WaveformStem(1, 64, 32, norm)
+        sounds = torch.randn(2, 1, 6400)
+        if silent:
+            sounds[:, :, 3000:3600] = 0
+        (stem(sounds, None) * torch.randn(2, 20, 32)).sum().backward()
+        norms.append(sum(p.grad.double().square().sum() for p in stem.parameters() if p.grad is not None) ** 0.5)
+    assert norms[1] < 100 * norms[0]
