@@ -230,13 +230,17 @@ def table(cells: Cells) -> str:
         lines += [f"| {name} | " + " | ".join(spread(cells.values(name, row, score)) for row in rows) + " |" for name in DATASETS]
     lines += ["", "## Datasets", ""]
     lines += [f"- {name}: {dataset.modality}; {dataset.note}." for name, dataset in DATASETS.items()]
-    commands = list(
-        dict.fromkeys(
-            f"`{cell['command']}` at commit {cell['commit']}, {cell['hardware']}" for cell in cells.cells if "command" in cell
-        )
-    )
+    runs = [
+        f"`{cell['command']}` at commit {cell['commit']}, {machine(cell['hardware'])}" for cell in cells.cells if "command" in cell
+    ]
+    commands = list(dict.fromkeys(runs))
     lines += ["", "## Runs", "", *([f"- {line}" for line in commands] or ["None yet."])]
     return "\n".join(lines) + "\n"
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """What a run ran on, in words."""
+    return ", ".join([f"{hardware['cores']} {hardware['cpu']} cores", *hardware["gpus"]])
 
 
 def spread(values: list[float]) -> str:
