@@ -97,7 +97,7 @@ DATASETS = {
 
 def changes_of(dataset: Dataset, data: Path, work: Path, budget: Mapping[str, float], seed: int) -> dict[str, Any]:
     """The overrides of a grid recipe for one run."""
-    limits = {"train.max_minutes": None, "train.max_steps": None, "train.max_epochs": None}
+    limits: dict[str, float | None] = {"train.max_minutes": None, "train.max_steps": None, "train.max_epochs": None}
     limits |= {f"train.max_{unit}": value for unit, value in budget.items()}
     where: dict[str, Any] = {"run.dir": str(work / "runs"), "run.seed": seed, "evaluate.seed": seed}
     if dataset.folder == "ett":
@@ -175,14 +175,12 @@ def measure(name: str, seed: int, cells: Cells, data: Path, work: Path, budget: 
         checked = load(recipe, changes)
         evaluator = Evaluator(checked.section("evaluate"), checked.section("data"), processor, model.config)
         about = {"dataset": name, "seed": seed, "protocol": mmssl.evaluation.PROTOCOL, "recipe": f"grid/{kind}_{dataset.modality}"}
-        rows = evaluator.table(model, name=kind) if baselines else None
-        if not cells.has(name, kind, seed):
-            row = evaluator.row(kind, model) if rows is None else rows.row(kind)
-            cells.add(about | {"row": kind} | scores(row, evaluator, model) | spent(run))
-        for baseline in baselines if rows is not None else ():
-            untrained = random_init(model.config, seed) if baseline == RANDOM else None
-            found = scores(rows.row(baseline), evaluator, untrained)
-            cells.add(about | {"row": baseline} | found | {key: facts()[key] for key in ("commit", "hardware")})
+        rows = evaluator.table(model, name=kind).rows if baselines else (evaluator.row(kind, model),)
+        networks = {kind: model, RANDOM: random_init(model.config, seed)}
+        for row in rows:
+            if row.name in ROWS and not cells.has(name, row.name, seed):
+                took = spent(run) if row.name == kind else {key: facts()[key] for key in ("commit", "hardware")}
+                cells.add(about | {"row": row.name} | scores(row, evaluator, networks.get(row.name)) | took)
         baselines = []
 
 
@@ -230,13 +228,17 @@ def table(cells: Cells) -> str:
         lines += [f"| {name} | " + " | ".join(spread(cells.values(name, row, score)) for row in rows) + " |" for name in DATASETS]
     lines += ["", "## Datasets", ""]
     lines += [f"- {name}: {dataset.modality}; {dataset.note}." for name, dataset in DATASETS.items()]
-    commands = list(
-        dict.fromkeys(
-            f"`{cell['command']}` at commit {cell['commit']}, {cell['hardware']}" for cell in cells.cells if "command" in cell
-        )
-    )
+    runs = [
+        f"`{cell['command']}` at commit {cell['commit']}, {machine(cell['hardware'])}" for cell in cells.cells if "command" in cell
+    ]
+    commands = list(dict.fromkeys(runs))
     lines += ["", "## Runs", "", *([f"- {line}" for line in commands] or ["None yet."])]
     return "\n".join(lines) + "\n"
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """What a run ran on, in words."""
+    return ", ".join([f"{hardware['cores']} {hardware['cpu']} cores", *hardware["gpus"]])
 
 
 def spread(values: list[float]) -> str:

@@ -10,6 +10,8 @@ from mmssl.schema import PLAIN, describe
 
 Schema = dict[str, Any]
 Definitions = Mapping[str, Schema]
+Told = dict[tuple[str, ...], str]
+"""Choices by their names, and the key under which they were told."""
 
 INTRODUCTION = """# Recipe reference
 
@@ -19,45 +21,48 @@ Any key can be set on the command line by its dotted path, as in `train.lr=1e-3`
 <!-- Written by docs/make_reference.py: edit the docstrings of the constructors instead. -->
 """
 HEAD = "| key | type | default | allowed | description |\n|---|---|---|---|---|"
+DEEPEST = 5
+"""Level of the headings below which all are alike."""
 TYPES = {"boolean": "true or false", "integer": "whole number", "string": "text", "array": "list", "object": "mapping"}
 
 
 def reference(schema: Schema) -> str:
-    """The page: a table of the sections, then one of the keys of each section and of each of its variants.
-
-    A key that several variants have in common, with the same choices, is described under the first of them.
-    """
+    """The page: a table of the sections, then one of the keys of each section and of each of its variants."""
     definitions = schema["$defs"]
     parts = [INTRODUCTION, _table(_rows(schema, definitions, nested=False))]
+    told: dict[tuple[str, ...], str] = {}
     for key, value in schema["properties"].items():
-        parts += _section(key, value, definitions, level=2)
-    return "\n\n".join(dict.fromkeys(part.strip() for part in parts)) + "\n"
+        parts += _section(key, value, definitions, told, level=2)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _section(path: str, schema: Schema, definitions: Definitions, level: int) -> Iterator[str]:
-    """Heading, text and table of a section; nothing for a key that is not a section."""
-    heading = "#" * min(level, 5)
+def _section(path: str, schema: Schema, definitions: Definitions, told: Told, level: int) -> Iterator[str]:
+    """Heading, text and table of a section; nothing for a key that is not a section, or whose choices were told before."""
+    heading = "#" * min(level, DEEPEST)
     variants, keys = _variants(schema, definitions), _keys(schema, definitions)
-    if variants:
+    if variants and tuple(variants) in told:
+        yield f"{heading} `{path}`\n\nThe choices of `{told[tuple(variants)]}`."
+    elif variants:
+        told[tuple(variants)] = path
         yield f"{heading} `{path}`\n\nChosen by `name`: {', '.join(f'`{name}`' for name in variants)}."
         for name, variant in variants.items():
             yield f"{heading}# `{path}: {{name: {name}}}`\n\n{variant.get('description', '')}"
-            yield from _body(path, variant, definitions, level + 1)
+            yield from _body(path, variant, definitions, told, level + 1)
     elif keys is not None:
         yield f"{heading} `{path}`\n\n{keys.get('description', '')}"
-        yield from _body(path, keys, definitions, level)
+        yield from _body(path, keys, definitions, told, level)
 
 
-def _body(path: str, section: Schema, definitions: Definitions, level: int) -> Iterator[str]:
+def _body(path: str, section: Schema, definitions: Definitions, told: Told, level: int) -> Iterator[str]:
     """The table of a section; sections of their own for its modalities and variants."""
     if path == "modalities":
         for name, modality in section["properties"].items():
-            yield from _section(f"{path}.{name}", modality, definitions, level + 1)
+            yield from _section(f"{path}.{name}", modality, definitions, told, level + 1)
         return
     rows = list(_rows(section, definitions))
     yield _table(rows) if rows else "No keys."
     for inner, schema in _nested_variants(section, definitions):
-        yield from _section(f"{path}.{inner}", schema, definitions, level + 1)
+        yield from _section(f"{path}.{inner}", schema, definitions, told, level + 1)
 
 
 def _rows(section: Schema, definitions: Definitions, prefix: str = "", nested: bool = True) -> Iterator[list[str]]:
@@ -103,7 +108,8 @@ def _keys(schema: Schema, definitions: Definitions) -> Schema | None:
 
 def _variants(schema: Schema, definitions: Definitions) -> dict[str, Schema]:
     """The sections that a key holds one of, or a list of, by name."""
-    options = [option.get("items", option) for option in _options(schema, definitions)]
+    options = _options(schema, definitions)
+    options += [inner for option in options if "items" in option for inner in _options(option["items"], definitions)]
     mappings = [option["discriminator"]["mapping"] for option in options if "discriminator" in option]
     return {name: definitions[ref.rpartition("/")[2]] for mapping in mappings for name, ref in mapping.items()}
 
