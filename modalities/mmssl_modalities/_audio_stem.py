@@ -50,8 +50,8 @@ class WaveformStem(nn.Module):
 class Convolution(nn.Conv1d):
     """A convolution that keeps the variance of what passes a rectifier (Kaiming's initialisation, as in the paper's code).
 
-    Biases start as torch's own. Were they zero, digital silence would stay zero through all layers, and each norm would multiply its
-    gradient by the root of 1 / eps: norms of 1e11 were measured on spoken digits.
+    Biases start as torch's own. Were they zero, digital silence would stay zero through all layers, and each norm would multiply
+    its gradient by the root of 1 / eps: norms of 1e11 were measured on spoken digits.
     """
 
     def reset_parameters(self) -> None:
