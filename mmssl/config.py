@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from pydantic import Field
 from transformers import PreTrainedConfig
 
+from mmssl.pooling import Pooling, statistics
+
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
     "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
@@ -20,7 +22,6 @@ Positive = Annotated[int, Field(gt=0)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 Norm = Literal["layernorm", "rmsnorm"]
 Mlp = Literal["gelu", "swiglu"]
-Pooling = Literal["cls", "mean", "attention"]
 
 
 @no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
@@ -83,6 +84,11 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
             return self.mlp_size
         return 4 * self.hidden_size if self.mlp == "gelu" else 8 * -(-self.hidden_size // 3)
 
+    @property
+    def pooled_size(self) -> int:
+        """Width of `pooler_output`: `hidden_size` for each statistic that `pooling` concatenates."""
+        return self.hidden_size * max(1, len(statistics(self.pooling)))
+
     def derive(self, **changes: Any) -> "MMSSLConfig":
         """A configuration with some fields changed, with the same attention implementation."""
         return MMSSLConfig(**self.to_diff_dict() | changes, attn_implementation=self._attn_implementation)
@@ -126,7 +132,8 @@ def encoder_settings(
     num_register_tokens: register tokens after CLS (arXiv 2309.16588).
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
     absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
-    pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, or learned attention.
+    pooling: what `pooler_output` is: the CLS token, learned attention, or statistics of the valid tokens: their mean, and beside it
+        the largest, the smallest values or the standard deviations, so that it is two or three times as wide as a token.
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
     shape = SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}

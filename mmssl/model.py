@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 from mmssl.config import MMSSLConfig
 from mmssl.encoder import Encoder, MMSSLAttention, MMSSLLayer, initialise
 from mmssl.modality import Adapter, Inputs, find
+from mmssl.pooling import concatenated, statistics
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 
@@ -100,13 +101,13 @@ class MMSSLModel(MMSSLPreTrainedModel):
         """Encoded tokens of a batch of modality `name`, prefix tokens first."""
         return self.encoder(self.embed(name, inputs))
 
-    def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
-        """One vector per sample from encoded tokens: CLS, the mean of the valid tokens without prefix, or learned attention."""
+    def pool(self, tokens: Tokens) -> Float[Tensor, "b p"]:
+        """One vector per sample from encoded tokens: CLS, or of those without prefix learned attention or statistics."""
         if self.config.pooling == "cls":
             return tokens.values[:, 0]
         k = self.encoder.num_prefix
         body = tokens.tail(tokens.values.shape[1] - k)
-        return body.mean() if self.pooler is None else self.pooler(body)
+        return concatenated(body, statistics(self.config.pooling)) if self.pooler is None else self.pooler(body)
 
     def modality_of(self, inputs: Inputs) -> str:
         """The modality whose input names `inputs` holds; ValueError unless there is exactly one."""
@@ -121,7 +122,8 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def forward(self, **inputs: Any) -> BaseModelOutputWithPooling:
         """Encode what `MMSSLProcessor` returned for one modality.
 
-        last_hidden_state: `[b, prefix + n, d]`; pooler_output: `[b, d]`, for long samples that were cut the mean of their pieces.
+        last_hidden_state: `[b, prefix + n, d]`.
+        pooler_output: `[b, config.pooled_size]`, for long samples that were cut the mean of their pieces.
         """
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         name = self.modality_of(tensors)
