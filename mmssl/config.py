@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from pydantic import Field
 from transformers import PreTrainedConfig
 
-from mmssl.pooling import Pooling, statistics
+from mmssl.pooling import Pooling
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
@@ -84,11 +84,6 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
             return self.mlp_size
         return 4 * self.hidden_size if self.mlp == "gelu" else 8 * -(-self.hidden_size // 3)
 
-    @property
-    def pooled_size(self) -> int:
-        """Width of `pooler_output`: `hidden_size` for each statistic that `pooling` concatenates."""
-        return self.hidden_size * max(1, len(statistics(self.pooling)))
-
     def derive(self, **changes: Any) -> "MMSSLConfig":
         """A configuration with some fields changed, with the same attention implementation."""
         return MMSSLConfig(**self.to_diff_dict() | changes, attn_implementation=self._attn_implementation)
@@ -133,7 +128,8 @@ def encoder_settings(
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
     absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
     pooling: what `pooler_output` is: the CLS token, learned attention, or statistics of the valid tokens: their mean, and beside it
-        the largest, the smallest values or the standard deviations, so that it is two or three times as wide as a token.
+        the largest, the smallest values or the standard deviations, so that it is two or three times as wide as a token; or
+        concat = all tokens in a row, where every sample has equally many (a table's columns).
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
     shape = SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}

@@ -97,6 +97,9 @@ class Adapter(nn.Module, ABC):
     overlapping: bool = False
     """True if the stem mixes neighbouring tokens, so that hidden content can reach visible ones: unsafe for raw targets."""
 
+    num_tokens: int | None = None
+    """Tokens of every sample, if all have equally many, in the same order, which `pooling: concat` needs; None: samples differ."""
+
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 

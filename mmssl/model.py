@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 from mmssl.config import MMSSLConfig
 from mmssl.encoder import Encoder, MMSSLAttention, MMSSLLayer, initialise
 from mmssl.modality import Adapter, Inputs, find
-from mmssl.pooling import concatenated, statistics
+from mmssl.pooling import concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 
@@ -77,6 +77,8 @@ class MMSSLModel(MMSSLPreTrainedModel):
         self.adapters = nn.ModuleDict({name: build_adapter(name, config) for name in config.modalities})
         self.encoder = Encoder(config)
         self.pooler = AttentionPool(config) if config.pooling == "attention" else None
+        for name in config.modalities:
+            self.pooled_size(name)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -101,12 +103,25 @@ class MMSSLModel(MMSSLPreTrainedModel):
         """Encoded tokens of a batch of modality `name`, prefix tokens first."""
         return self.encoder(self.embed(name, inputs))
 
+    def pooled_size(self, name: str) -> int:
+        """Width of `pooler_output` for modality `name`. ValueError where there is none: concat, and samples that differ."""
+        parts: int | None = max(1, len(statistics(self.config.pooling)))
+        if self.config.pooling == "concat":
+            parts = self.adapter(name).num_tokens
+        if parts is None:
+            raise ValueError(
+                f"pooling='concat' needs samples of equally many tokens, but those of {name!r} may differ; choose mean_max_min"
+            )
+        return self.config.hidden_size * parts
+
     def pool(self, tokens: Tokens) -> Float[Tensor, "b p"]:
-        """One vector per sample from encoded tokens: CLS, or of those without prefix learned attention or statistics."""
+        """One vector per sample from encoded tokens: CLS, or of those without prefix all, learned attention or statistics."""
         if self.config.pooling == "cls":
             return tokens.values[:, 0]
         k = self.encoder.num_prefix
         body = tokens.tail(tokens.values.shape[1] - k)
+        if self.config.pooling == "concat":
+            return every_token(body)
         return concatenated(body, statistics(self.config.pooling)) if self.pooler is None else self.pooler(body)
 
     def modality_of(self, inputs: Inputs) -> str:
@@ -123,7 +138,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
         """Encode what `MMSSLProcessor` returned for one modality.
 
         last_hidden_state: `[b, prefix + n, d]`.
-        pooler_output: `[b, config.pooled_size]`, for long samples that were cut the mean of their pieces.
+        pooler_output: `[b, pooled_size(name)]`, for long samples that were cut the mean of their pieces.
         """
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         name = self.modality_of(tensors)

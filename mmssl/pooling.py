@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmssl.tokens import Tokens
 
-Pooling = Literal["cls", "mean", "attention", "mean_max", "mean_std", "mean_max_min"]
+Pooling = Literal["cls", "mean", "attention", "mean_max", "mean_std", "mean_max_min", "concat"]
 
 SMALLEST_VARIANCE = 1e-6
 """Keeps the gradient of a standard deviation finite where all tokens are alike, as where there is only one."""
@@ -52,9 +52,15 @@ STATISTICS: dict[str, Callable[[Tokens], Float[Tensor, "b d"]]] = {
 
 
 def statistics(pooling: str) -> list[str]:
-    """What a pooling concatenates: `mean_max` is the mean, then the largest values; empty for cls and attention."""
+    """What a pooling concatenates: `mean_max` is the mean, then the largest values; empty for other poolings."""
     parts = pooling.split("_")
     return parts if set(parts) <= set(STATISTICS) else []
+
+
+def every_token(tokens: Tokens) -> Float[Tensor, "b p"]:
+    """All tokens, one after the other; zero where there is none."""
+    values = tokens.values if tokens.valid is None else tokens.values.masked_fill(~tokens.valid[..., None], 0)
+    return values.flatten(1)
 
 
 def concatenated(tokens: Tokens, parts: list[str]) -> Float[Tensor, "b p"]:

@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, get_args
@@ -27,7 +28,7 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.testing import inputs_of, small_model, small_processor
 
 MODALITIES = {"image": "images", "tabular": "table"}
-POOLINGS = get_args(Pooling)
+POOLINGS = [pooling for pooling in get_args(Pooling) if pooling != "concat"]
 # transformers 5.23 has new names for these methods; the old ones work in every version that we allow, and PEFT calls them.
 old_names = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
@@ -179,6 +180,8 @@ def pooled_by_loops(model: MMSSLModel, pooling: str, states: Tensor, valid: Tens
     if pooling == "cls":
         return states[0]
     body = [state for state, real in zip(states[1:], valid[1:], strict=True) if real]
+    if pooling == "concat":
+        return torch.cat(body)
     if pooling != "attention":
         return torch.cat([statistic_by_loops(body, name) for name in pooling.split("_")])
     w = {name: tensor.double() for name, tensor in model.pooler.state_dict().items()}
@@ -192,8 +195,7 @@ def pooled_by_loops(model: MMSSLModel, pooling: str, states: Tensor, valid: Tens
     return torch.cat(out)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("name", MODALITIES)
+@pytest.mark.parametrize(("name", "pooling"), [*product(MODALITIES, POOLINGS), ("tabular", "concat")])
 @torch.no_grad()
 def test_pooling_matches_loops(name: str, pooling: str) -> None:
     model, inputs = small_model(name, pooling=pooling), inputs_of(name)

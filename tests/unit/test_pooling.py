@@ -11,11 +11,11 @@ import mmssl
 from mmssl.data import Labels
 from mmssl.objectives.base import Setup
 from mmssl.objectives.supervised import Supervised
-from mmssl.pooling import STATISTICS, concatenated, statistics
+from mmssl.pooling import STATISTICS, concatenated, every_token, statistics
 from mmssl.testing import batch_of, inputs_of, small_model
 from mmssl.tokens import Tokens
 
-WIDE = {"mean_max": 2, "mean_std": 2, "mean_max_min": 3}
+WIDE = {"mean_max": 2, "mean_std": 2, "mean_max_min": 3, "concat": 5}
 
 
 def tokens(valid: list[bool] | None, values: list[list[float]]) -> Tokens:
@@ -50,14 +50,23 @@ def test_gradients_of_equal_tokens_are_finite(valid: list[bool]) -> None:
 def test_names() -> None:
     assert statistics("mean_max_min") == ["mean", "max", "min"]
     assert statistics("mean") == ["mean"]
-    assert statistics("cls") == statistics("attention") == []
+    assert statistics("cls") == statistics("attention") == statistics("concat") == []
+
+
+def test_concat_keeps_each_token_and_no_padding() -> None:
+    assert every_token(tokens([True, False], [[1.0, 2.0], [9.0, 9.0]])).tolist() == [[1.0, 2.0, 0.0, 0.0]]
+
+
+def test_concat_is_refused_where_samples_differ() -> None:
+    with pytest.raises(ValueError, match=r"pooling='concat' needs samples of equally many tokens, but those of 'image' may differ"):
+        small_model("image", pooling="concat")
 
 
 @pytest.mark.parametrize(("pooling", "times"), WIDE.items())
 def test_head_is_as_wide_as_the_output(pooling: str, times: int) -> None:
     model, labels = small_model("tabular", pooling=pooling), Labels("classification", ["a", "b"], np.array([0, 1]))
     width = times * model.config.hidden_size
-    assert model(**inputs_of("tabular")).pooler_output.shape[1] == model.config.pooled_size == width
+    assert model(**inputs_of("tabular")).pooler_output.shape[1] == model.pooled_size("tabular") == width
     objective = Supervised(model, Setup(labels=labels))
     assert objective.head.weight.shape == (2, width)
     batch = batch_of("tabular")
