@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from pydantic import Field
 from transformers import PreTrainedConfig
 
+from mmssl.pooling import Pooling
+
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
     "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
@@ -20,7 +22,6 @@ Positive = Annotated[int, Field(gt=0)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 Norm = Literal["layernorm", "rmsnorm"]
 Mlp = Literal["gelu", "swiglu"]
-Pooling = Literal["cls", "mean", "attention"]
 
 
 @no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
@@ -129,7 +130,9 @@ def encoder_settings(
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
     absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
     rotary_positions: turn queries and keys by the coordinates; ViT and MAE do not, which makes a step some five percent faster.
-    pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, or learned attention.
+    pooling: what `pooler_output` is: the CLS token, learned attention, or statistics of the valid tokens: their mean, and beside it
+        the largest, the smallest values or the standard deviations, so that it is two or three times as wide as a token; or
+        concat = all tokens in a row, where every sample has equally many (a table's columns).
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
     shape = SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}

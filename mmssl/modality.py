@@ -116,6 +116,9 @@ class Adapter(nn.Module, ABC):
     """What else can be said of each token, by name with its number of values: targets and codes may be made of it."""
     rendered_views: int = 0
     """Pictures of each sample that `render` makes; 0: none, its samples cannot be looked at from outside."""
+    num_tokens: int | None = None
+    """Tokens of every sample, if all have equally many, in the same order, which `pooling: concat` needs; None: samples differ."""
+
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 

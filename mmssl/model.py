@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 from mmssl.config import MMSSLConfig
 from mmssl.encoder import Encoder, MMSSLAttention, MMSSLLayer, initialise
 from mmssl.modality import Adapter, Inputs, find
+from mmssl.pooling import concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 
@@ -76,6 +77,8 @@ class MMSSLModel(MMSSLPreTrainedModel):
         self.adapters = nn.ModuleDict({name: build_adapter(name, config) for name in config.modalities})
         self.encoder = Encoder(config)
         self.pooler = AttentionPool(config) if config.pooling == "attention" else None
+        for name in config.modalities:
+            self.pooled_size(name)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -100,13 +103,26 @@ class MMSSLModel(MMSSLPreTrainedModel):
         """Encoded tokens of a batch of modality `name`, prefix tokens first."""
         return self.encoder(self.embed(name, inputs))
 
-    def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
-        """One vector per sample from encoded tokens: CLS, the mean of the valid tokens without prefix, or learned attention."""
+    def pooled_size(self, name: str) -> int:
+        """Width of `pooler_output` for modality `name`. ValueError where there is none: concat, and samples that differ."""
+        parts: int | None = max(1, len(statistics(self.config.pooling)))
+        if self.config.pooling == "concat":
+            parts = self.adapter(name).num_tokens
+        if parts is None:
+            raise ValueError(
+                f"pooling='concat' needs samples of equally many tokens, but those of {name!r} may differ; choose mean_max_min"
+            )
+        return self.config.hidden_size * parts
+
+    def pool(self, tokens: Tokens) -> Float[Tensor, "b p"]:
+        """One vector per sample from encoded tokens: CLS, or of those without prefix all, learned attention or statistics."""
         if self.config.pooling == "cls":
             return tokens.values[:, 0]
         k = self.encoder.num_prefix
         body = tokens.tail(tokens.values.shape[1] - k)
-        return body.mean() if self.pooler is None else self.pooler(body)
+        if self.config.pooling == "concat":
+            return every_token(body)
+        return concatenated(body, statistics(self.config.pooling)) if self.pooler is None else self.pooler(body)
 
     def modality_of(self, inputs: Inputs) -> str:
         """The modality whose input names `inputs` holds; ValueError unless there is exactly one."""
@@ -121,7 +137,8 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def forward(self, **inputs: Any) -> BaseModelOutputWithPooling:
         """Encode what `MMSSLProcessor` returned for one modality.
 
-        last_hidden_state: `[b, prefix + n, d]`; pooler_output: `[b, d]`, for long samples that were cut the mean of their pieces.
+        last_hidden_state: `[b, prefix + n, d]`.
+        pooler_output: `[b, pooled_size(name)]`, for long samples that were cut the mean of their pieces.
         """
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         name = self.modality_of(tensors)

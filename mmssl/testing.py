@@ -99,6 +99,7 @@ def golden_order(name: str) -> None:
     adapter = find(name).adapter(16, processor, **adapter_settings)
     inputs = processor.collate([processor(raw)])
     assert_close(adapter(inputs).coords[0], coords, msg=about("coordinates of the golden sample"))
+    assert adapter.num_tokens in (None, len(coords)), f"announced {adapter.num_tokens} tokens, the golden sample has {len(coords)}"
     found = adapter.target(inputs)
     assert found.keys() == targets.keys(), f"targets are {sorted(found)}, the golden ones {sorted(targets)}"
     for key, expected in targets.items():

@@ -10,6 +10,7 @@ channels and hours. The recipe sees the training months only.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -121,8 +122,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="ETTh1 as a parquet file: a column for each channel")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--lookback", type=int, default=504, help="hours that are seen")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe, values as JSON")
     parser.add_argument("--step", type=int, default=1, help="hours between the training windows of the heads")
     options = parser.parse_args()
+    changes = {key: json.loads(value) for key, value in (text.split("=", 1) for text in options.set)}
     series = read(options.data)
 
     def report(name: str, features: Features, *, scaled: bool) -> None:
@@ -134,7 +137,7 @@ def main() -> None:
     report("ridge, raw window", identity, scaled=False)
     report("ridge, window normalised", identity, scaled=True)
     for seed in range(options.seeds):
-        model, processor = pretrained(series, options.lookback, {"run.seed": seed})
+        model, processor = pretrained(series, options.lookback, changes | {"run.seed": seed})
         report(f"pretrained tokens, seed {seed}", tokens_of(model, processor), scaled=True)
         report(f"random tokens, seed {seed}", tokens_of(random_init(model.config, seed), processor), scaled=True)
 

@@ -8,8 +8,8 @@ network of this size that was trained with the labels. Accuracy in percent, on t
 
 The training parts have 36 to 200 series, so that a held-out fifth says little about a penalty: the protocol here is the mean, the
 largest and the smallest value of every feature over the tokens, averaged over the pieces of a series; features standardised by the
-training part; logistic regression whose C is chosen by 5-fold cross-validation on the training part. The rows "(mean)" have the
-mean over the tokens alone, which is the model's `pooler_output`.
+training part; logistic regression whose C is chosen by 5-fold cross-validation on the training part. That pooling
+is the recipe's `encoder.pooling`; the rows "(mean)" have the mean over the tokens alone.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def settings(length: int, rows: int) -> dict[str, Any]:
     patch = next(size for size in (32, 16, 1) if size * 6 <= length)
     stride = max(1, patch // PHASES)
     short: dict[str, Any] = {"modalities.timeseries.processor": {"normalise": "instance"}, "encoder.absolute_positions": True}
-    short["modalities.timeseries.adapter.stem"] = "linear"
+    short |= {"modalities.timeseries.adapter.stem": "linear", "objective.target": "raw"}
     long = {
         "modalities.timeseries.processor.window": length - (PHASES - 1) * stride,
         "modalities.timeseries.processor.stride": stride,
@@ -79,10 +79,9 @@ def features(model: MMSSLModel, processor: MMSSLProcessor, series: np.ndarray) -
     rows = []
     for raw in series:
         tokens = model.encode("timeseries", parts.collate([parts(piece) for piece in parts.pieces(raw)]))
-        values = tokens.values[:, model.encoder.num_prefix :]
-        rows.append(torch.stack([values.mean(1), values.amax(1), values.amin(1)]).mean(1))
+        rows.append(model.pool(tokens).mean(0))
     pooled = torch.stack(rows).numpy()
-    return {"mean, max, min": pooled.reshape(len(pooled), -1), "mean": pooled[:, 0]}
+    return {"mean, max, min": pooled, "mean": pooled[:, : model.config.hidden_size]}
 
 
 def probe(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> dict[str, float]:

@@ -31,8 +31,10 @@ class BudgetOrder:
         self._buckets: list[Int[np.ndarray, " n"]] = []
         self._shapes: list[tuple[int, int]] = []
         order = np.argsort(sizes, kind="stable")
+        above = 0.0
         for limit in _limits(longest):
-            bucket = order[(sizes[order] <= limit) & (sizes[order] > limit / GROWTH)]
+            bucket = order[(sizes[order] <= limit) & (sizes[order] > above)]
+            above = limit
             if len(bucket):
                 self._buckets.append(bucket)
                 count = -(-len(bucket) // (tokens // int(sizes[bucket].max()) // multiple * multiple))
@@ -62,10 +64,13 @@ class BudgetOrder:
 GROWTH = 1.25
 """Ratio of the lengths at the two ends of a bucket: at most a fifth of a batch is padding."""
 
+SHORT = 8
+"""Samples of fewer tokens share a bucket: of a batch of lone tokens alone, masked modelling could neither hide nor show one."""
+
 
 def _limits(longest: int) -> list[float]:
     """The upper ends of the buckets, the longest last."""
     limits = [float(longest)]
-    while limits[-1] > 1:
+    while limits[-1] > SHORT:
         limits.append(limits[-1] / GROWTH)
     return limits[::-1]

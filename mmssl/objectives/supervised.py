@@ -32,7 +32,10 @@ class Supervised(Objective):
         self.label_smoothing = label_smoothing
         self.mean = 0.0 if self.classes else float(np.mean(labels.values))
         self.std = 1.0 if self.classes else float(np.std(labels.values)) or 1.0
-        self.head = nn.Linear(model.config.hidden_size, len(labels.names) if self.classes else 1)
+        sizes = {model.pooled_size(name) for name in model.adapters}
+        if len(sizes) > 1:
+            raise ValueError("pooling='concat' gives modalities vectors of different widths, but there is one head; choose mean")
+        self.head = nn.Linear(sizes.pop(), len(labels.names) if self.classes else 1)
         initialise_all(self.head, model.config)
 
     def forward(self, batch: Batch) -> Output:

@@ -80,6 +80,7 @@ class TabularAdapter(Adapter):
         self.dates = VectorTokens(len(processor.dates), DATE_VALUES, width) if processor.dates else None
         self.words = WordTokens(processor.rules.text_buckets, width) if processor.texts else None
         columns = count + len(processor.categorical) + len(processor.dates) + len(processor.texts)
+        self.num_tokens = columns
         self.missing = nn.Parameter(torch.empty(columns, width))
         self.column = nn.Parameter(torch.empty(columns, width))
         self.sparse_target = processor.has_missing

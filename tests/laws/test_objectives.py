@@ -56,7 +56,7 @@ class Clip(Objective):
 
     def __init__(self, model: MMSSLModel, setup: Setup, *, dim: int = 16) -> None:
         super().__init__(model, setup)
-        self.heads = nn.ModuleDict({name: nn.Linear(model.config.hidden_size, dim, bias=False) for name in model.adapters})
+        self.heads = nn.ModuleDict({name: nn.Linear(model.pooled_size(name), dim, bias=False) for name in model.adapters})
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         initialise_all(self.heads, model.config)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmssl.data.budget import GROWTH, BudgetOrder
+from mmssl.data.budget import GROWTH, SHORT, BudgetOrder
 
 LENGTHS: list[int] = list(np.random.default_rng(0).integers(3, 200, 500).tolist())
 
@@ -27,7 +27,14 @@ def test_every_sample_is_in_every_epoch_within_the_budget(lengths: list[int], mu
             longest = max(lengths[i] for i in batch)
             assert len(batch) % multiple == 0
             assert longest * len(batch) <= tokens
-            assert min(max(lengths[i], 1) for i in batch) >= longest / GROWTH - 1
+            assert longest <= SHORT or min(max(lengths[i], 1) for i in batch) >= longest / GROWTH - 1
+
+
+def test_lone_tokens_are_not_among_themselves() -> None:
+    """Masked modelling has nothing to hide and to show in a batch of single tokens, which a corpus of sentences has a few of."""
+    lengths = [1] * 5 + list(range(2, 30)) * 20
+    for batch in epoch(BudgetOrder(lengths, 1024, 0)):
+        assert max(lengths[i] for i in batch) > 1
 
 
 def test_few_samples_are_read_twice() -> None:

@@ -1,0 +1,68 @@
+"""One vector per sample from its encoded tokens."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmssl.tokens import Tokens
+
+Pooling = Literal["cls", "mean", "attention", "mean_max", "mean_std", "mean_max_min", "concat"]
+
+SMALLEST_VARIANCE = 1e-6
+"""Keeps the gradient of a standard deviation finite where all tokens are alike, as where there is only one."""
+
+
+def mean(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """Mean of the valid tokens; zero for a sequence without any."""
+    return tokens.mean()
+
+
+def largest(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """Largest value of each feature over the valid tokens; zero for a sequence without any."""
+    if tokens.valid is None:
+        return tokens.values.amax(1)
+    there = tokens.valid[..., None]
+    found = tokens.values.masked_fill(~there, -torch.inf).amax(1)
+    return found.masked_fill(~there.any(1), 0)
+
+
+def smallest(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """Smallest value of each feature over the valid tokens; zero for a sequence without any."""
+    return -largest(tokens.with_values(-tokens.values))
+
+
+def deviation(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """Standard deviation of each feature over the valid tokens, in float32 inside; never below 0.001."""
+    wide = tokens.with_values(tokens.values.float())
+    centred = wide.values - wide.mean()[:, None]
+    variance = tokens.with_values(centred.square()).mean()
+    return variance.clamp(min=SMALLEST_VARIANCE).sqrt().to(tokens.values.dtype)
+
+
+STATISTICS: dict[str, Callable[[Tokens], Float[Tensor, "b d"]]] = {
+    "mean": mean,
+    "max": largest,
+    "min": smallest,
+    "std": deviation,
+}
+"""Parts of the names of poolings that concatenate statistics."""
+
+
+def statistics(pooling: str) -> list[str]:
+    """What a pooling concatenates: `mean_max` is the mean, then the largest values; empty for other poolings."""
+    parts = pooling.split("_")
+    return parts if set(parts) <= set(STATISTICS) else []
+
+
+def every_token(tokens: Tokens) -> Float[Tensor, "b p"]:
+    """All tokens, one after the other; zero where there is none."""
+    values = tokens.values if tokens.valid is None else tokens.values.masked_fill(~tokens.valid[..., None], 0)
+    return values.flatten(1)
+
+
+def concatenated(tokens: Tokens, parts: list[str]) -> Float[Tensor, "b p"]:
+    """The statistics of the valid tokens, one after the other."""
+    return torch.cat([STATISTICS[part](tokens) for part in parts], 1)
