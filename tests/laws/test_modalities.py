@@ -311,7 +311,7 @@ def test_law_refuses_a_modality_that_breaks_it(law: str, modality: Modality, mes
 # A core that breaks a law
 
 
-def no_mask(self: encoder.Encoder, x: Tensor, valid: Tensor | None) -> None:
+def no_mask(self: encoder.Encoder, x: Tensor, valid: Tensor | None, causal: bool = False) -> None:
     """Attention that sees padding."""
 
 
