@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmssl.tokens import Tokens
 
-Pooling = Literal["cls", "mean", "attention", "mean_max", "mean_std", "mean_max_min", "concat"]
+Pooling = Literal["cls", "mean", "attention", "mean_max", "mean_std", "mean_max_min", "mean_std_max", "concat"]
 
 SMALLEST_VARIANCE = 1e-6
 """Keeps the gradient of a standard deviation finite where all tokens are alike, as where there is only one."""
