@@ -154,7 +154,7 @@ def embed(
     processor, loaded = load(model)
     name = choose_modality(modality, processor)
     source = Source(path=data, split=split, columns=column_map(name, column, None))
-    type_ = pa.list_(pa.float32(), loaded.config.hidden_size)
+    type_ = pa.list_(pa.float32(), loaded.config.pooled_size)
     schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
     output, count = Path(output), 0
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ Positive = Annotated[int, Field(gt=0)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 Norm = Literal["layernorm", "rmsnorm"]
 Mlp = Literal["gelu", "swiglu"]
-Pooling = Literal["cls", "mean", "attention"]
+Pooling = Literal["cls", "mean", "mean_max", "attention"]
 
 
 @no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
@@ -70,6 +70,11 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
             raise ValueError(f"rotary_base needs four values (time, depth, height, width); got {list(self.rotary_base)}")
         self.mlp_size = self.mlp_width
         super().__post_init__(**kwargs)
+
+    @property
+    def pooled_size(self) -> int:
+        """Width of `pooler_output`."""
+        return 2 * self.hidden_size if self.pooling == "mean_max" else self.hidden_size
 
     @property
     def has_experts(self) -> bool:
@@ -126,7 +131,8 @@ def encoder_settings(
     num_register_tokens: register tokens after CLS (arXiv 2309.16588).
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
     absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
-    pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, or learned attention.
+    pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, their mean and beside it the largest value of
+        each channel (twice as wide), or learned attention.
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
     shape = SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}

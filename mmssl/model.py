@@ -101,11 +101,13 @@ class MMSSLModel(MMSSLPreTrainedModel):
         return self.encoder(self.embed(name, inputs))
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
-        """One vector per sample from encoded tokens: CLS, the mean of the valid tokens without prefix, or learned attention."""
+        """One vector per sample from encoded tokens: CLS, or from the valid others their mean, mean and maximum, or attention."""
         if self.config.pooling == "cls":
             return tokens.values[:, 0]
         k = self.encoder.num_prefix
         body = tokens.tail(tokens.values.shape[1] - k)
+        if self.config.pooling == "mean_max":
+            return torch.cat([body.mean(), body.max()], 1)
         return body.mean() if self.pooler is None else self.pooler(body)
 
     def modality_of(self, inputs: Inputs) -> str:
@@ -121,7 +123,8 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def forward(self, **inputs: Any) -> BaseModelOutputWithPooling:
         """Encode what `MMSSLProcessor` returned for one modality.
 
-        last_hidden_state: `[b, prefix + n, d]`; pooler_output: `[b, d]`, for long samples that were cut the mean of their pieces.
+        last_hidden_state: `[b, prefix + n, d]`; pooler_output: `[b, config.pooled_size]`, of long samples that were cut the mean
+        over their pieces.
         """
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         name = self.modality_of(tensors)

@@ -88,6 +88,13 @@ class Tokens:
         weight = self.valid.unsqueeze(-1).to(self.values.dtype)
         return (self.values * weight).sum(1) / weight.sum(1).clamp(min=1)
 
+    def max(self) -> Float[Tensor, "b d"]:
+        """Largest value of each channel among the valid tokens; zero for a sequence without any."""
+        if self.valid is None:
+            return self.values.amax(1)
+        largest = self.values.masked_fill(~self.valid[..., None], -torch.inf).amax(1)
+        return largest.masked_fill(~self.valid.any(1, keepdim=True), 0.0)
+
 
 def cat(parts: list[Tokens]) -> Tokens:
     """Join token sequences of one batch along the sequence. Identities must have been spent."""

@@ -32,7 +32,7 @@ class Supervised(Objective):
         self.label_smoothing = label_smoothing
         self.mean = 0.0 if self.classes else float(np.mean(labels.values))
         self.std = 1.0 if self.classes else float(np.std(labels.values)) or 1.0
-        self.head = nn.Linear(model.config.hidden_size, len(labels.names) if self.classes else 1)
+        self.head = nn.Linear(model.config.pooled_size, len(labels.names) if self.classes else 1)
         initialise_all(self.head, model.config)
 
     def forward(self, batch: Batch) -> Output:

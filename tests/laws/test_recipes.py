@@ -74,5 +74,5 @@ def test_recipe_runs_from_raw_samples_to_a_published_model(path: Path, tmp_path:
     for name in load(path).modalities:
         with torch.no_grad():
             output = model(**processor(**{find(name).keyword: find(name).example(2, 1)}))
-        assert output.pooler_output.shape == (2, model.config.hidden_size)
+        assert output.pooler_output.shape == (2, model.config.pooled_size)
         assert output.pooler_output.isfinite().all()

@@ -118,3 +118,9 @@ def test_recipe_bounds_the_smoothing() -> None:
     assert load(recipe, ["objective.label_smoothing=0.1"]).objective == ("supervised", {"label_smoothing": 0.1})
     with pytest.raises(RecipeError, match=r"objective\.label_smoothing: expected a number >= 0 and < 1, got 1"):
         load(recipe, ["objective.label_smoothing=1"])
+
+
+def test_head_is_as_wide_as_the_pooled_output() -> None:
+    objective = Supervised(small_model("tabular", pooling="mean_max"), Setup(labels=CLASSES))
+    assert objective.head.weight.shape == (3, 64)
+    assert objective(batch_with(CLASSES)).loss.isfinite()

@@ -84,6 +84,14 @@ def test_mean_of_the_valid_tokens() -> None:
     torch.testing.assert_close(tokens(valid=False).mean(), tokens(valid=False).values.mean(1))
 
 
+def test_max_is_that_of_the_valid_tokens() -> None:
+    whole = tokens()
+    whole = replace(whole, values=whole.values - 5)  # all negative, so that a padding of zeros would be the largest
+    expected = [whole.values[0].amax(0), whole.values[1, :2].amax(0), torch.zeros(4)]
+    assert torch.equal(whole.max(), torch.stack(expected))
+    assert torch.equal(tokens(valid=False).max(), tokens(valid=False).values.amax(1))
+
+
 def test_valid_or_ones() -> None:
     assert torch.equal(tokens().valid_or_ones(), tokens().valid)
     assert tokens(valid=False).valid_or_ones().tolist() == [[True] * 5] * 3
