@@ -20,7 +20,7 @@ Positive = Annotated[int, Field(gt=0)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 Norm = Literal["layernorm", "rmsnorm"]
 Mlp = Literal["gelu", "swiglu"]
-Pooling = Literal["cls", "mean", "mean_max", "attention"]
+Pooling = Literal["cls", "mean", "mean_max", "mean_std_max", "attention"]
 
 
 @no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
@@ -74,7 +74,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     @property
     def pooled_size(self) -> int:
         """Width of `pooler_output`."""
-        return 2 * self.hidden_size if self.pooling == "mean_max" else self.hidden_size
+        return self.hidden_size * len(self.pooling.split("_"))
 
     @property
     def has_experts(self) -> bool:
@@ -131,8 +131,8 @@ def encoder_settings(
     num_register_tokens: register tokens after CLS (arXiv 2309.16588).
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
     absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
-    pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens, their mean and beside it the largest value of
-        each channel (twice as wide), or learned attention.
+    pooling: what `pooler_output` is: the CLS token, the mean of the valid tokens; mean_max and mean_std_max put the largest
+        value and the standard deviation of each channel beside it (two and three times as wide); or learned attention.
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
     shape = SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}

@@ -101,14 +101,15 @@ class MMSSLModel(MMSSLPreTrainedModel):
         return self.encoder(self.embed(name, inputs))
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
-        """One vector per sample from encoded tokens: CLS, or from the valid others their mean, mean and maximum, or attention."""
+        """One vector per sample from encoded tokens: CLS, or from the valid others their statistics, or attention."""
         if self.config.pooling == "cls":
             return tokens.values[:, 0]
         k = self.encoder.num_prefix
         body = tokens.tail(tokens.values.shape[1] - k)
-        if self.config.pooling == "mean_max":
-            return torch.cat([body.mean(), body.max()], 1)
-        return body.mean() if self.pooler is None else self.pooler(body)
+        if self.pooler is not None:
+            return cast(Tensor, self.pooler(body))
+        statistics = {"mean": body.mean, "std": body.std, "max": body.max}
+        return torch.cat([statistics[name]() for name in self.config.pooling.split("_")], 1)
 
     def modality_of(self, inputs: Inputs) -> str:
         """The modality whose input names `inputs` holds; ValueError unless there is exactly one."""

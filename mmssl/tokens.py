@@ -88,6 +88,12 @@ class Tokens:
         weight = self.valid.unsqueeze(-1).to(self.values.dtype)
         return (self.values * weight).sum(1) / weight.sum(1).clamp(min=1)
 
+    def std(self) -> Float[Tensor, "b d"]:
+        """Standard deviation of each channel over the valid tokens; for a single token as good as zero."""
+        spread = (self.values - self.mean()[:, None]).square()
+        # The root has no finite slope at zero.
+        return replace(self, values=spread).mean().clamp(min=1e-12).sqrt()
+
     def max(self) -> Float[Tensor, "b d"]:
         """Largest value of each channel among the valid tokens; zero for a sequence without any."""
         if self.valid is None:

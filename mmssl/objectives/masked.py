@@ -246,4 +246,4 @@ def check(model: MMSSLModel, names: Sequence[str]) -> None:
                 "choose its non-overlapping adapter, or an objective with latent targets"
             )
     if model.config.pooling == "attention":
-        raise ValueError("encoder.pooling: attention has weights that masked modelling never trains; choose mean, mean_max or cls")
+        raise ValueError("encoder.pooling: attention has weights that masked modelling never trains; choose another")

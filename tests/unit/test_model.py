@@ -25,7 +25,7 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.testing import inputs_of, small_model, small_processor
 
 MODALITIES = {"image": "images", "tabular": "table"}
-POOLINGS = ("cls", "mean", "mean_max", "attention")
+POOLINGS = ("cls", "mean", "mean_max", "mean_std_max", "attention")
 # transformers 5.23 has new names for these methods; the old ones work in every version that we allow, and PEFT calls them.
 old_names = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
@@ -173,9 +173,11 @@ def pooled_by_loops(model: MMSSLModel, pooling: str, states: Tensor, valid: Tens
     body = [state for state, real in zip(states[1:], valid[1:], strict=True) if real]
     if pooling == "mean":
         return sum(body) / len(body)
-    if pooling == "mean_max":
-        largest = [max(float(state[i]) for state in body) for i in range(len(body[0]))]
-        return torch.cat([sum(body) / len(body), torch.tensor(largest, dtype=torch.float64)])
+    if pooling.startswith("mean_"):
+        mean = sum(body) / len(body)
+        largest = torch.tensor([max(float(state[i]) for state in body) for i in range(len(mean))], dtype=torch.float64)
+        spread = (sum((state - mean) ** 2 for state in body) / len(body)).sqrt()
+        return torch.cat([mean, largest] if pooling == "mean_max" else [mean, spread, largest])
     w = {name: tensor.double() for name, tensor in model.pooler.state_dict().items()}
     heads, size, out = model.config.num_attention_heads, 16, []
     for h in range(heads):

@@ -84,6 +84,20 @@ def test_mean_of_the_valid_tokens() -> None:
     torch.testing.assert_close(tokens(valid=False).mean(), tokens(valid=False).values.mean(1))
 
 
+def test_std_is_that_of_the_valid_tokens() -> None:
+    whole = tokens()
+    expected = [whole.values[0].std(0, correction=0), whole.values[1, :2].std(0, correction=0), torch.full((4,), 1e-6)]
+    torch.testing.assert_close(whole.std(), torch.stack(expected))
+    torch.testing.assert_close(tokens(valid=False).std(), tokens(valid=False).values.std(1, correction=0))
+
+
+def test_std_has_a_gradient_where_nothing_varies() -> None:
+    values = torch.ones(1, 3, 4, requires_grad=True)
+    Tokens(values, torch.zeros(1, 3, 4)).std().sum().backward()
+    assert values.grad is not None
+    assert values.grad.isfinite().all()
+
+
 def test_max_is_that_of_the_valid_tokens() -> None:
     whole = tokens()
     whole = replace(whole, values=whole.values - 5)  # all negative, so that a padding of zeros would be the largest
