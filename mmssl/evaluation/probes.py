@@ -102,22 +102,31 @@ class LinearProbe:
 
 
 def linear_classify(
-    train: Float[Tensor, "n d"], labels: Int[Tensor, " n"], test: Float[Tensor, "m d"], *, seed: int = 0
+    train: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    test: Float[Tensor, "m d"],
+    *,
+    seed: int = 0,
+    groups: Shaped[Tensor, " n"] | None = None,
 ) -> LinearProbe:
     """Multinomial logistic regression on standardised features, as scikit-learn's LogisticRegression minimises it.
 
     The penalty is chosen by accuracy on `held_out` training samples, then all are fitted with it.
-    ValueError if no class has two training samples.
+    groups: hold out each of these groups of training samples in turn, as where the test samples come from groups of their own.
+    ValueError if no class has two training samples, or if there is only one group.
     """
     train, test = _standardise(train, test)
     basis, curvature = _principal_axes(train)
     problem = _Logistic(train @ basis, labels, curvature)
-    out = _held_out_part(labels, labels, seed)
-    part = _Logistic(problem.x[~out], labels[~out], curvature, problem.num_classes)
+    outs = [_held_out_part(labels, labels, seed)] if groups is None else _each_group(groups)
+    parts = [_Logistic(problem.x[~out], labels[~out], curvature, problem.num_classes) for out in outs]
 
     def score(strength: float) -> float:
-        part.fit(strength)
-        return accuracy(part.predict(problem.x[out]), labels[out])
+        total = 0.0
+        for part, out in zip(parts, outs, strict=True):
+            part.fit(strength)
+            total += accuracy(part.predict(problem.x[out]), labels[out])
+        return total
 
     best = _best_strength(score)
     problem.fit(best)
@@ -149,6 +158,13 @@ def _held_out_part(groups: Shaped[Tensor, " n"], labels: Shaped[Tensor, " n"], s
     if not out.any():
         raise ValueError(f"a linear probe needs two training samples of at least one class; got {len(labels)} of different classes")
     return out
+
+
+def _each_group(groups: Shaped[Tensor, " n"]) -> list[Bool[Tensor, " n"]]:
+    outs = [groups == group for group in groups.unique()]
+    if len(outs) < 2:
+        raise ValueError("holding out each group in turn needs two groups or more; got one. Leave groups out")
+    return outs
 
 
 def _standardise(train: Float[Tensor, "n d"], test: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:

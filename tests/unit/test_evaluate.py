@@ -137,6 +137,21 @@ def test_linear_probe_matches_a_scikit_learn_pipeline() -> None:
     assert probes.accuracy(probe.predicted, truth) == pytest.approx(100 * pipeline.score(test, truth))
 
 
+def test_penalty_is_chosen_on_groups_that_are_held_out() -> None:
+    x, y, test, _ = digits()
+    groups = torch.arange(len(y)) % 3
+    scaled = StandardScaler().fit_transform(x.numpy())
+    scores = []
+    for c in probes.STRENGTHS:
+        folds = [(groups != group).numpy() for group in range(3)]
+        fitted = [LogisticRegression(C=c, max_iter=10_000).fit(scaled[part], y[part]) for part in folds]
+        scores.append(sum(model.score(scaled[~part], y[~part]) for model, part in zip(fitted, folds, strict=True)))
+    probe = probes.linear_classify(x, y, test, groups=groups)
+    assert probe.strength == probes.STRENGTHS[int(np.argmax(scores))]
+    with pytest.raises(ValueError, match="two groups or more; got one"):
+        probes.linear_classify(x, y, test, groups=torch.zeros(len(y)))
+
+
 def test_linear_probe_repeats_and_ignores_units_and_constant_features() -> None:
     x, y, test, _ = digits()
     first, again = probes.linear_classify(x, y, test), probes.linear_classify(x, y, test)
