@@ -39,9 +39,9 @@ spelling: $(VENV)/installed-dev ## Spelling: codespell
 	@printf '\n== codespell ==\n'
 	@$(BIN)/codespell && echo 'No misspelling found.'
 
-tests: $(VENV)/installed-dev ## Tests, shapes checked, warnings as errors: pytest
+tests: $(VENV)/installed-dev ## Tests on two cores, shapes checked, warnings as errors: pytest
 	@printf '\n== pytest ==\n'
-	@$(BIN)/pytest
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=worksteal
 
 docs: $(VENV)/installed-dev ## Build the documentation in site/: mkdocs
 	@printf '\n== docs ==\n'
