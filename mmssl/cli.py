@@ -10,7 +10,8 @@ from mmssl import __version__
 from mmssl.plugins import installed
 
 OBJECTIVES = {
-    "masked": "hide tokens, predict what they held (MAE, SimMIM, BERT)",
+    "masked": "hide tokens, predict what they held or what a teacher makes of them (MAE, BERT, HuBERT, data2vec)",
+    "jepa": "predict a teacher's representations of blocks from those of their context (I-JEPA, T-JEPA)",
     "supervised": "a linear head on the pooled output: classification, regression, fine-tuning",
 }
 """For `mmssl list objectives`, without importing them; a test compares it with `mmssl.objectives.OBJECTIVES`."""

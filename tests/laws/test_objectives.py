@@ -330,7 +330,7 @@ def test_loss_that_is_not_finite_names_step_and_samples() -> None:
 def test_bf16_follows_fp32_and_keeps_the_weights_in_fp32(case: Case) -> None:
     losses = {}
     for precision in ("fp32", "bf16", "fp32"):
-        training, history = train(build(case), [samples(case)], max_steps=4, precision=precision)
+        training, history = train(build(case), [samples(case)], max_steps=4, lr=3e-4, precision=precision)
         assert training.accelerator.mixed_precision == {"fp32": "no", "bf16": "bf16"}[precision]
         assert {parameter.dtype for parameter in training.objective.parameters()} == {torch.float32}
         losses.setdefault(precision, []).append([row["loss"] for row in history])

@@ -28,9 +28,12 @@ def cell(row: str, seed: int, probe: float, **more: Any) -> dict[str, Any]:
 def test_every_modality_has_both_objectives_on_one_encoder() -> None:
     grid = {name.removeprefix("grid/"): load(path) for name, path in recipes_found().items() if name.startswith("grid/")}
     assert set(grid) == {f"{kind}_{name}" for kind in ("masked", "jepa") for name in installed()}
-    assert len({json.dumps(recipe.resolved()["encoder"], sort_keys=True) for recipe in grid.values()}) == 1
+    encoders = [recipe.resolved()["encoder"] for recipe in grid.values()]
+    assert len({json.dumps(encoder | {"pooling": None}, sort_keys=True) for encoder in encoders}) == 1
     for name, recipe in grid.items():
-        assert name == f"{recipe.objective[0]}_{next(iter(recipe.modalities))}"
+        modality = next(iter(recipe.modalities))
+        assert name == f"{recipe.objective[0]}_{modality}"
+        assert recipe.section("encoder") == grid[f"jepa_{modality}"].section("encoder")
 
 
 def test_datasets_change_keys_that_their_recipes_have(module: dict[str, Any], tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_run_evaluates_and_embeds_the_wide_output(tmp_path: Path) -> None:
     recipe = {
         "modalities": {"tabular": {}},
         "encoder": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "pooling": "mean_max_min"},
-        "objective": {"name": "masked", "encode": "mask_token"},
+        "objective": {"name": "masked", "predictor": {"name": "mask_token"}},
         "data": {"path": "bundled:breast_cancer"},
         "train": {"batch_size": 32, "max_steps": 2},
         "evaluate": {},
