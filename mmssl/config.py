@@ -130,7 +130,7 @@ def encoder_settings(
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes.
     absolute_positions: add sines and cosines of the coordinates to the tokens, beside the rotary positions in attention.
     rotary_positions: turn queries and keys by the coordinates; ViT and MAE do not, which makes a step some five percent faster.
-    pooling: what `pooler_output` is: cls, learned attention, statistics of the valid tokens, or all tokens in a row (concat: tables).
+    pooling: what `pooler_output` is: cls, learned attention, statistics of the valid tokens, or (concat, for tables) all tokens.
     """
     given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
     shape = SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}

@@ -98,8 +98,8 @@ def test_views_of_points_teach_and_guide(vision: Path) -> None:
     check_round_trip("points", settings, check_learning("points", settings))
 
 
-# The others show hidden content by design (the next token, another view, tokens without places), or need a grid of tokens: their own
-# tests are in test_predict_parts.py.
+# The others show hidden content by design (the next token, another view, tokens without places), or need a grid of tokens: their
+# own tests are in test_predict_parts.py.
 @pytest.mark.parametrize("name", installed())
 @pytest.mark.parametrize("kind", ["transformer", "mask_token", "cross_attention", "similar"])
 def test_nothing_hidden_is_used(kind: str, name: str) -> None:
