@@ -203,7 +203,7 @@ def spent(run: Run) -> dict[str, Any]:
 def table(cells: Cells) -> str:
     """The page of the grid."""
     budget = cells.content["budget"] or {}
-    shown = " and ".join(f"{value:g} {unit}" for unit, value in budget.items()) or "not yet measured"
+    shown = " and ".join(f"{value:g} {unit if value != 1 else unit[:-1]}" for unit, value in budget.items()) or "not yet measured"
     lines = [
         "# The grid",
         "",
