@@ -142,6 +142,7 @@ def memory(data: str, steps: int) -> None:
         plain["encoder"] |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         plain["objective"]["predictor"] |= {"hidden_size": 32}
         plain["train"]["batch_tokens"] = 1024
+        plain["data"]["cache"] = False  # or memory would grow until every sample has been read once
         timed, begin = Timed(plain, Path(folder)), time.perf_counter()
         for step in range(1, steps + 1):
             timed.step()
