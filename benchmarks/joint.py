@@ -11,8 +11,8 @@ it mixes all lengths.
 """
 
 import argparse
+import ctypes
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -129,14 +129,30 @@ def pool(steps: dict[str, list[tuple[float, int]]], counts: dict[str, int]) -> f
     return sum(count * tokens for count, _, tokens in parts) / sum(count * seconds for count, seconds, _ in parts)
 
 
-def resident() -> float:
-    """MiB of the process that are in memory now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 2**20
+class Allocated(ctypes.Structure):
+    """What glibc's `mallinfo2` returns; bytes."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+    ]
+
+
+def occupied() -> dict[str, float]:
+    """MiB of the process: resident without mapped files; of these in use by allocations, and freed but kept by the allocator."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
+    mallinfo.restype = Allocated
+    found = mallinfo()
+    return {
+        "resident": int(status["RssAnon"].split()[0]) / 2**10,
+        "in use": (found.uordblks + found.hblkhd) / 2**20,
+        "kept": found.fordblks / 2**20,
+    }
 
 
 def memory(data: str, steps: int) -> None:
-    """Resident memory over a run, a line for every tenth of it."""
+    """Memory over a run, a line for every tenth of it."""
     with tempfile.TemporaryDirectory() as folder:
         plain = overrides(data)
         plain["encoder"] |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -147,7 +163,8 @@ def memory(data: str, steps: int) -> None:
         for step in range(1, steps + 1):
             timed.step()
             if step % max(1, steps // 10) == 0:
-                print(f"step {step:6}  {resident():8.1f} MiB  {time.perf_counter() - begin:6.0f} s", flush=True)
+                parts = ", ".join(f"{name} {size:7.1f}" for name, size in occupied().items())
+                print(f"step {step:6}  MiB: {parts}  {time.perf_counter() - begin:6.0f} s", flush=True)
 
 
 def main() -> None:

@@ -252,7 +252,7 @@ def hidden_content_is_not_used(objective: Predict, batch: Batch) -> None:
 
 
 def processor_round_trip(name: str) -> None:
-    """Settings survive JSON, the processor survives pickling and saving, and all of them process alike."""
+    """Settings survive JSON, the processor survives pickling and saving, and all of them process alike, one sample or many."""
     processor = small_processor(name)
     settings = json.loads(json.dumps(processor.settings(), allow_nan=False))
     with tempfile.TemporaryDirectory() as folder:
@@ -260,8 +260,10 @@ def processor_round_trip(name: str) -> None:
         saved = AutoProcessor.from_pretrained(folder).processors[name]
     for other in (find(name).processor(**settings), pickle.loads(pickle.dumps(processor)), saved):
         assert other.settings() == processor.settings(), f"settings were {processor.settings()}, came back as {other.settings()}"
-        for raw in find(name).example(SAMPLES, 0):
+        raws = find(name).example(SAMPLES, 0)
+        for raw, together in zip(raws, other.process_rows(raws), strict=True):
             assert_same(processor(raw), other(raw))
+            assert_same(processor(raw), together)
 
 
 def assert_same(left: Inputs, right: Inputs) -> None:

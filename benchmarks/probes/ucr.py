@@ -49,7 +49,7 @@ def settings(length: int, rows: int) -> dict[str, Any]:
     patch = next(size for size in (32, 16, 1) if size * 6 <= length)
     stride = max(1, patch // PHASES)
     short: dict[str, Any] = {"modalities.timeseries.processor": {"normalise": "instance"}, "encoder.absolute_positions": True}
-    short |= {"modalities.timeseries.adapter.stem": "linear", "objective.target": "raw"}
+    short |= {"modalities.timeseries.adapter.stem": "linear", "objective.targets": [{"name": "raw"}]}
     long = {
         "modalities.timeseries.processor.window": length - (PHASES - 1) * stride,
         "modalities.timeseries.processor.stride": stride,

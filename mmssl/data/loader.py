@@ -81,7 +81,21 @@ class _Reader(Dataset[Batch | str]):
         return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped)
 
     def _read(self, indices: Int[np.ndarray, " k"]) -> list[Sample | str]:
-        return [self._process(int(i), row) for i, row in zip(indices, self.source.rows(indices), strict=True)]
+        rows = self.source.rows(indices)
+        if not self.source.is_cut:
+            try:
+                return list(self._process_all(rows))
+            except _SAMPLE_ERRORS:
+                pass  # which row it was, and what it means, is said below
+        return [self._process(int(i), row) for i, row in zip(indices, rows, strict=True)]
+
+    def _process_all(self, rows: Sequence[Row]) -> list[Sample]:
+        """The tensors of all rows. Raises what a processor raises for the first bad one."""
+        parts = [
+            processor.process_rows([self.source.raw(modality, row) for row in rows])
+            for modality, processor in self.modalities.values()
+        ]
+        return [dict(zip(self.modalities, sample, strict=True)) for sample in zip(*parts, strict=True)]
 
     def _process(self, index: int, row: Row) -> Sample | str:
         """The tensors of a row, or what is wrong with it."""

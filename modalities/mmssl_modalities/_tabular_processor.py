@@ -231,11 +231,11 @@ class TabularProcessor(Processor):
                 raise placed(f"row {number}", error) from error
         return shared_collate(samples)
 
-    def process_rows(self, rows: Sequence[Any]) -> list[Inputs]:
+    def process_rows(self, raws: Sequence[Any]) -> list[Inputs]:
         """What `__call__` makes of each row, all at once: some ten times faster. Raises what a row raises, with its number."""
-        if self.shared is not None or not rows:
-            return [self(row) for row in rows]
-        batch = self.table(rows)
+        if self.shared is not None or not raws:
+            return super().process_rows(raws)
+        batch = self.table(list(raws))
         parts = zip(*(tensor.unbind(0) for tensor in batch.values()), strict=True)
         return [dict(zip(batch, part, strict=True)) for part in parts]
 

@@ -209,4 +209,5 @@ AUDIO = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    sentence="audio",
 )

@@ -181,4 +181,5 @@ IMAGE = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    sentence="image",
 )

@@ -278,3 +278,27 @@ def test_sizes_that_do_not_fit_are_refused_at_once(options, message):
 def test_missing_column_is_refused_at_once():
     with pytest.raises(LookupError, match=r"no column for 'other' \(looked for c\); it has a, b"):
         read(SOURCE, modalities={"other": (modality("other", ("c",), Digits), Digits())})
+
+
+class Together(Digits):
+    """Processes whole batches; counts them."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = 0
+
+    def process_rows(self, raws):
+        self.batches += 1
+        return super().process_rows(raws)
+
+
+def test_the_rows_of_a_batch_are_processed_together_and_a_bad_one_is_still_named():
+    processor = Together()
+    together = {"number": (modality("number", ("a",), Together), processor)}
+    good = list(batches(numbers(1, 23, 4, 5), together, 2))
+    assert processor.batches == 2
+    assert [batch.inputs["number"]["digits"].shape for batch in good] == [(2, 2), (2, 1)]
+    found = list(batches(numbers(1, "x", 4, 5), together, 4, on_error="skip"))
+    assert found[0].ids.tolist() == [0, 2, 3]
+    assert len(found[0].skipped) == 1
+    assert "row 1 of rows in memory, column a: a number is required; got 'x'" in found[0].skipped[0]
