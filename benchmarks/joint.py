@@ -63,8 +63,8 @@ def quality(data: str, steps: int) -> None:
         run = mmssl.train(plain)
         tables = json.loads(run.table_file.read_text(encoding="utf-8"))
         for name in [only] if only else PLACES:
-            rows = {row["name"]: row for row in tables[name]["rows"]}
-            scores.setdefault(name, {})["separate" if only else "joint"] = rows["pretrained"]["linear"]
+            rows = {row["name"]: row for row in tables.get(name, tables)["rows"]}
+            scores.setdefault(name, {})["separate" if only else "joint"] = rows["pretrained"]["probe"]
     for name, row in scores.items():
         print(f"{name:12} joint {row['joint']:6.2f}  separate {row['separate']:6.2f}  {row['joint'] - row['separate']:+6.2f}")
     print(f"mean difference {fmean(row['joint'] - row['separate'] for row in scores.values()):+.2f}")

@@ -68,11 +68,21 @@ every_recipe = pytest.mark.parametrize("path", recipes_found().values(), ids=rec
 
 def example_data(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
     """Made-up rows, by source where the recipe has several, and the keys that it needs to read them."""
-    sources = recipe.section("data").sources
+    sources, keys = recipe.section("data").sources, own_columns(recipe)
     if sources is None:
-        return example_rows(list(recipe.modalities)), {"data.columns": {"label": "label"}}
+        return example_rows(list(recipe.modalities)), keys | {"data.columns": {"label": "label"}}
     rows = {name: example_rows(list(options.modalities or (name,))) for name, options in sources.items()}
-    return rows, {f"data.sources.{name}.columns": {"label": "label"} for name in sources}
+    return rows, keys | {f"data.sources.{name}.columns": {"label": "label"} for name in sources}
+
+
+def own_columns(recipe: Recipe) -> dict[str, Any]:
+    """What takes back the names of columns that only the recipe's own data have."""
+    return {
+        f"modalities.{name}.processor.{key}": None
+        for name, parts in recipe.modalities.items()
+        for key in parts["processor"]
+        if key.endswith("_columns")
+    }
 
 
 def example_rows(modalities: list[str]) -> list[dict[str, Any]]:
