@@ -139,12 +139,13 @@ class Allocated(ctypes.Structure):
 
 
 def occupied() -> dict[str, float]:
-    """MiB of the process: resident without mapped files; of these in use by allocations, and freed but kept by the allocator."""
+    """MiB in memory: mapped files (libraries, data as they are read), all else; what glibc has in use, and freed but kept."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
     mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
     mallinfo.restype = Allocated
     found = mallinfo()
     return {
+        "mapped": int(status["RssFile"].split()[0]) / 2**10,
         "resident": int(status["RssAnon"].split()[0]) / 2**10,
         "in use": (found.uordblks + found.hblkhd) / 2**20,
         "kept": found.fordblks / 2**20,
