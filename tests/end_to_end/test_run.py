@@ -53,8 +53,14 @@ def test_the_folder_holds_what_a_run_is_known_by(finished: Run) -> None:
         "checkpoints", "lock", "metrics.jsonl", "model", "processor", "recipe.yaml", "report.html", "run.json", "table.json",
     ]  # fmt: skip
     assert sorted(path.name for path in finished.model_folder.iterdir()) == [
-        "README.md", "config.json", "model.safetensors", "processor_config.json",
-    ]  # fmt: skip
+        "README.md",
+        "config.json",
+        "config_sentence_transformers.json",
+        "model.safetensors",
+        "modules.json",
+        "processor_config.json",
+        "sentence_bert_config.json",
+    ]
     assert sorted(path.name for path in finished.checkpoints.iterdir()) == ["step-000000008", "step-000000012"]
     for path in finished.checkpoints.iterdir():
         checkpoint.verify(path)
