@@ -6,7 +6,7 @@
 
 All follow `recipes/joint/six_modalities.yaml`. quality: the joint run makes `--steps` steps for each of its sources, each separate
 run as many on its own; both read as many samples and are scored by the recipe's protocol. speed: tokens per second, padding not
-counted, of joint steps and of the steps of each source alone, by turns in one process. memory: resident memory of the process while
+counted, of joint steps and of the steps of each source alone, by turns in one process. memory: that of the process while
 it mixes all lengths.
 """
 
@@ -63,7 +63,7 @@ def quality(data: str, steps: int) -> None:
         run = mmssl.train(plain)
         tables = json.loads(run.table_file.read_text(encoding="utf-8"))
         for name in [only] if only else PLACES:
-            rows = {row["name"]: row for row in tables.get(name, tables)["rows"]}
+            rows = {row["name"]: row for row in tables[name]["rows"]}
             scores.setdefault(name, {})["separate" if only else "joint"] = rows["pretrained"]["probe"]
     for name, row in scores.items():
         print(f"{name:12} joint {row['joint']:6.2f}  separate {row['separate']:6.2f}  {row['joint'] - row['separate']:+6.2f}")

@@ -84,12 +84,12 @@ class _Reader(Dataset[Batch | str]):
         rows = self.source.rows(indices)
         if not self.source.is_cut:
             try:
-                return list(self._process_all(rows))
+                return self._process_all(rows)
             except _SAMPLE_ERRORS:
                 pass  # which row it was, and what it means, is said below
         return [self._process(int(i), row) for i, row in zip(indices, rows, strict=True)]
 
-    def _process_all(self, rows: Sequence[Row]) -> list[Sample]:
+    def _process_all(self, rows: Sequence[Row]) -> list[Sample | str]:
         """The tensors of all rows. Raises what a processor raises for the first bad one."""
         parts = [
             processor.process_rows([self.source.raw(modality, row) for row in rows])
