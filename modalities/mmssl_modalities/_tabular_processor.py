@@ -232,7 +232,7 @@ class TabularProcessor(Processor):
         return shared_collate(samples)
 
     def process_rows(self, raws: Sequence[Any]) -> list[Inputs]:
-        """What `__call__` makes of each row, all at once: some ten times faster. Raises what a row raises, with its number."""
+        """What `__call__` makes of each row, all at once: two to three times faster. Raises what a row raises, with its number."""
         if self.shared is not None or not raws:
             return super().process_rows(raws)
         batch = self.table(list(raws))
