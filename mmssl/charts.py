@@ -9,7 +9,8 @@ from jaxtyping import Float
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 WIDTH, HEIGHT = 480, 250
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 50, 24, 12, 30
+"""Room around the lines; right of them for half of the last step's label."""
 POINTS = 200
 """Points that a line keeps; more are averaged in groups, whose range is drawn as a band."""
 DECADES = 1.3
