@@ -1,11 +1,12 @@
 """A pre-norm transformer on `Tokens`. It never learns which modality it saw; it also serves as decoder and predictor."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
@@ -13,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mmssl.config import MMSSLConfig
-from mmssl.tokens import Tokens
+from mmssl.tokens import Tokens, cat
 
 
 @runtime_checkable
@@ -119,6 +120,10 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2), weights
 
 
+Projections = tuple[Float[Tensor, "b m d"], Float[Tensor, "b n d"], Float[Tensor, "b n d"]]
+"""Queries, keys and values before they are split into heads."""
+
+
 class MMSSLAttention(nn.Module):
     """Multi-head self-attention with rotary positions; sdpa, flash, flex and eager through transformers' interface."""
 
@@ -135,17 +140,21 @@ class MMSSLAttention(nn.Module):
         self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"] | None, first: int
-    ) -> tuple[Float[Tensor, "b m d"], Tensor | None]:
+    def project(self, x: Float[Tensor, "b n d"], first: int) -> Projections:
+        """Queries of the tokens from number `first` on, keys and values of all."""
         x = cast_once(x)
-        asking, own = x[:, first:], None if turn is None else turn[:, first:]
-        query = rotate(self.q_norm(self.split_heads(self.q_proj(asking))), own).transpose(1, 2)
-        key = rotate(self.k_norm(self.split_heads(self.k_proj(x))), turn).transpose(1, 2)
-        value = self.split_heads(self.v_proj(x)).transpose(1, 2)
+        return self.q_proj(x[:, first:]), self.k_proj(x), self.v_proj(x)
+
+    def forward(
+        self, projections: Projections, mask: Any, turn: Complex[Tensor, "b n 1 p"] | None
+    ) -> tuple[Float[Tensor, "b m d"], Tensor | None]:
+        """What the queries, which belong to the last of the tokens, get; and how much they attend to each token, if known."""
+        query, key, value = (self.split_heads(each) for each in projections)
+        own = None if turn is None else turn[:, -query.shape[1] :]
+        query, key = rotate(self.q_norm(query), own).transpose(1, 2), rotate(self.k_norm(key), turn).transpose(1, 2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        out, weights = attend(self, query, key, value, mask, scaling=self.scaling)
-        return self.o_proj(out.reshape(asking.shape)), weights
+        out, weights = attend(self, query, key, value.transpose(1, 2), mask, scaling=self.scaling)
+        return self.o_proj(out.flatten(2)), weights
 
     def split_heads(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n h e"]:
         return x.unflatten(-1, (-1, self.head_dim))
@@ -216,6 +225,18 @@ class DropPath(nn.Module):
         return x * keep.to(x.dtype) / (1 - self.rate)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Tokens that all samples choose from: token j of sample i is `values[0, index[i, j]]`."""
+
+    values: Float[Tensor, "1 n d"]
+    index: Int[Tensor, "b m"]
+
+    def choose(self, of_each: Float[Tensor, "1 n e"]) -> Float[Tensor, "b m e"]:
+        """Something of each of the tokens, as the samples chose them. Its gradient is summed in float32."""
+        return F.embedding(self.index, of_each[0].float()).to(of_each.dtype)
+
+
 class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
     """Pre-norm attention and MLP, each with optional LayerScale and stochastic depth."""
 
@@ -229,11 +250,35 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "b n d"], mask: Any, turn: Complex[Tensor, "b n 1 p"] | None, first: int, expert: str | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        mask: Any,
+        turn: Complex[Tensor, "b n 1 p"] | None,
+        first: int,
+        expert: str | None = None,
+        shared: Shared | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """The tokens from number `first` on after attending to all of them."""
-        x = x[:, first:] + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, turn, first)[0]))
+        """The tokens from number `first` on after attending to all of them; shared: where the last tokens come from."""
+        x = x[:, first:] + self.attend(x, mask, turn, first, shared)
         return x + self.feed_forward(x, expert)
+
+    def attend(
+        self,
+        x: Float[Tensor, "b n d"],
+        mask: Any,
+        turn: Complex[Tensor, "b n 1 p"] | None,
+        first: int = 0,
+        shared: Shared | None = None,
+    ) -> Float[Tensor, "b m d"]:
+        """What attention adds to the tokens from number `first` on. Shared tokens are projected once for all samples."""
+        own = x if shared is None else x[:, : x.shape[1] - shared.index.shape[1]]
+        projections = self.attention.project(self.norm1(own), first)
+        if shared is not None:
+            theirs = map(shared.choose, self.attention.project(self.norm1(shared.values), 0))
+            query, key, value = (torch.cat(pair, 1) for pair in zip(projections, theirs, strict=True))
+            projections = query, key, value
+        out: Tensor = self.drop_path(self.scale1(self.attention(projections, mask, turn)[0]))
+        return out
 
     def feed_forward(self, x: Float[Tensor, "b n d"], expert: str | None = None) -> Float[Tensor, "b n d"]:
         """What the MLP adds to tokens that have attended."""
@@ -271,13 +316,19 @@ class Encoder(nn.Module):
                 layer.gradient_checkpointing = True
                 layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
-    def prepend(self, tokens: Tokens) -> Tokens:
-        """Add identities and positions to the values, and the prefix tokens in front."""
+    def place(self, tokens: Tokens) -> Tokens:
+        """Add identities and positions to the values."""
         values = tokens.values if tokens.identity is None else tokens.values + tokens.identity
         if self.absolute is not None:
             values = values + self.absolute(tokens.coords).to(values.dtype)
+        return tokens.with_values(values)
+
+    def prepend(self, tokens: Tokens) -> Tokens:
+        """Add identities and positions to the values, and the prefix tokens in front."""
+        tokens = self.place(tokens)
         if self.prefix is None:
-            return tokens.with_values(values)
+            return tokens
+        values = tokens.values
         prefix = self.prefix.expand(len(values), -1, -1)
         valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
         coords = F.pad(tokens.coords, (0, 0, self.num_prefix, 0))
@@ -300,15 +351,28 @@ class Encoder(nn.Module):
 
         causal: a token attends only to itself and to those before it; prefix tokens come before all others.
         """
-        tokens = self.prepend(tokens)
+        return self.run(self.prepend(tokens), last, causal)
+
+    def answer(self, context: Tokens, places: Tokens, index: Int[Tensor, "b m"], valid: Bool[Tensor, "b m"] | None) -> Tokens:
+        """As `forward` of the context and, behind it, the places at `index`, of which `m` it returns the last.
+
+        places: `[1, n, d]`, the same for all samples, so that what they give to the first layer is computed once.
+        valid: which entries of `index` count; None: all.
+        """
+        shared = Shared(self.place(places).values, index)
+        chosen = Tokens(shared.choose(shared.values), places.coords[0][index], valid)
+        return self.run(cat([self.prepend(context), chosen]), index.shape[1], shared=shared)
+
+    def run(self, tokens: Tokens, last: int | None, causal: bool = False, shared: Shared | None = None) -> Tokens:
+        """All layers on tokens that have their positions; shared: where the last of them come from."""
         x, count = tokens.values, tokens.values.shape[1]
         mask, turn = self.mask(x, tokens.valid, causal), self.turn(tokens)
         expert = tokens.expert if self.config.has_experts else None
-        for layer in self.layers[:-1]:
-            x = layer(x, mask, turn, 0, expert)
         first = 0 if last is None else count - last
         assert not (first and causal)
-        x = self.layers[-1](x, self.mask(x[:, first:], tokens.valid) if first else mask, turn, first, expert)
+        for layer in self.layers[:-1]:
+            x, shared = layer(x, mask, turn, 0, expert, shared), None
+        x = self.layers[-1](x, self.mask(x[:, first:], tokens.valid) if first else mask, turn, first, expert, shared)
         return tokens.tail(count - first).with_values(self.norm(x))
 
     def layer_outputs(self, tokens: Tokens, count: int, *, part: Literal["block", "ffn"] = "block") -> list[Tokens]:
@@ -321,7 +385,7 @@ class Encoder(nn.Module):
         mask, turn = self.mask(x, tokens.valid), self.turn(tokens)
         expert = tokens.expert if self.config.has_experts else None
         for layer in cast(list[MMSSLLayer], self.layers):
-            x = x + layer.drop_path(layer.scale1(layer.attention(layer.norm1(x), mask, turn, 0)[0]))
+            x = x + layer.attend(x, mask, turn)
             added = layer.feed_forward(x, expert)
             x = x + added
             found.append(tokens.with_values(x if part == "block" else added))

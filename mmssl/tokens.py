@@ -76,6 +76,17 @@ class Tokens:
             identity=None if self.identity is None else self.identity.repeat(times, 1, 1),
         )
 
+    @property
+    def same_places(self) -> bool:
+        """Whether every sample of several has its tokens at the same places, known because they are one tensor expanded."""
+        parts = [self.coords] if self.identity is None else [self.coords, self.identity]
+        return len(self.values) > 1 and all(part.stride(0) == 0 for part in parts)
+
+    def first(self) -> "Tokens":
+        """The first sample alone, and none of its padding."""
+        identity = None if self.identity is None else self.identity[:1]
+        return replace(self, values=self.values[:1], coords=self.coords[:1], valid=None, identity=identity)
+
     def tail(self, count: int) -> "Tokens":
         """The last `count` tokens of every sequence."""
         first = self.values.shape[1] - count

@@ -322,3 +322,19 @@ def test_losses_of_several_masks_share_one_target() -> None:
     assert_close(objective(batch).loss, torch.stack(terms).mean())
     assert not torch.equal(scene.parts.hidden[:3], scene.parts.hidden[3:6])
     assert cat([scene.tokens.with_values(scene.tokens.values)]).values.shape[1] == GRID**2
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_places_that_samples_share_change_nothing(monkeypatch: pytest.MonkeyPatch, layers: int, ragged: bool) -> None:
+    """The transformer predictor computes the first layer of mask tokens once for all samples: the same loss and gradients."""
+    objective, batch = make(Transformer(hidden_size=16, num_hidden_layers=layers, num_attention_heads=2)), make_batch(ragged=ragged)
+    tokens = objective.model.embed("image", batch.inputs["image"])
+    assert tokens.same_places and not tokens.take(torch.arange(4).expand(3, 4)).same_places
+    found = []
+    for shared in (tokens.same_places, False):
+        monkeypatch.setattr(Tokens, "same_places", shared)
+        loss = objective(batch).loss
+        found.append([loss, *torch.autograd.grad(loss, list(objective.parameters()), allow_unused=True)])
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

@@ -1,15 +1,17 @@
 """The encoder's parts: prefix, stochastic depth, gradient checkpointing, and what its configuration refuses."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from mmssl.config import MMSSLConfig, encoder_settings
 from mmssl.encoder import DropPath, Encoder, initialise_all
-from mmssl.tokens import Tokens
+from mmssl.tokens import Tokens, cat
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 
@@ -188,3 +190,32 @@ def test_derived_configuration_keeps_the_rest() -> None:
     derived = config.derive(hidden_size=16, mlp_size=None)
     assert (derived.hidden_size, derived.mlp_size, derived.norm, derived._attn_implementation) == (16, 64, "rmsnorm", "eager")
     assert config.hidden_size == 32
+
+
+# Places that are the same for all samples
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"rotary_positions": False}, {"absolute_positions": False, "num_register_tokens": 2}])
+def test_answer_is_forward_of_the_chosen_places(depth: int, padded: bool, settings: dict[str, Any]) -> None:
+    """The output, and the gradient of every weight, of the context and of the places."""
+    encoder = make(num_hidden_layers=depth, **settings).double()
+    torch.manual_seed(1)
+    context = Tokens(torch.randn(3, 4, 32), torch.randn(3, 4, 4), torch.arange(4) < torch.tensor([[4], [2], [3]]))
+    places = Tokens(torch.randn(1, 7, 32), torch.randn(1, 7, 4))
+    context, places = (replace(each, values=each.values.double().requires_grad_()) for each in (context, places))
+    index = torch.stack([torch.randperm(7)[:5] for _ in range(3)])
+    valid = torch.arange(5) < torch.tensor([[5], [1], [4]]) if padded else None
+    chosen = Tokens(places.values[0][index], places.coords[0][index], valid)
+    expected = encoder(cat([context, chosen]), last=5)
+    found = encoder.answer(context, places, index, valid)
+    assert_close(found.coords, expected.coords)
+    counts = expected.valid_or_ones()
+    assert torch.equal(found.valid_or_ones(), counts)
+    leaves = [context.values, places.values, *encoder.parameters()]
+    weight = torch.randn(3, 5, 32, dtype=torch.float64) * counts[..., None]
+    gradients = [torch.autograd.grad((each.values * weight).sum(), leaves) for each in (expected, found)]
+    assert_close(found.values[counts], expected.values[counts], rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(gradients[1], gradients[0], strict=True):
+        assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

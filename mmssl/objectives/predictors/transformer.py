@@ -12,7 +12,7 @@ from mmssl.draws import Draws
 from mmssl.encoder import Encoder
 from mmssl.masking import Split
 from mmssl.objectives.parts import Predicted, Predictor
-from mmssl.tokens import Tokens, cat
+from mmssl.tokens import Tokens, both_valid, cat, gather
 
 
 def narrow(config: MMSSLConfig, width: int, layers: int, heads: int) -> MMSSLConfig:
@@ -89,6 +89,10 @@ class Transformer(Predictor):
     def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted:
         seen = encoder(tokens.take(parts.seen, parts.seen_real))
         context = seen.with_values(self.queries.enter(seen.values))
+        if tokens.same_places and parts.groups == 1 and not self.everywhere and not self.noise:
+            valid = both_valid(gather(tokens.valid, parts.hidden), parts.hidden_real)
+            values = self.decoder.answer(context, self.queries(tokens.first(), draws), parts.hidden, valid).values
+            return Predicted(values, parts.hidden, parts.hidden_real)
         queries = self.queries(tokens.take(parts.hidden, parts.hidden_real), draws)
         if self.everywhere:
             return self.answer_everywhere(context, queries, parts)
