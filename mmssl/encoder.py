@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mmssl.config import MMSSLConfig
+from mmssl.linear import cast_once, in_one_product
 from mmssl.tokens import Tokens, cat
 
 
@@ -97,12 +98,6 @@ class AbsolutePositions(nn.Module):
         return torch.cat([angles.sin(), angles.cos() - 1], -1)
 
 
-def cast_once(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """`x` in the precision that autocast computes in, so that several projections of it do not each cast it."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
 def eager_attention_forward(
     module: nn.Module,
     query: Float[Tensor, "b h n e"],
@@ -143,7 +138,10 @@ class MMSSLAttention(nn.Module):
     def project(self, x: Float[Tensor, "b n d"], first: int) -> Projections:
         """Queries of the tokens from number `first` on, keys and values of all."""
         x = cast_once(x)
-        return self.q_proj(x[:, first:]), self.k_proj(x), self.v_proj(x)
+        if first:
+            return self.q_proj(x[:, first:]), *in_one_product(x, self.k_proj, self.v_proj)
+        query, key, value = in_one_product(x, self.q_proj, self.k_proj, self.v_proj)
+        return query, key, value
 
     def forward(
         self, projections: Projections, mask: Any, turn: Complex[Tensor, "b n 1 p"] | None
@@ -274,7 +272,7 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         own = x if shared is None else x[:, : x.shape[1] - shared.index.shape[1]]
         projections = self.attention.project(self.norm1(own), first)
         if shared is not None:
-            theirs = map(shared.choose, self.attention.project(self.norm1(shared.values), 0))
+            theirs = shared.choose(torch.cat(self.attention.project(self.norm1(shared.values), 0), -1)).chunk(3, -1)
             query, key, value = (torch.cat(pair, 1) for pair in zip(projections, theirs, strict=True))
             projections = query, key, value
         out: Tensor = self.drop_path(self.scale1(self.attention(projections, mask, turn)[0]))

@@ -20,8 +20,8 @@ def gather(source: Tensor | None, index: Int[Tensor, "b k"]) -> Tensor | None:
     """`source[i, index[i, j]]` for every row i: selects along dimension 1 of a `[b, n, ...]` tensor; None stays None."""
     if source is None:
         return None
-    rows = torch.arange(len(index), device=index.device)[:, None]
-    return source[rows, index]
+    rows = source.shape[1] * torch.arange(len(index), device=index.device)[:, None]
+    return source.flatten(0, 1).index_select(0, (rows + index).flatten()).unflatten(0, index.shape)
 
 
 def both_valid(a: Bool[Tensor, "b n"] | None, b: Bool[Tensor, "b n"] | None) -> Bool[Tensor, "b n"] | None:

@@ -38,7 +38,7 @@ def regression(
     else:
         error = {"mse": F.mse_loss, "l1": F.l1_loss}[distance](predicted.float(), truth, reduction="none")
     count = there.sum(-1)
-    return (error * there).sum(-1) / count.clamp(min=1), count > 0
+    return error.sum(-1) / count.clamp(min=1), count > 0  # where there is no target, the error is zero
 
 
 def cosine(predicted: Float[Tensor, "b m t"], target: Float[Tensor, "b m t"]) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]:

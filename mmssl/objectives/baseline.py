@@ -25,8 +25,8 @@ def constant_loss(
         counts = there.new_zeros(classes, dtype=torch.float32)
         counts.scatter_add_(0, truth.clamp(min=0).flatten(), there.flatten().float())
         return entropy(counts).expand(there.shape)
-    weight = there[..., None] & ~truth.isnan()
-    mean = truth.nan_to_num(0.0).mul(weight).sum((0, 1)) / weight.sum((0, 1)).clamp(min=1)
+    known = there[..., None] & ~truth.isnan()
+    mean = torch.where(known, truth, 0).sum((0, 1)) / known.sum((0, 1)).clamp(min=1)
     if loss.classes:
         return entropy(mean).expand(there.shape)
     return loss(mean.expand_as(truth), truth, real, draws)[0]

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws, keys
-from mmssl.encoder import Encoder
+from mmssl.encoder import Encoder, initialise_all
 from mmssl.masking import Random, Split
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Masked, Setup
@@ -191,7 +191,9 @@ def test_position_prediction_is_equivariant_and_blind_to_places() -> None:
 @torch.no_grad()
 def test_encoder_without_positions_is_blind_to_places() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(MMSSLConfig(**SMALL, absolute_positions=False, rotary_positions=False))
+    config = MMSSLConfig(**SMALL, absolute_positions=False, rotary_positions=False)
+    encoder = Encoder(config)
+    initialise_all(encoder, config)
     values = torch.randn(2, 5, 32)
     found = encoder(Tokens(values, torch.randn(2, 5, 4))).values
     assert_close(found, encoder(Tokens(values, torch.zeros(2, 5, 4))).values)
