@@ -26,7 +26,8 @@ from mmssl import recipe
 from mmssl.build import make_config
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import keep_freed_memory, set_attention
+from mmssl.loop import set_attention
+from mmssl.memory import keep_freed_memory
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Setup

@@ -35,6 +35,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     rotary_base: base of the rotary frequencies of the time, depth, height and width axes; the longest wavelength is about
         2 pi x base patch units.
     layer_scale: initial value of LayerScale (arXiv 2103.17239, eq. 4); None: off.
+    final_norm: whether the last layer's output is normalised.
     """
 
     model_type = "mmssl"
@@ -49,6 +50,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     norm_eps: float = 1e-6
     qk_norm: bool = False
     layer_scale: float | None = None
+    final_norm: bool = True
     modality_experts: bool = False
     drop_path_rate: float = 0.0
     cls_token: bool = True
@@ -102,6 +104,7 @@ def encoder_settings(
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6,
     qk_norm: bool = False,
     layer_scale: Annotated[float, Field(gt=0)] | None = None,
+    final_norm: bool = True,
     modality_experts: bool = False,
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     cls_token: bool = True,
@@ -123,6 +126,7 @@ def encoder_settings(
     norm_eps: epsilon of the norms.
     qk_norm: normalise queries and keys of every head (arXiv 2302.05442).
     layer_scale: initial value of LayerScale (arXiv 2103.17239); null: off.
+    final_norm: normalise what the last layer gives; false keeps the size of tokens, which forecasts of a series need.
     modality_experts: an MLP of its own for each modality in every layer; attention stays shared.
     drop_path_rate: stochastic depth of the last layer, rising linearly from 0 at the first (arXiv 1603.09382).
     cls_token: prepend a CLS token.
@@ -141,6 +145,7 @@ def encoder_settings(
         "norm_eps": norm_eps,
         "qk_norm": qk_norm,
         "layer_scale": layer_scale,
+        "final_norm": final_norm,
         "modality_experts": modality_experts,
         "drop_path_rate": drop_path_rate,
         "cls_token": cls_token,

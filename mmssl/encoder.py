@@ -298,7 +298,7 @@ class Encoder(nn.Module):
         self.absolute = AbsolutePositions(config) if config.absolute_positions else None
         rates = [config.drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.layers = nn.ModuleList(MMSSLLayer(config, rate) for rate in rates)
-        self.norm = make_norm(config, config.hidden_size)
+        self.norm = make_norm(config, config.hidden_size) if config.final_norm else nn.Identity()
 
     def reset_parameters(self) -> None:
         if self.prefix is not None:

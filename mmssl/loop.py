@@ -1,8 +1,6 @@
 """The one training loop, on Accelerate. It knows no objective and no modality."""
 
-import ctypes
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from torch import nn
 from mmssl.checkpoint import rng_state, set_rng_state
 from mmssl.data import Batch
 from mmssl.encoder import Encoder
+from mmssl.memory import keep_freed_memory, keep_kernels
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Objective, Output
 from mmssl.optim import adamw, parameter_groups, set_lr
@@ -28,9 +27,6 @@ Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attenti
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Whole = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt(3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,17 +124,6 @@ def set_attention(objective: Objective, attention: Attention, device: torch.devi
             module.config._attn_implementation = objective.model.config._attn_implementation
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory that tensors on a CPU free, rather than return it to the system and fault it in again each step.
-
-    Blocks of up to 32 MiB, glibc's own upper limit, come from the heap, and the heap does not shrink. Other C libraries: no effect.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 @dataclass
 class Counters:
     """How far a run is: steps and samples done, seconds trained, samples left out, and whether a budget is used up."""
@@ -168,6 +153,7 @@ class Training:
         )
         if self.device.type == "cpu":
             keep_freed_memory()
+            keep_kernels()
         self.objective = objective
         set_attention(objective, options.attention, self.device)
         if options.gradient_checkpointing:

@@ -125,13 +125,14 @@ def reference(encoder: Encoder, values: Tensor, coords: Tensor) -> Tensor:
         xs = [plus(x, y, first) for x, y in zip(xs, branch, strict=True)]
         branch = [mlp(w, f"{layer}.mlp", norm(w, f"{layer}.norm2", x, config.norm), config.mlp) for x in xs]
         xs = [plus(x, y, second) for x, y in zip(xs, branch, strict=True)]
-    return torch.tensor([norm(w, "norm", x, config.norm) for x in xs], dtype=torch.float64)
+    found = [norm(w, "norm", x, config.norm) for x in xs] if config.final_norm else xs
+    return torch.tensor(found, dtype=torch.float64)
 
 
 ARCHITECTURES = [
     {"mlp": "gelu", "norm": "layernorm", "cls_token": False, "absolute_positions": False},
     {"mlp": "gelu", "norm": "layernorm", "qk_norm": True, "cls_token": True},
-    {"mlp": "gelu", "norm": "rmsnorm", "layer_scale": 0.1, "cls_token": True, "num_register_tokens": 2},
+    {"mlp": "gelu", "norm": "rmsnorm", "layer_scale": 0.1, "cls_token": True, "num_register_tokens": 2, "final_norm": False},
     {
         "mlp": "swiglu",
         "norm": "layernorm",
@@ -267,6 +268,7 @@ def test_every_setting_of_the_grid_is_met() -> None:
     """The loops above see every pair of MLP and norm, and every option on and off."""
     pairs = {(settings["mlp"], settings["norm"]) for settings in ARCHITECTURES}
     assert pairs == set(itertools.product(("gelu", "swiglu"), ("layernorm", "rmsnorm")))
-    assert {settings.get("absolute_positions", True) for settings in ARCHITECTURES} == {True, False}
+    for option in ("absolute_positions", "final_norm"):
+        assert {settings.get(option, True) for settings in ARCHITECTURES} == {True, False}
     for option in ("qk_norm", "layer_scale", "num_register_tokens"):
         assert {bool(settings.get(option)) for settings in ARCHITECTURES} == {True, False}

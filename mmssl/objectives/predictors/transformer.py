@@ -16,7 +16,7 @@ from mmssl.tokens import Tokens, both_valid, cat, gather
 
 
 def narrow(config: MMSSLConfig, width: int, layers: int, heads: int) -> MMSSLConfig:
-    """The encoder's configuration in another size, without prefix tokens and stochastic depth."""
+    """The encoder's configuration in another size, without prefix tokens and stochastic depth, with a norm at its end."""
     return config.derive(
         hidden_size=width,
         num_hidden_layers=layers,
@@ -27,6 +27,7 @@ def narrow(config: MMSSLConfig, width: int, layers: int, heads: int) -> MMSSLCon
         cls_token=False,
         num_register_tokens=0,
         drop_path_rate=0.0,
+        final_norm=True,
     )
 
 
