@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from pydantic import Field
 from transformers import PreTrainedConfig
 
-from mmssl.pooling import Pooling
+from mmssl.pooling import Pooling, statistics
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
@@ -86,6 +86,11 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
         if self.mlp_size is not None:
             return self.mlp_size
         return 4 * self.hidden_size if self.mlp == "gelu" else 8 * -(-self.hidden_size // 3)
+
+    @property
+    def projection_dim(self) -> int:
+        """Width of `pooler_output`, by the name under which sentence-transformers looks for it; of `concat` that of each token."""
+        return self.hidden_size * max(1, len(statistics(self.pooling)))
 
     def derive(self, **changes: Any) -> "MMSSLConfig":
         """A configuration with some fields changed, with the same attention implementation."""

@@ -105,14 +105,14 @@ class MMSSLModel(MMSSLPreTrainedModel):
 
     def pooled_size(self, name: str) -> int:
         """Width of `pooler_output` for modality `name`. ValueError where there is none: concat, and samples that differ."""
-        parts: int | None = max(1, len(statistics(self.config.pooling)))
-        if self.config.pooling == "concat":
-            parts = self.adapter(name).num_tokens
-        if parts is None:
+        if self.config.pooling != "concat":
+            return self.config.projection_dim
+        count = self.adapter(name).num_tokens
+        if count is None:
             raise ValueError(
                 f"pooling='concat' needs samples of equally many tokens, but those of {name!r} may differ; choose mean_max_min"
             )
-        return self.config.hidden_size * parts
+        return self.config.hidden_size * count
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b p"]:
         """One vector per sample from encoded tokens: CLS, or of those without prefix all, learned attention or statistics."""
