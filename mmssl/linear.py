@@ -19,13 +19,18 @@ def is_plain(linear: nn.Module) -> bool:
 
     ZeRO-3 fetches weights by hooks, accelerate's offloading by a `forward` of the instance.
     """
-    hooked = linear._forward_pre_hooks or linear._forward_hooks or "forward" in vars(linear)
-    return type(linear) is nn.Linear and type(linear.weight) is nn.Parameter and not hooked
+    hooks = linear._forward_pre_hooks, linear._forward_hooks, linear._backward_pre_hooks, linear._backward_hooks
+    changed = any(hooks) or "forward" in vars(linear)
+    return type(linear) is nn.Linear and type(linear.weight) is nn.Parameter and not changed
 
 
 def in_one_product(x: Float[Tensor, "*shape d"], *maps: nn.Module) -> tuple[Float[Tensor, "*shape e"], ...]:
-    """What maps of one size, all with a bias, make of `x`: one product with their stacked weights if all of them are plain."""
-    if not all(is_plain(each) for each in maps):
+    """What maps of one size, all with a bias, make of `x`.
+
+    In training by one product with their stacked weights, if all of them are plain. Stacking costs as much as a product with some
+    hundred tokens, so single samples at inference go through map by map.
+    """
+    if not torch.is_grad_enabled() or not all(is_plain(each) for each in maps):
         return tuple(each(x) for each in maps)
     plain = cast(tuple[nn.Linear, ...], maps)
     weight, bias = torch.cat([each.weight for each in plain]), torch.cat([each.bias for each in plain])
