@@ -97,6 +97,12 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
         return MMSSLConfig(**self.to_diff_dict() | changes, attn_implementation=self._attn_implementation)
 
 
+def shape(size: Size | None, width: int | None, depth: int | None, heads: int | None) -> dict[str, Any]:
+    """Width, depth and heads of a preset, small if none is named, with the numbers that are given in the place of its own."""
+    given = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+    return SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}
+
+
 def encoder_settings(
     *,
     size: Size | None = None,
@@ -141,9 +147,7 @@ def encoder_settings(
     rotary_positions: turn queries and keys by the coordinates; ViT and MAE do not, which makes a step some five percent faster.
     pooling: what `pooler_output` is: cls, learned attention, statistics of the valid tokens, or (concat, for tables) all tokens.
     """
-    given = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
-    shape = SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}
-    return shape | {
+    return shape(size, hidden_size, num_hidden_layers, num_attention_heads) | {
         "mlp_size": mlp_size,
         "mlp": mlp,
         "norm": norm,
