@@ -97,9 +97,9 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
         return MMSSLConfig(**self.to_diff_dict() | changes, attn_implementation=self._attn_implementation)
 
 
-def shape(size: Size | None, width: int | None, depth: int | None, heads: int | None) -> dict[str, Any]:
-    """Width, depth and heads of a preset, small if none is named, with the numbers that are given in the place of its own."""
-    given = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+def shape(size: Size | None, width: int | None, depth: int | None, heads: int | None, mlp_size: int | None) -> dict[str, Any]:
+    """Numbers of a preset, small if none is named, with those that are given in the place of its own."""
+    given = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "mlp_size": mlp_size}
     return SIZES[size or "small"] | {key: value for key, value in given.items() if value is not None}
 
 
@@ -147,8 +147,7 @@ def encoder_settings(
     rotary_positions: turn queries and keys by the coordinates; ViT and MAE do not, which makes a step some five percent faster.
     pooling: what `pooler_output` is: cls, learned attention, statistics of the valid tokens, or (concat, for tables) all tokens.
     """
-    return shape(size, hidden_size, num_hidden_layers, num_attention_heads) | {
-        "mlp_size": mlp_size,
+    return shape(size, hidden_size, num_hidden_layers, num_attention_heads, mlp_size) | {
         "mlp": mlp,
         "norm": norm,
         "norm_eps": norm_eps,
