@@ -107,12 +107,19 @@ Rows = Sequence[Row] | Mapping[str, Sequence[Row]]
 
 
 def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None = None) -> dict[str, Stream]:
-    """The sources of a run, by name; `rows` in memory stand in the place of their paths."""
+    """The sources of a run, by name; `rows` in memory stand in the place of their paths.
+
+    FileNotFoundError names the key whose path does not exist.
+    """
     found = {}
     for name, options in data.split_up(modalities).items():
         if rows is not None:
             source = Source.from_rows(rows[name] if isinstance(rows, Mapping) else rows, options.columns)
         else:
-            source = Source(path=options.path, split=options.split, columns=options.columns, limit=options.limit)
+            try:
+                source = Source(path=options.path, split=options.split, columns=options.columns, limit=options.limit)
+            except FileNotFoundError as error:
+                key = "data.path" if name == ONLY else f"data.sources.{name}.path"
+                raise FileNotFoundError(f"{key}: {error}. Say where your data are: {key}=PATH") from error
         found[name] = Stream(name, source, options.modalities or (name,), options)
     return found

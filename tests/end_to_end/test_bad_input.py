@@ -124,8 +124,11 @@ def test_all_problems_of_a_recipe_at_once(refused: Refused, tiny: Path) -> None:
 def test_missing_data(refused: Refused) -> None:
     Path("digits.csv").write_text("a\n", encoding="utf-8")
     text = refused("data.path=digit.csv")
-    assert "no file or folder digit.csv" in text
-    assert "digits.csv" in text
+    assert "data.path: no file or folder digit.csv" in text
+    assert "did you mean digits.csv?" in text
+    assert "data.path=PATH" in text
+    several = "{path: null, sources: {image: {path: digit.csv}}}"
+    assert "data.sources.image.path: no file or folder digit.csv" in refused(f"data={several}")
     assert "bundled:digits has no split 'dev'; it has train, test" in refused("data.split=dev")
     message = "no bundled dataset 'digit'; there are breast_cancer, diabetes, digits, wine. Did you mean 'digits'?"
     assert message in refused("data.path=bundled:digit")
