@@ -185,7 +185,8 @@ class Modality:
     example: (count, seed) -> raw samples that pass the laws of `mmssl.testing`.
     golden: () -> (settings of processor, settings of adapter, raw sample, expected coords [n, 4], expected targets): patch order.
     sentence: what sentence-transformers calls it (text, image, audio, video), where it can feed it.
-    picture: (inputs, hidden [b, n], predictions by target name) -> a matplotlib figure of input, what was seen, what was predicted.
+    picture: (inputs, hidden [b, n], predictions by target name, the processor of the inputs) -> a matplotlib figure of the input,
+        what was seen and what was predicted, with the names and colours of the raw samples.
     """
 
     name: str
@@ -197,7 +198,7 @@ class Modality:
     mask: MaskPreference
     example: Callable[[int, int], list[Any]]
     golden: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any], Any, Float[Tensor, "n 4"], dict[str, Tensor]]]
-    picture: Callable[[Inputs, Bool[Tensor, "b n"], dict[str, Tensor]], Any]
+    picture: Callable[[Inputs, Bool[Tensor, "b n"], dict[str, Tensor], Any], Any]
     sentence: str | None = None
 
 

@@ -343,7 +343,7 @@ class Session:
             except ValueError as error:
                 print(f"the report has no pictures of {stream.source}: {error}")
                 continue
-            found |= self.training.objective.pictures(first.to(self.training.device))
+            found |= self.training.objective.pictures(first.to(self.training.device), self.pieces.processor.processors)
         return found
 
 

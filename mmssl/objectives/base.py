@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmssl.data import Batch, Labels
 from mmssl.draws import Draws
-from mmssl.modality import Inputs
+from mmssl.modality import Inputs, Processor
 from mmssl.model import MMSSLModel
 
 Augment = Callable[[Inputs, Draws], Inputs]
@@ -72,6 +72,6 @@ class Objective(nn.Module, ABC):
         """The model that a run publishes (an objective with a teacher may return the teacher's)."""
         return self.model
 
-    def pictures(self, batch: Batch) -> dict[str, Any]:
-        """Matplotlib figures for the report, by title."""
+    def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
+        """Matplotlib figures for the report, by title. processors: of each modality, what made the batch."""
         return {}

@@ -16,7 +16,7 @@ from mmssl.data import Batch
 from mmssl.encoder import initialise_all
 from mmssl.losses.tokens import mean_where
 from mmssl.masking import Sampler, preferred
-from mmssl.modality import Inputs, find
+from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives.base import Objective, Output, Setup
 from mmssl.objectives.baseline import constant_loss, share, variety
@@ -191,7 +191,7 @@ class Predict(Objective):
         return next(teacher for target in self.every_target if (teacher := target.teacher()) is not None)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Any]:
+    def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
         """What was seen and what the model fills in, drawn by the modality, without augmentation."""
         name = batch.modality
         plain = replace(batch, inputs={name: batch.inputs[name]})
@@ -201,7 +201,8 @@ class Predict(Objective):
                 count = len(batch)
                 hidden = scene.parts.hidden_places(scene.tokens.values.shape[1])[:count]
                 values = {key: value[:count] for key, value in shown.items()}
-                return {f"{name}: seen and predicted": find(name).picture(batch.inputs[name], hidden, values)}
+                figure = find(name).picture(batch.inputs[name], hidden, values, processors[name])
+                return {f"{name}: seen and predicted": figure}
         return {}
 
     def shown(self, number: int, scene: Scene, predicted: Predicted) -> dict[str, Tensor] | None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mmssl.modality import Inputs
 from mmssl_modalities._text_processor import IDS, LENGTHS, TextProcessor
-from mmssl_modalities._text_tokenizers import NUM_BYTES, ByteTokenizer
 
 PICTURED = 6
 """Texts in a picture."""
@@ -30,27 +29,19 @@ Cell = tuple[str, str | None, bool]
 """What a token is, what was predicted for it (None: it was seen), and whether that is right."""
 
 
-def picture(
-    inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: TextProcessor | None = None
-) -> Figure:
-    """The beginnings of up to six texts. Without a processor tokens are shown as bytes, or by number if there are more."""
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: TextProcessor) -> Figure:
+    """The beginnings of up to six texts."""
     ids = inputs[IDS][:PICTURED].cpu().numpy()
     covered = hidden[: len(ids)].cpu().numpy()
     scores = predictions["tokens"][: len(ids)]
     guesses = scores.nan_to_num().argmax(-1).cpu().numpy()
     lengths = inputs[LENGTHS][: len(ids), 0].tolist() if LENGTHS in inputs else [ids.shape[1]] * len(ids)
-    name = cache(_namer(scores.shape[-1], processor))
+    name = cache(processor.tokens.token)
     texts = []
     for row, length in enumerate(lengths):
         cells = [_cell(name, *token) for token in zip(ids[row, :length], guesses[row], covered[row], strict=False)]
         texts.append(list(_lines(cells)))
     return _draw(texts, _title(ids[covered], guesses[covered]))
-
-
-def _namer(size: int, processor: TextProcessor | None) -> Callable[[int], str]:
-    if processor is not None:
-        return processor.tokens.token
-    return ByteTokenizer().token if size == NUM_BYTES else " {}".format
 
 
 def _cell(name: Callable[[int], str], token: np.integer, guess: np.integer, hidden: np.bool) -> Cell:

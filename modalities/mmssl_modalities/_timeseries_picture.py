@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmssl.modality import Inputs
-from mmssl_modalities._timeseries_processor import STATISTICS, VALUES
+from mmssl_modalities._timeseries_processor import STATISTICS, VALUES, TimeseriesProcessor
 from mmssl_modalities._timeseries_tokens import expand, grid, moments, observed, packing
 
 PICTURED = 6
@@ -19,7 +19,7 @@ APART = 5.0
 """Distance of two channels, in standard deviations."""
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor]) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: TimeseriesProcessor) -> Figure:
     """Up to six samples, one below the other: their curves, hidden patches shaded, and the predictions there."""
     inputs = {key: tensor[:PICTURED].cpu() for key, tensor in inputs.items()}
     hidden = hidden[:PICTURED].cpu()

@@ -160,7 +160,7 @@ def golden() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Float[Tens
     return settings, {}, sound, coords, {"fbank": torch.tensor(values)}
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor]) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: AudioProcessor) -> Figure:
     """Up to six samples, a row each: the input, what was seen of it, and the predictions in the places of the hidden tokens."""
     name, predicted = next(iter(predictions.items()))
     sounds = inputs[FBANK if name == "fbank" else WAVEFORM][:PICTURED].float().cpu()

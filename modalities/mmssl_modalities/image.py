@@ -20,6 +20,7 @@ __all__ = ["IMAGE", "ImageAdapter", "ImageAugment", "ImageProcessor"]
 
 PICTURED = 8
 """Samples in a picture."""
+COLOURS = ("red", "green", "blue")
 
 
 class ImageAdapter(Adapter):
@@ -135,8 +136,11 @@ def golden() -> tuple[dict[str, Any], dict[str, Any], Float32[np.ndarray, "h w c
     return {"multiple": 2, "mean": 0.0, "std": 1.0}, {"patch_size": 2}, image, coords, {"pixels": torch.tensor(pixels)}
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor]) -> Figure:
-    """Up to eight samples, a row each: the input, what was seen of it, and the predictions in the places of the hidden patches."""
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: ImageProcessor) -> Figure:
+    """Up to eight samples, a row each: the input, what was seen of it, and the predictions in the places of the hidden patches.
+
+    In the colours before normalisation; of more channels those called red, green and blue, or else the first three.
+    """
     pixels = inputs[PIXELS][:PICTURED].float().cpu()
     b, c, h, w = pixels.shape
     predicted = predictions["pixels"][:b].float().cpu()
@@ -144,10 +148,12 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     covered = unpatchify(hidden[:b, :, None].cpu().expand(predicted.shape), p, h, w)
     guess = unpatchify(predicted, p, h, w)
     sizes = inputs[SIZES][:b].tolist() if SIZES in inputs else [(h, w)] * b
+    pixels, guess = (_raw(part, processor) for part in (pixels, guess))
+    kept = _channels(processor)
     figure = Figure(figsize=(4.8, 1.6 * b + 0.2), layout="constrained")
     axes = figure.subplots(b, 3, squeeze=False)
     for row, (height, width) in enumerate(sizes):
-        inside = (row, slice(None), slice(height), slice(width))
+        inside = (row, kept, slice(height), slice(width))
         shown = _for_display(pixels[inside], covered[inside], guess[inside])
         for axis, title, image in zip(axes[row], ("input", "seen", "predicted"), shown, strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -157,17 +163,30 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
+def _raw(pixels: Float[Tensor, "b c h w"], processor: ImageProcessor) -> Float[Tensor, "b c h w"]:
+    """The values that the processor normalised."""
+    scale, offset = (torch.as_tensor(each).reshape(-1, 1, 1) for each in (processor.scale, processor.offset))
+    return (pixels - offset) / scale
+
+
+def _channels(processor: ImageProcessor) -> list[int]:
+    """Three channels that are shown as red, green and blue, or the first alone."""
+    names = [name.lower() for name in processor.channel_names or []]
+    if all(colour in names for colour in COLOURS):
+        return [names.index(colour) for colour in COLOURS]
+    return [0, 1, 2] if processor.channels >= 3 else [0]
+
+
 def _for_display(
     pixels: Float[Tensor, "c h w"], covered: Bool[Tensor, "c h w"], guess: Float[Tensor, "c h w"]
 ) -> list[Float[np.ndarray, "h w c2"]]:
-    """Input, seen and predicted, scaled by the range of the input to [0, 1]; three channels, or the first alone."""
+    """Input, seen and predicted, scaled by the range of the input to [0, 1]."""
     low, high = pixels.amin(), pixels.amax()
     span = (high - low).clamp(min=1e-6)
     scaled, predicted = (pixels - low) / span, ((guess - low) / span).clamp(0, 1)
     there = covered & ~guess.isnan()
     views = [scaled, scaled.masked_fill(covered, 0.5), torch.where(there, predicted, scaled)]
-    kept = 3 if len(pixels) >= 3 else 1
-    return [view[:kept].permute(1, 2, 0).numpy() for view in views]
+    return [view.permute(1, 2, 0).numpy() for view in views]
 
 
 IMAGE = Modality(

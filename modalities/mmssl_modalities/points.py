@@ -107,7 +107,7 @@ def golden() -> tuple[dict[str, Any], dict[str, Any], list[list[float]], Float[T
     return settings, {}, points, torch.tensor([[0.0, 12, 1, 2], [0, 0, 1, 2]]), {"points": targets}
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor]) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: PointsProcessor) -> Figure:
     """Up to four clouds, a row each: all groups, those that were seen, and with them the predictions of the hidden ones."""
     centers = inputs[CENTERS][:PICTURED, :, None].float().cpu()
     points = inputs[GROUPS][:PICTURED, ..., :3].float().cpu() + centers

@@ -205,7 +205,7 @@ def test_the_picture_shows_input_seen_and_predicted(channels: int) -> None:
     target = AudioAdapter(8, processor).target(batch)["fbank"]
     hidden = torch.zeros(2, 8, dtype=torch.bool)
     hidden[0, 1] = hidden[1, 6] = True
-    figure = AUDIO.picture(batch, hidden, {"fbank": target.masked_fill(~hidden[..., None], math.nan) + 1})
+    figure = AUDIO.picture(batch, hidden, {"fbank": target.masked_fill(~hidden[..., None], math.nan) + 1}, processor)
     assert [axis.get_title() for axis in figure.axes] == ["input", "seen", "predicted", "", "", ""]
     for row, (frames, first, low) in enumerate([(4, 0, 4), (8, 6, 0)]):
         sound = batch["audio_fbank"][row].transpose(0, 1).flatten(1, 2)[0, :frames].T.numpy()
@@ -219,7 +219,7 @@ def test_the_picture_shows_input_seen_and_predicted(channels: int) -> None:
 
 def test_the_picture_of_waveforms_and_of_many_samples() -> None:
     inputs = {"audio_waveform": torch.randn(9, 3, 1, 320)}
-    figure = AUDIO.picture(inputs, torch.ones(9, 3, dtype=torch.bool), {"waveform": torch.zeros(9, 3, 320)})
+    figure = AUDIO.picture(inputs, torch.ones(9, 3, dtype=torch.bool), {"waveform": torch.zeros(9, 3, 320)}, AudioProcessor())
     assert len(figure.axes) == 18
     assert not figure.axes[2].lines[0].get_ydata().any()
     figure.canvas.draw()

@@ -189,12 +189,13 @@ def test_the_picture_shows_input_seen_and_predicted(channels: int) -> None:
     target = ImageAdapter(8, processor, patch_size=2).target(batch)["pixels"]
     hidden = torch.zeros(2, 6, dtype=torch.bool)
     hidden[0, 1] = hidden[1, 0] = True
-    figure = IMAGE.picture(batch, hidden, {"pixels": target.masked_fill(~hidden[..., None], math.nan)})
+    figure = IMAGE.picture(batch, hidden, {"pixels": target.masked_fill(~hidden[..., None], math.nan)}, processor)
     axes = figure.axes
     assert [axis.get_title() for axis in axes] == ["input", "seen", "predicted", "", "", ""]
     kept = 3 if channels >= 3 else 1
     for row, (image, corner) in enumerate(zip(images, [(0, 2), (0, 0)], strict=True)):
-        scaled = ((image - image.min()) / (image.max() - image.min()))[:kept].movedim(0, -1).squeeze(-1)
+        image = image[:kept]
+        scaled = ((image - image.min()) / (image.max() - image.min())).movedim(0, -1).squeeze(-1)
         shown = [axis.get_images()[0].get_array().data.squeeze() for axis in axes[3 * row : 3 * row + 3]]
         seen = scaled.clone()
         seen[corner[0] : corner[0] + 2, corner[1] : corner[1] + 2] = 0.5
@@ -203,9 +204,21 @@ def test_the_picture_shows_input_seen_and_predicted(channels: int) -> None:
 
 
 def test_the_picture_shows_eight_samples() -> None:
-    figure = IMAGE.picture(
-        {"pixel_values": torch.randn(9, 3, 4, 4)}, torch.ones(9, 4, dtype=torch.bool), {"pixels": torch.zeros(9, 4, 12)}
-    )
+    batch, hidden = {"pixel_values": torch.randn(9, 3, 4, 4)}, torch.ones(9, 4, dtype=torch.bool)
+    figure = IMAGE.picture(batch, hidden, {"pixels": torch.zeros(9, 4, 12)}, ImageProcessor(**RAW))
     assert len(figure.axes) == 24
     assert (figure.axes[1].get_images()[0].get_array() == 0.5).all()
     figure.canvas.draw()
+
+
+def test_the_picture_has_the_colours_of_the_image() -> None:
+    names = ["nir", "blue", "green", "red"]
+    processor = ImageProcessor(mean=[0.5, 0.2, 0.3, 0.4], std=[0.1, 0.2, 0.3, 0.4], channel_names=names, multiple=2)
+    image = np.random.default_rng(0).random((4, 4, 4), dtype=np.float32)
+    batch = processor.collate([processor(image)])
+    target = ImageAdapter(8, processor, patch_size=2).target(batch)
+    figure = IMAGE.picture(batch, torch.ones(1, 4, dtype=torch.bool), target, processor)
+    colours = image[..., [3, 2, 1]]
+    scaled = (colours - colours.min()) / (colours.max() - colours.min())
+    for axis in (figure.axes[0], figure.axes[2]):
+        np.testing.assert_allclose(axis.get_images()[0].get_array().data, scaled, atol=1e-5)

@@ -192,7 +192,7 @@ def test_statistics_and_settings_of_named_channels() -> None:
     assert adapter.target_sizes == {"pixels": 80}
     batch = again.collate([inputs])
     assert adapter(batch).values.shape == (1, 4, 8)
-    assert IMAGE.picture(batch, torch.ones(1, 4, dtype=torch.bool), adapter.target(batch))
+    assert IMAGE.picture(batch, torch.ones(1, 4, dtype=torch.bool), adapter.target(batch), again)
 
 
 # TIFF

@@ -304,7 +304,7 @@ def test_the_picture_shows_input_seen_and_predicted(features: int) -> None:
     hidden = torch.zeros(5, 10, dtype=torch.bool)
     hidden[:, :3] = True
     target = adapter.target(batch)["points"]
-    figure = POINTS.picture(batch, hidden, {"points": (target + 1).masked_fill(~hidden[..., None], torch.nan)})
+    figure = POINTS.picture(batch, hidden, {"points": (target + 1).masked_fill(~hidden[..., None], torch.nan)}, PointsProcessor())
     assert len(figure.axes) == 12
     assert [axes.get_title() for axes in figure.axes[:3]] == ["input", "seen", "predicted"]
     sizes = [[len(part.get_offsets()) for part in axes.collections] for axes in figure.axes]

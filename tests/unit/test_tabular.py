@@ -367,11 +367,17 @@ def test_the_picture_shows_hidden_cells(batch: tuple[TabularProcessor, Inputs]) 
     hidden = torch.rand(64, 5, generator=torch.Generator().manual_seed(0)) < 0.5
     logits = torch.nn.functional.one_hot(target["categorical"].clamp(min=0), processor.num_classes).float()
     predictions = {"numeric": target["numeric"], "categorical": logits}
-    figure = TABULAR.picture(inputs, hidden, {k: v.masked_fill(~hidden[..., None], NAN) for k, v in predictions.items()})
+    guesses = {key: value.masked_fill(~hidden[..., None], NAN) for key, value in predictions.items()}
+    figure = TABULAR.picture(inputs, hidden, guesses, processor)
     numbers, categories = figure.axes
     shown = hidden[:, :3] & ~inputs["table_numeric"].isnan()
-    np.testing.assert_allclose(numbers.collections[0].get_offsets().data, inputs["table_numeric"][shown][:, None].expand(-1, 2))
+    for number, points in enumerate(numbers.collections):
+        cells = inputs["table_numeric"][:, number][shown[:, number]]
+        np.testing.assert_allclose(points.get_offsets().data, cells[:, None].expand(-1, 2))
+    names = [column.name for column in (*processor.numeric, *processor.categorical)]
+    assert [text.get_text() for text in numbers.get_legend().get_texts()] == names[:3]
+    assert [label.get_text() for label in categories.get_yticklabels()] == names[3:]
     assert numbers.get_title() == "Hidden numbers: squared error 0.00\n(always the mean: 1.04)"
     assert [bar.get_width() for bar in categories.containers[0]] == [1.0, 1.0]
-    nothing_hidden = TABULAR.picture(inputs, torch.zeros_like(hidden), predictions)
+    nothing_hidden = TABULAR.picture(inputs, torch.zeros_like(hidden), predictions, processor)
     assert [axes.get_title() for axes in nothing_hidden.axes] == ["Hidden numbers", "Hidden categories"]

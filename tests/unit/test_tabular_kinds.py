@@ -327,7 +327,7 @@ def test_the_picture_of_every_kind(mixed: tuple[TabularProcessor, Inputs]) -> No
             name: x if x.is_floating_point() else torch.nn.functional.one_hot(x.clamp(min=0), adapter.target_sizes[name]).float()
             for name, x in targets.items()
         }
-        figure = TABULAR.picture(inputs, torch.ones(64, 7, dtype=torch.bool), guesses)
+        figure = TABULAR.picture(inputs, torch.ones(64, 7, dtype=torch.bool), guesses, processor)
         titles = [axes.get_title() for axes in figure.axes]
         assert [title.split(":")[0] for title in titles[:2]] == ["Hidden numbers", "Hidden categories"]
         assert all("error 0.00" in title for title in titles if ":" in title)

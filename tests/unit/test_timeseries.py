@@ -384,7 +384,7 @@ def test_masked_modelling_of_every_layout(settings: dict[str, Any], keys_of_adap
     batch = Batch({"timeseries": batch_of(processor, *raws)}, keys(0, 0, ids), ids)
     objective(batch).loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in objective.parameters())
-    (figure,) = objective.pictures(batch).values()
+    (figure,) = objective.pictures(batch, {"timeseries": processor}).values()
     figure.canvas.draw()
 
 
@@ -528,7 +528,7 @@ def test_the_picture_shows_hidden_parts_and_predictions() -> None:
     hidden = torch.zeros(target.shape[:2], dtype=torch.bool)
     hidden[0, 4] = hidden[1, 1] = True
     predicted = target.masked_fill(~hidden[..., None], NAN)
-    figure = TIMESERIES.picture(batch, hidden, {"patches": predicted})
+    figure = TIMESERIES.picture(batch, hidden, {"patches": predicted}, processor)
     figure.canvas.draw()
     first, second = figure.axes
     curve, guess = (np.asarray(first.lines[number].get_ydata()) for number in (2, 3))

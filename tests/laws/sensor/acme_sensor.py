@@ -111,7 +111,7 @@ def golden() -> tuple[Mapping[str, Any], Mapping[str, Any], Any, Float[Tensor, "
     return {"window": 3, "mean": 10.0, "std": 2.0}, {}, raw, coords, {"readings": readings}
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor]) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: SensorProcessor) -> Figure:
     """The first sample, and over it what was predicted in the hidden windows."""
     figure = Figure(figsize=(6, 2))
     axes = figure.subplots()
