@@ -61,11 +61,7 @@ def forms(frame: pd.DataFrame, processor: TabularProcessor) -> Mapping[str, tupl
         "pandas DataFrame, category columns": (len(rows), lambda: processor.table(coded)),
         "pyarrow Table": (len(rows), lambda: processor.table(arrow)),
         "dict of lists": (len(rows), lambda: processor.table(columns)),
-        f"lists of {BATCH} dicts, collated": (len(rows), lambda: [processor.table(batch) for batch in batches]),
-        f"lists of {BATCH} dicts, row tensors": (
-            len(rows),
-            lambda: [processor.collate(processor.process_rows(batch)) for batch in batches],
-        ),
+        f"lists of {BATCH} dicts": (len(rows), lambda: [processor.batch(batch) for batch in batches]),
         "row by row": (len(few), lambda: processor.collate([processor(row) for row in few])),
     }
 

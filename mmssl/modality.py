@@ -53,9 +53,9 @@ class Processor(ABC):
     def __call__(self, raw: Any) -> Inputs:
         """Tensors of one raw sample. Raises ValueError or TypeError that says what is wrong with it and the way out."""
 
-    def process_rows(self, raws: Sequence[Any]) -> list[Inputs]:
-        """What `__call__` makes of each raw sample, for processors that are faster on many at once. Raises what `__call__` does."""
-        return [self(raw) for raw in raws]
+    def batch(self, raws: Sequence[Any]) -> Inputs:
+        """The collated tensors of one raw sample or more, for processors that are faster on many. Raises what `__call__` does."""
+        return self.collate([self(raw) for raw in raws])
 
     def many(self, raw: Any) -> list[Any]:
         """The raw samples in what a user passes to `MMSSLProcessor(<keyword>=...)`: a list, or one sample."""

@@ -63,6 +63,11 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         raws = [processor.with_options(raw, options) for raw in processor.many(value)]
         if not raws:
             raise ValueError(f"{keyword}= holds no sample")
+        if not processor.windowed:
+            try:
+                return processor.batch(raws)
+            except READING_ERRORS:
+                pass  # which sample it was is said below
         for number, raw in enumerate(raws):
             try:
                 pieces = [processor(piece) for piece in processor.pieces(raw)]

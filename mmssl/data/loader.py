@@ -68,34 +68,41 @@ class _Reader(Dataset[Batch | str]):
 
     def __getitem__(self, share: Share) -> Batch | str:
         step, indices = share
-        results = self._cached(indices) if self.cache is not None else self._read(indices)
+        if self.cache is not None:
+            return self._collated(step, indices, self._cached(indices))
+        rows = self.source.rows(indices)
+        if not self.source.is_cut:
+            try:
+                return self._batch(step, indices, self._process_all(rows))
+            except _SAMPLE_ERRORS:
+                pass  # which row it was, and what it means, is said below
+        return self._collated(step, indices, self._process_each(indices, rows))
+
+    def _collated(self, step: int, indices: Int[np.ndarray, " k"], results: Sequence[Sample | str]) -> Batch | str:
+        """The samples that could be read as a batch, or why there is none."""
         samples = [result for result in results if not isinstance(result, str)]
         skipped = tuple(result for result in results if isinstance(result, str))
         if skipped and (self.on_error == "raise" or not samples):
             lost = "" if self.on_error == "raise" else f"all {len(skipped)} samples of a batch are bad; "
             return lost + skipped[0]
         kept = [not isinstance(result, str) for result in results]
-        ids = torch.from_numpy(indices[kept])
         inputs = {name: processor.collate([s[name] for s in samples]) for name, (_, processor) in self.modalities.items()}
+        return self._batch(step, indices[kept], inputs, skipped)
+
+    def _batch(self, step: int, indices: Int[np.ndarray, " k"], inputs: dict[str, Inputs], skipped: tuple[str, ...] = ()) -> Batch:
+        ids = torch.from_numpy(indices)
         labels = None if self.labels is None else self.labels[[self.source.kept_row(i) for i in ids.tolist()]]
         return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped)
 
-    def _read(self, indices: Int[np.ndarray, " k"]) -> list[Sample | str]:
-        rows = self.source.rows(indices)
-        if not self.source.is_cut:
-            try:
-                return self._process_all(rows)
-            except _SAMPLE_ERRORS:
-                pass  # which row it was, and what it means, is said below
-        return [self._process(int(i), row) for i, row in zip(indices, rows, strict=True)]
+    def _process_all(self, rows: Sequence[Row]) -> dict[str, Inputs]:
+        """The rows as a batch. Raises what a processor raises for the first bad one."""
+        return {
+            name: processor.batch([self.source.raw(modality, row) for row in rows])
+            for name, (modality, processor) in self.modalities.items()
+        }
 
-    def _process_all(self, rows: Sequence[Row]) -> list[Sample | str]:
-        """The tensors of all rows. Raises what a processor raises for the first bad one."""
-        parts = [
-            processor.process_rows([self.source.raw(modality, row) for row in rows])
-            for modality, processor in self.modalities.values()
-        ]
-        return [dict(zip(self.modalities, sample, strict=True)) for sample in zip(*parts, strict=True)]
+    def _process_each(self, indices: Int[np.ndarray, " k"], rows: Sequence[Row]) -> list[Sample | str]:
+        return [self._process(int(i), row) for i, row in zip(indices, rows, strict=True)]
 
     def _process(self, index: int, row: Row) -> Sample | str:
         """The tensors of a row, or what is wrong with it."""
@@ -122,7 +129,7 @@ class _Reader(Dataset[Batch | str]):
         wanted = indices.tolist()
         missing = np.asarray([i for i in wanted if i not in self.cache], dtype=np.int64)
         if len(missing):
-            results = self._read(missing)
+            results = self._process_each(missing, self.source.rows(missing))
             if not self.cache:
                 _check_room(results, len(self))
             self.cache.update(zip(missing.tolist(), results, strict=True))

@@ -231,13 +231,8 @@ class TabularProcessor(Processor):
                 raise placed(f"row {number}", error) from error
         return shared_collate(samples)
 
-    def process_rows(self, raws: Sequence[Any]) -> list[Inputs]:
-        """What `__call__` makes of each row, all at once: two to three times faster. Raises what a row raises, with its number."""
-        if self.shared is not None or not raws:
-            return super().process_rows(raws)
-        batch = self.table(list(raws))
-        parts = zip(*(tensor.unbind(0) for tensor in batch.values()), strict=True)
-        return [dict(zip(batch, part, strict=True)) for part in parts]
+    def batch(self, raws: Sequence[Any]) -> Inputs:
+        return self.table(list(raws))
 
     def _check_fitted(self) -> None:
         if not self.columns:

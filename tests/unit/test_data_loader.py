@@ -287,9 +287,9 @@ class Together(Digits):
         super().__init__()
         self.batches = 0
 
-    def process_rows(self, raws):
+    def batch(self, raws):
         self.batches += 1
-        return super().process_rows(raws)
+        return super().batch(raws)
 
 
 def test_the_rows_of_a_batch_are_processed_together_and_a_bad_one_is_still_named():

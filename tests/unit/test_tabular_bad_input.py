@@ -140,7 +140,7 @@ def test_cells(kind: str, column: str, cell: Any, error: type[Exception] | None,
             torch.testing.assert_close(tensor, both[name], rtol=0, atol=0, equal_nan=True)
         assert TabularAdapter(8, processor)(inputs).values.isfinite().all()
         return
-    for call, argument in ((processor, rows[1]), (processor.table, rows), (processor.process_rows, rows)):
+    for call, argument in ((processor, rows[1]), (processor.table, rows), (processor.batch, rows)):
         with pytest.raises((TypeError, ValueError), match=message) as caught:
             call(argument)
         assert isinstance(caught.value, error)

@@ -19,6 +19,7 @@ from torch import Tensor
 from mmssl.draws import Draws, keys
 from mmssl.modality import Inputs, Modality, find
 from mmssl.plugins import points
+from mmssl.processor import MMSSLProcessor
 from mmssl.testing import LAWS, small_model
 from mmssl_modalities._tabular_cells import bag, name_bag
 from mmssl_modalities.tabular import TABULAR, TabularAdapter, TabularAugment, TabularProcessor
@@ -302,8 +303,8 @@ def test_whole_tables_give_what_rows_give(numeric: str) -> None:
         assert_same(processor.table(form), expected)
         assert_same(processor.collate([processor(row) for row in processor.many(form)]), expected)
     assert_same(processor.table(coded.iloc[:5]), {name: tensor[:5] for name, tensor in expected.items()})
-    assert_same(processor.collate(processor.process_rows(rows)), expected)
-    assert processor.process_rows([]) == []
+    assert_same(processor.batch(rows), expected)
+    assert_same(dict(MMSSLProcessor({"tabular": processor})(table=frame)), expected)
 
 
 def test_quantiles_of_a_whole_table_are_those_of_its_cells() -> None:
