@@ -62,6 +62,9 @@ class _Reader(Dataset[Batch | str]):
         self.on_error = on_error
         self.cache: dict[int, Sample | str] | None = {} if cache else None
         self.last_cut: tuple[int, list[Any]] | None = None
+        # Else all of a batch would be read twice where one sample is bad.
+        faster = any(type(processor).batch is not Processor.batch for _, processor in modalities.values())
+        self.together = faster and not source.is_cut
 
     def __len__(self) -> int:
         return len(self.source)
@@ -71,7 +74,7 @@ class _Reader(Dataset[Batch | str]):
         if self.cache is not None:
             return self._collated(step, indices, self._cached(indices))
         rows = self.source.rows(indices)
-        if not self.source.is_cut:
+        if self.together:
             try:
                 return self._batch(step, indices, self._process_all(rows))
             except _SAMPLE_ERRORS:

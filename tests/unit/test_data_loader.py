@@ -292,6 +292,13 @@ class Together(Digits):
         return super().batch(raws)
 
 
+def test_a_batch_with_a_bad_row_is_read_once():
+    processor = Digits()
+    pair = {"number": (modality("number", ("a",), Digits), processor)}
+    (batch,) = batches(numbers(1, "x", 4, 5), pair, 4, on_error="skip")
+    assert (batch.ids.tolist(), len(batch.skipped), processor.calls) == ([0, 2, 3], 1, 4)
+
+
 def test_the_rows_of_a_batch_are_processed_together_and_a_bad_one_is_still_named():
     processor = Together()
     together = {"number": (modality("number", ("a",), Together), processor)}
