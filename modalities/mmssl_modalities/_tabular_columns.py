@@ -167,7 +167,8 @@ class CategoricalColumn:
         if None in found:
             rows = [row for row, label in enumerate(found) if label is None]
             for row in rows:
-                found[row] = self._placed(plain[row], row)
+                cell = plain[row]
+                found[row] = MISSING if isinstance(cell, float) and cell != cell else self._placed(cell, row)
         return np.array(found, np.int64)
 
     def _placed(self, cell: Any, row: int) -> int:

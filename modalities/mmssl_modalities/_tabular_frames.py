@@ -1,6 +1,7 @@
 """Whole tables as users hold them: pandas and pyarrow tables, dicts of columns, lists of rows."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,12 @@ def _turned(rows: Any, names: Sequence[str]) -> dict[str, Cells | pd.Categorical
             f"a table is a DataFrame, a pyarrow table, a dict of columns, or a list of one row or more; got {type(rows).__name__}"
         )
     for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
+        if type(row) is not dict and not isinstance(row, Mapping):
             raise TypeError(f"row {number}: a row is a dict, column -> cell; got {type(row).__name__}")
     try:
-        return {name: [row[name] for row in rows] for name in names}
+        if len(names) == 1:
+            return {names[0]: [row[names[0]] for row in rows]}
+        return dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
     except KeyError as error:
         raise KeyError(error.args[0], list(next(row for row in rows if error.args[0] not in row))) from None
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
 
 from mmssl.modality import Inputs, Processor
 from mmssl_modalities._tabular_cells import placed
@@ -203,14 +202,14 @@ class TabularProcessor(Processor):
         except KeyError as error:
             raise self._lacks(error.args[0], error.args[1]) from None
         count = len(next(iter(cells.values())))
-        batch = {
-            NUMBERS: torch.empty(count, len(self.numeric)),
-            CLASSES: torch.empty(count, len(self.categorical), dtype=torch.int64),
+        batch: dict[str, np.ndarray] = {
+            NUMBERS: np.empty((count, len(self.numeric)), np.float32),
+            CLASSES: np.empty((count, len(self.categorical)), np.int64),
         }
         if self.dates:
-            batch[DATES] = torch.empty(count, len(self.dates), DATE_VALUES)
+            batch[DATES] = np.empty((count, len(self.dates), DATE_VALUES), np.float32)
         if self.texts:
-            batch[TEXTS] = torch.empty(count, len(self.texts), self.rules.text_hashes, dtype=torch.int64)
+            batch[TEXTS] = np.empty((count, len(self.texts), self.rules.text_hashes), np.int64)
         groups: dict[str, Sequence[Column]] = {
             NUMBERS: self.numeric,
             CLASSES: self.categorical,
@@ -219,8 +218,8 @@ class TabularProcessor(Processor):
         }
         for name, group in groups.items():
             for place, column in enumerate(group):
-                _fill(batch[name], place, encode_column(column, cells[column.name]))
-        return batch
+                batch[name][:, place] = encode_column(column, cells[column.name])
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def _row_by_row(self, shared: SharedRows, raw: Any) -> Inputs:
         samples = []
@@ -299,7 +298,3 @@ def _mapping(row: Any) -> Mapping[Any, Any]:
     if not isinstance(row, Mapping):
         raise TypeError(f"a row is a dict, column -> cell; got {type(row).__name__}. Pass a dict, a list of dicts, or a DataFrame")
     return row
-
-
-def _fill(batch: Tensor, place: int, values: np.ndarray) -> None:
-    batch[:, place] = torch.from_numpy(np.ascontiguousarray(values, batch.numpy().dtype))
