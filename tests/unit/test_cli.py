@@ -94,6 +94,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"mmssl {__version__}\n"
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "mmssl", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"mmssl {__version__}\n"
+
+
 # Lists and schema
 
 
