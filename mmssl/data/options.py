@@ -120,6 +120,6 @@ def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None
                 source = Source(path=options.path, split=options.split, columns=options.columns, limit=options.limit)
             except FileNotFoundError as error:
                 key = "data.path" if name == ONLY else f"data.sources.{name}.path"
-                raise FileNotFoundError(f"{key}: {error}. Say where your data are: {key}=PATH") from error
+                raise FileNotFoundError(f"{key}: {error} (set {key}=PATH)") from error
         found[name] = Stream(name, source, options.modalities or (name,), options)
     return found

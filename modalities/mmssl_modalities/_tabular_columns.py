@@ -168,7 +168,7 @@ class CategoricalColumn:
             rows = [row for row, label in enumerate(found) if label is None]
             for row in rows:
                 cell = plain[row]
-                found[row] = MISSING if isinstance(cell, float) and cell != cell else self._placed(cell, row)
+                found[row] = MISSING if is_missing(cell) else self._placed(cell, row)
         return np.array(found, np.int64)
 
     def _placed(self, cell: Any, row: int) -> int:
