@@ -110,8 +110,8 @@ class Feed:
             yield batch
 
     def learn(self, loss: float) -> None:
-        """Count the step on the current source, whose loss in this process was `loss`."""
-        self.mixture.learn(self.current, self.training.shared(loss))
+        """Count the step on the current source, whose loss over all processes was `loss`."""
+        self.mixture.learn(self.current, loss)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next batch and the report depend on."""

@@ -240,7 +240,8 @@ def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
     objective = build(case)
     target = objective.targets[0]
     assert isinstance(target, Latent)
-    teacher = target.average
+    objective.networks.make()
+    teacher = objective.networks[target.teacher]
     expected = {key: value.double().clone() for key, value in teacher.state_dict().items()}
     training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=5, schedule=constant(warmup=0)))
 
@@ -284,11 +285,11 @@ def test_schedule_reaches_every_group_with_its_layer_decay() -> None:
     options = TrainOptions(batch_size=SAMPLES, max_steps=8, lr=1e-2, schedule=schedule, layer_decay=0.5)
     training = Training(objective, options)
     scales = {
-        "model.adapters.image.proj.weight": 1 / 8,
-        "model.encoder.prefix": 1 / 8,
-        "model.encoder.layers.0.mlp.up_proj.bias": 1 / 4,
-        "model.encoder.layers.1.attention.q_proj.weight": 1 / 2,
-        "model.encoder.norm.weight": 1.0,
+        "networks.student.adapters.image.proj.weight": 1 / 8,
+        "networks.student.encoder.prefix": 1 / 8,
+        "networks.student.encoder.layers.0.mlp.up_proj.bias": 1 / 4,
+        "networks.student.encoder.layers.1.attention.q_proj.weight": 1 / 2,
+        "networks.student.encoder.norm.weight": 1.0,
         "predictor.queries.mask_token": 1.0,
         "heads.0.image.pixels.weight": 1.0,
     }
