@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from mmssl.checkpoint import rng_state, set_rng_state
-from mmssl.data import Batch
+from mmssl.data import Batch, with_others
 from mmssl.encoder import Encoder
 from mmssl.memory import keep_freed_memory, keep_kernels
 from mmssl.model import MMSSLModel
@@ -198,8 +198,10 @@ class Training:
         lr = self.lr
         set_lr(self.optimizer, lr)
         results, samples = [], list[int]()
-        for _ in range(self.options.accumulation):
-            batch = next(batches)
+        step = [next(batches) for _ in range(self.options.accumulation)]
+        if self.objective.mixes:
+            step = with_others([batch.to(self.device) for batch in step])
+        for batch in step:
             samples += batch.ids.tolist()
             results.append(self.micro_step(batch.to(self.device), samples))
             self.counters.samples += len(batch) * self.accelerator.num_processes

@@ -22,7 +22,7 @@ from mmssl.objectives.base import Objective, Output, Setup
 from mmssl.objectives.baseline import constant_loss, share, variety
 from mmssl.objectives.distances import Chamfer, CrossEntropy, Loss, Mse, PerToken
 from mmssl.objectives.parts import Predicted, Predictor, Scene, Target
-from mmssl.tokens import gather
+from mmssl.tokens import Tokens, gather
 
 
 class Heads(nn.ModuleDict):
@@ -171,8 +171,21 @@ class Predict(Objective):
                 "something to predict. Make tokens of smaller parts of a sample, or leave empty samples out"
             )
         others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
-        predicted = self.predictor(self.model.encoder, many, parts, draws, [other.repeat(self.masks) for other in others])
+        step = self.step_of(name, tokens, batch) if self.predictor.mixes else {}
+        predicted = self.predictor(self.model.encoder, many, parts, draws, [other.repeat(self.masks) for other in others], **step)
         return Scene(self.model, name, scene_inputs, tokens, parts, draws, self.clean), predicted
+
+    def step_of(self, name: str, tokens: Tokens, batch: Batch) -> dict[str, Any]:
+        """The tokens of the whole optimizer step, in the views that the encoder sees, and which samples of it the batch has."""
+        if batch.others is None:
+            return {"pool": tokens, "place": torch.arange(len(tokens.values), device=tokens.values.device).repeat(self.masks)}
+        step = batch.others[name]
+        whole = replace(batch, inputs={name: step.inputs}, keys=step.keys, others=None)
+        return {"pool": self.model.embed(name, self.view(whole, name)), "place": step.place.repeat(self.masks)}
+
+    @property
+    def mixes(self) -> bool:
+        return super().mixes or self.predictor.mixes
 
     def saliency(self, name: str, inputs: Inputs) -> Tensor:
         """How much each token matters, by the first target that can say."""
