@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.checkpoint import rng_state, set_rng_state
-from mmssl.data import Batch
+from mmssl.data import Batch, with_others
 from mmssl.encoder import Encoder
 from mmssl.health import BEGINNING
 from mmssl.memory import keep_freed_memory, keep_kernels
@@ -217,7 +217,7 @@ class Training:
         lr = self.lr
         set_lr(self.optimizer, lr)
         micro = [next(batches).to(self.device) for _ in range(self.options.accumulation)]
-        outputs = self.backward(micro)
+        outputs = self.backward(with_others(micro) if self.objective.mixes else micro)
         self.counters.step += 1
         self.counters.samples += sum(map(len, micro)) * self.accelerator.num_processes
         self.counters.skipped += sum(len(batch.skipped) for batch in micro)

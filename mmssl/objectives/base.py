@@ -1,7 +1,7 @@
 """An objective is one `nn.Module`: it owns the model, its heads and its teacher, and maps a batch to a loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,13 +10,11 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from mmssl.data import Batch, Labels
-from mmssl.draws import Draws
-from mmssl.modality import Inputs, Processor
+from mmssl.modality import Augment as Augment
+from mmssl.modality import Inputs, Processor, mixing
 from mmssl.model import MMSSLModel
 from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published, upgraded
 from mmssl.objectives.terms import Metric, Terms
-
-Augment = Callable[[Inputs, Draws], Inputs]
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,16 @@ class Objective(nn.Module, ABC):
         """Random view `number` of one modality of the batch; the same for the same (seed, step, sample, number)."""
         augment = self.setup.augments.get(modality)
         inputs = batch.inputs[modality]
-        return inputs if augment is None else augment(inputs, batch.draws.fork(number))
+        if augment is None:
+            return inputs
+        if batch.others is not None and mixing(augment):
+            return augment(inputs, batch.draws.fork(number), batch.others[modality].fork(number))
+        return augment(inputs, batch.draws.fork(number))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether something of one sample may be put in another: then micro-batches need their `others`."""
+        return any(mixing(augment) for augment in self.setup.augments.values())
 
     def after_step(self, clock: Clock) -> None:
         """Called once per optimizer step, which `clock` counts. Teachers move here."""

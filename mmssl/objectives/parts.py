@@ -163,6 +163,9 @@ class Predictor(nn.Module, ABC):
     """Masks of each sample in a batch, as the objective sets it: row r is a mask of sample r modulo rows / masks."""
     everywhere: bool = False
     """Whether it answers at the seen places too."""
+    mixes: bool = False
+    """Whether it takes content from other samples: then it gets the tokens of the whole step as `pool`, and the `place` of each
+    sample of the batch among them."""
 
     @abstractmethod
     def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:

@@ -25,7 +25,7 @@ from mmssl.objectives.distances import Chamfer, CrossEntropy, Loss, Mse
 from mmssl.objectives.networks import Clock, Published
 from mmssl.objectives.parts import Predicted, Predictor, Scene, Target, anything
 from mmssl.objectives.terms import Largest, Metric, Rows, Term, Terms
-from mmssl.tokens import gather
+from mmssl.tokens import Tokens, gather
 
 
 class Heads(nn.ModuleDict):
@@ -230,7 +230,20 @@ class Predict(Objective):
         scene = self.scene(name, inputs, batch, step)
         others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
         many = [tokens.repeat(self.masks) for tokens in (scene.tokens, *others)]
-        return scene, self.predictor(self.model.encoder, many[0], scene.parts, scene.draws, many[1:])
+        donors = self.donors(name, scene.tokens, batch) if self.predictor.mixes else {}
+        return scene, self.predictor(self.model.encoder, many[0], scene.parts, scene.draws, many[1:], **donors)
+
+    def donors(self, name: str, tokens: Tokens, batch: Batch) -> dict[str, Any]:
+        """The tokens of the whole optimizer step, in the views that the encoder sees, and which samples of it the batch has."""
+        if batch.others is None:
+            return {"pool": tokens, "place": torch.arange(len(tokens.values), device=tokens.values.device).repeat(self.masks)}
+        step = batch.others[name]
+        whole = replace(batch, inputs={name: step.inputs}, keys=step.keys, others=None)
+        return {"pool": self.model.embed(name, self.view(whole, name)), "place": step.place.repeat(self.masks)}
+
+    @property
+    def mixes(self) -> bool:
+        return super().mixes or self.predictor.mixes
 
     def saliency(self, scene: Scene) -> Tensor:
         """How much each token matters, by the first target that can say."""

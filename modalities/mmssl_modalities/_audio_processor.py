@@ -221,6 +221,11 @@ class AudioProcessor(Processor):
             batch[LENGTHS] = torch.tensor([[len(sound)] for sound in sounds])
         return batch
 
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        sounds = inputs[FBANK if FBANK in inputs else WAVEFORM]
+        return {LENGTHS: torch.full((len(sounds), 1), sounds.shape[1], device=sounds.device)} | inputs
+
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """20 cepstral coefficients (MFCC): their mean, standard deviation, and means over four parts of the sound, per channel."""
         if self.frontend == "fbank":

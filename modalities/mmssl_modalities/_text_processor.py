@@ -154,6 +154,11 @@ class TextProcessor(Processor):
             batch[LENGTHS] = torch.tensor([[len(row)] for row in ids])
         return batch
 
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        ids = inputs[IDS]
+        return {LENGTHS: torch.full((len(ids), 1), ids.shape[1], device=ids.device)} | inputs
+
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """Hashed runs of three and four bytes of the text with a space around it, whatever the tokenizer."""
         return hashed_ngrams(f" {self.decode(inputs[IDS].numpy())} ".encode(), NGRAMS)

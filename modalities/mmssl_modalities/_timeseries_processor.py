@@ -217,6 +217,12 @@ class TimeseriesProcessor(Processor):
             del batch[OBSERVED]
         return batch
 
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        values = inputs[VALUES]
+        even = torch.arange(values.shape[2], dtype=torch.float32, device=values.device).expand(len(values), -1)
+        return {OBSERVED: torch.ones_like(values, dtype=torch.bool), TIMES: even} | inputs
+
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """The raw values, channel by channel, gaps filled in by linear interpolation.
 

@@ -201,4 +201,5 @@ IMAGE = Modality(
     golden=golden,
     picture=picture,
     sentence="image",
+    strong={"crop": (0.4, 1.0), "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2},
 )
