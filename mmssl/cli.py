@@ -16,7 +16,7 @@ PARTS = {
     "samplers": "mmssl.masking:SAMPLERS",
     "losses": "mmssl.objectives.distances:LOSSES",
 }
-"""Where mmssl's own parts of each kind are listed, for `mmssl list`, which reads their sources; other packages have entry points."""
+"""Where mmssl's own parts of each kind are listed, for `mmssl list`, which reads their sources."""
 
 USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError)
 """What wrong input raises: shown as one message, without our stack."""

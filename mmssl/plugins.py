@@ -73,29 +73,23 @@ class Parts(Mapping[str, T]):
 
     group: that of the entry points. base: the class that every part extends. own: the parts of mmssl.
 
-    ValueError if two have one name, ImportError if one cannot be imported, TypeError if it is no subclass of `base`.
+    Looking one up raises ImportError if it cannot be imported, and TypeError if it is no subclass of `base`.
     """
 
     def __init__(self, group: str, base: type, own: Mapping[str, T]) -> None:
         self.group, self.base, self.own = group, base, own
 
-    @property
-    def others(self) -> dict[str, EntryPoint]:
-        """The entry points of other packages."""
-        return distinct(self.own, self.group)
-
     def __getitem__(self, name: str) -> T:
-        others = self.others
-        return self.own[name] if name in self.own else self.load(others[name])
+        return self.own[name] if name in self.own else self.load(points(self.group)[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.own, *self.others])
+        return iter({**self.own, **points(self.group)})
 
     def __len__(self) -> int:
-        return len(self.own) + len(self.others)
+        return len({**self.own, **points(self.group)})
 
     def __contains__(self, name: object) -> bool:
-        return name in self.own or name in self.others
+        return name in self.own or name in points(self.group)
 
     def load(self, point: EntryPoint) -> T:
         """The part of an entry point."""
@@ -109,11 +103,11 @@ class Parts(Mapping[str, T]):
 
 
 def needed(parts: Mapping[str, T], packages: Collection[str]) -> Mapping[str, T | type[Unread]]:
-    """Parts by name, with `Unread` in the place of those of all packages but these."""
+    """Parts by name, with `Unread` in the place of those of all packages but these. ValueError if two have one name."""
     if not isinstance(parts, Parts):
         return parts
-    found = {name: parts.load(point) if package(point) in packages else Unread for name, point in parts.others.items()}
-    return {**parts.own, **found}
+    others = distinct(parts.own, parts.group)
+    return {**parts.own, **{name: parts.load(one) if package(one) in packages else Unread for name, one in others.items()}}
 
 
 def distinct(own: Collection[str], group: str) -> dict[str, EntryPoint]:
