@@ -90,8 +90,8 @@ def test_keys_of_a_part_are_checked(install: Install) -> None:
     install("acme-energy", ENERGY, targets="energy = acme_energy:Energy")
     with pytest.raises(RecipeError, match=r"objective.targets.0.floor: expected a number, got 'low'"):
         load(recipe("energy", floor="low"))
-    with pytest.raises(RecipeError, match=r"objective.targets.0.flor: unknown key; did you mean 'floor'"):
-        load(recipe("energy", flor=0.5))
+    with pytest.raises(RecipeError, match=r"objective.targets.0.flooor: unknown key; did you mean 'floor'"):
+        load(recipe("energy", flooor=0.5))
 
 
 def test_part_that_cannot_be_imported_names_the_package_and_the_cause(install: Install) -> None:

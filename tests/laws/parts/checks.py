@@ -23,8 +23,8 @@ def test_recipe_names_the_parts() -> None:
 
 
 def test_misspelt_part_is_told_the_nearest_name() -> None:
-    with pytest.raises(RecipeError, match=r"objective.mask.name: unknown name 'evry'; did you mean 'every'\?"):
-        load(RECIPE, ["objective.mask={name: evry}"])
+    with pytest.raises(RecipeError, match=r"objective.mask.name: unknown name 'ever'; did you mean 'every'\?"):
+        load(RECIPE, ["objective.mask={name: ever}"])
 
 
 def test_schema_knows_the_keys_of_the_parts() -> None:
