@@ -6,8 +6,11 @@ from mmssl.objectives.masked import Masked
 from mmssl.objectives.networks import Clock
 from mmssl.objectives.supervised import Supervised
 from mmssl.objectives.terms import Mean, Metric, Term, Terms
+from mmssl.plugins import Parts
 
-OBJECTIVES: dict[str, type[Objective]] = {"masked": Masked, "jepa": Jepa, "supervised": Supervised}
+OBJECTIVES: Parts[type[Objective]] = Parts(
+    "mmssl.objectives", Objective, {"masked": Masked, "jepa": Jepa, "supervised": Supervised}
+)
 
 __all__ = [
     "OBJECTIVES",

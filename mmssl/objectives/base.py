@@ -13,7 +13,7 @@ from mmssl.data import Batch, Labels
 from mmssl.modality import Augment as Augment
 from mmssl.modality import Inputs, Processor, mixing
 from mmssl.model import MMSSLModel
-from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published, upgraded
+from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published
 from mmssl.objectives.terms import Metric, Terms
 
 
@@ -128,17 +128,21 @@ class Objective(nn.Module, ABC):
         """The model that a run publishes: the average of the weights if it keeps one, else as the recipe says."""
         return self.networks.published(self.publish)
 
-    def places_of_copies(self) -> dict[str, str]:
-        """Where checkpoints of before `networks` held the copies of the model, and their names now."""
-        return {}
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a subclass's own parts from the time before `networks`, as it is named now."""
+        return state
 
     def upgraded(self, state: dict[str, Tensor], average: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """A state dict of this objective from whatever version of mmssl, as `load_state_dict` takes it.
 
         An average that the state lacks starts from the student; one that the run no longer keeps is left out.
         """
-        state = upgraded(state, average, self.places_of_copies())
         prefix, student = f"networks.copies.{AVERAGE}.", "networks.student."
+        if not any(key.startswith("networks.") for key in state):
+            state = self.renamed(
+                {key if not key.startswith("model.") else f"networks.student{key[5:]}": value for key, value in state.items()}
+            )
+            state |= {prefix + key: value for key, value in (average or {}).items()}
         if AVERAGE not in self.networks.rules:
             return {key: value for key, value in state.items() if not key.startswith(prefix)}
         if not any(key.startswith(prefix) for key in state):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmssl.config import MMSSLConfig
 from mmssl.model import MMSSLModel, load_model
@@ -132,20 +132,3 @@ class Networks(nn.Module):
         if AVERAGE in self.rules:
             return self[AVERAGE]
         return self.student if which == "student" else self[self.teachers[0]]
-
-
-def upgraded(state: dict[str, Tensor], average: dict[str, Tensor] | None, copies: dict[str, str]) -> dict[str, Tensor]:
-    """The state dict of an objective as it is named now, from one of the time when each part kept its own copies.
-
-    average: that of the run's average of the weights, which was kept apart. copies: which copy stood at which prefix.
-    """
-    if any(key.startswith("networks.") for key in state):
-        return state
-    found = {}
-    for key, value in state.items():
-        if key.startswith("model."):
-            found[f"networks.student.{key.removeprefix('model.')}"] = value
-            continue
-        place = next((prefix for prefix in copies if key.startswith(f"{prefix}.")), None)
-        found[key if place is None else f"networks.copies.{copies[place]}{key.removeprefix(place)}"] = value
-    return found | {f"networks.copies.{AVERAGE}.{key}": value for key, value in (average or {}).items()}

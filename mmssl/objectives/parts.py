@@ -1,7 +1,7 @@
 """What the parts of prediction are: a predictor, targets, and what they see of a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -120,6 +120,16 @@ class Outline:
 
     there: Mapping[str, Bool[Tensor, "b n"]]
     weights: Mapping[str, Num[Tensor, ""]] = field(default_factory=dict)
+
+
+def moved(state: Mapping[str, Tensor], places: Mapping[str, str], gone: Collection[str] = ()) -> dict[str, Tensor]:
+    """A target's state with the copies of the model, by the prefix where they stood, under their names now; `gone` is left out."""
+    found = {}
+    for key, value in state.items():
+        place = next((place for place in places if key.startswith(f"{place}.")), None)
+        name = key if place is None else f"networks.copies.{places[place]}{key.removeprefix(place)}"
+        found |= {} if key in gone else {name: value}
+    return found
 
 
 def has_target(values: Tensor) -> Bool[Tensor, "b n"]:
@@ -244,9 +254,9 @@ class Target(nn.Module, ABC):
     def after_step(self, clock: Clock) -> None:
         """Called once per optimizer step, after the networks have moved."""
 
-    def places_of_copies(self) -> dict[str, str]:
-        """Where the target held copies of the model before there was `Networks`, and their names now."""
-        return {}
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its state from the time when it held copies of the model itself, as it is named now: those under `networks.copies`."""
+        return state
 
     def shown(self, predicted: Float[Tensor, "b m t"], truth: Float[Tensor, "b m t"]) -> Float[Tensor, "b m t"] | None:
         """A prediction in the values of `Adapter.target`, for pictures; None if it is nothing that can be shown.

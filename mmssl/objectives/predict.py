@@ -257,9 +257,13 @@ class Predict(Objective):
         for target in self.every_target:
             target.after_step(clock)
 
-    def places_of_copies(self) -> dict[str, str]:
-        targets = enumerate(self.every_target)
-        return {f"targets.{i}.{place}": name for i, target in targets for place, name in target.places_of_copies().items()}
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = dict(state)
+        for number, target in enumerate(self.every_target):
+            prefix = f"targets.{number}."
+            own = {key.removeprefix(prefix): found.pop(key) for key in state if key.startswith(prefix)}
+            found |= {key if key.startswith("networks.") else prefix + key: value for key, value in target.renamed(own).items()}
+        return found
 
     @torch.no_grad()
     def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mmssl.losses.tokens import soft_classification
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import CrossEntropy, Loss
 from mmssl.objectives.networks import Moving, Networks
-from mmssl.objectives.parts import Answer, Outline, Scene, Target
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, moved
 from mmssl.objectives.targets.content import Weight
 from mmssl.objectives.targets.latent import Momentum
 from mmssl.objectives.terms import Mean, State, Term
@@ -67,8 +67,8 @@ class Assignments(Target):
         nn.init.normal_(self.prototypes.weight)
         nn.init.zeros_(self.prototypes.bias)
 
-    def places_of_copies(self) -> dict[str, str]:
-        return {"latent.average": self.teacher}
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return moved(state, {"latent.average": self.teacher}, ("latent.used",))
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"assignments": self.clusters}

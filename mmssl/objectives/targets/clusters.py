@@ -15,7 +15,7 @@ from mmssl.model import MMSSLModel
 from mmssl.objectives.across import gather_rows
 from mmssl.objectives.distances import Loss
 from mmssl.objectives.networks import Clock, Networks, Snapshot
-from mmssl.objectives.parts import Answer, Outline, Scene, Target, anything
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, anything, moved
 from mmssl.objectives.targets.content import Weight
 from mmssl.objectives.targets.kmeans import fit_residual, residual
 from mmssl.objectives.targets.random_codes import used
@@ -144,8 +144,10 @@ class Clusters(Target):
         )
         self.snapshots = [networks.want(f"snapshot_{start}".replace(".", "_"), Snapshot(start)) for start in self.starts]
 
-    def places_of_copies(self) -> dict[str, str]:
-        return {f"snapshots.{i}": name for i, name in enumerate(self.snapshots)}
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = moved(state, {f"snapshots.{i}": name for i, name in enumerate(self.snapshots)}, ("due",))
+        taken = {f"networks.taken_{name}": i < state["due"] for i, name in enumerate(self.snapshots) if "due" in state}
+        return found | taken
 
     def part(self, stage: int, book: int) -> str:
         """The name of a part of the target."""

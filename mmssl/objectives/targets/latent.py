@@ -13,7 +13,7 @@ from mmssl.losses.health import effective_rank
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss, SmoothL1
 from mmssl.objectives.networks import Moving, Networks
-from mmssl.objectives.parts import Answer, Outline, Scene, Target
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, moved
 from mmssl.objectives.targets.content import Weight
 from mmssl.objectives.terms import Metric, Rows, State
 
@@ -76,8 +76,8 @@ class Latent(Target):
             raise ValueError(f"objective.targets: latent averages {self.layers} layers, but the encoder has {depth}; lower layers")
         self.teacher = networks.want("teacher", self.rule)
 
-    def places_of_copies(self) -> dict[str, str]:
-        return {"average": self.teacher}
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return moved(state, {"average": self.teacher}, ("used",))
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"latent": model.config.hidden_size}

@@ -15,7 +15,7 @@ from mmssl.encoder import initialise_all
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import InfoNce, Loss
 from mmssl.objectives.networks import Networks
-from mmssl.objectives.parts import Answer, Outline, Scene, Target, anything
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, anything, moved
 from mmssl.objectives.targets.content import Weight
 from mmssl.objectives.terms import State, Term, Used
 
@@ -141,6 +141,9 @@ class Quantised(Target):
     def outline(self, scene: Scene) -> Outline:
         there = anything(scene.content)
         return Outline({"quantised": there}, {"diversity": torch.ones((), dtype=torch.int64, device=there.device)})
+
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return moved(state, {}, ("temperature",))
 
     def temperature_at(self, progress: float) -> float:
         """The temperature when `progress` of the budget is used up."""

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss, Mse
 from mmssl.objectives.networks import Frozen, Networks
-from mmssl.objectives.parts import Answer, Outline, Scene, Target
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, moved
 from mmssl.objectives.targets.content import Weight
 from mmssl.objectives.terms import Term
 from mmssl.tokens import Tokens
@@ -56,8 +57,8 @@ class Teacher(Target):
                 f"width {self.width}; choose compare: predicted, which puts a linear map between them"
             )
 
-    def places_of_copies(self) -> dict[str, str]:
-        return {"frozen": self.frozen}
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return moved(state, {"frozen": self.frozen})
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"teacher": self.width} if self.compare == "predicted" else {}
