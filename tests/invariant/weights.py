@@ -5,8 +5,8 @@
     python tests/invariant/weights.py --compare before after
 
 Data, sizes and stand-ins for trained models are those of tests/laws/test_recipes.py; in float32, on one thread, from fixed seeds.
-`--only jepa` runs the recipes with that in their names. The folder gets `weights.json`, {recipe: hash of the model in training, hash
-of the model to publish, largest loss}, and the weights themselves, so that the comparison can say by how much they differ.
+`--only jepa` runs the recipes with that in their names. The folder gets `weights.json`, {recipe: hash of the model in training,
+hash of the model to publish, largest loss}, and the weights themselves, so that the comparison can say by how much they differ.
 """
 
 import argparse
