@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import files
 from itertools import takewhile
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from mmssl import yaml12
-from mmssl.plugins import installed
+from mmssl.plugins import installed, needed, packages
 from mmssl.schema import Constructor, Section, Variants, choice, group, problems, schema_of, section, shown, suggest
 
 SECTIONS = {
@@ -137,7 +137,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
     modalities = data.get("modalities")
     if modalities == {}:
         raise RecipeError(f"{where}: modalities: name at least one, as in modalities: {{image: {{}}}}")
-    model = _root(list(modalities) if isinstance(modalities, dict) else [])
+    model = _root(list(modalities) if isinstance(modalities, dict) else [], packages(set(_named(data))))
     try:
         root = model.model_validate(data)
     except ValidationError as error:
@@ -209,14 +209,25 @@ def _read(path: Path) -> str:
         raise RecipeError(f"{path}: a recipe is a text file in UTF-8; byte {error.start} is not") from None
 
 
-def _root(names: Sequence[str]) -> type[Section]:
-    """The model of a recipe for the installed ones of these modalities."""
-    variants = [(resolve_name(kind), resolve_name(constructors)) for kind, constructors in VARIANTS.items()]
+def _named(data: Any) -> Iterator[str]:
+    """The value of every key `name`, at any depth: the parts that a recipe's data ask for, among other names."""
+    for key, value in data.items() if isinstance(data, Mapping) else enumerate(data if isinstance(data, list) else ()):
+        if key == "name" and isinstance(value, str):
+            yield value
+        yield from _named(value)
+
+
+def _root(names: Sequence[str], others: Collection[str]) -> type[Section]:
+    """The model of a recipe for the installed ones of these modalities, with the keys of parts of these other packages."""
+    variants = [(resolve_name(kind), needed(resolve_name(constructors), others)) for kind, constructors in VARIANTS.items()]
     members: dict[str, tuple[Any, Any]] = {"modalities": (_modalities(names, variants), Field())}
     for name, target in SECTIONS.items():
         constructor = resolve_name(target)
         if isinstance(constructor, Mapping):
-            members[name] = (choice(constructor, variants), Field(description=f"The {name}, chosen by its key `name`."))
+            members[name] = (
+                choice(needed(constructor, others), variants),
+                Field(description=f"The {name}, chosen by its key `name`."),
+            )
         else:
             members[name] = _member(section(constructor, variants), optional=name in OPTIONAL)
     members["init"] = (str | None, Field(default=None, description=INIT))
@@ -245,8 +256,8 @@ def _member(model: type[Section], *, optional: bool = False) -> tuple[Any, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe with the installed modalities and objectives: for editors and for the reference."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(_root(installed()))}
+    """The JSON schema of a recipe with the modalities and parts of all installed packages: for editors and for the reference."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(_root(installed(), packages()))}
     modalities = schema["$defs"][schema["properties"]["modalities"]["$ref"].rpartition("/")[2]]
     modalities.pop("required", None)
     modalities["minProperties"] = 1

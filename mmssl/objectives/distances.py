@@ -13,6 +13,7 @@ from mmssl.draws import Draws
 from mmssl.losses.contrast import pick_negatives, same_sample, token_info_nce
 from mmssl.losses.points import set_regression
 from mmssl.losses.tokens import classification, cosine, regression, soft_classification
+from mmssl.plugins import Parts
 
 Weight = Annotated[float, Field(ge=0)]
 PerToken = tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]
@@ -158,13 +159,17 @@ class Chamfer(Loss):
         return set_regression(predicted, target, self.point_dim, "chamfer" if self.squared else "chamfer_l1")
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {
-    "mse": Mse,
-    "l1": L1,
-    "smooth_l1": SmoothL1,
-    "cosine": Cosine,
-    "cross_entropy": CrossEntropy,
-    "info_nce": InfoNce,
-    "same_sample": SameSample,
-    "chamfer": Chamfer,
-}
+LOSSES: Parts[Callable[..., Loss]] = Parts(
+    "mmssl.losses",
+    Loss,
+    {
+        "mse": Mse,
+        "l1": L1,
+        "smooth_l1": SmoothL1,
+        "cosine": Cosine,
+        "cross_entropy": CrossEntropy,
+        "info_nce": InfoNce,
+        "same_sample": SameSample,
+        "chamfer": Chamfer,
+    },
+)

@@ -66,7 +66,7 @@ class Clip(Objective):
         return Output(info_nce(a, b, scale), {"scale": scale.detach()})
 
 
-KINDS: dict[str, type[Objective]] = OBJECTIVES | {"clip": Clip}
+KINDS: dict[str, type[Objective]] = {**OBJECTIVES, "clip": Clip}
 
 
 @dataclass(frozen=True)
