@@ -31,9 +31,10 @@ from mmssl.loop import Training, TrainingError, TrainOptions, fit
 from mmssl.masking import SAMPLERS
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
-from mmssl.objectives import OBJECTIVES, Objective, Output, Setup
+from mmssl.objectives import OBJECTIVES, Objective, Setup, Step, Term, Terms
 from mmssl.objectives.predictors import PREDICTORS
 from mmssl.objectives.targets import Clusters, Latent, RandomCodes, Target
+from mmssl.objectives.terms import State
 from mmssl.plugins import installed
 from mmssl.schedules import constant, cosine
 from mmssl.testing import inputs_of, small_processor
@@ -60,10 +61,10 @@ class Clip(Objective):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         initialise_all(self.heads, model.config)
 
-    def forward(self, batch: Batch) -> Output:
+    def terms(self, batch: Batch, step: Step) -> Terms:
         a, b = (head(self.model.pool(self.model.encode(name, self.view(batch, name)))) for name, head in self.heads.items())
         scale = self.log_scale.clamp(max=math.log(100)).exp()
-        return Output(info_nce(a, b, scale), {"scale": scale.detach()})
+        return Terms({"loss": Term.whole(info_nce(a, b, scale))}, {"scale": State(scale.detach())})
 
 
 KINDS: dict[str, type[Objective]] = {**OBJECTIVES, "clip": Clip}

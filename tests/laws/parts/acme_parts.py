@@ -17,9 +17,9 @@ from mmssl.draws import Draws
 from mmssl.encoder import Encoder, initialise_all
 from mmssl.masking import Scored, Split
 from mmssl.model import MMSSLModel
-from mmssl.objectives import Objective, Output, Setup
-from mmssl.objectives.distances import Loss, PerToken
-from mmssl.objectives.parts import Predicted, Predictor, Scene, Target
+from mmssl.objectives import Mean, Objective, Setup, Step, Term, Terms
+from mmssl.objectives.distances import Loss, PerToken, Regression
+from mmssl.objectives.parts import Answer, Predicted, Predictor, Scene, Target
 from mmssl.tokens import Tokens, gather
 
 
@@ -35,11 +35,11 @@ class Agreement(Objective):
         self.predictor = nn.Sequential(nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, width))
         initialise_all(self.predictor, model.config)
 
-    def forward(self, batch: Batch) -> Output:
+    def terms(self, batch: Batch, step: Step) -> Terms:
         name = batch.modality
         one, other = (self.model.pool(self.model.encode(name, self.view(batch, name, number))) for number in range(2))
         similarity = F.cosine_similarity(self.predictor(one), other.detach(), dim=-1)
-        return Output((1 - similarity).mean(), {"similarity": similarity.detach().mean()})
+        return Terms({"loss": Term.samples(1 - similarity)}, {"similarity": Mean.of(similarity.detach())})
 
 
 class Energy(Target):
@@ -55,9 +55,9 @@ class Energy(Target):
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"energy": 1}
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         floats = [value for value in scene.content.values() if value.is_floating_point()]
-        return {"energy": torch.cat(floats, -1).square().nanmean(-1, keepdim=True).sqrt()}
+        return Answer({"energy": torch.cat(floats, -1).square().nanmean(-1, keepdim=True).sqrt()})
 
 
 class PlacesOnly(Predictor):
@@ -91,7 +91,7 @@ class Every(Scored):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogCosh(Loss):
+class LogCosh(Regression):
     """Logarithm of the hyperbolic cosine of the error, mean over the values of a token."""
 
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
