@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from mmssl import checkpoint
+from mmssl import checkpoint, files
 from mmssl.recipe import Recipe, changed_keys
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
@@ -85,7 +85,7 @@ class Run:
         """Make a folder that did not exist and write down what will run there."""
         run = cls(make_folder(base))
         run.record(command=command_line(), started=now(), **facts())
-        checkpoint.write_text_atomic(run.recipe_file, recipe.to_yaml())
+        files.write_text(run.recipe_file, recipe.to_yaml())
         return run
 
     def check(self, recipe: Recipe) -> None:
@@ -123,7 +123,7 @@ class Run:
 
     def record(self, **values: Any) -> None:
         """Add facts to run.json."""
-        checkpoint.write_json_atomic(self.record_file, self.read_record() | values)
+        files.write_json(self.record_file, self.read_record() | values)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
@@ -140,7 +140,7 @@ class Run:
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`: they will be measured again."""
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-        checkpoint.write_text_atomic(self.metrics_file, "".join(kept))
+        files.write_text(self.metrics_file, "".join(kept))
 
     @property
     def resume_command(self) -> str:

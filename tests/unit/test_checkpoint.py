@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mmssl import checkpoint
 from mmssl.checkpoint import exclusive, load, newest, prune, rng_state, save, set_rng_state, step_path
 
 FILES = ("tensors.safetensors", "state.json", "manifest.json")
@@ -378,21 +377,6 @@ def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
     assert python(LOCK, str(tmp_path / "run")).stdout == "got it\n"
     with exclusive(tmp_path / "run"), exclusive(tmp_path / "other"):
         pass
-
-
-def test_text_and_json_are_replaced_whole(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    checkpoint.write_text_atomic(file, "old\n")
-    checkpoint.write_text_atomic(file, "new\r\nünï\n")
-    assert file.read_bytes() == "new\r\nünï\n".encode()
-    checkpoint.write_json_atomic(file, {"a": [1, None, "ü"]})
-    assert json.loads(file.read_text(encoding="utf-8")) == {"a": [1, None, "ü"]}
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        checkpoint.write_json_atomic(file, {"a": object()})
-    with pytest.raises(UnicodeEncodeError):
-        checkpoint.write_text_atomic(file, "\ud800")
-    assert json.loads(file.read_text(encoding="utf-8")) == {"a": [1, None, "ü"]}
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def draws() -> tuple[list[float], list[float], list[float]]:
