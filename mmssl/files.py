@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 try:
-    _renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    _renameat2: Callable[..., int] | None = ctypes.CDLL(None, use_errno=True).renameat2
 except AttributeError:  # not Linux, or a C library without it
     _renameat2 = None
 
