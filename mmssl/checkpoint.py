@@ -6,19 +6,14 @@ writer was killed (see `mmssl.files`).
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import random
 import re
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +101,7 @@ def newest(folder: Path, *, below: int | None = None) -> Path | None:
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the last `keep` complete checkpoints, and what killed writers left behind.
 
-    Damaged checkpoints do not count as kept. Call it only while no other process writes there (see `exclusive`).
+    Damaged checkpoints do not count as kept. Call it only while no other process writes there (see `files.exclusive`).
     """
     assert keep > 0
     steps = _steps(folder)
@@ -115,47 +110,6 @@ def prune(folder: Path, keep: int) -> None:
         for path in steps[: steps.index(complete[-keep])]:
             files.delete(path)
     files.sweep(folder)
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder. RuntimeError that names the process that holds it already.
-
-    The lock is the kernel's: it ends with the process, however that ends. The file `lock` stays and only tells who holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RuntimeError(
-                f"run folder {folder} is in use by {file.read().strip() or 'another process'}: wait for it or stop it, "
-                "or start a run of another name"
-            ) from None
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            _held.add(file)
-            yield
-        finally:
-            _held.discard(file)
-            file.truncate(0)
-
-
-_held: set[TextIO] = set()
-"""The lock files of this process."""
-
-
-def _let_go() -> None:
-    """Close the lock files in a forked child: a worker that outlives the killed run would keep the run locked."""
-    for file in _held:
-        file.close()
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 def rng_state() -> dict[str, Any]:

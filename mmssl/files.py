@@ -10,11 +10,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 _HIDDEN = re.compile(r"\.(.+)\.\d+\.(partial|deleted|replaced)")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -24,6 +27,30 @@ try:
     _renameat2: Callable[..., int] | None = ctypes.CDLL(None, use_errno=True).renameat2
 except AttributeError:  # not Linux, or a C library without it
     _renameat2 = None
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder. RuntimeError that names the process that holds it already.
+
+    The lock is the kernel's: it ends with the process, however that ends, and a forked child does not hold it. The file `lock`
+    stays and only tells who took it last.
+    """
+    file = folder / "lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = file.read_text(encoding="utf-8").strip() or "another process"
+        raise RuntimeError(
+            f"run folder {folder} is in use by {holder}: wait for it or stop it, or start a run of another name"
+        ) from None
+    try:
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,7 +111,7 @@ def delete(path: Path) -> None:
 def sweep(folder: Path, name: str | None = None) -> None:
     """Repair what killed writers left in a folder: put back what had no successor yet, delete the rest.
 
-    name: of the only file or folder to do so for. Call it only while no other process writes there.
+    name: of the only file or folder to do so for. Call it only while no other process writes there (see `exclusive`).
     """
     for path in folder.glob(".*"):
         match = _HIDDEN.fullmatch(path.name)

@@ -37,7 +37,7 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     """
     run = Run.open(recipe, recipe.resume)
     with ExitStack() as stack:
-        stack.enter_context(checkpoint.exclusive(run.folder))
+        stack.enter_context(files.exclusive(run.folder))
         files.sweep(run.folder)
         if run.finished:
             print(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")

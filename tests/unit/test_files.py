@@ -1,6 +1,9 @@
 """Files and folders: whole or not there, whatever happens to their writer."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -168,9 +171,13 @@ print(code, *states)
 """
 
 
+def alone(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", ALONE + code, *arguments], capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("how", ["exchange", "renames"])
 def test_killed_before_any_change_of_the_disk_the_old_or_the_new_folder_is_there(tmp_path: Path, how: str) -> None:
-    done = subprocess.run([sys.executable, "-c", ALONE + KILLED, str(tmp_path), how], capture_output=True, text=True, check=False)
+    done = alone(KILLED, str(tmp_path), how)
     assert done.returncode == 0, done.stderr
     code, *states = done.stdout.split()
     assert code == "0"
@@ -190,7 +197,7 @@ def write(content):
 write("0")
 child = os.fork()
 if not child:
-    for number in range(300):
+    for number in range(100):
         write(str(number))
     os._exit(0)
 looks = 0
@@ -202,6 +209,58 @@ print(looks)
 
 
 def test_a_reader_always_finds_a_folder(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", ALONE + READER, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = alone(READER, str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 300
+    assert int(done.stdout) > 100
+
+
+LOCK = """
+try:
+    with files.exclusive(Path(sys.argv[1])):
+        print("got it")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
+    run, holder = tmp_path / "run", f"process {os.getpid()} on {os.uname().nodename}"
+    with files.exclusive(run):
+        refused = alone(LOCK, str(run)).stdout
+        with pytest.raises(RuntimeError, match=f"is in use by {re.escape(holder)}: wait for it or stop it"), files.exclusive(run):
+            pass
+    assert refused == f"run folder {run} is in use by {holder}: wait for it or stop it, or start a run of another name\n"
+    assert alone(LOCK, str(run)).stdout == "got it\n"
+    with files.exclusive(run), files.exclusive(tmp_path / "other"):
+        pass
+    with pytest.raises(ZeroDivisionError), files.exclusive(run):
+        raise ZeroDivisionError
+    with files.exclusive(run):
+        pass
+
+
+WORKER = """
+import time
+
+with files.exclusive(Path(sys.argv[1])):
+    worker = os.fork()
+    if not worker:
+        time.sleep(600)
+    print(worker, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_worker_that_outlives_a_killed_run_does_not_keep_its_lock(tmp_path: Path) -> None:
+    run = subprocess.Popen([sys.executable, "-c", ALONE + WORKER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    worker = int(run.stdout.readline())
+    with pytest.raises(RuntimeError, match=f"is in use by process {run.pid} on "), files.exclusive(tmp_path):
+        pass
+    run.kill()
+    run.wait()
+    os.kill(worker, 0)
+    with files.exclusive(tmp_path):
+        pass
+    os.kill(worker, signal.SIGKILL)
+    run.stdout.close()
