@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmssl import checkpoint
+from mmssl import files
 from mmssl.build import modalities_of
 from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, batches, loader
 from mmssl.data.loader import READ
@@ -71,8 +71,8 @@ class Feed:
             for name, inputs in moved.inputs.items():
                 for i, count in zip(batch.ids.tolist(), model.count_tokens(name, inputs).tolist(), strict=True):
                     found[i] += count
-        kept.parent.mkdir(exist_ok=True)
-        checkpoint.write_json_atomic(kept, found)
+        files.sweep(kept.parent, kept.name)
+        files.write_json(kept, found)
         return found
 
     def __iter__(self) -> Iterator[Batch]:
