@@ -1,21 +1,20 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
 from mmssl import checkpoint, files
-from mmssl.build import Pieces, build, cut_stream, labels_of, modalities_of, run_to_continue
-from mmssl.data import batches, open_streams
+from mmssl.build import Pieces, build, cut_stream, modalities_of, run_to_continue
+from mmssl.data import batches
 from mmssl.data.options import ONLY, Rows
-from mmssl.data.source import LABEL
-from mmssl.evaluation import EvaluateOptions, Evaluator, Table
+from mmssl.evaluation import Evaluator, Table
 from mmssl.feed import Feed
 from mmssl.health import Watch
+from mmssl.history import History, Trained
 from mmssl.loop import Training, TrainingError, fit
 from mmssl.model import no_weights_bar
 from mmssl.processor import MMSSLProcessor
@@ -24,6 +23,7 @@ from mmssl.recipe import Recipe
 from mmssl.report import model_card, write_report
 from mmssl.run import Interrupted, Run, StopRequest, now, stop_on_signals
 from mmssl.sentence import write_sentence_files
+from mmssl.splits import Scored, open_splits
 
 PICTURED = 8
 """Samples in the pictures of the report."""
@@ -54,10 +54,10 @@ class Session:
     """A run at work: what it trains, on what, and where it writes."""
 
     def __init__(self, recipe: Recipe, run: Run, rows: Rows | None) -> None:
-        self.recipe, self.run, self.rows = recipe, run, rows
+        self.recipe, self.run = recipe, run
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
-        self.streams = open_streams(self.data, list(recipe.modalities), rows)
-        self.labels = labels_of(recipe, self.streams)
+        splits = open_splits(recipe, rows, self.begun())
+        self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
         self.pieces = self.build()
         self.streams = {name: cut_stream(stream, self.pieces.processor) for name, stream in self.streams.items()}
         self.check_data()
@@ -70,7 +70,17 @@ class Session:
         self.probes: dict[str, float] = {}
         self.saved: int | None = None
         self.restore()
-        self.evaluators = self.make_evaluators()
+        self.evaluators = {name: self.evaluator(scored) for name, scored in splits.scored.items()}
+
+    def recorded(self) -> tuple[Trained, ...]:
+        """What the run has written down about its training; nothing before it began."""
+        return History.read(self.run.folder).trained
+
+    def begun(self) -> dict[str, str | None] | None:
+        """Of a run that goes on, the label columns by which its sources were held out when it began; None for a new run."""
+        if known := self.recorded():
+            return {entry.source: entry.held_out for entry in known}
+        return {} if "data" in self.run.read_record() else None  # of a version that held nothing out
 
     def build(self) -> Pieces:
         """Processor and objective; the fitted processor is kept with the run, so that resuming fits nothing anew."""
@@ -96,6 +106,14 @@ class Session:
                     f"{found[name]}. Restore the data, or leave resume out to start a new run; init={self.run.folder} carries the "
                     "weights over"
                 )
+        before = {entry.source: entry for entry in self.recorded()}
+        for entry in self.history.trained[-len(self.streams) :]:
+            if entry.held_out is not None and entry.source in before and before[entry.source].labels != entry.labels:
+                raise ValueError(
+                    f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide which "
+                    "rows are held out. Restore the data, or leave resume out to start a new run"
+                )
+        self.history.write(self.run.folder)
         self.run.record(data=found)
 
     def restore(self) -> None:
@@ -259,25 +277,16 @@ class Session:
             found |= scores if name == ONLY else {f"{key}_{name}": value for key, value in scores.items()}
         return found
 
-    def make_evaluators(self) -> dict[str, Evaluator]:
-        """What scores the model, if the recipe has an `evaluate` section: one for each source, of several those with labels."""
-        options: EvaluateOptions | None = self.recipe.section("evaluate")
-        if options is None:
-            return {}
-        make = partial(Evaluator, processor=self.pieces.processor, config=self.pieces.objective.model.config)
-        if self.data.path is not None or options.path is not None:
-            return {ONLY: make(options, self.data, rows=self.rows_of(ONLY))}
-        found = {}
-        for name, stream in self.streams.items():
-            if LABEL in stream.source.columns:
-                where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit")}
-                data = replace(self.data, sources=None, **where)
-                found[name] = make(replace(options, modality=stream.modalities[0]), data, rows=self.rows_of(name))
+    def evaluator(self, scored: Scored) -> Evaluator:
+        """What scores the model on one source."""
+        model, settings = self.pieces.processor, self.pieces.objective.model.config
+        found = Evaluator(scored.options, scored.data, model, settings, sources=scored.sources, history=self.history)
+        if found.exposure(self.history).labelled:
+            print(
+                f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "
+                "they are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
+            )
         return found
-
-    def rows_of(self, name: str) -> Sequence[dict[str, Any]] | None:
-        """The rows in memory that stand in the place of a source; None if there are none."""
-        return self.rows[name] if isinstance(self.rows, Mapping) else self.rows
 
     def finish(self, stop: StopRequest) -> None:
         """Score the model, publish it, write the report. Interrupted on a signal that came while it was scored."""
@@ -320,6 +329,7 @@ class Session:
                 model.save_pretrained(folder)
             self.pieces.processor.save_pretrained(folder)
             write_sentence_files(folder, self.pieces.processor.processors)
+            self.history.write(folder)
             card = model_card(
                 name=self.run.folder.name,
                 modalities=list(self.recipe.modalities),

@@ -128,12 +128,13 @@ def model_card(
 
     record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
     """
+    scores = [result for table in tables for result in results(table)]
     header = ModelCardData(
         library_name="mmssl",
         pipeline_tag="feature-extraction",
         tags=["mmssl", "self-supervised-learning", *modalities],
-        model_name=name if tables else None,
-        eval_results=[result for table in tables for result in results(table)] or None,
+        model_name=name if scores else None,
+        eval_results=scores or None,
     )
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     parts = [
@@ -154,8 +155,10 @@ def model_card(
 
 
 def results(table: Table) -> list[EvalResult]:
-    """The scores of the model in the Hub's form; accuracies there are shares."""
+    """The scores of the model in the Hub's form, where accuracies are shares; none of samples whose labels it was trained on."""
     first, is_share = table.rows[0], table.metric == "accuracy"
+    if first.seen:
+        return []
     return [
         EvalResult(
             task_type="feature-extraction",
