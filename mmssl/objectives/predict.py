@@ -13,9 +13,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from mmssl.data import Batch
+from mmssl.draws import Draws
 from mmssl.encoder import initialise_all
 from mmssl.losses.tokens import mean_where
-from mmssl.masking import Sampler, preferred
+from mmssl.masking import Sampler, preferred, split_in_order
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives.base import Objective, Output, Setup
@@ -163,8 +164,14 @@ class Predict(Objective):
             draws = draws.repeat(self.masks)
         many = tokens.repeat(self.masks)
         free = None if available is None else available.repeat(self.masks, 1)
-        sampler = self.samplers[name].guided_by(lambda: self.saliency(name, scene_inputs).repeat(self.masks, 1))
-        parts = sampler.split(many.coords, many.valid, free, draws)
+        parts = split_in_order(
+            self.samplers[name],
+            lambda: self.saliency(name, scene_inputs).repeat(self.masks, 1),
+            many.coords,
+            many.valid,
+            free,
+            draws,
+        )
         if not parts.hidden.shape[1]:
             raise ValueError(
                 f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {name!r} with "
@@ -180,8 +187,8 @@ class Predict(Objective):
         if batch.others is None:
             return {"pool": tokens, "place": torch.arange(len(tokens.values), device=tokens.values.device).repeat(self.masks)}
         step = batch.others[name]
-        whole = replace(batch, inputs={name: step.inputs}, keys=step.keys, others=None)
-        return {"pool": self.model.embed(name, self.view(whole, name)), "place": step.place.repeat(self.masks)}
+        view = self.augmented(name, step.inputs, Draws(step.keys), 0)
+        return {"pool": self.model.embed(name, view), "place": step.place.repeat(self.masks)}
 
     @property
     def mixes(self) -> bool:
