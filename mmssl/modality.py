@@ -95,7 +95,7 @@ class Processor(ABC):
         shapes = [{name: tensor.shape[1:] for name, tensor in part.items()} for part in parts]
         if any(shape != shapes[0] for shape in shapes):
             parts = [cls.sized(part) for part in parts]
-        return {name: pad_cat([part[name] for part in parts], cls.padding.get(name, 0)) for name in parts[0]}
+        return {name: pad_cat([part[name] for part in parts], cls.padding.get(name, 0.0)) for name in parts[0]}
 
     @abstractmethod
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
@@ -305,7 +305,7 @@ def pad_stack(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
     return out
 
 
-def pad_cat(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
+def pad_cat(tensors: Sequence[Tensor], value: float = 0.0) -> Tensor:
     """Join batched tensors along the first dimension, padding every other one at its end to the largest size with `value`."""
     if all(t.shape[1:] == tensors[0].shape[1:] for t in tensors):
         return torch.cat(list(tensors))

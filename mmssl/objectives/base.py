@@ -10,8 +10,9 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from mmssl.data import Batch, Labels
+from mmssl.draws import Draws
 from mmssl.modality import Augment as Augment
-from mmssl.modality import Inputs, Processor, mixing
+from mmssl.modality import Inputs, Others, Processor, mixing
 from mmssl.model import MMSSLModel
 from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published
 from mmssl.objectives.terms import Metric, Terms
@@ -107,13 +108,17 @@ class Objective(nn.Module, ABC):
 
     def view(self, batch: Batch, modality: str, number: int = 0) -> Inputs:
         """Random view `number` of one modality of the batch; the same for the same (seed, step, sample, number)."""
+        others = None if batch.others is None else batch.others[modality]
+        return self.augmented(modality, batch.inputs[modality], batch.draws, number, others)
+
+    def augmented(self, modality: str, inputs: Inputs, draws: Draws, number: int, others: Others | None = None) -> Inputs:
+        """Random view `number` of samples with the draws that they have in their step; `others` None: they are all of the step."""
         augment = self.setup.augments.get(modality)
-        inputs = batch.inputs[modality]
         if augment is None:
             return inputs
-        if batch.others is not None and mixing(augment):
-            return augment(inputs, batch.draws.fork(number), batch.others[modality].fork(number))
-        return augment(inputs, batch.draws.fork(number))
+        if others is not None and mixing(augment):
+            return augment(inputs, draws.fork(number), others.fork(number))
+        return augment(inputs, draws.fork(number))
 
     @property
     def mixes(self) -> bool:

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Num
 from torch import Tensor, nn
 
 from mmssl.data import Batch
+from mmssl.draws import Draws
 from mmssl.encoder import initialise_all
-from mmssl.masking import Sampler, Split, preferred
+from mmssl.masking import Sampler, Split, preferred, split_in_order
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives.base import ALONE, Objective, Setup, Step
@@ -216,8 +217,14 @@ class Predict(Objective):
         available = anything(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
         coords = tokens.coords.repeat(self.masks, 1, 1)
         valid, free = (None if mask is None else mask.repeat(self.masks, 1) for mask in (tokens.valid, available))
-        sampler = self.samplers[scene.name].guided_by(lambda: self.saliency(scene).repeat(self.masks, 1))
-        parts = sampler.split(coords, valid, free, scene.draws)
+        parts = split_in_order(
+            self.samplers[scene.name],
+            lambda: self.saliency(scene).repeat(self.masks, 1),
+            coords,
+            valid,
+            free,
+            scene.draws,
+        )
         if not parts.hidden.shape[1]:
             raise ValueError(
                 f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {scene.name!r} "
@@ -238,8 +245,8 @@ class Predict(Objective):
         if batch.others is None:
             return {"pool": tokens, "place": torch.arange(len(tokens.values), device=tokens.values.device).repeat(self.masks)}
         step = batch.others[name]
-        whole = replace(batch, inputs={name: step.inputs}, keys=step.keys, others=None)
-        return {"pool": self.model.embed(name, self.view(whole, name)), "place": step.place.repeat(self.masks)}
+        view = self.augmented(name, step.inputs, Draws(step.keys), 0)
+        return {"pool": self.model.embed(name, view), "place": step.place.repeat(self.masks)}
 
     @property
     def mixes(self) -> bool:
