@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from mmssl import checkpoint, files
+from mmssl.options import RunOptions
 from mmssl.recipe import Recipe, changed_keys
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
@@ -32,20 +32,6 @@ FREE = (
     *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.trackers"),
 )
 """Keys that may change on resume: they do not change what is learned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where a run is kept, and its seed.
-
-    dir: folder of all runs.
-    name: folder of this run inside it; null: the recipe's name. A taken name gets -2, -3, ...
-    seed: seed of the weights, of the order of samples and of every random draw.
-    """
-
-    dir: str = "runs"
-    name: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Run:

@@ -27,7 +27,7 @@ from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import keys
 from mmssl.encoder import initialise_all
-from mmssl.loop import Training, TrainingError, TrainOptions, fit
+from mmssl.loop import Training, TrainingError, fit
 from mmssl.masking import SAMPLERS
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
@@ -35,6 +35,7 @@ from mmssl.objectives import OBJECTIVES, Objective, Setup, Step, Term, Terms
 from mmssl.objectives.predictors import PREDICTORS
 from mmssl.objectives.targets import Clusters, Latent, RandomCodes, Target
 from mmssl.objectives.terms import State
+from mmssl.options import TrainOptions
 from mmssl.plugins import installed
 from mmssl.schedules import constant, cosine
 from mmssl.testing import inputs_of, small_processor
@@ -343,7 +344,8 @@ def test_bf16_follows_fp32_and_keeps_the_weights_in_fp32(case: Case) -> None:
 
 COMPILED = """
 import json, sys
-from mmssl.loop import Training, TrainOptions, fit
+from mmssl.loop import Training, fit
+from mmssl.options import TrainOptions
 from mmssl.schedules import constant
 from mmssl.testing import objective_of
 

@@ -13,13 +13,14 @@ from torch.testing import assert_close
 from mmssl import checkpoint
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, TrainOptions, fit
+from mmssl.loop import Training, fit
 from mmssl.objectives import Clock, Setup, Step
 from mmssl.objectives.distances import SameSample
 from mmssl.objectives.masked import Masked
 from mmssl.objectives.parts import Answer, Scene
 from mmssl.objectives.predictors import MaskToken
 from mmssl.objectives.targets import Clusters, Quantised, RandomCodes, Target
+from mmssl.options import TrainOptions
 from mmssl.plugins import installed
 from mmssl.schedules import constant
 from mmssl.testing import batch_of, small_model

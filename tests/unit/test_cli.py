@@ -17,7 +17,7 @@ from mmssl import __version__, cli
 from mmssl.build import build
 from mmssl.data import open_streams
 from mmssl.plugins import installed
-from mmssl.recipe import SECTIONS, load, recipes_found
+from mmssl.recipe import load, recipes_found, sections
 from mmssl.run import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def test_schema_is_a_json_schema_of_every_section(capsys: pytest.CaptureFixture[
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
-    assert schema["properties"].keys() == {"modalities", *SECTIONS, "init", "resume"}
+    assert schema["properties"].keys() == {"modalities", *sections(), "init", "resume"}
     definitions = schema["$defs"]
     assert {reference.removeprefix("#/$defs/") for reference in references(schema)} == definitions.keys()
     modalities = definitions[schema["properties"]["modalities"]["$ref"].removeprefix("#/$defs/")]

@@ -10,12 +10,13 @@ from torch.testing import assert_close
 from mmssl import checkpoint
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, TrainOptions, fit
+from mmssl.loop import Training, fit
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Clock, Setup
 from mmssl.objectives.jepa import Jepa
 from mmssl.objectives.predictors import Transformer
 from mmssl.objectives.targets import Latent
+from mmssl.options import TrainOptions
 from mmssl.schedules import constant
 from mmssl.testing import batch_of, small_model
 
