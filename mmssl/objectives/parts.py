@@ -124,7 +124,7 @@ class Outline:
 
 def moved(state: Mapping[str, Tensor], places: Mapping[str, str], gone: Collection[str] = ()) -> dict[str, Tensor]:
     """A target's state with the copies of the model, by the prefix where they stood, under their names now; `gone` is left out."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for key, value in state.items():
         place = next((place for place in places if key.startswith(f"{place}.")), None)
         name = key if place is None else f"networks.copies.{places[place]}{key.removeprefix(place)}"
