@@ -152,6 +152,7 @@ class Session:
 
     def train(self, stop: StopRequest) -> None:
         """Train to the end of the budget. On a signal: checkpoint, then Interrupted with the command that continues."""
+        self.tell_micro_batches()
         total, unit = (self.options.max_minutes * 60, "seconds") if self.options.max_minutes else (self.total_steps(), "steps")
         trackers = self.training.accelerator
         if self.options.trackers:
@@ -172,6 +173,16 @@ class Session:
                     trackers.end_training()
         self.save()
         self.heed(stop)
+
+    def tell_micro_batches(self) -> None:
+        """Say which parts of the objective are about the samples of a micro-batch, where a step has several."""
+        parts, options = self.pieces.objective.over_batch, self.options
+        if parts and options.accumulation > 1:
+            size = "" if options.batch_tokens else f" of {options.batch_size // options.accumulation} samples"
+            print(
+                f"note: {', '.join(parts)} compare samples with each other: with train.accumulation={options.accumulation} those of "
+                f"each micro-batch{size}, not of the whole step"
+            )
 
     def explain(self, error: TrainingError) -> str:
         """What to tell of a loss or gradient that is not finite: where, with which rows, and how to go on."""

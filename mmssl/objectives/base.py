@@ -106,6 +106,11 @@ class Objective(nn.Module, ABC):
         found = self.terms(batch, step)
         return Output(found.loss(step.weights), found.metrics)
 
+    @property
+    def over_batch(self) -> list[str]:
+        """Its parts whose loss of a sample depends on the others of the micro-batch: a step cut in another way loses another."""
+        return []
+
     def view(self, batch: Batch, modality: str, number: int = 0) -> Inputs:
         """Random view `number` of one modality of the batch; the same for the same (seed, step, sample, number)."""
         others = None if batch.others is None else batch.others[modality]

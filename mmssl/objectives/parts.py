@@ -173,6 +173,8 @@ class Predictor(nn.Module, ABC):
     """Masks of each sample in a batch, as the objective sets it: row r is a mask of sample r modulo rows / masks."""
     everywhere: bool = False
     """Whether it answers at the seen places too."""
+    over_batch: bool = False
+    """Whether the answer for a sample depends on the others of its micro-batch."""
     mixes: bool = False
     """Whether it takes content from other samples: then it gets the tokens of the whole step as `pool`, and the `place` of each
     sample of the batch among them."""
@@ -207,6 +209,8 @@ class Target(nn.Module, ABC):
     """Whether it can be copied from the content of the token itself, so that a stem must not carry that to visible tokens."""
     from_latent: bool = False
     """Whether it is compared with `Predicted.latent`, where a predictor has that."""
+    over_batch: bool = False
+    """Whether what it says of a sample depends on the others of its micro-batch."""
     everywhere: bool = False
     """Whether it says nothing unless the seen places are predicted too."""
     default_loss: Callable[[], Loss] | None = None

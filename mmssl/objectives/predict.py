@@ -249,6 +249,15 @@ class Predict(Objective):
         return {"pool": self.model.embed(name, view), "place": step.place.repeat(self.masks)}
 
     @property
+    def over_batch(self) -> list[str]:
+        found = [f"predictor ({type(self.predictor).__name__})"] if self.predictor.over_batch else []
+        for number, target in enumerate(self.every_target):
+            losses = {type(loss).__name__ for loss in self.losses[number].values() if loss.over_batch}
+            names = [*([type(target).__name__] if target.over_batch else []), *sorted(losses)]
+            found += [f"targets[{number}] ({', '.join(names)})"] if names else []
+        return found
+
+    @property
     def mixes(self) -> bool:
         return super().mixes or self.predictor.mixes
 

@@ -32,6 +32,8 @@ class Similar(Predictor):
     predict: hidden = at the hidden places; all = at every valid place.
     """
 
+    over_batch = True
+
     def __init__(
         self,
         *,

@@ -42,6 +42,7 @@ class Assignments(Target):
     """
 
     raw = False
+    over_batch = True
 
     def __init__(
         self,

@@ -86,6 +86,7 @@ class Quantised(Target):
     weight: factor on its loss, not on the diversity loss.
     """
 
+    over_batch = True  # the diversity loss
     raw = False  # a stem may overlap here, as that of wav2vec 2.0 does
 
     def __init__(
