@@ -180,8 +180,8 @@ class Session:
         if parts and options.accumulation > 1:
             size = "" if options.batch_tokens else f" of {options.batch_size // options.accumulation} samples"
             print(
-                f"note: {', '.join(parts)} compare samples with each other: with train.accumulation={options.accumulation} those of "
-                f"each micro-batch{size}, not of the whole step"
+                f"note: {', '.join(parts)} compare samples with each other: with train.accumulation={options.accumulation} "
+                f"those of each micro-batch{size}, not of the whole step"
             )
 
     def explain(self, error: TrainingError) -> str:
