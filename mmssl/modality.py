@@ -35,7 +35,7 @@ class Processor(ABC):
     padding: ClassVar[Mapping[str, float]] = {}
     """What `collate` fills tensors up with where samples differ in size, by input name; zero or False for those not named."""
     whole: ClassVar[str] = ""
-    """The recipe key that takes long samples as they are, as `max_seconds: null`, for messages; needed where any is `windowed`."""
+    """The recipe key, with its value, that makes one sample of a long one, for messages; where it may be `windowed`."""
 
     @property
     def windowed(self) -> bool:

@@ -64,6 +64,8 @@ class AudioProcessor(Processor):
     max_seconds: longer sounds are cut into windows of at most this length, all equally long; null: no limit.
     """
 
+    whole = "max_seconds: null"
+
     def __init__(
         self,
         *,

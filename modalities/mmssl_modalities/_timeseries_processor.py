@@ -63,6 +63,8 @@ class TimeseriesProcessor(Processor):
     stride: samples from the start of a piece to that of the next; null: window. The last piece ends with the series.
     """
 
+    whole = "window: null"
+
     def __init__(
         self,
         *,
