@@ -10,17 +10,20 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from mmssl import files
 from mmssl import recipe as recipes
-from mmssl.build import Pieces, build, cut_stream, labels_of, modalities_of
-from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader, open_streams
+from mmssl.build import Pieces, build, cut_stream, modalities_of
+from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
+from mmssl.history import History
 from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import Objective
 from mmssl.pretrain import pretrain
 from mmssl.processor import MMSSLProcessor
 from mmssl.run import Run
+from mmssl.splits import open_splits
 
 RecipeLike = str | Path | Mapping[str, Any]
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -56,12 +59,11 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     Shows parameters, tokens per sample, the shapes of one batch, the loss of the untrained model, and the memory of a step.
     """
     checked = read(recipe, overrides, sections)
-    train_options, data = checked.section("train"), checked.section("data")
-    checked.section("evaluate")
-    streams = open_streams(data, list(checked.modalities))
-    labels = labels_of(checked, streams)
-    pieces = build(checked, streams, labels)
-    streams = {name: cut_stream(stream, pieces.processor) for name, stream in streams.items()}
+    train_options = checked.section("train")
+    splits = open_splits(checked)
+    labels = splits.labels
+    pieces = build(checked, splits.streams, labels)
+    streams = {name: cut_stream(stream, pieces.processor) for name, stream in splits.streams.items()}
     objective = pieces.objective
     weights = sum(parameter.numel() for parameter in objective.parameters())
     # Weights, gradients and AdamW's two moments in float32, and the average of the weights if there is one.
@@ -90,6 +92,7 @@ def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels:
         micro = max(1, options.batch_tokens // longest // options.accumulation)
     return [
         f"data        {stream.source}, {len(stream.source):,} samples",
+        *([f"held out    {held:,} rows, for the scores: labels are learned"] if (held := stream.source.num_held_out) else []),
         *(f"tokens      {name}: {tokens_per_sample(objective, name, batch)} per sample" for name in batch.inputs),
         *(
             f"batch       {key} {[micro, *tensor.shape[1:]]} {str(tensor.dtype).removeprefix('torch.')}"
@@ -118,6 +121,8 @@ def evaluate(
 ) -> Table:
     """Probe a saved model on labelled data beside raw features and random weights; `mmssl.evaluation.PROTOCOL` says how.
 
+    The table says what the model saw of the test samples, as far as its folder records what it was trained on.
+
     model: folder or Hub id. data: as `data.path` of a recipe.
     modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
     compare: more models, folders or Hub ids, by the name of their row.
@@ -133,7 +138,7 @@ def evaluate(
         batch_size=batch_size,
     )
     where = DataOptions(path=data, split=train_split, columns=column_map(name, column, label), on_error=on_error)
-    return Evaluator(options, where, processor, loaded.config).table(loaded, others=compare)
+    return Evaluator(options, where, processor, loaded.config, history=History.read(model)).table(loaded, others=compare)
 
 
 def embed(
@@ -157,19 +162,14 @@ def embed(
     type_ = pa.list_(pa.float32(), loaded.pooled_size(name))
     schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
     output, count = Path(output), 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
-    try:
-        with pq.ParquetWriter(part, schema) as writer:
-            for values, batch in features.embed(loaded, processor, source, name, batch_size=batch_size, on_error=on_error):
-                flat = pa.array(values.float().cpu().numpy().ravel())
-                rows = [source.row_number(i) for i in batch.ids.tolist()]
-                vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
-                writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
-                count += len(batch)
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+    files.sweep(output.parent, output.name)
+    with files.new_file(output) as part, pq.ParquetWriter(part, schema) as writer:
+        for values, batch in features.embed(loaded, processor, source, name, batch_size=batch_size, on_error=on_error):
+            flat = pa.array(values.float().cpu().numpy().ravel())
+            rows = [source.row_number(i) for i in batch.ids.tolist()]
+            vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
+            writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
+            count += len(batch)
     return count
 
 

@@ -97,14 +97,18 @@ def fit_processor(recipe: Recipe, streams: Mapping[str, Stream], before: MMSSLPr
 
 
 def labels_of(recipe: Recipe, streams: Mapping[str, Stream]) -> Labels | None:
-    """The labels, if the objective learns from them; ValueError if there are several sources."""
+    """The labels, if the objective learns from them; ValueError if there are several sources.
+
+    Rows that are held out have their say in what kind of labels there are, and which classes: scores go by all of them.
+    """
     if not recipe.needs_labels:
         return None
     if len(streams) > 1:
         raise ValueError(
             f"objective {recipe.objective[0]} learns the labels of one source; got {', '.join(streams)}. Use data.path"
         )
-    return next(iter(streams.values())).source.labels()
+    source = next(iter(streams.values())).source
+    return source.labels(like=source.whole().labels() if source.num_held_out else None)
 
 
 def modalities_of(stream: Stream, processor: MMSSLProcessor) -> dict[str, tuple[Modality, Processor]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmssl import checkpoint
+from mmssl import files
 from mmssl.build import modalities_of
 from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, batches, loader
 from mmssl.data.loader import READ
@@ -72,8 +72,8 @@ class Feed:
             for name, inputs in moved.inputs.items():
                 for i, count in zip(batch.ids.tolist(), model.count_tokens(name, inputs).tolist(), strict=True):
                     found[i] += count
-        kept.parent.mkdir(exist_ok=True)
-        checkpoint.write_json_atomic(kept, found)
+        files.sweep(kept.parent, kept.name)
+        files.write_json(kept, found)
         return found
 
     def __iter__(self) -> Iterator[Batch]:
@@ -112,8 +112,8 @@ class Feed:
             yield batch
 
     def learn(self, loss: float) -> None:
-        """Count the step on the current source, whose loss in this process was `loss`."""
-        self.mixture.learn(self.current, self.training.shared(loss))
+        """Count the step on the current source, whose loss over all processes was `loss`."""
+        self.mixture.learn(self.current, loss)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next batch and the report depend on."""

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmssl.draws import Draws
-from mmssl.plugins import installed, points
+from mmssl.plugins import installed, load, points
 from mmssl.tokens import Tokens
 
 Inputs = dict[str, Tensor]
@@ -292,7 +292,7 @@ def find(name: str) -> Modality:
         raise LookupError(
             f"no modality named {name!r}; installed: {known}. If you just added it to setup.cfg, run `pip install -e .` again."
         )
-    found = points()[name].load()
+    found = load(points()[name])
     if not isinstance(found, Modality):
         raise TypeError(
             f"entry point {points()[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; "

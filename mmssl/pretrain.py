@@ -1,22 +1,20 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
-from mmssl import checkpoint
-from mmssl.build import Pieces, build, cut_stream, labels_of, modalities_of, run_to_continue
-from mmssl.data import batches, open_streams
+from mmssl import checkpoint, files
+from mmssl.build import Pieces, build, cut_stream, modalities_of, run_to_continue
+from mmssl.data import batches
 from mmssl.data.options import ONLY, Rows
-from mmssl.data.source import LABEL
-from mmssl.evaluation import EvaluateOptions, Evaluator, Table
+from mmssl.evaluation import Evaluator, Table
 from mmssl.feed import Feed
 from mmssl.health import Watch
+from mmssl.history import History, Trained
 from mmssl.loop import Training, TrainingError, fit
 from mmssl.model import no_weights_bar
 from mmssl.processor import MMSSLProcessor
@@ -25,6 +23,7 @@ from mmssl.recipe import Recipe
 from mmssl.report import model_card, write_report
 from mmssl.run import Interrupted, Run, StopRequest, now, stop_on_signals
 from mmssl.sentence import write_sentence_files
+from mmssl.splits import Scored, open_splits
 
 PICTURED = 8
 """Samples in the pictures of the report."""
@@ -38,7 +37,8 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     """
     run = Run.open(recipe, recipe.resume)
     with ExitStack() as stack:
-        stack.enter_context(checkpoint.exclusive(run.folder))
+        stack.enter_context(files.exclusive(run.folder))
+        files.sweep(run.folder)
         if run.finished:
             print(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
             return run
@@ -54,10 +54,10 @@ class Session:
     """A run at work: what it trains, on what, and where it writes."""
 
     def __init__(self, recipe: Recipe, run: Run, rows: Rows | None) -> None:
-        self.recipe, self.run, self.rows = recipe, run, rows
+        self.recipe, self.run = recipe, run
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
-        self.streams = open_streams(self.data, list(recipe.modalities), rows)
-        self.labels = labels_of(recipe, self.streams)
+        splits = open_splits(recipe, rows, self.begun())
+        self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
         self.pieces = self.build()
         self.streams = {name: cut_stream(stream, self.pieces.processor) for name, stream in self.streams.items()}
         self.check_data()
@@ -70,7 +70,17 @@ class Session:
         self.probes: dict[str, float] = {}
         self.saved: int | None = None
         self.restore()
-        self.evaluators = self.make_evaluators()
+        self.evaluators = {name: self.evaluator(scored) for name, scored in splits.scored.items()}
+
+    def recorded(self) -> tuple[Trained, ...]:
+        """What the run has written down about its training; nothing before it began."""
+        return History.read(self.run.folder).trained
+
+    def begun(self) -> dict[str, str | None] | None:
+        """Of a run that goes on, the label columns by which its sources were held out when it began; None for a new run."""
+        if known := self.recorded():
+            return {entry.source: entry.held_out for entry in known}
+        return {} if "data" in self.run.read_record() else None  # of a version that held nothing out
 
     def build(self) -> Pieces:
         """Processor and objective; the fitted processor is kept with the run, so that resuming fits nothing anew."""
@@ -80,7 +90,8 @@ class Session:
         fitted = MMSSLProcessor.from_pretrained(known) if known else None
         pieces = build(self.recipe, self.streams, self.labels, fitted)
         if not kept.exists():
-            replace_folder(kept, pieces.processor.save_pretrained)
+            with files.new_folder(kept) as folder:
+                pieces.processor.save_pretrained(folder)
         return pieces
 
     def check_data(self) -> None:
@@ -95,11 +106,18 @@ class Session:
                     f"{found[name]}. Restore the data, or leave resume out to start a new run; init={self.run.folder} carries the "
                     "weights over"
                 )
+        before = {entry.source: entry for entry in self.recorded()}
+        for entry in self.history.trained[-len(self.streams) :]:
+            if entry.held_out is not None and entry.source in before and before[entry.source].labels != entry.labels:
+                raise ValueError(
+                    f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide which "
+                    "rows are held out. Restore the data, or leave resume out to start a new run"
+                )
+        self.history.write(self.run.folder)
         self.run.record(data=found)
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
-        checkpoint.sweep(self.run.folder)
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
         newest, before = checkpoint.newest(self.run.checkpoints), run_to_continue(self.recipe)
         if newest:
@@ -134,6 +152,7 @@ class Session:
 
     def train(self, stop: StopRequest) -> None:
         """Train to the end of the budget. On a signal: checkpoint, then Interrupted with the command that continues."""
+        self.tell_micro_batches()
         total, unit = (self.options.max_minutes * 60, "seconds") if self.options.max_minutes else (self.total_steps(), "steps")
         trackers = self.training.accelerator
         if self.options.trackers:
@@ -154,6 +173,16 @@ class Session:
                     trackers.end_training()
         self.save()
         self.heed(stop)
+
+    def tell_micro_batches(self) -> None:
+        """Say which parts of the objective are about the samples of a micro-batch, where a step has several."""
+        parts, options = self.pieces.objective.over_batch, self.options
+        if parts and options.accumulation > 1:
+            size = "" if options.batch_tokens else f" of {options.batch_size // options.accumulation} samples"
+            print(
+                f"note: {', '.join(parts)} compare samples with each other: with train.accumulation={options.accumulation} "
+                f"those of each micro-batch{size}, not of the whole step"
+            )
 
     def explain(self, error: TrainingError) -> str:
         """What to tell of a loss or gradient that is not finite: where, with which rows, and how to go on."""
@@ -259,25 +288,16 @@ class Session:
             found |= scores if name == ONLY else {f"{key}_{name}": value for key, value in scores.items()}
         return found
 
-    def make_evaluators(self) -> dict[str, Evaluator]:
-        """What scores the model, if the recipe has an `evaluate` section: one for each source, of several those with labels."""
-        options: EvaluateOptions | None = self.recipe.section("evaluate")
-        if options is None:
-            return {}
-        make = partial(Evaluator, processor=self.pieces.processor, config=self.pieces.objective.model.config)
-        if self.data.path is not None or options.path is not None:
-            return {ONLY: make(options, self.data, rows=self.rows_of(ONLY))}
-        found = {}
-        for name, stream in self.streams.items():
-            if LABEL in stream.source.columns:
-                where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit")}
-                data = replace(self.data, sources=None, **where)
-                found[name] = make(replace(options, modality=stream.modalities[0]), data, rows=self.rows_of(name))
+    def evaluator(self, scored: Scored) -> Evaluator:
+        """What scores the model on one source."""
+        model, settings = self.pieces.processor, self.pieces.objective.model.config
+        found = Evaluator(scored.options, scored.data, model, settings, sources=scored.sources, history=self.history)
+        if found.exposure(self.history).labelled:
+            print(
+                f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "
+                "they are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
+            )
         return found
-
-    def rows_of(self, name: str) -> Sequence[dict[str, Any]] | None:
-        """The rows in memory that stand in the place of a source; None if there are none."""
-        return self.rows[name] if isinstance(self.rows, Mapping) else self.rows
 
     def finish(self, stop: StopRequest) -> None:
         """Score the model, publish it, write the report. Interrupted on a signal that came while it was scored."""
@@ -286,7 +306,7 @@ class Session:
         self.heed(stop)
         if tables:
             written = {name: table.to_dict() for name, table in tables.items()}
-            checkpoint.write_json_atomic(self.run.table_file, written.get(ONLY, written))
+            files.write_json(self.run.table_file, written.get(ONLY, written))
         for table in tables.values():
             table.print()
         self.publish(list(tables.values()))
@@ -315,12 +335,12 @@ class Session:
     def publish(self, tables: Sequence[Table]) -> None:
         """Write the Hugging Face folder: weights as safetensors, configuration, processor, card."""
         model, record = self.training.published(), self.run.read_record()
-
-        def write(folder: Path) -> None:
+        with files.new_folder(self.run.model_folder) as folder:
             with no_weights_bar():
                 model.save_pretrained(folder)
             self.pieces.processor.save_pretrained(folder)
             write_sentence_files(folder, self.pieces.processor.processors)
+            self.history.write(folder)
             card = model_card(
                 name=self.run.folder.name,
                 modalities=list(self.recipe.modalities),
@@ -329,8 +349,6 @@ class Session:
                 recipe_yaml=self.recipe.to_yaml(),
             )
             (folder / "README.md").write_text(card, encoding="utf-8")
-
-        replace_folder(self.run.model_folder, write)
 
     def pictures(self) -> dict[str, Any]:
         """The objective's pictures of the first samples of every source."""
@@ -345,16 +363,6 @@ class Session:
                 continue
             found |= self.training.objective.pictures(first.to(self.training.device), self.pieces.processor.processors)
         return found
-
-
-def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a new folder, then put it in the place of `folder`: a kill leaves the old one or the new one."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

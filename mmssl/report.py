@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from mmssl import files
 from mmssl.charts import Chart, chart
-from mmssl.checkpoint import write_text_atomic
 from mmssl.evaluation import SCORES, Table
 from mmssl.modality import find
 from mmssl.progress import compact
@@ -59,7 +59,7 @@ def write_report(
         messages=facts.get("skipped_messages", []),
     )
     path = run_folder / REPORT
-    write_text_atomic(path, page)
+    files.write_text(path, page)
     return path
 
 
@@ -128,12 +128,13 @@ def model_card(
 
     record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
     """
+    scores = [result for table in tables for result in results(table)]
     header = ModelCardData(
         library_name="mmssl",
         pipeline_tag="feature-extraction",
         tags=["mmssl", "self-supervised-learning", *modalities],
-        model_name=name if tables else None,
-        eval_results=[result for table in tables for result in results(table)] or None,
+        model_name=name if scores else None,
+        eval_results=scores or None,
     )
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     parts = [
@@ -154,8 +155,10 @@ def model_card(
 
 
 def results(table: Table) -> list[EvalResult]:
-    """The scores of the model in the Hub's form; accuracies there are shares."""
+    """The scores of the model in the Hub's form, where accuracies are shares; none of samples whose labels it was trained on."""
     first, is_share = table.rows[0], table.metric == "accuracy"
+    if first.seen:
+        return []
     return [
         EvalResult(
             task_type="feature-extraction",

@@ -33,7 +33,7 @@ def assert_same_tokens(expected: list[Tensor], found: list[Tensor], what: str) -
     for number, (left, right) in enumerate(zip(expected, found, strict=True)):
         where = f"sample {number} {what}"
         assert left.shape == right.shape, f"{where}: {len(right)} tokens in the place of {len(left)}"
-        assert_close(right, left, rtol=1e-5, atol=1e-5, msg=lambda text, where=where: f"{where}: {text}")
+        assert_close(right, left, rtol=1e-5, atol=1e-5, msg=where)
 
 
 @torch.no_grad()

@@ -185,7 +185,7 @@ def encode_seen(model: MMSSLModel, tokens: Tokens, parts: Split) -> Float[Tensor
 
 def losses_know_nothing_hidden(name: str) -> None:
     """No objective's loss changes when hidden tokens hold something else, as long as the targets are kept."""
-    for kind in OBJECTIVES:
+    for kind in OBJECTIVES.own:
         objective, batch = objective_of(kind, name)
         if isinstance(objective, Predict):
             hidden_content_is_not_used(objective, batch)
@@ -281,7 +281,7 @@ def gradient_checkpointing_agrees(name: str) -> None:
 
 def all_parameters_learn(name: str) -> None:
     """Every trainable parameter gets a gradient, and it is not zero, under every objective."""
-    for kind in OBJECTIVES:
+    for kind in OBJECTIVES.own:
         objective, batch = objective_of(kind, name)
         objective.train()(batch).loss.backward()
         for key, parameter in objective.named_parameters():
@@ -308,7 +308,7 @@ def augmentation_is_per_sample(name: str) -> None:
 
 def losses_fall(name: str) -> None:
     """Every objective's loss is finite and falls on one repeated batch."""
-    for kind in OBJECTIVES:
+    for kind in OBJECTIVES.own:
         objective, batch = objective_of(kind, name)
         objective.train()
         optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)

@@ -268,7 +268,8 @@ def _check_sizes(source: Source, order: Order | BudgetOrder, batch_size: int | N
     if batch_size is None:
         return
     if not 1 <= batch_size <= len(source):
-        raise ValueError(f"batch_size must be between 1 and the {len(source)} rows of {source}; got {batch_size}")
+        held = f" ({source.num_held_out} more are held out for scores)" if source.num_held_out else ""
+        raise ValueError(f"batch_size must be between 1 and the {len(source)} rows of {source}{held}; got {batch_size}")
     if batch_size % num_shares:
         raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}")
 

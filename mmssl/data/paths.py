@@ -173,9 +173,14 @@ def _read(files: list[_File], path: str, split: str | None) -> Table:
     chosen = files if split is None else [file for file in files if file.split == split]
     if not chosen:
         raise LookupError(f"{path} has no split {split!r}; it has {', '.join(sorted({str(file.split) for file in files}))}")
-    if not _is_table(chosen[0].path):
-        return MediaTable(kinds, [str(file.path) for file in chosen], [file.label for file in chosen])
-    _require_datasets(path)
-    from mmssl.data.arrow import files_table
+    paths = [file.path for file in chosen]
+    table: Table
+    if not _is_table(paths[0]):
+        table = MediaTable(kinds, [str(file) for file in paths], [file.label for file in chosen])
+    else:
+        _require_datasets(path)
+        from mmssl.data.arrow import files_table
 
-    return files_table(kinds[0], [file.path for file in chosen], path)
+        table = files_table(kinds[0], paths, path)
+    table.parts = paths
+    return table

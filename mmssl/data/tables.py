@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -11,10 +12,12 @@ class Table(ABC):
     """Rows that can be read in any order, and cheaply handed to a worker process.
 
     columns: column names. label: the column that is known to hold the label, or None.
+    parts: what the rows come from: files, or names such as `bundled:wine/train`; empty for rows in memory.
     """
 
     columns: list[str]
     label: str | None = None
+    parts: Sequence[Path | str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...

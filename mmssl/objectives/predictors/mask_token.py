@@ -69,10 +69,8 @@ class MaskToken(Predictor):
         hidden = parts.hidden_places(tokens.values.shape[1])
         encoded = encoder(replace(tokens, values=self.corrupt(tokens, hidden, draws, pool, place)))
         if self.everywhere:
-            body = encoded.tail(tokens.values.shape[1])
-            index = torch.arange(tokens.values.shape[1], device=hidden.device).expand(hidden.shape)
-            return Predicted(body.values, index, tokens.valid)
-        return Predicted(encoded.take(parts.hidden + encoder.num_prefix).values, parts.hidden, parts.hidden_real)
+            return Predicted(encoded.tail(tokens.values.shape[1]).values, *self.places(tokens, parts))
+        return Predicted(encoded.take(parts.hidden + encoder.num_prefix).values, *self.places(tokens, parts))
 
     def corrupt(
         self,
