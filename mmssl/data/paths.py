@@ -61,7 +61,7 @@ def _formats(suffixes: Collection[str]) -> dict[str, tuple[str, ...]]:
 
     Plug-ins are asked, and for that imported, only if any suffix is none of a table.
     """
-    tables = {suffix: (builder,) for suffix, builder in _BUILDERS.items()}
+    tables: dict[str, tuple[str, ...]] = {suffix: (builder,) for suffix, builder in _BUILDERS.items()}
     return tables if all(suffix in tables for suffix in suffixes) else _all_formats()
 
 
