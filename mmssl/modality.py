@@ -95,6 +95,8 @@ class Processor(ABC):
         shapes = [{name: tensor.shape[1:] for name, tensor in part.items()} for part in parts]
         if any(shape != shapes[0] for shape in shapes):
             parts = [cls.sized(part) for part in parts]
+            names = [sorted(part) for part in parts]
+            assert all(each == names[0] for each in names), f"{cls.__name__}.sized must add what collate leaves out; got {names}"
         return {name: pad_cat([part[name] for part in parts], cls.padding.get(name, 0.0)) for name in parts[0]}
 
     @abstractmethod
