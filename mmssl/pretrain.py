@@ -109,8 +109,8 @@ class Session:
         for entry in self.history.trained[-len(self.streams) :]:
             if entry.held_out is not None and entry.source in before and before[entry.source].labels != entry.labels:
                 raise ValueError(
-                    f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide which rows "
-                    "are held out. Restore the data, or leave resume out to start a new run"
+                    f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide which "
+                    "rows are held out. Restore the data, or leave resume out to start a new run"
                 )
         self.history.write(self.run.folder)
         self.run.record(data=found)
@@ -283,8 +283,8 @@ class Session:
         found = Evaluator(scored.options, scored.data, model, settings, sources=scored.sources, history=self.history)
         if found.exposure(self.history).labelled:
             print(
-                f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and they "
-                "are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
+                f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "
+                "these rows are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
             )
         return found
 

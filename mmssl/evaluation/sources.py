@@ -29,8 +29,8 @@ class EvaluateOptions:
     every: steps between scores during training; 0: only at the end.
     path: data as in data.path; null: those of the section data.
     train_split: part on which nearest neighbours and linear probe are fitted; null: all parts, of which a fifth is then scored.
-    test_split: part that is scored; null: `test` if the data have it, else a fifth of train_split, on which a run that learns labels
-        does not train.
+    test_split: part that is scored; null: `test` if the data have it, else a fifth of train_split, on which a run that learns
+        labels does not train.
     columns: columns as in data.columns; with the data of the section data they add to its columns.
     modality: which of the model's modalities to score; null: the only one.
     train_limit: keep that many training rows, evenly spaced.
