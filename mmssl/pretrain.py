@@ -295,7 +295,7 @@ class Session:
         if found.exposure(self.history).labelled:
             print(
                 f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "
-                "they are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
+                "these rows are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
             )
         return found
 

@@ -103,17 +103,17 @@ class Table:
         return f"Linear probe: {first.name} reaches {self.shown(first.probe)}, {' and '.join(parts)}."
 
     def sampling_error(self, a: Row, b: Row) -> float:
-        """Half width of the 95 % interval of the difference of two accuracies on as many independent test samples; 0 for R2.
+        """The difference of two accuracies, on as many independent test samples, whose 95 % interval just holds 0; 0 for R2.
 
         One success and one failure are added to each (Agresti and Caffo 2000, doi 10.1080/00031305.2000.10474560), as two right
-        answers of two would otherwise have no error at all.
+        answers of two would otherwise have no error at all; they shrink the difference, and what it is compared with grows instead.
         """
         if self.metric != "accuracy":
             return 0.0
         count = self.num_test + 2
         shares = [(row.probe / 100 * self.num_test + 1) / count for row in (a, b)]
         variance = sum(share * (1 - share) / count for share in shares)
-        return 100 * 1.96 * math.sqrt(variance)
+        return 100 * 1.96 * math.sqrt(variance) * count / self.num_test
 
     def print(self) -> None:
         """Show the table on the terminal, or as lines in a log."""

@@ -1,6 +1,7 @@
 """Terms, metrics and networks: closed forms and loops, and the same from parts of a step."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -14,6 +15,10 @@ from mmssl.testing import small_model
 
 def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def entropy(codes: list[int]) -> float:
+    return -sum(n / len(codes) * math.log(n / len(codes)) for n in Counter(codes).values())
 
 
 def test_tokens_of_a_step_count_alike_however_it_is_cut() -> None:
@@ -53,11 +58,7 @@ def test_a_mean_is_no_term() -> None:
         (lambda rows: State(torch.tensor(3.0)), lambda rows: torch.tensor(3.0)),
         (
             lambda rows: Used(torch.bincount(rows[:, 0].long().clamp(0, 3), minlength=4)[None].float()),
-            lambda rows: torch.tensor(
-                math.exp(
-                    -sum(p * math.log(p) for k in range(4) if (p := float((rows[:, 0].long().clamp(0, 3) == k).float().mean())))
-                )
-            ),
+            lambda rows: torch.tensor(math.exp(entropy([int(code) for code in rows[:, 0].long().clamp(0, 3)]))),
         ),
     ],
     ids=["mean", "largest", "rows", "state", "used"],
