@@ -1,13 +1,16 @@
-"""The `mmssl` command. Heavy imports happen inside the commands that need them: help and lists come at once."""
+"""The `mmssl` command, outside the package: importing mmssl takes seconds, for it registers with transformers.
+
+Only the commands that need it do so; help and lists come at once.
+"""
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
-from mmssl import __version__
-from mmssl.plugins import installed
+from mmssl_catalogue import header, recipes_found
 
 OBJECTIVES = {
     "masked": "hide tokens, predict what they held or what a teacher makes of them (MAE, BERT, HuBERT, data2vec)",
@@ -49,7 +52,7 @@ def message(error: BaseException) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised pretraining: one recipe in, a Hugging Face model out.")
-    top.add_argument("--version", action="version", version=f"mmssl {__version__}")
+    top.add_argument("--version", action="version", version=f"mmssl {version('mmssl')}")
     top.add_argument("--traceback", action="store_true", help="show the full stack of an error")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -146,10 +149,8 @@ def embed(options: argparse.Namespace) -> None:
 
 
 def show_list(options: argparse.Namespace) -> None:
-    from mmssl.recipe import header, recipes_found
-
     if options.what == "modalities":
-        rows = dict.fromkeys(installed(), "")
+        rows = dict.fromkeys(sorted(entry_points(group="mmssl.modalities").names), "")
     elif options.what == "objectives":
         rows = OBJECTIVES
     else:
