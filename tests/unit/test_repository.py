@@ -12,7 +12,9 @@ import pytest
 from mmssl.recipe import json_schema
 
 ROOT = Path(__file__).parents[2]
-CORE = sorted((ROOT / "mmssl").rglob("*.py"))
+MODULES = sorted(ROOT.glob("*.py"))
+"""What the command needs before it imports the package."""
+CORE = [*MODULES, *sorted((ROOT / "mmssl").rglob("*.py"))]
 PLUGINS = ROOT / "modalities" / "mmssl_modalities"
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
@@ -52,6 +54,7 @@ def test_packages_of_setup_cfg_are_the_packages_on_disk(setup_cfg: ConfigParser)
     roots = [ROOT / "mmssl", PLUGINS]
     on_disk = {".".join(init.parent.relative_to(root.parent).parts) for root in roots for init in root.rglob("__init__.py")}
     assert set(setup_cfg["options"]["packages"].split()) == on_disk
+    assert set(setup_cfg["options"]["py_modules"].split()) == {path.stem for path in MODULES}
 
 
 # A column of a dataset; a type in plain words.
