@@ -18,7 +18,7 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.progress import track
 from mmssl.recipe import Recipe, RecipeError
 
-FREE = ("drop_path_rate", "pooling")
+FREE = ("dropout", "drop_path_rate", "pooling")
 """Encoder keys that may differ from a saved model's: no weight depends on them."""
 
 

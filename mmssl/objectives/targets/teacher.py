@@ -67,7 +67,7 @@ class Teacher(Target):
         theirs = scene.encoded(self.frozen)
         if self.compare == "predicted":
             return Answer({"teacher": theirs.tail(scene.tokens.values.shape[1]).values})
-        ours = scene.model.encode(scene.name, scene.inputs)
+        ours = scene.model.encoder(scene.target_tokens)
         return Answer({}, {"teacher_distance": self.between(scene, ours, theirs)})
 
     def outline(self, scene: Scene) -> Outline:
