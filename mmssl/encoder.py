@@ -222,7 +222,7 @@ class Drop(nn.Module):
     """Dropout and stochastic depth of what a branch of a layer adds to the residual stream, while training.
 
     Dropout leaves out single values (arXiv 1706.03762, section 5.4), stochastic depth the branch for whole samples (arXiv
-    1603.09382); what is left is scaled up. Both depend on the sample, its view, the layer and the branch, not on the rest of a batch.
+    1603.09382); what is left is scaled up. Both depend on the sample, its view, the layer and the branch, and on no other sample.
     A value costs a hash: dropout takes 3.4 times as long as torch's ([64, 65, 192], one CPU core).
 
     branch: name and number of the branch.
