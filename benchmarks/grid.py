@@ -28,7 +28,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import mmssl
-from mmssl.checkpoint import write_json_atomic, write_text_atomic
+from mmssl import files
 from mmssl.evaluation import Evaluator, Row, extract, random_init
 from mmssl.history import History
 from mmssl.losses.health import effective_rank
@@ -153,7 +153,7 @@ class Cells:
 
     def add(self, cell: dict[str, Any]) -> None:
         self.cells.append(cell)
-        write_json_atomic(self.file, self.content)
+        files.write_json(self.file, self.content)
 
     def values(self, dataset: str, row: str, score: str) -> list[float]:
         """The scores of all seeds."""
@@ -271,7 +271,7 @@ def chart(cells: Cells) -> Figure:
 def write(cells: Cells) -> None:
     """Table and chart of what there is."""
     folder = cells.file.parent
-    write_text_atomic(folder / "grid.md", table(cells))
+    files.write_text(folder / "grid.md", table(cells))
     with rc_context({"svg.hashsalt": "mmssl"}):
         chart(cells).savefig(folder / "grid.svg", metadata={"Date": None})
 

@@ -26,7 +26,7 @@ from mmssl.loop import set_attention
 from mmssl.masking import Random
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
-from mmssl.objectives import Objective, Setup
+from mmssl.objectives import Clock, Objective, Setup
 from mmssl.objectives.jepa import Jepa
 from mmssl.objectives.masked import Masked
 from mmssl.objectives.predictors import Transformer
@@ -68,7 +68,7 @@ def step_of(objective: Objective, side: int, batch_size: int) -> Step:
         nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        objective.after_step(0.5)
+        objective.after_step(Clock(1, 0.5))
 
     return step
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from mmssl import files
 from mmssl import recipe as recipes
 from mmssl.build import Pieces, build, cut_stream, modalities_of
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
@@ -161,19 +162,14 @@ def embed(
     type_ = pa.list_(pa.float32(), loaded.pooled_size(name))
     schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
     output, count = Path(output), 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
-    try:
-        with pq.ParquetWriter(part, schema) as writer:
-            for values, batch in features.embed(loaded, processor, source, name, batch_size=batch_size, on_error=on_error):
-                flat = pa.array(values.float().cpu().numpy().ravel())
-                rows = [source.row_number(i) for i in batch.ids.tolist()]
-                vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
-                writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
-                count += len(batch)
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+    files.sweep(output.parent, output.name)
+    with files.new_file(output) as part, pq.ParquetWriter(part, schema) as writer:
+        for values, batch in features.embed(loaded, processor, source, name, batch_size=batch_size, on_error=on_error):
+            flat = pa.array(values.float().cpu().numpy().ravel())
+            rows = [source.row_number(i) for i in batch.ids.tolist()]
+            vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
+            writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
+            count += len(batch)
     return count
 
 

@@ -1,29 +1,26 @@
 """Atomic, complete, verified state on disk, without pickle.
 
 A checkpoint is a folder `step-000000123` with three files: `tensors.safetensors` (all tensors and arrays), `state.json` (the tree
-that they hang in) and `manifest.json` (size and SHA-256 of the other two). It is written under a hidden name, flushed to disk and
-then renamed, so a folder with its final name is complete, whenever the writer was killed.
+that they hang in) and `manifest.json` (size and SHA-256 of the other two). A folder with its final name is complete, whenever the
+writer was killed (see `mmssl.files`).
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import random
 import re
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from mmssl import files
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +28,6 @@ FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 _STEP = re.compile(r"step-(\d{9,})")
-_LEFTOVER = re.compile(r"\..+\.\d+\.(partial|deleted)")
 
 Scalar = None | bool | int | float | str
 
@@ -48,7 +44,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     text = json.dumps(_encode(state, "state", tensors))
     _separate(tensors)
     try:
-        with _written(path) as folder:
+        with files.new_folder(path) as folder:
             _write(folder, tensors, text)
     except (OSError, SafetensorError) as error:
         number = _errno(error)
@@ -105,86 +101,15 @@ def newest(folder: Path, *, below: int | None = None) -> Path | None:
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the last `keep` complete checkpoints, and what killed writers left behind.
 
-    Damaged checkpoints do not count as kept. Call it only while no other process writes there (see `exclusive`).
+    Damaged checkpoints do not count as kept. Call it only while no other process writes there (see `files.exclusive`).
     """
     assert keep > 0
     steps = _steps(folder)
     complete = [path for path in steps if _sizes_match(path)]
     if len(complete) > keep:
         for path in steps[: steps.index(complete[-keep])]:
-            _delete(path)
-    sweep(folder)
-
-
-def sweep(folder: Path) -> None:
-    """Delete what killed writers left in a folder. Call it only while no other process writes there (see `exclusive`)."""
-    for path in folder.glob(".*"):
-        if not _LEFTOVER.fullmatch(path.name):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder. RuntimeError that names the process that holds it already.
-
-    The lock is the kernel's: it ends with the process, however that ends. The file `lock` stays and only tells who holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RuntimeError(
-                f"run folder {folder} is in use by {file.read().strip() or 'another process'}: wait for it or stop it, "
-                "or start a run of another name"
-            ) from None
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            _held.add(file)
-            yield
-        finally:
-            _held.discard(file)
-            file.truncate(0)
-
-
-_held: set[TextIO] = set()
-"""The lock files of this process."""
-
-
-def _let_go() -> None:
-    """Close the lock files in a forked child: a worker that outlives the killed run would keep the run locked."""
-    for file in _held:
-        file.close()
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old contents or the new, never a part."""
-    temporary = _hidden(path, "partial")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def write_json_atomic(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, like `write_text_atomic`."""
-    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            files.delete(path)
+    files.sweep(folder)
 
 
 def rng_state() -> dict[str, Any]:
@@ -284,35 +209,14 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
             return {key: _decode(item, tensors) for key, item in content}
 
 
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A hidden folder that gets the name `path` when the block ends, and is removed if the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = _hidden(path, "partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-        _sync(folder)
-        if path.exists():
-            _delete(path)
-        folder.rename(path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    _sync(path.parent)
-
-
 def _write(folder: Path, tensors: dict[str, torch.Tensor], text: str) -> None:
-    """The three files, each flushed to the disk."""
+    """The three files."""
     (folder / STATE).write_text(text, encoding="utf-8")
     save_file(tensors, folder / TENSORS)
     # safetensors makes its file readable for the owner only, whatever the umask.
     (folder / TENSORS).chmod((folder / STATE).stat().st_mode)
-    files = {name: _facts(folder / name) for name in (TENSORS, STATE)}
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n", encoding="utf-8")
-    for name in (TENSORS, STATE, MANIFEST):
-        _sync(folder / name)
+    facts = {name: _facts(folder / name) for name in (TENSORS, STATE)}
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": facts}, indent=2) + "\n", encoding="utf-8")
 
 
 def _facts(file: Path) -> dict[str, Any]:
@@ -329,8 +233,8 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{file} is missing: the checkpoint is incomplete. Use another one, or delete it")
     try:
         manifest = json.loads(file.read_bytes())
-        form, files = manifest["format"], manifest["files"]
-        whole = {TENSORS: files[TENSORS], STATE: files[STATE]}
+        form, facts = manifest["format"], manifest["files"]
+        whole = {TENSORS: facts[TENSORS], STATE: facts[STATE]}
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is damaged: it is not a manifest. Use another checkpoint, or delete it") from None
     if form != FORMAT:
@@ -352,27 +256,6 @@ def _steps(folder: Path, below: int | None = None) -> list[Path]:
         return []
     found = {int(match[1]): path for path in folder.iterdir() if (match := _STEP.fullmatch(path.name)) and path.is_dir()}
     return [found[step] for step in sorted(found) if below is None or step < below]
-
-
-def _hidden(path: Path, state: str) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{state}")
-
-
-def _delete(path: Path) -> None:
-    """Remove a folder so that its name vanishes at once, not file by file."""
-    doomed = _hidden(path, "deleted")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _errno(error: OSError | SafetensorError) -> int:

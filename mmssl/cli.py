@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmssl import __version__
-from mmssl.plugins import installed
+from mmssl.plugins import first_lines, installed
 
-OBJECTIVES = {
-    "masked": "hide tokens, predict what they held or what a teacher makes of them (MAE, BERT, HuBERT, data2vec)",
-    "jepa": "predict a teacher's representations of blocks from those of their context (I-JEPA, T-JEPA)",
-    "supervised": "a linear head on the pooled output: classification, regression, fine-tuning",
+PARTS = {
+    "objectives": "mmssl.objectives:OBJECTIVES",
+    "targets": "mmssl.objectives.targets:TARGETS",
+    "predictors": "mmssl.objectives.predictors:PREDICTORS",
+    "samplers": "mmssl.masking:SAMPLERS",
+    "losses": "mmssl.objectives.distances:LOSSES",
 }
-"""For `mmssl list objectives`, without importing them; a test compares it with `mmssl.objectives.OBJECTIVES`."""
+"""Where mmssl's own parts of each kind are listed, for `mmssl list`, which reads their sources."""
 
 USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError)
 """What wrong input raises: shown as one message, without our stack."""
@@ -77,8 +79,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, required=True, help="the parquet file to write")
     command.set_defaults(run=embed)
 
-    command = commands.add_parser("list", help="modalities, objectives or recipes")
-    command.add_argument("what", choices=["modalities", "objectives", "recipes"])
+    command = commands.add_parser("list", help="modalities, objectives and their parts, or recipes")
+    kinds = ["modalities", *PARTS, "recipes"]
+    command.add_argument("what", choices=kinds, metavar="KIND", help=", ".join(kinds))
     command.set_defaults(run=show_list)
 
     command = commands.add_parser("check", help="validate a recipe and show what it would build, without training")
@@ -150,8 +153,8 @@ def show_list(options: argparse.Namespace) -> None:
 
     if options.what == "modalities":
         rows = dict.fromkeys(installed(), "")
-    elif options.what == "objectives":
-        rows = OBJECTIVES
+    elif options.what in PARTS:
+        rows = first_lines(PARTS[options.what], f"mmssl.{options.what}")
     else:
         rows = {name: (header(path).splitlines() or [""])[0] for name, path in recipes_found().items()}
     width = max(map(len, rows), default=0)

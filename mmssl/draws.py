@@ -47,6 +47,11 @@ def keys(seed: int, step: int, ids: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
     return mix(base + (ids + 1) * _GOLDEN)
 
 
+def below(count: int | Int[Tensor, "..."], uniform: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Uniform numbers in [0, 1) as integers in [0, count)."""
+    return (uniform * count).long().clamp(max=count - 1)
+
+
 class Draws:
     """Draws for one batch of sample keys; each purpose (a short name) gives an independent stream."""
 
@@ -80,7 +85,7 @@ class Draws:
 
     def integers(self, purpose: str, count: int, *shape: int) -> Int[Tensor, "b ..."]:
         """Uniform integers in [0, count) of shape `[b, *shape]`."""
-        return (self.uniform(purpose, *shape) * count).long().clamp(max=count - 1)
+        return below(count, self.uniform(purpose, *shape))
 
     def shared(self, purpose: str, labels: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
         """A random integer in [0, 2^63) for each label: equal ones of a sample share theirs."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmssl import checkpoint
+from mmssl import files
 from mmssl.build import modalities_of
 from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, batches, loader
 from mmssl.data.loader import READ
@@ -53,10 +53,11 @@ class Feed:
     def make_order(self, stream: Stream) -> Order | BudgetOrder:
         """Which samples of a source each of its steps reads."""
         if self.options.batch_tokens is None:
-            return Order(len(stream.source), self.seed, self.data.shuffle)
+            return Order(len(stream.source), stream.seed(self.seed), self.data.shuffle)
         multiple = self.training.accelerator.num_processes * self.options.accumulation
         lengths = self.lengths(stream)
-        return BudgetOrder(lengths, self.options.batch_tokens, self.seed, multiple=multiple, shuffle=self.data.shuffle)
+        seed = stream.seed(self.seed)
+        return BudgetOrder(lengths, self.options.batch_tokens, seed, multiple=multiple, shuffle=self.data.shuffle)
 
     def lengths(self, stream: Stream) -> list[int]:
         """Tokens of every sample of a source, counted once and kept with the run; none for one that cannot be read."""
@@ -71,8 +72,8 @@ class Feed:
             for name, inputs in moved.inputs.items():
                 for i, count in zip(batch.ids.tolist(), model.count_tokens(name, inputs).tolist(), strict=True):
                     found[i] += count
-        kept.parent.mkdir(exist_ok=True)
-        checkpoint.write_json_atomic(kept, found)
+        files.sweep(kept.parent, kept.name)
+        files.write_json(kept, found)
         return found
 
     def __iter__(self) -> Iterator[Batch]:
@@ -93,7 +94,7 @@ class Feed:
             modalities_of(stream, self.processor),
             order=self.orders[stream.name],
             batch_size=None if self.options.batch_tokens else self.options.batch_size,
-            seed=self.seed,
+            seed=stream.seed(self.seed),
             start_step=start_step,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
@@ -103,6 +104,7 @@ class Feed:
             on_error=self.data.on_error,
             pin_memory=accelerator.device.type == "cuda",
             cache=self.data.cache,
+            name=stream.name,
         )
         for batch in reading:
             fresh = [message for message in batch.skipped if message not in self.skips]
@@ -110,8 +112,8 @@ class Feed:
             yield batch
 
     def learn(self, loss: float) -> None:
-        """Count the step on the current source, whose loss in this process was `loss`."""
-        self.mixture.learn(self.current, self.training.shared(loss))
+        """Count the step on the current source, whose loss over all processes was `loss`."""
+        self.mixture.learn(self.current, loss)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next batch and the report depend on."""

@@ -7,6 +7,8 @@ from typing import Any
 
 WINDOW = 21
 """Steps whose median a rule sees: one odd batch raises no flag."""
+ROWS = 5
+"""The same of what is not measured in every step: measurements."""
 BEGINNING = 5
 """Steps whose median counts as the start."""
 PATIENCE = 100
@@ -37,14 +39,18 @@ class Trend:
             if key in row:
                 window = self.windows.setdefault(key, [])
                 window.append(row[key])
-                del window[:-WINDOW]
+                del window[: -self.length(key)]
                 if len(window) == BEGINNING and key not in self.starts:
                     self.starts[key] = median(window)
 
     def now(self, key: str) -> float | None:
         """The median of the last steps; None for a metric that the objective does not have, and before there are enough."""
         window = self.windows.get(key, [])
-        return median(window) if len(window) == WINDOW else None
+        return median(window) if len(window) == self.length(key) and self.steps >= WINDOW else None
+
+    def length(self, key: str) -> int:
+        """How many of the last measurements of a metric a rule sees."""
+        return WINDOW if key in EVERY_STEP else ROWS
 
     def below_start(self, key: str, share: float) -> str | None:
         """`0.01 (0.5 at the start)` if a metric fell below a share of its start."""
@@ -99,7 +105,9 @@ def flat(trend: Trend) -> str | None:
 
 Rule = Callable[[Trend], str | None]
 RULES: dict[str, Rule] = {rule.__name__: rule for rule in (constant, diverging, collapse, no_teacher, flat)}
-WATCHED = ("loss", "unexplained", "input_std", "target_std", "target_sample_std", "target_rank", "momentum")
+EVERY_STEP = ("loss", "momentum")
+"""Metrics of every step; the others are measured in the first steps and where a row is logged."""
+WATCHED = (*EVERY_STEP, "unexplained", "input_std", "target_std", "target_sample_std", "target_rank")
 
 
 class Watch:

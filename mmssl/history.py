@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from mmssl.checkpoint import write_json_atomic
+from mmssl import files
 from mmssl.data import Source, Stream
 from mmssl.data.identity import column_digits, content_digits, listed, parts_of, share_rows
 from mmssl.data.source import LABEL
@@ -113,7 +113,7 @@ class History:
 
     def write(self, folder: Path) -> None:
         """Write the record into the folder of a model or a run."""
-        write_json_atomic(folder / FILE, {"complete": self.complete, "trained": [asdict(entry) for entry in self.trained]})
+        files.write_json(folder / FILE, {"complete": self.complete, "trained": [asdict(entry) for entry in self.trained]})
 
     def then(self, *trained: Trained) -> "History":
         """This and later training."""
@@ -165,4 +165,4 @@ def _file_of(model: str | Path) -> Path | None:
 
 
 def _entry(values: Mapping[str, Any]) -> Trained:
-    return Trained(**values | {"inputs": tuple(values["inputs"]), "parts": tuple(values["parts"])})
+    return Trained(**dict(values) | {"inputs": tuple(values["inputs"]), "parts": tuple(values["parts"])})

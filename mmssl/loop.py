@@ -2,94 +2,28 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
-from pydantic import Field
-from torch import nn
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 
 from mmssl.checkpoint import rng_state, set_rng_state
-from mmssl.data import Batch
+from mmssl.data import Batch, with_others
 from mmssl.encoder import Encoder
+from mmssl.health import BEGINNING
 from mmssl.memory import keep_freed_memory, keep_kernels
 from mmssl.model import MMSSLModel
-from mmssl.objectives import Objective, Output
+from mmssl.objectives import Clock, Objective, Output, Step
+from mmssl.objectives.networks import AVERAGE, Moving
+from mmssl.objectives.terms import joined
 from mmssl.optim import adamw, parameter_groups, set_lr
-from mmssl.schedules import Schedule, cosine
-from mmssl.teacher import ema_copy, ema_update
-
-Precision = Literal["fp32", "bf16", "fp16", "auto"]
-Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
-Tracker = Literal["tensorboard", "wandb", "trackio"]
-Whole = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """How long and how fast to train.
-
-    batch_size: samples per optimizer step, over all devices and accumulation steps.
-    batch_tokens: tokens per optimizer step, padding included, in the place of batch_size: many short samples, or few long ones.
-    freeze: part of the model that stays as it is: encoder = what `init` brought along, so that only the adapters of the recipe's
-        modalities learn, and the experts of those that the saved model lacked; null: none.
-    accumulation: micro-batches per optimizer step.
-    max_steps: budget in optimizer steps.
-    max_epochs: budget in passes over the data.
-    max_minutes: budget in minutes of training; evaluation does not count. The first budget that is used up ends the run.
-    lr: peak learning rate, as it is (no scaling with the batch size).
-    schedule: course of the learning rate.
-    weight_decay: decoupled weight decay of projection matrices; biases, norms and embeddings have none.
-    betas: AdamW's decay rates of the gradient's first and second moment.
-    eps: AdamW's epsilon.
-    layer_decay: factor on the learning rate from each layer to the one below it; 1: none.
-    clip_norm: largest norm of the gradient; null: no clipping.
-    ema: momentum of an average of the weights, which is then what is published; null: none.
-    precision: auto = bf16 where the hardware has it natively, else fp32.
-    compile: torch.compile the objective.
-    gradient_checkpointing: recompute activations in the backward pass to save memory.
-    attention: attention kernel; auto = sdpa on an accelerator, eager on a CPU, where it is faster for short sequences and in bf16.
-    log_every: steps between rows of metrics.jsonl.
-    checkpoint_every: steps between checkpoints; one is always written at the end and on interruption.
-    keep_last: checkpoints kept.
-    trackers: experiment trackers, beside the local metrics.jsonl.
-    """
-
-    batch_size: Whole = 256
-    batch_tokens: Whole | None = None
-    freeze: Literal["encoder"] | None = None
-    accumulation: Whole = 1
-    max_steps: Whole | None = None
-    max_epochs: Annotated[float, Field(gt=0)] | None = None
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    schedule: Schedule = field(default_factory=cosine)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    ema: Share | None = None
-    precision: Precision = "fp32"
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    attention: Attention = "auto"
-    log_every: Whole = 10
-    checkpoint_every: Whole = 500
-    keep_last: Whole = 3
-    trackers: tuple[Tracker, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
-            raise ValueError("the run needs a budget: set train.max_steps, train.max_epochs or train.max_minutes")
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"train.batch_size must be a multiple of train.accumulation; got {self.batch_size} and {self.accumulation}"
-            )
+from mmssl.options import Attention, Precision, TrainOptions
 
 
 class TrainingError(RuntimeError):
@@ -149,7 +83,10 @@ class Training:
             gradient_accumulation_steps=options.accumulation,
             log_with=list(options.trackers) or None,
             project_dir=project_dir,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(objective.modalities) > 1)],
+            kwargs_handlers=[
+                # What must be the same on all processes is made so where it changes; buffers would be sent at every forward pass.
+                DistributedDataParallelKwargs(find_unused_parameters=len(objective.modalities) > 1, broadcast_buffers=False)
+            ],
         )
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -160,29 +97,41 @@ class Training:
             for module in objective.modules():
                 if isinstance(module, Encoder):
                     module.recompute_activations()
-        self.average: MMSSLModel | None = ema_copy(objective.model).to(self.device) if options.ema else None
-        groups = parameter_groups(
-            objective, objective.model.encoder, weight_decay=options.weight_decay, layer_decay=options.layer_decay
-        )
-        optimizer = adamw(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+        if options.ema:
+            objective.networks.want(AVERAGE, Moving(options.ema, options.ema))
         if options.compile:
             objective.compile()
-        self.wrapped, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.wrapped, self.optimizer = self.prepare()
+
+    def prepare(self) -> tuple[nn.Module, AcceleratedOptimizer]:
+        """The objective in its place, then the copies of its model, placed or sharded as the student is; then the optimizer."""
+        options = self.options
+        wrapped = self.accelerator.prepare(self.objective)
+        self.objective.networks.make()
+        groups = parameter_groups(
+            self.objective, self.objective.model.encoder, weight_decay=options.weight_decay, layer_decay=options.layer_decay
+        )
+        return wrapped, self.accelerator.prepare(adamw(groups, lr=options.lr, betas=options.betas, eps=options.eps))
 
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
 
     @property
-    def progress(self) -> float:
-        """Consumed share of the budget, 0 to 1."""
+    def clock(self) -> Clock:
+        """How far the run is; the only place that knows."""
         options, done = self.options, self.counters
         shares = [
             done.step / options.max_steps if options.max_steps else 0.0,
             done.step / (options.max_epochs * self.steps_per_epoch) if options.max_epochs else 0.0,
             done.seconds / 60 / options.max_minutes if options.max_minutes else 0.0,
         ]
-        return min(1.0, max(shares))
+        return Clock(done.step, min(1.0, max(shares)))
+
+    @property
+    def progress(self) -> float:
+        """Consumed share of the budget, 0 to 1."""
+        return self.clock.progress
 
     @property
     def lr(self) -> float:
@@ -190,49 +139,72 @@ class Training:
         return self.options.lr * self.options.schedule(self.counters.step, self.progress)
 
     def step(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """One optimizer step on the next micro-batches; returns its loss and metrics.
+        """One optimizer step on the next micro-batches; returns the loss and the metrics of all of them together.
 
         TrainingError if the loss or the gradient is not finite (of fp16 the loss only: the gradient's scale adapts to overflow).
         """
         begin = time.perf_counter()
         lr = self.lr
         set_lr(self.optimizer, lr)
-        results, samples = [], list[int]()
-        for _ in range(self.options.accumulation):
-            batch = next(batches)
-            samples += batch.ids.tolist()
-            results.append(self.micro_step(batch.to(self.device), samples))
-            self.counters.samples += len(batch) * self.accelerator.num_processes
-            self.counters.skipped += len(batch.skipped)
+        micro = [next(batches).to(self.device) for _ in range(self.options.accumulation)]
+        outputs = self.backward(with_others(micro) if self.objective.mixes else micro)
         self.counters.step += 1
-        if self.average is not None and self.options.ema:
-            ema_update(self.average, self.objective.model, self.options.ema)
-        self.objective.after_step(self.progress)
-        seconds = time.perf_counter() - begin
-        self.counters.seconds += seconds
-        mean = {key: sum(row[key] for row in results) / len(results) for key in results[0]}
-        return mean | {"lr": lr, "grad_norm": self.grad_norm, "step_seconds": seconds}
+        self.counters.samples += sum(map(len, micro)) * self.accelerator.num_processes
+        self.counters.skipped += sum(len(batch.skipped) for batch in micro)
+        seconds = self.counters.seconds
+        self.counters.seconds = self.agreed(seconds + time.perf_counter() - begin)
+        if not self.optimizer.step_was_skipped:
+            self.objective.after_step(self.clock)
+        row = numbers({"loss": self.total([output.loss.detach() for output in outputs])} | joined([o.metrics for o in outputs]))
+        return row | {"lr": lr, "grad_norm": self.grad_norm, "step_seconds": self.counters.seconds - seconds}
 
-    def micro_step(self, batch: Batch, samples: Sequence[int]) -> dict[str, float]:
-        """Forward and backward of one micro-batch; the optimizer moves at the last one of a step, after all of `samples`."""
-        with self.accelerator.accumulate(self.wrapped):
-            with self.accelerator.autocast():
-                output: Output = self.wrapped(batch)
-            loss = output.loss.item()
+    def backward(self, micro: Sequence[Batch]) -> list[Output]:
+        """Forward and backward of the micro-batches of a step, whose losses add up to its loss; then the optimizer moves."""
+        step, outputs = self.what_is_known(micro), list[Output]()
+        for batch in micro:
+            with self.accelerator.accumulate(self.wrapped):
+                with self.accelerator.autocast():
+                    output: Output = self.wrapped(batch, step)
+                outputs.append(output)
+                # Accelerate divides by the micro-batches, DistributedDataParallel by the processes: each loss is a share of a sum.
+                self.accelerator.backward(output.loss * (len(micro) * self.accelerator.num_processes))
+                if self.accelerator.sync_gradients:
+                    self.check(outputs, micro)
+                    self.clip([i for each in micro for i in each.ids.tolist()])
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        return outputs
+
+    def what_is_known(self, micro: Sequence[Batch]) -> Step:
+        """What the objective is told of the step; of several micro-batches the weights of all, before the first backward pass."""
+        done, every = self.counters.step, self.options.log_every
+        step = Step(self.clock, diagnose=done < BEGINNING or (done + 1) % every == 0)
+        if len(micro) * self.accelerator.num_processes == 1:
+            return step
+        self.objective.observe(micro, step)
+        with self.accelerator.autocast():
+            weights = [self.objective.weights(batch, step) for batch in micro]
+        total = {name: self.total([each[name] for each in weights]) for name in weights[0]}
+        return replace(step, weights=total)
+
+    def check(self, outputs: Sequence[Output], micro: Sequence[Batch]) -> None:
+        """TrainingError if a loss of the step is not finite."""
+        losses = torch.stack([output.loss.detach() for output in outputs]).tolist()
+        for loss, batch in zip(losses, micro, strict=True):
             if not math.isfinite(loss):
                 raise TrainingError(f"the loss is {loss} at step {self.counters.step + 1}", batch.ids.tolist())
-            self.accelerator.backward(output.loss)
-            if self.accelerator.sync_gradients:
-                self.clip(samples)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return {"loss": loss} | {key: value.item() for key, value in output.metrics.items()}
 
-    def shared(self, value: float) -> float:
-        """The mean of a number over all processes."""
+    def total(self, values: Sequence[Tensor]) -> Tensor:
+        """The sum of a number over the micro-batches and processes of a step."""
+        own = torch.stack(list(values)).sum()
+        return own if self.accelerator.num_processes == 1 else self.accelerator.reduce(own, "sum")
+
+    def agreed(self, value: float) -> float:
+        """A number of the first process, on all of them: clocks differ."""
         if self.accelerator.num_processes == 1:
             return value
-        return float(self.accelerator.reduce(torch.tensor(value, device=self.device), "mean"))
+        (found,) = broadcast_object_list([value])
+        return float(found)
 
     def clip(self, samples: Sequence[int]) -> None:
         """Measure the norm of the gradient of `samples`, then bring it down to the limit if there is one."""
@@ -247,7 +219,6 @@ class Training:
             "counters": vars(self.counters),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "rng": rng_state(),
         }
@@ -257,18 +228,21 @@ class Training:
 
         The state may be that of other options: then those of this training count from here on.
         """
-        load_weights(self.objective, state["objective"])
+        load_weights(self.objective, self.objective.upgraded(state["objective"], state.get("average")))
         load_moments(self.optimizer, state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"] or self.objective.model.state_dict())
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.counters = Counters(**state["counters"])
         set_rng_state(state["rng"])
 
     def published(self) -> MMSSLModel:
-        """The model to publish: the average of the weights where the recipe asks for one, else what the objective says."""
-        return self.average if self.average is not None else self.objective.published()
+        """The model to publish."""
+        return self.objective.published()
+
+
+def numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars as Python numbers, after one wait for the device."""
+    return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist(), strict=True))
 
 
 def load_weights(module: nn.Module, state: dict[str, torch.Tensor]) -> None:

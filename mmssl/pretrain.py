@@ -1,14 +1,13 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
-from mmssl import checkpoint
+from mmssl import checkpoint, files
 from mmssl.build import Pieces, build, cut_stream, modalities_of, run_to_continue
 from mmssl.data import batches
 from mmssl.data.options import ONLY, Rows
@@ -38,7 +37,8 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     """
     run = Run.open(recipe, recipe.resume)
     with ExitStack() as stack:
-        stack.enter_context(checkpoint.exclusive(run.folder))
+        stack.enter_context(files.exclusive(run.folder))
+        files.sweep(run.folder)
         if run.finished:
             print(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
             return run
@@ -90,7 +90,8 @@ class Session:
         fitted = MMSSLProcessor.from_pretrained(known) if known else None
         pieces = build(self.recipe, self.streams, self.labels, fitted)
         if not kept.exists():
-            replace_folder(kept, pieces.processor.save_pretrained)
+            with files.new_folder(kept) as folder:
+                pieces.processor.save_pretrained(folder)
         return pieces
 
     def check_data(self) -> None:
@@ -117,7 +118,6 @@ class Session:
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
-        checkpoint.sweep(self.run.folder)
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
         newest, before = checkpoint.newest(self.run.checkpoints), run_to_continue(self.recipe)
         if newest:
@@ -152,6 +152,7 @@ class Session:
 
     def train(self, stop: StopRequest) -> None:
         """Train to the end of the budget. On a signal: checkpoint, then Interrupted with the command that continues."""
+        self.tell_micro_batches()
         total, unit = (self.options.max_minutes * 60, "seconds") if self.options.max_minutes else (self.total_steps(), "steps")
         trackers = self.training.accelerator
         if self.options.trackers:
@@ -172,6 +173,16 @@ class Session:
                     trackers.end_training()
         self.save()
         self.heed(stop)
+
+    def tell_micro_batches(self) -> None:
+        """Say which parts of the objective are about the samples of a micro-batch, where a step has several."""
+        parts, options = self.pieces.objective.over_batch, self.options
+        if parts and options.accumulation > 1:
+            size = "" if options.batch_tokens else f" of {options.batch_size // options.accumulation} samples"
+            print(
+                f"note: {', '.join(parts)} compare samples with each other: with train.accumulation={options.accumulation} "
+                f"those of each micro-batch{size}, not of the whole step"
+            )
 
     def explain(self, error: TrainingError) -> str:
         """What to tell of a loss or gradient that is not finite: where, with which rows, and how to go on."""
@@ -295,7 +306,7 @@ class Session:
         self.heed(stop)
         if tables:
             written = {name: table.to_dict() for name, table in tables.items()}
-            checkpoint.write_json_atomic(self.run.table_file, written.get(ONLY, written))
+            files.write_json(self.run.table_file, written.get(ONLY, written))
         for table in tables.values():
             table.print()
         self.publish(list(tables.values()))
@@ -324,8 +335,7 @@ class Session:
     def publish(self, tables: Sequence[Table]) -> None:
         """Write the Hugging Face folder: weights as safetensors, configuration, processor, card."""
         model, record = self.training.published(), self.run.read_record()
-
-        def write(folder: Path) -> None:
+        with files.new_folder(self.run.model_folder) as folder:
             with no_weights_bar():
                 model.save_pretrained(folder)
             self.pieces.processor.save_pretrained(folder)
@@ -340,8 +350,6 @@ class Session:
             )
             (folder / "README.md").write_text(card, encoding="utf-8")
 
-        replace_folder(self.run.model_folder, write)
-
     def pictures(self) -> dict[str, Any]:
         """The objective's pictures of the first samples of every source."""
         self.training.objective.eval()
@@ -355,16 +363,6 @@ class Session:
                 continue
             found |= self.training.objective.pictures(first.to(self.training.device), self.pieces.processor.processors)
         return found
-
-
-def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a new folder, then put it in the place of `folder`: a kill leaves the old one or the new one."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,43 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import files
 from itertools import takewhile
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from mmssl import yaml12
-from mmssl.plugins import installed
+from mmssl.options import RunOptions, TrainOptions
+from mmssl.plugins import installed, needed, packages
+from mmssl.schedules import SCHEDULES, Schedule
 from mmssl.schema import Constructor, Section, Variants, choice, group, problems, schema_of, section, shown, suggest
 
-SECTIONS = {
-    "encoder": "mmssl.config:encoder_settings",
-    "objective": "mmssl.objectives:OBJECTIVES",
-    "data": "mmssl.data:DataOptions",
-    "train": "mmssl.loop:TrainOptions",
-    "evaluate": "mmssl.evaluation:EvaluateOptions",
-    "run": "mmssl.run:RunOptions",
-}
-"""The constructor of each section, or a dict of constructors to choose from by `name`.
-
-In text, because importing them takes seconds, and because the options of the loop are defined beside it, floors above this file.
-"""
 OPTIONAL = ("evaluate",)
 """Sections that may be null, and are by default."""
-VARIANTS = {
-    "mmssl.data.mix:Mixing": "mmssl.data.mix:MIXINGS",
-    "mmssl.masking:Sampler": "mmssl.masking:SAMPLERS",
-    "mmssl.objectives.parts:Predictor": "mmssl.objectives.predictors:PREDICTORS",
-    "mmssl.objectives.parts:Target": "mmssl.objectives.targets:TARGETS",
-    "mmssl.objectives.distances:Loss": "mmssl.objectives.distances:LOSSES",
-    "mmssl.schedules:Schedule": "mmssl.schedules:SCHEDULES",
-}
-"""Types of keys that are given as `{name: ..., other keys}`, and their constructors by name."""
 
 INIT = "saved model to start from, a folder or a Hub id; null: from random weights"
 RESUME = "never: a new run; auto: continue the latest run of this name, if there is one; or the folder of the run to continue"
@@ -51,6 +31,42 @@ class RecipeError(ValueError):
     """What is wrong with a recipe, one line for each problem."""
 
 
+def sections() -> dict[str, Constructor | Mapping[str, Constructor]]:
+    """The constructor of each section, or constructors to choose from by `name`. Imported here, as that takes seconds."""
+    from mmssl.config import encoder_settings
+    from mmssl.data import DataOptions
+    from mmssl.evaluation import EvaluateOptions
+    from mmssl.objectives import OBJECTIVES
+
+    return {
+        "encoder": encoder_settings,
+        "objective": OBJECTIVES,
+        "data": DataOptions,
+        "train": TrainOptions,
+        "evaluate": EvaluateOptions,
+        "run": RunOptions,
+    }
+
+
+def variants() -> Variants:
+    """Types of keys that are given as `{name: ..., other keys}`, and their constructors by name."""
+    from mmssl.data.mix import MIXINGS, Mixing
+    from mmssl.masking import SAMPLERS, Sampler
+    from mmssl.objectives.distances import LOSSES, Loss
+    from mmssl.objectives.parts import Predictor, Target
+    from mmssl.objectives.predictors import PREDICTORS
+    from mmssl.objectives.targets import TARGETS
+
+    return [
+        (Mixing, MIXINGS),
+        (Sampler, SAMPLERS),
+        (Predictor, PREDICTORS),
+        (Target, TARGETS),
+        (Loss, LOSSES),
+        (Schedule, SCHEDULES),
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """A checked recipe with every default filled in. Made by `load`."""
@@ -60,7 +76,7 @@ class Recipe:
 
     def section(self, name: str) -> Any:
         """What the constructor of `encoder`, `data`, `train`, `evaluate` or `run` makes of its keys; None for a null section."""
-        built = [key for key in SECTIONS if key != "objective"]
+        built = [key for key in sections() if key != "objective"]
         if name not in built:
             raise LookupError(f"section() builds {', '.join(built)}; got {name!r}. The others are attributes of a recipe")
         keys = self.root[name]
@@ -96,7 +112,8 @@ class Recipe:
     @property
     def needs_labels(self) -> bool:
         """Whether the objective trains with labels."""
-        needed: bool = resolve_name(SECTIONS["objective"])[self.objective[0]].needs_labels
+        constructor: Any = type(self.root["objective"]).constructor
+        needed: bool = constructor.needs_labels
         return needed
 
     @property
@@ -137,7 +154,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
     modalities = data.get("modalities")
     if modalities == {}:
         raise RecipeError(f"{where}: modalities: name at least one, as in modalities: {{image: {{}}}}")
-    model = _root(list(modalities) if isinstance(modalities, dict) else [])
+    model = _root(list(modalities) if isinstance(modalities, dict) else [], packages(set(_named(data))))
     try:
         root = model.model_validate(data)
     except ValidationError as error:
@@ -198,7 +215,7 @@ def _parse(text: str, where: str) -> Any:
 def _read_mapping(path: Path) -> dict[str, Any]:
     data = _parse(_read(path), str(path))
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections (modalities, {', '.join(SECTIONS)}), got {shown(data)}")
+        raise RecipeError(f"{path}: a recipe is a mapping of sections (modalities, {', '.join(sections())}), got {shown(data)}")
     return data
 
 
@@ -209,16 +226,26 @@ def _read(path: Path) -> str:
         raise RecipeError(f"{path}: a recipe is a text file in UTF-8; byte {error.start} is not") from None
 
 
-def _root(names: Sequence[str]) -> type[Section]:
-    """The model of a recipe for the installed ones of these modalities."""
-    variants = [(resolve_name(kind), resolve_name(constructors)) for kind, constructors in VARIANTS.items()]
-    members: dict[str, tuple[Any, Any]] = {"modalities": (_modalities(names, variants), Field())}
-    for name, target in SECTIONS.items():
-        constructor = resolve_name(target)
+def _named(data: Any) -> Iterator[str]:
+    """The value of every key `name`, at any depth: the parts that a recipe's data ask for, among other names."""
+    for key, value in data.items() if isinstance(data, Mapping) else enumerate(data if isinstance(data, list) else ()):
+        if key == "name" and isinstance(value, str):
+            yield value
+        yield from _named(value)
+
+
+def _root(names: Sequence[str], others: Collection[str]) -> type[Section]:
+    """The model of a recipe for the installed ones of these modalities, with the keys of parts of these other packages."""
+    found = [(kind, needed(constructors, others)) for kind, constructors in variants()]
+    members: dict[str, tuple[Any, Any]] = {"modalities": (_modalities(names, found), Field())}
+    for name, constructor in sections().items():
         if isinstance(constructor, Mapping):
-            members[name] = (choice(constructor, variants), Field(description=f"The {name}, chosen by its key `name`."))
+            members[name] = (
+                choice(needed(constructor, others), found),
+                Field(description=f"The {name}, chosen by its key `name`."),
+            )
         else:
-            members[name] = _member(section(constructor, variants), optional=name in OPTIONAL)
+            members[name] = _member(section(constructor, found), optional=name in OPTIONAL)
     members["init"] = (str | None, Field(default=None, description=INIT))
     members["resume"] = (str, Field(default="never", description=RESUME))
     return group("Recipe", "A recipe of mmssl.", members)
@@ -245,8 +272,8 @@ def _member(model: type[Section], *, optional: bool = False) -> tuple[Any, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe with the installed modalities and objectives: for editors and for the reference."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(_root(installed()))}
+    """The JSON schema of a recipe with the modalities and parts of all installed packages: for editors and for the reference."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(_root(installed(), packages()))}
     modalities = schema["$defs"][schema["properties"]["modalities"]["$ref"].rpartition("/")[2]]
     modalities.pop("required", None)
     modalities["minProperties"] = 1

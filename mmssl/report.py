@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from mmssl import files
 from mmssl.charts import Chart, chart
-from mmssl.checkpoint import write_text_atomic
 from mmssl.evaluation import SCORES, Table
 from mmssl.modality import find
 from mmssl.progress import compact
@@ -59,7 +59,7 @@ def write_report(
         messages=facts.get("skipped_messages", []),
     )
     path = run_folder / REPORT
-    write_text_atomic(path, page)
+    files.write_text(path, page)
     return path
 
 

@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from mmssl import checkpoint
+from mmssl import checkpoint, files
+from mmssl.options import RunOptions
 from mmssl.recipe import Recipe, changed_keys
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
@@ -32,20 +32,6 @@ FREE = (
     *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.trackers"),
 )
 """Keys that may change on resume: they do not change what is learned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where a run is kept, and its seed.
-
-    dir: folder of all runs.
-    name: folder of this run inside it; null: the recipe's name. A taken name gets -2, -3, ...
-    seed: seed of the weights, of the order of samples and of every random draw.
-    """
-
-    dir: str = "runs"
-    name: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Run:
@@ -72,11 +58,11 @@ class Run:
         if resume == "never":
             return cls.start(base, recipe)
         latest = newest_of(base) if resume == "auto" else Path(resume)
-        if latest is None or not (latest / "recipe.yaml").exists():
-            if resume != "auto":
-                raise FileNotFoundError(f"resume={resume}: no run there (no recipe.yaml); give the folder of a run, or resume=auto")
+        if latest is None:
             return cls.start(base, recipe)
         run = cls(latest)
+        if not run.recipe_file.exists():
+            raise FileNotFoundError(f"resume={resume}: no run there (no recipe.yaml); give the folder of a run, or resume=auto")
         run.check(recipe)
         return run
 
@@ -84,8 +70,8 @@ class Run:
     def start(cls, base: Path, recipe: Recipe) -> "Run":
         """Make a folder that did not exist and write down what will run there."""
         run = cls(make_folder(base))
-        run.record(command=command_line(), started=now(), **facts())
-        checkpoint.write_text_atomic(run.recipe_file, recipe.to_yaml())
+        run.record(name=base.name, command=command_line(), started=now(), **facts())
+        files.write_text(run.recipe_file, recipe.to_yaml())
         return run
 
     def check(self, recipe: Recipe) -> None:
@@ -98,6 +84,13 @@ class Run:
                 f"cannot resume {self.folder}: the recipe is not the one that it was started with:\n  {listed}\n"
                 "Give the old values, or leave resume out to start a new run."
             )
+
+    @property
+    def name(self) -> str | None:
+        """The name that the run was started with: its folder's without the number. None if an older mmssl did not write it down."""
+        record = self.read_record()
+        name: str | None = record["name"] if "name" in record else Recipe.read_resolved(self.recipe_file)["run"]["name"]
+        return name
 
     @property
     def finished(self) -> bool:
@@ -123,7 +116,7 @@ class Run:
 
     def record(self, **values: Any) -> None:
         """Add facts to run.json."""
-        checkpoint.write_json_atomic(self.record_file, self.read_record() | values)
+        files.write_json(self.record_file, self.read_record() | values)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
@@ -140,7 +133,7 @@ class Run:
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`: they will be measured again."""
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-        checkpoint.write_text_atomic(self.metrics_file, "".join(kept))
+        files.write_text(self.metrics_file, "".join(kept))
 
     @property
     def resume_command(self) -> str:
@@ -164,9 +157,14 @@ def make_folder(base: Path) -> Path:
 
 
 def newest_of(base: Path) -> Path | None:
-    """The folder of the highest number among `base`, `base-2`, ...; None if there is none."""
+    """The latest run of the name `base.name`: the highest number among `base`, `base-2`, ...; None if there is none.
+
+    A run of another name that ends in a number is none of them, nor is a folder whose run was killed before it wrote its recipe.
+    """
     pattern = re.compile(re.escape(base.name) + r"(?:-(\d+))?")
-    found = {int(match[1] or 1): path for path in base.parent.glob(f"{base.name}*") if (match := pattern.fullmatch(path.name))}
+    folders = base.parent.iterdir() if base.parent.is_dir() else ()
+    matches = {path: match for path in folders if (match := pattern.fullmatch(path.name)) and (path / "recipe.yaml").exists()}
+    found = {int(match[1] or 1): path for path, match in matches.items() if Run(path).name in (None, base.name)}
     return found[max(found)] if found else None
 
 

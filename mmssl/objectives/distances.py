@@ -13,6 +13,7 @@ from mmssl.draws import Draws
 from mmssl.losses.contrast import pick_negatives, same_sample, token_info_nce
 from mmssl.losses.points import set_regression
 from mmssl.losses.tokens import classification, cosine, regression, soft_classification
+from mmssl.plugins import Parts
 
 Weight = Annotated[float, Field(ge=0)]
 PerToken = tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]
@@ -25,17 +26,33 @@ class Loss(ABC):
     classes: bool = False
     """Whether predictions are logits of classes."""
 
+    @property
+    def over_batch(self) -> bool:
+        """Whether the loss of a sample depends on the others of its micro-batch, and so on how a step is cut into these."""
+        return False
+
     @abstractmethod
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
         """real: which places count (None: all): what may serve as a distractor."""
+
+    def there(self, target: Tensor) -> Bool[Tensor, "b m"]:
+        """Which tokens have a target, as a call says too: those that lack no value (NaN), or have a class (-100 = none)."""
+        return ~target.isnan().any(-1) if target.is_floating_point() else target != -100
 
     def metrics(self, predicted: Tensor) -> dict[str, Float[Tensor, ""]]:
         """Detached scalars about predictions, to be logged; of several parts of a target the largest."""
         return {}
 
 
+class Regression(Loss):
+    """The values of a token one by one: one that is there is enough."""
+
+    def there(self, target: Tensor) -> Bool[Tensor, "b m"]:
+        return ~target.isnan().all(-1) if target.is_floating_point() else target != -100
+
+
 @dataclass(frozen=True, kw_only=True)
-class Mse(Loss):
+class Mse(Regression):
     """Mean squared error over the values of a token."""
 
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
@@ -43,7 +60,7 @@ class Mse(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1(Loss):
+class L1(Regression):
     """Mean absolute error over the values of a token."""
 
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
@@ -51,7 +68,7 @@ class L1(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothL1(Loss):
+class SmoothL1(Regression):
     """Squared below `beta`, absolute above: x^2 / (2 beta), |x| - beta / 2 (data2vec, arXiv 2202.03555, eq. 4).
 
     beta: where the two meet.
@@ -111,6 +128,10 @@ class InfoNce(Loss):
     negatives: Literal["sample", "batch"] = "sample"
     count: Annotated[int, Field(gt=0)] | None = None
 
+    @property
+    def over_batch(self) -> bool:
+        return self.negatives == "batch"
+
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
         there = ~target.isnan().any(-1)
         counted = there if real is None else there & real
@@ -133,6 +154,10 @@ class SameSample(Loss):
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
     count: Annotated[int, Field(gt=0)] = 50
+
+    @property
+    def over_batch(self) -> bool:
+        return True
 
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
         there = ~target.isnan().any(-1)
@@ -157,14 +182,21 @@ class Chamfer(Loss):
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
         return set_regression(predicted, target, self.point_dim, "chamfer" if self.squared else "chamfer_l1")
 
+    def there(self, target: Tensor) -> Bool[Tensor, "b m"]:
+        return (~target.unflatten(-1, (-1, self.point_dim)).isnan().any(-1)).any(-1)
 
-LOSSES: dict[str, Callable[..., Loss]] = {
-    "mse": Mse,
-    "l1": L1,
-    "smooth_l1": SmoothL1,
-    "cosine": Cosine,
-    "cross_entropy": CrossEntropy,
-    "info_nce": InfoNce,
-    "same_sample": SameSample,
-    "chamfer": Chamfer,
-}
+
+LOSSES: Parts[Callable[..., Loss]] = Parts(
+    "mmssl.losses",
+    Loss,
+    {
+        "mse": Mse,
+        "l1": L1,
+        "smooth_l1": SmoothL1,
+        "cosine": Cosine,
+        "cross_entropy": CrossEntropy,
+        "info_nce": InfoNce,
+        "same_sample": SameSample,
+        "chamfer": Chamfer,
+    },
+)

@@ -6,23 +6,27 @@ and losses how far it is from that. All of them are parts of a recipe; a paper i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Num
 from torch import Tensor, nn
 
 from mmssl.data import Batch
+from mmssl.draws import Draws
 from mmssl.encoder import initialise_all
-from mmssl.losses.tokens import mean_where
-from mmssl.masking import Sampler, preferred
+from mmssl.masking import Sampler, Split, preferred, split_in_order
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
-from mmssl.objectives.base import Objective, Output, Setup
-from mmssl.objectives.baseline import constant_loss, share, variety
-from mmssl.objectives.distances import Chamfer, CrossEntropy, Loss, Mse, PerToken
-from mmssl.objectives.parts import Predicted, Predictor, Scene, Target
-from mmssl.tokens import gather
+from mmssl.objectives.base import ALONE, Objective, Setup, Step
+from mmssl.objectives.baseline import Unexplained, Yardstick, constant, variety
+from mmssl.objectives.distances import Chamfer, CrossEntropy, Loss, Mse
+from mmssl.objectives.networks import Clock, Published
+from mmssl.objectives.parts import Predicted, Predictor, Scene, Target, anything
+from mmssl.objectives.terms import Largest, Metric, Rows, Term, Terms
+from mmssl.tokens import Tokens, gather
 
 
 class Heads(nn.ModuleDict):
@@ -48,7 +52,7 @@ class Predict(Objective):
         predictor: Predictor,
         targets: Sequence[Target],
         view: Literal["same", "clean"],
-        publish: Literal["student", "teacher"],
+        publish: Published,
     ) -> None:
         super().__init__(model, setup)
         if not targets:
@@ -66,7 +70,7 @@ class Predict(Objective):
         self.predictor.prepare(model.config, identities=any(model.adapter(name).has_identity for name in self.modalities))
         self.targets = nn.ModuleList(targets)
         for target in targets:
-            target.prepare(model, self.modalities)
+            target.prepare(self.networks, self.modalities)
         self.heads = nn.ModuleList(
             nn.ModuleDict({name: Heads(target, self.predictor.width, target.sizes(model, name)) for name in self.modalities})
             for target in targets
@@ -74,7 +78,7 @@ class Predict(Objective):
         self.losses = [{name: self.loss_for(target, name) for name in self.modalities} for target in targets]
         initialise_all(self.predictor, model.config)
         initialise_all(self.heads, model.config)
-        if publish == "teacher" and all(target.teacher() is None for target in targets):
+        if publish == "teacher" and not self.networks.teachers:
             raise ValueError("objective.publish: teacher needs a target that keeps one, such as latent; choose student")
         self.publish = publish
 
@@ -103,92 +107,179 @@ class Predict(Objective):
             return replace(loss, point_dim=size)
         return loss
 
-    def forward(self, batch: Batch) -> Output:
+    def terms(self, batch: Batch, step: Step) -> Terms:
         name = batch.modality
-        scene, predicted = self.predict(name, self.view(batch, name), batch)
-        added = self.predictor.extra()
-        total, constant = (scene.tokens.values.new_zeros(()) for _ in range(2))
-        extras = total + sum(added.values())
-        metrics = {"input_std": variety(scene.tokens)} | {key: value.detach() for key, value in added.items()}
-        self.logged: dict[str, Tensor] = {}
+        scene, predicted = self.predict(name, self.view(batch, name), batch, step)
+        terms, metrics, losses = dict[str, Term](), dict[str, Metric](), dict[str, Metric]()
+        extras, yardsticks = dict(predicted.terms), list[Yardstick]()
+        if step.diagnose:
+            metrics["input_std"] = Rows(scene.tokens.mean().detach(), variety)
         for number, target in enumerate(self.every_target):
-            loss, yardstick = self.target_loss(number, scene, predicted)
-            extra = target.extra()
-            total, constant = total + target.weight * loss, constant + target.weight * yardstick
-            extras = extras + sum(extra.values())
-            if len(self.targets) > 1 or extra:
-                metrics |= {f"loss_{number + 1}": loss.detach()} | {key: value.detach() for key, value in extra.items()}
-            metrics |= target.metrics() | self.logged
-        return Output(total + extras, metrics | {"unexplained": share(total, constant)})
+            answer = target(scene)
+            if answer.values:
+                term, yardstick, measured = self.target_term(number, scene, predicted, answer.values)
+                terms[f"loss_{number + 1}"], losses[f"loss_{number + 1}"] = term.times(target.weight), term.measured
+                yardsticks += [] if yardstick is None else [yardstick]
+                metrics |= measured
+            extras |= {free_name(key, extras): term for key, term in answer.terms.items()}
+            metrics |= answer.metrics
+        if len(terms) + len(extras) > 1:
+            metrics |= losses | {key: term.measured for key, term in extras.items()}
+        if yardsticks:
+            metrics["unexplained"] = Unexplained(tuple(yardsticks))
+        return Terms(terms | extras, metrics)
 
-    def target_loss(self, number: int, scene: Scene, predicted: Predicted) -> tuple[Tensor, Tensor]:
-        """Mean loss of one target over all its parts and the places that have one, and that of a constant prediction."""
-        target_of = self.every_target[number]
-        found = target_of(scene)
-        source = predicted.latent if target_of.from_latent and predicted.latent is not None else predicted.values
-        guesses = self.head(number, scene.name)(source)
-        losses, constants, counted = [], [], []
-        for key, target in found.items():
-            truth = gather(repeated(target, len(predicted.index)), predicted.index)
-            if target.is_floating_point() and isinstance(self.head(number, scene.name)[key], nn.Identity):
-                same_width(guesses[key], truth)
-            loss, there = self.token_loss(number, scene, guesses[key], truth, predicted.real)
+    def target_term(
+        self, number: int, scene: Scene, predicted: Predicted, values: Mapping[str, Tensor]
+    ) -> tuple[Term, Yardstick | None, dict[str, Metric]]:
+        """The loss of one target over all its parts and the places that have one, what a constant prediction loses, and metrics."""
+        losses, counted, constants, metrics = [], [], [], dict[str, list[Tensor]]()
+        for key, guess in self.guesses(number, scene, predicted).items():
+            truth = self.truth(number, scene, predicted, key, values[key])
+            if truth.is_floating_point() and isinstance(self.head(number, scene.name)[key], nn.Identity):
+                same_width(guess, truth)
+            loss = self.loss_of(number, scene.name, truth)
+            each, there = loss(guess, truth, predicted.real, scene.draws)
             counts = there if predicted.real is None else there & predicted.real
-            how, classes = self.losses[number][scene.name], guesses[key].shape[-1]
-            constants.append(constant_loss(how, truth, counts, predicted.real, scene.draws, classes))
-            losses.append(loss)
+            losses.append(each)
             counted.append(counts)
-        if not losses:  # all of its loss is in `extra`
-            nothing = scene.tokens.values.new_zeros(())
-            return nothing, nothing
-        where = torch.stack(counted)
-        return mean_where(torch.stack(losses), where), mean_where(torch.stack(constants), where)
+            for name, value in loss.metrics(guess).items():
+                metrics.setdefault(name, []).append(value)
+            if scene.diagnose:
+                constants.append(constant(loss, truth, counts, predicted.real, scene.draws, guess.shape[-1]))
+        term = Term.tokens(torch.stack(losses), torch.stack(counted))
+        yardstick = Yardstick(self.every_target[number].weight, term.measured, tuple(constants)) if scene.diagnose else None
+        return term, yardstick, {name: Largest(torch.stack(values).amax()) for name, values in metrics.items()}
 
-    def token_loss(self, number: int, scene: Scene, guess: Tensor, truth: Tensor, real: Bool[Tensor, "b m"] | None) -> PerToken:
-        """Loss of each token and which tokens have a target; integer targets are classes whatever the loss."""
-        loss = self.losses[number][scene.name]
-        if not truth.is_floating_point() and not loss.classes:
-            loss = CrossEntropy()
-        for key, value in loss.metrics(guess).items():
-            self.logged[key] = torch.maximum(value, self.logged.get(key, value))
-        return loss(guess, truth, real, scene.draws)
+    def guesses(self, number: int, scene: Scene, predicted: Predicted) -> dict[str, Tensor]:
+        """The prediction of each part of a target."""
+        latent = self.every_target[number].from_latent and predicted.latent is not None
+        guesses: dict[str, Tensor] = self.head(number, scene.name)(predicted.latent if latent else predicted.values)
+        return guesses
 
-    def predict(self, name: str, inputs: Inputs, batch: Batch) -> tuple[Scene, Predicted]:
-        """What was seen and hidden of one view, and the predictor's answer at the places that are predicted."""
+    def truth(self, number: int, scene: Scene, predicted: Predicted, key: str, values: Tensor) -> Tensor:
+        """The target of a part at the places that are predicted. ValueError for anything but a value for every token."""
+        b, n = scene.tokens.values.shape[:2]
+        if values.dim() < 2 or values.shape[1] != n or len(values) % b:
+            raise ValueError(
+                f"objective.targets: {type(self.every_target[number]).__name__} gives {key!r} of shape {list(values.shape)}; "
+                f"expected a target for each of [{b}, {n}] tokens (NaN or -100 where there is none), not a mean of them"
+            )
+        return gather(repeated(values, len(predicted.index)), predicted.index)
+
+    def loss_of(self, number: int, name: str, truth: Tensor) -> Loss:
+        """The loss of a part; integer targets are classes whatever the loss."""
+        loss = self.losses[number][name]
+        return loss if truth.is_floating_point() or loss.classes else CrossEntropy()
+
+    @torch.no_grad()
+    def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
+        scene = self.scene(batch.modality, self.view(batch, batch.modality), batch, step)
+        index, real = self.predictor.places(scene.tokens.repeat(self.masks), scene.parts)
+        found = {key: torch.tensor(weight, device=index.device) for key, weight in self.predictor.weights().items()}
+        weights = dict[str, Tensor]()
+        for number, target in enumerate(self.every_target):
+            outline = target.outline(scene)
+            counts = [self.counted(number, scene.name, there, index, real) for there in outline.there.values()]
+            if counts:
+                weights[f"loss_{number + 1}"] = torch.stack(counts).sum()
+            found |= {free_name(key, found): weight for key, weight in outline.weights.items()}
+        return weights | found
+
+    def counted(self, number: int, name: str, there: Tensor, index: Tensor, real: Bool[Tensor, "b m"] | None) -> Tensor:
+        """How many of the predicted places have a target; `there` says which tokens have, or what it is."""
+        at = gather(repeated(there, len(index)), index)
+        if at.dtype != torch.bool:
+            at = self.loss_of(number, name, at).there(at)
+        return (at if real is None else at & real).sum()
+
+    @torch.no_grad()
+    def observe(self, batches: Sequence[Batch], step: Step) -> None:
+        name = batches[0].modality
+        observing = [target for target in self.every_target if target.observes(name, step.clock)]
+        if observing:
+            scenes = [self.scene(name, self.view(batch, name), batch, step) for batch in batches]
+            for target in observing:
+                target.observe(scenes)
+
+    def scene(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> Scene:
+        """What targets see of one view."""
         tokens, draws = self.model.embed(name, inputs), batch.draws
-        scene_inputs = batch.inputs[name] if self.clean else inputs
-        adapter = self.model.adapter(name)
-        available = anything_there(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
         if self.masks > 1:
             draws = draws.repeat(self.masks)
-        many = tokens.repeat(self.masks)
-        free = None if available is None else available.repeat(self.masks, 1)
-        sampler = self.samplers[name].guided_by(lambda: self.saliency(name, scene_inputs).repeat(self.masks, 1))
-        parts = sampler.split(many.coords, many.valid, free, draws)
+        seen = batch.inputs[name] if self.clean else inputs
+        divide = partial(self.divide, inputs=inputs)
+        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose)
+
+    def divide(self, scene: Scene, inputs: Inputs) -> Split:
+        """Which tokens of a view are seen and hidden. ValueError if none can be hidden."""
+        tokens, adapter = scene.tokens, self.model.adapter(scene.name)
+        available = anything(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
+        coords = tokens.coords.repeat(self.masks, 1, 1)
+        valid, free = (None if mask is None else mask.repeat(self.masks, 1) for mask in (tokens.valid, available))
+        parts = split_in_order(
+            self.samplers[scene.name],
+            lambda: self.saliency(scene).repeat(self.masks, 1),
+            coords,
+            valid,
+            free,
+            scene.draws,
+        )
         if not parts.hidden.shape[1]:
             raise ValueError(
-                f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {name!r} with "
-                "something to predict. Make tokens of smaller parts of a sample, or leave empty samples out"
+                f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {scene.name!r} "
+                "with something to predict. Make tokens of smaller parts of a sample, or leave empty samples out"
             )
-        others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
-        predicted = self.predictor(self.model.encoder, many, parts, draws, [other.repeat(self.masks) for other in others])
-        return Scene(self.model, name, scene_inputs, tokens, parts, draws, self.clean), predicted
+        return parts
 
-    def saliency(self, name: str, inputs: Inputs) -> Tensor:
+    def predict(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> tuple[Scene, Predicted]:
+        """What was seen and hidden of one view, and the predictor's answer at the places that are predicted."""
+        scene = self.scene(name, inputs, batch, step)
+        others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
+        many = [tokens.repeat(self.masks) for tokens in (scene.tokens, *others)]
+        donors = self.donors(name, scene.tokens, batch) if self.predictor.mixes else {}
+        return scene, self.predictor(self.model.encoder, many[0], scene.parts, scene.draws, many[1:], **donors)
+
+    def donors(self, name: str, tokens: Tokens, batch: Batch) -> dict[str, Any]:
+        """The tokens of the whole optimizer step, in the views that the encoder sees, and which samples of it the batch has."""
+        if batch.others is None:
+            return {"pool": tokens, "place": torch.arange(len(tokens.values), device=tokens.values.device).repeat(self.masks)}
+        step = batch.others[name]
+        view = self.augmented(name, step.inputs, Draws(step.keys), 0)
+        return {"pool": self.model.embed(name, view), "place": step.place.repeat(self.masks)}
+
+    @property
+    def over_batch(self) -> list[str]:
+        found = [f"predictor ({type(self.predictor).__name__})"] if self.predictor.over_batch else []
+        for number, target in enumerate(self.every_target):
+            losses = {type(loss).__name__ for loss in self.losses[number].values() if loss.over_batch}
+            names = [*([type(target).__name__] if target.over_batch else []), *sorted(losses)]
+            found += [f"targets[{number}] ({', '.join(names)})"] if names else []
+        return found
+
+    @property
+    def mixes(self) -> bool:
+        return super().mixes or self.predictor.mixes
+
+    def saliency(self, scene: Scene) -> Tensor:
         """How much each token matters, by the first target that can say."""
         for target in self.every_target:
-            if (found := target.saliency(self.model, name, inputs)) is not None:
+            if (found := target.saliency(scene)) is not None:
                 return found
         raise ValueError("objective.mask.guided needs a target that says what matters, such as rendered; add one, or leave it out")
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, clock: Clock) -> None:
+        super().after_step(clock)
         for target in self.every_target:
-            target.after_step(self.model, progress)
+            target.after_step(clock)
 
-    def published(self) -> MMSSLModel:
-        if self.publish == "student":
-            return self.model
-        return next(teacher for target in self.every_target if (teacher := target.teacher()) is not None)
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = dict(state)
+        for number, target in enumerate(self.every_target):
+            prefix = f"targets.{number}."
+            own = {key.removeprefix(prefix): found.pop(key) for key in state if key.startswith(prefix)}
+            found |= {key if key.startswith("networks.") else prefix + key: value for key, value in target.renamed(own).items()}
+        return found
 
     @torch.no_grad()
     def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
@@ -198,9 +289,9 @@ class Predict(Objective):
         scene, predicted = self.predict(name, plain.inputs[name], plain)
         for number in range(len(self.targets)):
             if (shown := self.shown(number, scene, predicted)) is not None:
-                count = len(batch)
-                hidden = scene.parts.hidden_places(scene.tokens.values.shape[1])[:count]
-                values = {key: value[:count] for key, value in shown.items()}
+                samples = len(batch)
+                hidden = scene.parts.hidden_places(scene.tokens.values.shape[1])[:samples]
+                values = {key: value[:samples] for key, value in shown.items()}
                 figure = find(name).picture(batch.inputs[name], hidden, values, processors[name])
                 return {f"{name}: seen and predicted": figure}
         return {}
@@ -239,15 +330,15 @@ def same_width(guess: Tensor, truth: Tensor) -> None:
         )
 
 
+def free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """`name`, or with the first number from 2 on that makes it new."""
+    names = (name if number == 1 else f"{name}_{number}" for number in count(1))
+    return next(each for each in names if each not in taken)
+
+
 def repeated(values: Tensor, count: int) -> Tensor:
     """The batch as often as makes `count` rows: a target that is the same for all masks of a sample."""
     return values if len(values) == count else values.repeat(count // len(values), *[1] * (values.dim() - 1))
-
-
-def anything_there(targets: Mapping[str, Tensor]) -> Bool[Tensor, "b n"]:
-    """Tokens for which at least one target has a value."""
-    there = [~target.isnan().all(-1) if target.is_floating_point() else target != -100 for target in targets.values()]
-    return torch.stack(there).any(0)
 
 
 def check(model: MMSSLModel, names: Sequence[str], targets: Sequence[Target]) -> None:

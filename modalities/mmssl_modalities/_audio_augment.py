@@ -1,7 +1,7 @@
 """Random views of batched sounds, on the device of the batch."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.modality import Inputs
+from mmssl.modality import Inputs, Others
 from mmssl_modalities._audio_noise import DECIBEL, PLAIN, Levels, draw_part, laid_over, log_power, white
 from mmssl_modalities._audio_processor import FBANK, LENGTHS, WAVEFORM, AudioProcessor
 
@@ -35,9 +35,9 @@ class AudioAugment:
     crop: smallest and largest share of the time in a crop, which is stretched to the length of the sound (BYOL-A, arXiv 2103.06695,
         has [0.6, 1.5] in time and frequency). null: no crop.
     warp: largest relative change of the scale of the mel axis, as between vocal tracts (VTLP, Jaitly and Hinton 2013, has 0.1).
-    mix: largest share of another sound of the batch, added as power (log-mixup-exp of BYOL-A, section III-B, with 0.4 there).
+    mix: largest share of another sound of the step, added as power (log-mixup-exp of BYOL-A, section III-B, with 0.4 there).
     noise: largest standard deviation of white noise, of the values themselves (the change of magnitude in TERA, arXiv 2007.06028).
-    overlap: probability that another sound of the batch is laid over a part of this one (utterance mixing: UniSpeech-SAT, arXiv
+    overlap: probability that another sound of the step is laid over a part of this one (utterance mixing: UniSpeech-SAT, arXiv
         2110.05752; WavLM, arXiv 2110.13900, has 0.18). Powers add up, so log-mel values are brought back to power first.
     overlap_share: largest share of the sound that is covered, by a sound or by hiss.
     overlap_snr: range of the signal-to-noise ratio in decibels, by the mean powers of both whole sounds.
@@ -78,41 +78,31 @@ class AudioAugment:
         object.__setattr__(bound, "levels", Levels.of(processor))
         return bound
 
-    def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
-        """One random view of a batch. Without `mix` and `overlap` the view of a sample depends on its own key and values only."""
-        name = FBANK if FBANK in inputs else WAVEFORM
-        sounds = inputs[name]
-        if name == WAVEFORM and any(getattr(self, key) for key in _SPECTRAL):
-            raise ValueError(f"augment.{', '.join(_SPECTRAL)} need mel bins; with processor.frontend: waveform leave them out")
-        pieces, size = sounds.shape[1], sounds.shape[3]
-        values = sounds.transpose(1, 2).flatten(2, 3)
-        values = values if name == FBANK else values[..., None]
-        steps = torch.full((len(sounds), 1), pieces * size, device=sounds.device)
-        if LENGTHS in inputs:
-            steps = inputs[LENGTHS] * size
-        with torch.autocast(sounds.device.type, enabled=False):
-            values = self._view(values, steps, draws, spectral=name == FBANK)
-            if LENGTHS in inputs:
-                values = values * _inside(values, steps)
-        values = values if name == FBANK else values[..., 0]
-        return inputs | {name: values.unflatten(2, (pieces, size)).transpose(1, 2)}
+    @property
+    def mixes(self) -> bool:
+        return bool(self.mix or self.overlap)
 
-    def _view(
-        self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, *, spectral: bool
-    ) -> Float[Tensor, "b c t m"]:
-        if self.crop or self.shift:
-            x = self._move(x, steps, draws)
-        if self.warp:
-            x = self._warp(x, draws)
-        if self.mix:
-            x = self._mix(x, steps, draws, spectral=spectral)
-        if self.overlap and len(x) > 1:
-            x = self._overlap(x, steps, draws, self.levels.on(x.device) if spectral else None)
+    def __call__(self, inputs: Inputs, draws: Draws, others: Others | None = None) -> Inputs:
+        """One random view of a batch. Without `mix` and `overlap` the view of a sample depends on its own key and values only."""
+        own = _Sounds.of(inputs, draws, Others.of(inputs, draws) if others is None else others)
+        if not own.spectral and any(getattr(self, key) for key in _SPECTRAL):
+            raise ValueError(f"augment.{', '.join(_SPECTRAL)} need mel bins; with processor.frontend: waveform leave them out")
+        with torch.autocast(own.values.device.type, enabled=False):
+            values = self._view(own)
+            if LENGTHS in inputs:
+                values = values * _inside(values, own.steps)
+        name = FBANK if own.spectral else WAVEFORM
+        values = values if own.spectral else values[..., 0]
+        return inputs | {name: values.unflatten(2, (-1, inputs[name].shape[3])).transpose(1, 2)}
+
+    def _view(self, own: "_Sounds") -> Float[Tensor, "b c t m"]:
+        own = self._overlapped(own)
+        x, steps, draws = own.values, own.steps, own.draws
         if self.hiss:
-            x = self._hiss(x, steps, draws, self.levels.on(x.device) if spectral else None)
+            x = self._hiss(x, steps, draws, self._levels(own))
         if self.gain:
             change = draws.between("audio gain", -self.gain, self.gain, 1, 1, 1)
-            x = x + change if spectral else x * change.exp()
+            x = x + change if own.spectral else x * change.exp()
         if self.noise:
             spread = draws.between("audio noise", 0.0, self.noise, 1, 1, 1)
             # Time comes first, so that what a sound gets does not depend on how far it is padded.
@@ -123,6 +113,45 @@ class AudioAugment:
             bins = torch.full_like(steps, x.shape[3])
             x = x.masked_fill(self._bands("frequency", self.frequency_mask, bins, x.shape[3], draws)[:, None, None], 0)
         return x
+
+    def _levels(self, own: "_Sounds") -> Levels | None:
+        """What the values mean, where they are not samples of a waveform."""
+        return self.levels.on(own.values.device) if own.spectral else None
+
+    # A donor is taken as it would be at that stage of its own view: with its own draws, and donors of its own.
+
+    def _moved(self, own: "_Sounds") -> "_Sounds":
+        """Sounds after the changes of time and frequency."""
+        x = own.values
+        if self.crop or self.shift:
+            x = self._move(x, own.steps, own.draws)
+        if self.warp:
+            x = self._warp(x, own.draws)
+        return replace(own, values=x)
+
+    def _mixed(self, own: "_Sounds") -> "_Sounds":
+        """The same with another sound of the step added, as far as it reaches."""
+        own = self._moved(own)
+        if not self.mix or own.alone:
+            return own
+        x, donor = own.values, self._moved(own.donors("audio donor"))
+        other = donor.values[:, :, : x.shape[2]]
+        share = own.draws.between("audio mix", 0.0, self.mix, 1, 1, 1)
+        mixed = torch.logaddexp(x + (1 - share).log(), other + share.log()) if own.spectral else (1 - share) * x + share * other
+        return replace(own, values=torch.where(_inside(x, donor.steps), mixed, x))
+
+    def _overlapped(self, own: "_Sounds") -> "_Sounds":
+        """The same with a part of another sound of the step laid over a part of each."""
+        own = self._mixed(own)
+        if not self.overlap or own.alone:
+            return own
+        x, donor, levels = own.values, self._mixed(own.donors("audio overlap donor")), self._levels(own)
+        part = draw_part("audio overlap", own.steps, donor.steps, self.overlap_share, self.overlap_snr, self.overlap, own.draws)
+        first = (own.draws.uniform("audio overlap donor place", 1) * (donor.steps - part.length + 1)).floor().long()
+        places = (torch.arange(x.shape[2], device=x.device) - part.start + first).clamp(0, donor.values.shape[2] - 1)
+        powers = [log_power(sounds.values, _inside(sounds.values, sounds.steps), levels) for sounds in (own, donor)]
+        gain = powers[0] - powers[1] - part.ratio * DECIBEL
+        return replace(own, values=laid_over(x, _read(donor.values, 2, places), gain, part, levels))
 
     def _move(self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws) -> Float[Tensor, "b c t m"]:
         """Read every step from the place in time where shift and crop find it."""
@@ -142,30 +171,6 @@ class AudioAugment:
         factor = draws.between("audio warp", 1 - self.warp, 1 + self.warp, 1)
         return _read_between(x, 3, (places + 0.5) * factor - 0.5, torch.full((len(x), 1), x.shape[3] - 1, device=x.device))
 
-    def _mix(
-        self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, *, spectral: bool
-    ) -> Float[Tensor, "b c t m"]:
-        """Add another sound of the batch, as far as it reaches."""
-        if len(x) == 1:
-            return x
-        donor = _donors("audio donor", draws)
-        share = draws.between("audio mix", 0.0, self.mix, 1, 1, 1)
-        other = x[donor]
-        mixed = torch.logaddexp(x + (1 - share).log(), other + share.log()) if spectral else (1 - share) * x + share * other
-        return torch.where(_inside(x, steps[donor]), mixed, x)
-
-    def _overlap(
-        self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, levels: Levels | None
-    ) -> Float[Tensor, "b c t m"]:
-        """Lay a part of another sound of the batch over a part of each."""
-        donor = _donors("audio overlap donor", draws)
-        part = draw_part("audio overlap", steps, steps[donor], self.overlap_share, self.overlap_snr, self.overlap, draws)
-        first = (draws.uniform("audio overlap donor place", 1) * (steps[donor] - part.length + 1)).floor().long()
-        places = (torch.arange(x.shape[2], device=x.device) - part.start + first).clamp(0, x.shape[2] - 1)
-        power = log_power(x, _inside(x, steps), levels)
-        gain = power - power[donor] - part.ratio * DECIBEL
-        return laid_over(x, _read(x[donor], 2, places), gain, part, levels)
-
     def _hiss(
         self, x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"], draws: Draws, levels: Levels | None
     ) -> Float[Tensor, "b c t m"]:
@@ -183,10 +188,39 @@ class AudioAugment:
         return ((places >= start) & (places < start + length)).any(1)
 
 
-def _donors(purpose: str, draws: Draws) -> Int[Tensor, " b"]:
-    """For each sound another one of the batch."""
-    count = len(draws.keys)
-    return (torch.arange(count, device=draws.keys.device) + 1 + draws.integers(purpose, count - 1)) % count
+@dataclass(frozen=True)
+class _Sounds:
+    """Sounds on the way to their view: log-mel values, or samples as one bin.
+
+    steps: how far in time each reaches. draws: their own. others: the step from which their donors come.
+    """
+
+    values: Float[Tensor, "b c t m"]
+    steps: Int[Tensor, "b 1"]
+    spectral: bool
+    draws: Draws
+    others: Others
+
+    @classmethod
+    def of(cls, inputs: Inputs, draws: Draws, others: Others) -> "_Sounds":
+        spectral = FBANK in inputs
+        sounds = inputs[FBANK] if spectral else inputs[WAVEFORM][..., None]
+        pieces, size = sounds.shape[1], sounds.shape[3]
+        steps = torch.full((len(sounds), 1), pieces * size, device=sounds.device)
+        if LENGTHS in inputs:
+            steps = inputs[LENGTHS] * size
+        return cls(sounds.transpose(1, 2).flatten(2, 3), steps, spectral, draws, others)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no sound to take for a donor."""
+        return len(self.others.keys) == 1
+
+    def donors(self, purpose: str) -> "_Sounds":
+        """For each sound another one of the step, before any change."""
+        rows = self.others.donor(purpose, self.draws)
+        inputs = {name: x[rows] for name, x in self.others.inputs.items()}
+        return _Sounds.of(inputs, Draws(self.others.keys[rows]), replace(self.others, place=rows))
 
 
 def _inside(x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"]) -> Bool[Tensor, "b 1 t 1"]:
@@ -194,11 +228,11 @@ def _inside(x: Float[Tensor, "b c t m"], steps: Int[Tensor, "b 1"]) -> Bool[Tens
     return (torch.arange(x.shape[2], device=x.device) < steps)[:, None, :, None]
 
 
-def _read(x: Float[Tensor, "b c t m"], axis: int, places: Int[Tensor, "b s"]) -> Float[Tensor, "b c t m"]:
+def _read(x: Float[Tensor, "b c t m"], axis: int, places: Int[Tensor, "b s"]) -> Float[Tensor, "b c t2 m2"]:
     """Whole steps of one axis."""
-    shape = [len(x), 1, 1, 1]
-    shape[axis] = x.shape[axis]
-    return x.gather(axis, places.view(shape).expand_as(x))
+    shape, size = [len(x), 1, 1, 1], list(x.shape)
+    shape[axis] = size[axis] = places.shape[1]
+    return x.gather(axis, places.view(shape).expand(size))
 
 
 def _read_between(

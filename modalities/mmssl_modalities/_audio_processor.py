@@ -64,6 +64,8 @@ class AudioProcessor(Processor):
     max_seconds: longer sounds are cut into windows of at most this length, all equally long; null: no limit.
     """
 
+    whole = "max_seconds: null"
+
     def __init__(
         self,
         *,
@@ -220,6 +222,11 @@ class AudioProcessor(Processor):
         if any(len(sound) != len(sounds[0]) for sound in sounds):
             batch[LENGTHS] = torch.tensor([[len(sound)] for sound in sounds])
         return batch
+
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        sounds = inputs[FBANK if FBANK in inputs else WAVEFORM]
+        return {LENGTHS: torch.full((len(sounds), 1), sounds.shape[1], device=sounds.device)} | inputs
 
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """20 cepstral coefficients (MFCC): their mean, standard deviation, and means over four parts of the sound, per channel."""

@@ -179,6 +179,12 @@ class ImageProcessor(Processor):
             batch[SIZES] = torch.tensor([image.shape[1:] for image in pixels])
         return batch
 
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        pixels = inputs[PIXELS]
+        sizes = torch.tensor(pixels.shape[2:], device=pixels.device).expand(len(pixels), 2)
+        return {SIZES: sizes} | inputs
+
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """The normalised pixels; of images larger than 32 x 32, or of various sizes, after shrinking to 32 x 32."""
         pixels = inputs[PIXELS]

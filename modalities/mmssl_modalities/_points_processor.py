@@ -151,6 +151,11 @@ class PointsProcessor(Processor):
             batch[VALID] = torch.arange(batch[CENTERS].shape[1]) < counts[:, None]
         return batch
 
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        centers = inputs[CENTERS]
+        return {VALID: torch.ones(centers.shape[:2], dtype=torch.bool, device=centers.device)} | inputs
+
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """The D2 shape distribution: shares of 64 ranges of distance, up to the largest, among all pairs of up to 1,024 points.
 

@@ -1,7 +1,7 @@
 """Rows of a table to tensors: the kinds and statistics of columns, fitted once, and every way in which users hold a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from mmssl_modalities._tabular_columns import (
 )
 from mmssl_modalities._tabular_fit import Rules, Survey, read_columns
 from mmssl_modalities._tabular_frames import columns_of, is_columnar, rows_of
-from mmssl_modalities._tabular_shared import SharedRows, shared_collate, shared_features
+from mmssl_modalities._tabular_shared import CELL_NUMBERS, PADDING, SharedRows, shared_collate, shared_features, shared_sized
 
 NUMBERS = "table_numeric"
 CLASSES = "table_categories"
@@ -63,6 +63,8 @@ class TabularProcessor(Processor):
     schema: fitted = every row has the columns of training; shared = rows of any columns, each cell with the hashed name of its
         column, so that tables of different columns share one model.
     """
+
+    padding: ClassVar[Mapping[str, float]] = PADDING
 
     def __init__(
         self,
@@ -252,6 +254,10 @@ class TabularProcessor(Processor):
         if self.shared is not None:
             return shared_collate(samples)
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        return shared_sized(inputs) if CELL_NUMBERS in inputs else inputs
 
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """Scaled numbers (0 if missing), which are missing (columns with gaps in training), one-hot categories (0 if missing).

@@ -32,6 +32,8 @@ CELL_WORDS = "table_cell_words"
 COLUMN_WORDS = "table_column_words"
 COUNTS = "table_columns"
 SHARED_NAMES = (CELL_NUMBERS, CELL_CLASSES, CELL_WORDS, COLUMN_WORDS, COUNTS)
+PADDING = {CELL_NUMBERS: math.nan}
+"""What rows are filled up with to the most columns, where it is not 0."""
 
 NAME_WORDS = 16
 """Hashed words and parts of words that stand for the name of a column, at most."""
@@ -105,11 +107,17 @@ def _padded(bags: Sequence[Sequence[int]]) -> Tensor:
 def shared_collate(samples: Sequence[Inputs]) -> Inputs:
     """Stack rows, padding to the most columns; if their numbers differ, `table_columns` says how many each row has."""
     batch = {
-        name: pad_stack([sample[name] for sample in samples], math.nan if name == CELL_NUMBERS else 0.0)
+        name: pad_stack([sample[name] for sample in samples], PADDING.get(name, 0.0))
         for name in (CELL_NUMBERS, CELL_CLASSES, CELL_WORDS, COLUMN_WORDS)
     }
     counts = [len(sample[CELL_NUMBERS]) for sample in samples]
     return batch if len(set(counts)) == 1 else batch | {COUNTS: torch.tensor(counts)[:, None]}
+
+
+def shared_sized(inputs: Inputs) -> Inputs:
+    """A batch with `table_columns`, where all rows have equally many."""
+    numbers = inputs[CELL_NUMBERS]
+    return {COUNTS: torch.full((len(numbers), 1), numbers.shape[1], device=numbers.device)} | inputs
 
 
 def shared_features(inputs: Inputs) -> Float[np.ndarray, " f"]:

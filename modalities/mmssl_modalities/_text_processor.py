@@ -42,10 +42,12 @@ class TextProcessor(Processor):
     vocab_size: largest number of ids of bpe, the 256 bytes included.
     max_tokens: tokens of a text at most.
     long_texts: what becomes of longer ones: cut = windows, so that nothing is lost; truncate = the first max_tokens alone; raise =
-        an error. Texts that are paired with samples of another modality cannot be cut.
+        an error. A long text that is paired with a sample of another modality cannot be cut.
     overlap: tokens that two neighbouring windows share.
     tokenizer_json: what a tokenizer.json holds, as `settings()` returns it; null: trained by `fit`, or loaded.
     """
+
+    whole = "long_texts: truncate"
 
     def __init__(
         self,
@@ -153,6 +155,11 @@ class TextProcessor(Processor):
         if any(len(row) != len(ids[0]) for row in ids):
             batch[LENGTHS] = torch.tensor([[len(row)] for row in ids])
         return batch
+
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        ids = inputs[IDS]
+        return {LENGTHS: torch.full((len(ids), 1), ids.shape[1], device=ids.device)} | inputs
 
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """Hashed runs of three and four bytes of the text with a space around it, whatever the tokenizer."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -48,7 +48,7 @@ class TimeseriesAugment:
                 values = self._disturb(values, there, draws)
         view = inputs | {VALUES: values}
         if self.drop:
-            kept = there & (draws.uniform("timeseries drop", *values.shape[1:]) >= self.drop)
+            kept = there & (_own(draws.uniform("timeseries drop", values[0].numel()), there) >= self.drop)
             # A series without any point would have no token.
             there = torch.where(kept.flatten(1).any(1)[:, None, None], kept, there)
         return view | {OBSERVED: there} if self.drop or OBSERVED in inputs else view
@@ -61,16 +61,27 @@ class TimeseriesAugment:
         changed = mean + gain * centred
         if self.jitter:
             spread = (centred.square().sum(2, keepdim=True) / count).sqrt()
-            changed = changed + self.jitter * spread * draws.normal("timeseries jitter", *values.shape[1:])
+            changed = changed + self.jitter * spread * _own(draws.normal("timeseries jitter", values[0].numel()), there)
         return changed * there
+
+
+def _own(drawn: Float[Tensor, "b n"], there: Bool[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
+    """A number for every point, the same however far series are padded: counted channel by channel of a series' own length."""
+    channel, time = (torch.arange(size, device=there.device) for size in there.shape[1:])
+    place = channel[:, None] * (_last(there)[..., None] + 1) + time
+    return drawn.gather(1, place.flatten(1)).unflatten(1, there.shape[1:])
+
+
+def _last(there: Bool[Tensor, "b c t"]) -> Int[Tensor, "b 1"]:
+    """The last point of each series that any channel has."""
+    return torch.where(there.any(1), torch.arange(there.shape[2], device=there.device), 0).amax(1, keepdim=True)
 
 
 def _stretched_part(
     values: Float[Tensor, "b c t"], there: Bool[Tensor, "b c t"], shares: tuple[float, float], draws: Draws
 ) -> tuple[Float[Tensor, "b c t"], Bool[Tensor, "b c t"]]:
     """A random part of each series in the length of the whole. A point between a value and a gap is missing."""
-    number = torch.arange(values.shape[2], device=values.device)
-    last = torch.where(there.any(1), number, 0).amax(1, keepdim=True)
+    number, last = torch.arange(values.shape[2], device=values.device), _last(there)
     end = last.to(torch.float32)
     share = draws.between("timeseries crop share", *shares, 1)
     start = end * (1 - share) * draws.uniform("timeseries crop place", 1)

@@ -63,6 +63,8 @@ class TimeseriesProcessor(Processor):
     stride: samples from the start of a piece to that of the next; null: window. The last piece ends with the series.
     """
 
+    whole = "window: null"
+
     def __init__(
         self,
         *,
@@ -216,6 +218,12 @@ class TimeseriesProcessor(Processor):
         if batch[OBSERVED].all():
             del batch[OBSERVED]
         return batch
+
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        values = inputs[VALUES]
+        even = torch.arange(values.shape[2], dtype=torch.float32, device=values.device).expand(len(values), -1)
+        return {OBSERVED: torch.ones_like(values, dtype=torch.bool), TIMES: even} | inputs
 
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """The raw values, channel by channel, gaps filled in by linear interpolation.

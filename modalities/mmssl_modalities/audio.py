@@ -210,4 +210,15 @@ AUDIO = Modality(
     golden=golden,
     picture=picture,
     sentence="audio",
+    strong={
+        "crop": (0.6, 1.0),
+        "shift": 0.2,
+        "warp": 0.1,
+        "mix": 0.4,
+        "noise": 0.1,
+        "overlap": 0.5,
+        "hiss": 0.5,
+        "time_mask": 0.2,
+        "frequency_mask": 0.2,
+    },
 )

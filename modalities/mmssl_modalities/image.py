@@ -109,11 +109,11 @@ def unpatchify(patches: Shaped[Tensor, "b n t"], p: int, h: int, w: int) -> Shap
 
 
 def example(count: int, seed: int) -> list[Image.Image]:
-    """Made-up RGB images of two sizes: a disc on a background whose colour changes from left to right."""
+    """Made-up RGB images of various sizes: a disc on a background whose colour changes from left to right."""
     random = np.random.default_rng(seed)
     images = []
-    for number in range(count):
-        height, width = (64, 64) if number % 2 else (48, 64)
+    for _ in range(count):
+        height, width = (16 * int(side) for side in random.integers(2, 5, 2))
         left, right = random.integers(256, size=(2, 3))
         row = np.linspace(left, right, width)
         image = Image.fromarray(np.broadcast_to(row, (height, width, 3)).astype(np.uint8))
@@ -201,4 +201,5 @@ IMAGE = Modality(
     golden=golden,
     picture=picture,
     sentence="image",
+    strong={"crop": (0.4, 1.0), "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2},
 )

@@ -151,4 +151,5 @@ POINTS = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    strong={"rotate": "so3", "scale": (0.7, 1.5), "shift": 0.5, "jitter": 0.05, "drop": 0.2},
 )

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.draws import Draws
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
+from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Others
 from mmssl.tokens import Tokens
 from mmssl_modalities._tabular_columns import DATE_VALUES, MISSING, QuantileColumn
 from mmssl_modalities._tabular_picture import picture
@@ -152,40 +152,53 @@ def _edges(processor: TabularProcessor, bins: int) -> list[list[float]]:
 class TabularAugment:
     """Random feature corruption (SCARF, arXiv 2106.15147, algorithm 1): cells are replaced by cells of their column.
 
-    The replacement comes from a random row of the batch (the paper draws from all training rows), gaps included.
+    The replacement comes from a random row of the step (the paper draws from all training rows), gaps included.
 
     corruption: probability that a cell is replaced; 0.6 in the paper.
     """
 
     corruption: Annotated[float, Field(ge=0, le=1)] = 0.0
 
-    def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
+    @property
+    def mixes(self) -> bool:
+        return bool(self.corruption)
+
+    def __call__(self, inputs: Inputs, draws: Draws, others: Others | None = None) -> Inputs:
         if not self.corruption:
             return inputs
+        step = inputs if others is None else others.inputs
         if COLUMN_WORDS in inputs:
-            return inputs | self._corrupt_shared(inputs, draws)
-        return {name: self._corrupt(cells, draws, name) for name, cells in inputs.items()}
+            return inputs | self._corrupt_shared(inputs, step, draws)
+        return {name: self._corrupt(cells, step[name], draws, name) for name, cells in inputs.items()}
 
-    def _corrupt(self, cells: Tensor, draws: Draws, name: str) -> Tensor:
-        replaced, donor = self._drawn(cells, draws, name)
-        return torch.where(_like(replaced, cells), cells.gather(0, _like(donor, cells)), cells)
+    def _corrupt(self, cells: Tensor, step: Tensor, draws: Draws, name: str) -> Tensor:
+        replaced, donor = self._drawn(cells, step, draws, name)
+        return torch.where(_like(replaced, cells), step.gather(0, _like(donor, cells)), cells)
 
-    def _corrupt_shared(self, inputs: Inputs, draws: Draws) -> Inputs:
+    def _corrupt_shared(self, inputs: Inputs, step: Inputs, draws: Draws) -> Inputs:
         """Rows may have different columns: a cell stays where the donor has another column in its place."""
-        names = inputs[COLUMN_WORDS]
-        replaced, donor = self._drawn(names, draws, COLUMN_WORDS)
-        replaced = replaced & (names.gather(0, _like(donor, names)) == names).all(-1)
-        cells = {name: inputs[name] for name in (CELL_NUMBERS, CELL_CLASSES, CELL_WORDS)}
-        return {name: torch.where(_like(replaced, x), x.gather(0, _like(donor, x)), x) for name, x in cells.items()}
+        own = {name: _as_wide(inputs[name], step[name]) for name in (CELL_NUMBERS, CELL_CLASSES, CELL_WORDS, COLUMN_WORDS)}
+        names = own.pop(COLUMN_WORDS)
+        replaced, donor = self._drawn(names, step[COLUMN_WORDS], draws, COLUMN_WORDS)
+        replaced = replaced & (step[COLUMN_WORDS].gather(0, _like(donor, names)) == names).all(-1)
+        return {
+            name: torch.where(_like(replaced, cells), step[name].gather(0, _like(donor, cells)), cells)
+            for name, cells in own.items()
+        }
 
-    def _drawn(self, cells: Tensor, draws: Draws, name: str) -> tuple[Bool[Tensor, "b n"], Int[Tensor, "b n"]]:
-        b, n = cells.shape[:2]
-        return draws.uniform(f"corrupt {name}", n) < self.corruption, draws.integers(f"donor {name}", b, n)
+    def _drawn(self, cells: Tensor, step: Tensor, draws: Draws, name: str) -> tuple[Bool[Tensor, "b n"], Int[Tensor, "b n"]]:
+        n = cells.shape[1]
+        return draws.uniform(f"corrupt {name}", n) < self.corruption, draws.integers(f"donor {name}", len(step), n)
 
 
 def _like(chosen: Tensor, cells: Tensor) -> Tensor:
     """What holds of each cell, for each of its values."""
     return chosen if cells.dim() == 2 else chosen[..., None].expand_as(cells)
+
+
+def _as_wide(cells: Tensor, step: Tensor) -> Tensor:
+    """Cells whose words are padded to as many as cells of the step have."""
+    return cells if cells.dim() == 2 else F.pad(cells, (0, step.shape[2] - cells.shape[2]))
 
 
 def example(count: int, seed: int) -> list[dict[str, Any]]:
@@ -231,4 +244,5 @@ TABULAR = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    strong={"corruption": 0.6},
 )

@@ -81,4 +81,5 @@ TEXT = Modality(
     golden=golden,
     picture=picture,
     sentence="text",
+    strong={"crop": (0.5, 1.0), "delete": 0.1, "replace": 0.2},
 )

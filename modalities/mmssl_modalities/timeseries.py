@@ -194,4 +194,5 @@ TIMESERIES = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    strong={"crop": (0.7, 1.0), "jitter": 0.1, "drop": 0.1},
 )

@@ -369,7 +369,7 @@ class Steep(Hostile):
 def test_a_number_that_is_not_finite_names_step_samples_and_checkpoint(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, objective: type[Masked], what: str
 ) -> None:
-    monkeypatch.setitem(OBJECTIVES, "masked", objective)
+    monkeypatch.setitem(OBJECTIVES.own, "masked", objective)
     text = refused("data.shuffle=false", "data.limit=60", "train.batch_size=10", "train.checkpoint_every=2", "run.name=first")
     assert f"{what} at step 1; its samples are the rows [" in text, "row 5 is in the first batch"
     assert "of bundled:digits (train). Last good checkpoint: none yet. Lower train.lr" in text
@@ -382,7 +382,7 @@ def test_a_number_that_is_not_finite_names_step_samples_and_checkpoint(
 
 
 def test_rows_are_those_of_the_data_under_a_limit(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OBJECTIVES, "masked", Hostile)
+    monkeypatch.setitem(OBJECTIVES.own, "masked", Hostile)
     text = refused("data.shuffle=false", "data.limit=6", "train.batch_size=6", "train.accumulation=3")
     count = len(open_streams(api.recipes.load("tiny.yaml", ["data.limit=null"]).section("data"), ["tabular"])["data"].source)
     assert f"its samples are the rows {[4 * count // 6, 5 * count // 6]} of bundled:digits (train)" in text

@@ -229,7 +229,7 @@ def test_two_processes_cannot_continue_one_run(train: Train) -> None:
     run = train("train.max_steps=2")
     code = f"""
 from pathlib import Path
-from mmssl.checkpoint import exclusive
+from mmssl.files import exclusive
 with exclusive(Path({str(run.folder)!r})):
     print("locked", flush=True)
     input()

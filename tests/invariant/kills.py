@@ -3,8 +3,9 @@
     python tests/invariant/kills.py --kills 50
 
 Half of the kills come at a random instant, half right before a random change of the disk (a file opened for writing, a folder made,
-renamed or removed), so that start-up, training, checkpoints and publishing are all hit. Every attempt is `mmssl train RECIPE
-resume=auto` in a process of its own: forked, so that none pays for the imports.
+renamed or removed), so that start-up, training, checkpoints and publishing are all hit. At last the finished run publishes once
+more, over its first model, and is killed right before each renaming: a model is there at any time. Every attempt is `mmssl train
+RECIPE resume=auto` in a process of its own: forked, so that none pays for the imports.
 """
 
 import argparse
@@ -46,7 +47,7 @@ TIMING = ("seconds", "samples_per_second")
 """Columns of metrics.jsonl that tell how fast the run was."""
 FORWARD = 0.5
 """The latest moment of a kill, as a share of the run that nobody kills: below 1, so that a run is killed several times."""
-PHASES = ("making the folder", "start-up", "training", "writing a checkpoint", "publishing")
+PHASES = ("making the folder", "start-up", "training", "writing a checkpoint", "publishing", "replacing the model")
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,21 @@ class Workplace:
         self.recipe.write_text(RECIPE, encoding="utf-8")
         self.log, self.count = folder / "log.txt", folder / "count.txt"
 
-    def fork(self, runs: Path, doom: int | None = None) -> int:
-        """Start an attempt; returns its process id. doom: it kills itself before that many changes of the disk."""
+    def fork(self, runs: Path, doom: int | None = None, *, renames: bool = False) -> int:
+        """Start an attempt; returns its process id. doom: it kills itself before that many changes of the disk, or `renames`."""
         self.log.write_text("", encoding="utf-8")
         child = os.fork()
         if not child:
-            self._attempt(runs, doom)
+            self._attempt(runs, doom, renames)
         return child
 
-    def _attempt(self, runs: Path, doom: int | None) -> NoReturn:
+    def _attempt(self, runs: Path, doom: int | None, renames: bool) -> NoReturn:
         with self.log.open("a", encoding="utf-8") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         sys.stdout.reconfigure(line_buffering=True)
         try:
-            changes = watch_disk(runs, doom)
+            changes = watch_disk(runs, doom, renames)
             cli.main(["train", str(self.recipe), f"run.dir={runs}", "resume=auto", *self.overrides])
             self.count.write_text(str(changes[0]), encoding="utf-8")
             sys.stdout.flush()
@@ -116,8 +117,11 @@ class Workplace:
         return "publishing" if last_checkpoint(folder).exists() else "training"
 
 
-def watch_disk(folder: Path, doom: int | None) -> list[int]:
-    """Count the changes that this process makes below `folder`, in the list returned, and kill it right before number `doom`."""
+def watch_disk(folder: Path, doom: int | None, renames: bool) -> list[int]:
+    """Count the changes that this process makes below `folder`, in the list returned, and kill it right before number `doom`.
+
+    renames: count nothing else.
+    """
     counted, place = [0], str(folder)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -128,7 +132,7 @@ def watch_disk(folder: Path, doom: int | None) -> list[int]:
             change = str(arguments[0]).startswith(place) or arguments[1] != -1
         else:
             change = event in ("os.mkdir", "os.rename") and str(arguments[0]).startswith(place)
-        if change:
+        if change and (not renames or event == "os.rename"):
             counted[0] += 1
             if counted[0] == doom:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -202,6 +206,31 @@ def killed_run(place: Workplace, runs: Path, tally: Tally, seconds: float, chang
         tally.phases[place.phase(runs, child)] += 1
 
 
+def killed_while_replacing(place: Workplace, runs: Path, tally: Tally) -> None:
+    """Let a finished run publish again, over its model, and kill it before each renaming; the model must be whole each time."""
+    folder = newest_of(runs / NAME)
+    assert folder is not None
+    model, record = folder / "model", folder / "run.json"
+    expected, doom, code = digests(model), 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        facts = json.loads(record.read_text(encoding="utf-8"))
+        facts.pop("finished", None)
+        record.write_text(json.dumps(facts), encoding="utf-8")
+        doom += 1
+        code = wait(place.fork(runs, doom, renames=True), 600)
+        found = digests(model)
+        if found != expected:
+            tally.differences.append(f"killed before renaming number {doom}, the model folder holds {sorted(found) or 'nothing'}")
+    if code != 0:
+        sys.exit(f"an attempt failed with exit code {code}:\n{place.log.read_text(encoding='utf-8')}")
+    tally.phases["replacing the model"] += doom - 1
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The files of a folder; none if it is not there."""
+    return {str(path.relative_to(folder)): digest(path) for path in folder.rglob("*") if path.is_file()}
+
+
 def uninterrupted(place: Workplace, runs: Path) -> tuple[Result, float, int]:
     """The run that nobody kills: what it came to, its seconds, and how often it changed the disk."""
     begin = time.monotonic()
@@ -238,6 +267,9 @@ def main() -> None:
             killed_run(place, runs, tally, seconds, changes, options.kills)
             tally.runs += 1
             tally.differences += differences(result(runs), expected)
+            if tally.kills >= options.kills:
+                killed_while_replacing(place, runs, tally)
+                tally.differences += differences(result(runs), expected)
             shutil.rmtree(runs)
     hit = ", ".join(f"{tally.phases[phase]} {phase}" for phase in PHASES)
     print(f"{tally.kills} kills in {tally.runs} runs, {time.monotonic() - begin:.0f} s: {hit}")

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, TrainOptions, fit
+from mmssl.loop import Training, fit
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Setup
+from mmssl.options import TrainOptions
 from mmssl.schedules import constant
 
 NAMES, SAMPLES, STEPS = ("image", "timeseries"), 8, 6

@@ -27,13 +27,15 @@ from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import keys
 from mmssl.encoder import initialise_all
-from mmssl.loop import Training, TrainingError, TrainOptions, fit
+from mmssl.loop import Training, TrainingError, fit
 from mmssl.masking import SAMPLERS
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
-from mmssl.objectives import OBJECTIVES, Objective, Output, Setup
+from mmssl.objectives import OBJECTIVES, Objective, Setup, Step, Term, Terms
 from mmssl.objectives.predictors import PREDICTORS
 from mmssl.objectives.targets import Clusters, Latent, RandomCodes, Target
+from mmssl.objectives.terms import State
+from mmssl.options import TrainOptions
 from mmssl.plugins import installed
 from mmssl.schedules import constant, cosine
 from mmssl.testing import inputs_of, small_processor
@@ -60,13 +62,13 @@ class Clip(Objective):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         initialise_all(self.heads, model.config)
 
-    def forward(self, batch: Batch) -> Output:
+    def terms(self, batch: Batch, step: Step) -> Terms:
         a, b = (head(self.model.pool(self.model.encode(name, self.view(batch, name)))) for name, head in self.heads.items())
         scale = self.log_scale.clamp(max=math.log(100)).exp()
-        return Output(info_nce(a, b, scale), {"scale": scale.detach()})
+        return Terms({"loss": Term.whole(info_nce(a, b, scale))}, {"scale": State(scale.detach())})
 
 
-KINDS: dict[str, type[Objective]] = OBJECTIVES | {"clip": Clip}
+KINDS: dict[str, type[Objective]] = {**OBJECTIVES, "clip": Clip}
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,8 @@ def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
     objective = build(case)
     target = objective.targets[0]
     assert isinstance(target, Latent)
-    teacher = target.average
+    objective.networks.make()
+    teacher = objective.networks[target.teacher]
     expected = {key: value.double().clone() for key, value in teacher.state_dict().items()}
     training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=5, schedule=constant(warmup=0)))
 
@@ -284,11 +287,11 @@ def test_schedule_reaches_every_group_with_its_layer_decay() -> None:
     options = TrainOptions(batch_size=SAMPLES, max_steps=8, lr=1e-2, schedule=schedule, layer_decay=0.5)
     training = Training(objective, options)
     scales = {
-        "model.adapters.image.proj.weight": 1 / 8,
-        "model.encoder.prefix": 1 / 8,
-        "model.encoder.layers.0.mlp.up_proj.bias": 1 / 4,
-        "model.encoder.layers.1.attention.q_proj.weight": 1 / 2,
-        "model.encoder.norm.weight": 1.0,
+        "networks.student.adapters.image.proj.weight": 1 / 8,
+        "networks.student.encoder.prefix": 1 / 8,
+        "networks.student.encoder.layers.0.mlp.up_proj.bias": 1 / 4,
+        "networks.student.encoder.layers.1.attention.q_proj.weight": 1 / 2,
+        "networks.student.encoder.norm.weight": 1.0,
         "predictor.queries.mask_token": 1.0,
         "heads.0.image.pixels.weight": 1.0,
     }
@@ -341,7 +344,8 @@ def test_bf16_follows_fp32_and_keeps_the_weights_in_fp32(case: Case) -> None:
 
 COMPILED = """
 import json, sys
-from mmssl.loop import Training, TrainOptions, fit
+from mmssl.loop import Training, fit
+from mmssl.options import TrainOptions
 from mmssl.schedules import constant
 from mmssl.testing import objective_of
 

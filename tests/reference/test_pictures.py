@@ -33,7 +33,7 @@ def found(target: Target, inputs: Inputs, **adapter: Any) -> Tensor:
     objective = Masked(MMSSLModel(config), Setup(), predictor=MaskToken(), targets=[target])
     ids = torch.arange(len(inputs["pixel_values"]))
     scene, _ = objective.predict("image", inputs, Batch({"image": inputs}, keys(0, 0, ids), ids))
-    (values,) = target(scene).values()
+    (values,) = target(scene).values.values()
     assert values.shape[-1] == next(iter(target.sizes(objective.model, "image").values()))
     return values
 

@@ -103,7 +103,7 @@ def test_alignment_of_cae_is_with_the_own_encoding_of_the_hidden_tokens_and_stop
     target = Encoding(head=False)
     objective, batch = make(CrossAttention(decoder_layers=1), targets=[target]), make_batch(ragged=ragged)
     scene, predicted = objective.predict("image", batch.inputs["image"], batch)
-    found = target(scene)["encoding"]
+    found = target(scene).values["encoding"]
     assert not found.requires_grad
     parts, tokens = scene.parts, scene.tokens
     encoded = objective.model.encoder(tokens.take(parts.hidden, parts.hidden_real)).tail(parts.hidden.shape[1])
@@ -173,7 +173,7 @@ def test_position_prediction_is_equivariant_and_blind_to_places() -> None:
     """Tokens in another order give the same answers in that order; other coordinates give the same answers."""
     objective, batch = make(Unordered(), targets=[Position(grid=(1, 1, GRID, GRID))]), make_batch()
     tokens, parts, predicted = scene_of(objective, batch)
-    target = objective.every_target[0](objective.predict("image", batch.inputs["image"], batch)[0])["position"]
+    target = objective.every_target[0](objective.predict("image", batch.inputs["image"], batch)[0]).values["position"]
     assert torch.equal(target, torch.arange(GRID**2).expand(3, -1))
     order = torch.randperm(GRID**2, generator=torch.Generator().manual_seed(0)).expand(3, -1)
     back = order.argsort(1)

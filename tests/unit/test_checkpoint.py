@@ -3,7 +3,6 @@
 import errno
 import json
 import logging
-import os
 import random
 import re
 import stat
@@ -18,8 +17,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mmssl import checkpoint
-from mmssl.checkpoint import exclusive, load, newest, prune, rng_state, save, set_rng_state, step_path
+from mmssl.checkpoint import load, newest, prune, rng_state, save, set_rng_state, step_path
 
 FILES = ("tensors.safetensors", "state.json", "manifest.json")
 
@@ -355,44 +353,6 @@ def test_other_write_errors_name_the_checkpoint(tmp_path: Path, monkeypatch: pyt
         write_steps(tmp_path, 4)
     assert caught.value.errno == errno.EIO
     assert list(tmp_path.iterdir()) == []
-
-
-LOCK = """
-import sys
-from pathlib import Path
-from mmssl.checkpoint import exclusive
-try:
-    with exclusive(Path(sys.argv[1])):
-        print("got it")
-except RuntimeError as error:
-    print(error)
-"""
-
-
-def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
-    with exclusive(tmp_path / "run"):
-        refused = python(LOCK, str(tmp_path / "run")).stdout
-        with pytest.raises(RuntimeError, match="is in use by process"), exclusive(tmp_path / "run"):
-            pass
-    assert f"run folder {tmp_path / 'run'} is in use by process {os.getpid()} on {os.uname().nodename}: wait for it" in refused
-    assert python(LOCK, str(tmp_path / "run")).stdout == "got it\n"
-    with exclusive(tmp_path / "run"), exclusive(tmp_path / "other"):
-        pass
-
-
-def test_text_and_json_are_replaced_whole(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    checkpoint.write_text_atomic(file, "old\n")
-    checkpoint.write_text_atomic(file, "new\r\nünï\n")
-    assert file.read_bytes() == "new\r\nünï\n".encode()
-    checkpoint.write_json_atomic(file, {"a": [1, None, "ü"]})
-    assert json.loads(file.read_text(encoding="utf-8")) == {"a": [1, None, "ü"]}
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        checkpoint.write_json_atomic(file, {"a": object()})
-    with pytest.raises(UnicodeEncodeError):
-        checkpoint.write_text_atomic(file, "\ud800")
-    assert json.loads(file.read_text(encoding="utf-8")) == {"a": [1, None, "ü"]}
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def draws() -> tuple[list[float], list[float], list[float]]:

@@ -7,6 +7,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ import pytest
 from mmssl import __version__, cli
 from mmssl.build import build
 from mmssl.data import open_streams
-from mmssl.objectives import OBJECTIVES
 from mmssl.plugins import installed
-from mmssl.recipe import SECTIONS, load, recipes_found
+from mmssl.recipe import load, recipes_found, sections
 from mmssl.run import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *(["list", what] for what in ("modalities", "objectives", "recipes"))], ids=" ".join
+    "arguments", [["--help"], *(["list", what] for what in ("modalities", *cli.PARTS, "recipes"))], ids=" ".join
 )
 def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     done = run(*arguments, options=("-X", "importtime"))
@@ -104,15 +104,20 @@ def test_the_package_runs_as_a_module() -> None:
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "list", "modalities").split() == installed()
-    assert [line.split()[0] for line in said(capsys, "list", "objectives").splitlines()] == list(OBJECTIVES)
     recipes = dict(line.split(maxsplit=1) for line in said(capsys, "list", "recipes").splitlines())
     assert list(recipes) == list(recipes_found())
     for name, path in recipes_found().items():
         assert path.read_text(encoding="utf-8").startswith(f"# {recipes[name]}\n")
 
 
-def test_objectives_of_the_list_are_those_that_there_are() -> None:
-    assert list(cli.OBJECTIVES) == list(OBJECTIVES)
+@pytest.mark.parametrize("what", cli.PARTS)
+def test_list_of_parts_has_the_first_lines_of_their_docstrings(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, _, name = cli.PARTS[what].partition(":")
+    parts = vars(import_module(module))[name]
+    assert parts.group == f"mmssl.{what}"
+    lines = dict(line.split(maxsplit=1) for line in said(capsys, "list", what).splitlines())
+    assert lines == {name: part.__doc__.partition("\n")[0] for name, part in parts.items()}
+    assert [line for line in lines.values() if not line.endswith(".")] == [], "the first line is one sentence"
 
 
 def references(schema: Any) -> Iterator[str]:
@@ -132,7 +137,7 @@ def test_schema_is_a_json_schema_of_every_section(capsys: pytest.CaptureFixture[
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
-    assert schema["properties"].keys() == {"modalities", *SECTIONS, "init", "resume"}
+    assert schema["properties"].keys() == {"modalities", *sections(), "init", "resume"}
     definitions = schema["$defs"]
     assert {reference.removeprefix("#/$defs/") for reference in references(schema)} == definitions.keys()
     modalities = definitions[schema["properties"]["modalities"]["$ref"].removeprefix("#/$defs/")]

@@ -151,16 +151,15 @@ OBJECTIVES = {"masked": Masked, "supervised": Supervised}
 SAMPLERS = {"random": Random, "block": Block}
 CURVES = {"cosine": cosine, "constant": constant}
 PIXEL = SimpleNamespace(processor=PixelProcessor, adapter=pixel_adapter, augment=pixel_augment)
-SECTIONS = {"encoder": "encoder", "objective": "OBJECTIVES", "data": "Data", "train": "Train", "evaluate": "Evaluate", "run": "Run"}
+SECTIONS = {"encoder": encoder, "objective": OBJECTIVES, "data": Data, "train": Train, "evaluate": Evaluate, "run": Run}
 
 SMALL = {"modalities": {"pixel": {}}, "objective": {"name": "masked"}, "data": {"path": "bundled:digits"}}
 
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "stand_ins", sys.modules[__name__])
-    monkeypatch.setattr(recipe, "SECTIONS", {key: f"stand_ins:{name}" for key, name in SECTIONS.items()})
-    monkeypatch.setattr(recipe, "VARIANTS", {"stand_ins:Mask": "stand_ins:SAMPLERS", "stand_ins:Curve": "stand_ins:CURVES"})
+    monkeypatch.setattr(recipe, "sections", lambda: SECTIONS)
+    monkeypatch.setattr(recipe, "variants", lambda: [(Mask, SAMPLERS), (Curve, CURVES)])
     monkeypatch.setattr(recipe, "installed", lambda: ["pixel", "word"])
     monkeypatch.setattr(modality, "find", {"pixel": PIXEL, "word": PIXEL}.__getitem__)
 

@@ -54,17 +54,6 @@ def test_packages_of_setup_cfg_are_the_packages_on_disk(setup_cfg: ConfigParser)
     assert set(setup_cfg["options"]["packages"].split()) == on_disk
 
 
-@pytest.mark.parametrize("path", CORE, ids=name)
-def test_core_file_stays_readable(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, "split the file along what it holds"
-    long = {
-        node.name: node.end_lineno - node.lineno + 1
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None and node.end_lineno - node.lineno >= 60
-    }
-    assert long == {}, "functions stay under 60 lines"
-
-
 # Columns of a dataset and kinds of file, named as the datasets library names them; a type in plain words.
 NO_MODALITY = {
     "mmssl/data/bundled.py": {"image"},

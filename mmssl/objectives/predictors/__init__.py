@@ -11,17 +11,22 @@ from mmssl.objectives.predictors.siamese import Siamese
 from mmssl.objectives.predictors.similar import Similar
 from mmssl.objectives.predictors.transformer import Transformer
 from mmssl.objectives.predictors.unordered import Unordered
+from mmssl.plugins import Parts
 
-PREDICTORS: dict[str, Callable[..., Predictor]] = {
-    "transformer": Transformer,
-    "mask_token": MaskToken,
-    "cross_attention": CrossAttention,
-    "conv": Conv,
-    "causal": Causal,
-    "siamese": Siamese,
-    "unordered": Unordered,
-    "similar": Similar,
-}
+PREDICTORS: Parts[Callable[..., Predictor]] = Parts(
+    "mmssl.predictors",
+    Predictor,
+    {
+        "transformer": Transformer,
+        "mask_token": MaskToken,
+        "cross_attention": CrossAttention,
+        "conv": Conv,
+        "causal": Causal,
+        "siamese": Siamese,
+        "unordered": Unordered,
+        "similar": Similar,
+    },
+)
 
 __all__ = [
     "PREDICTORS",

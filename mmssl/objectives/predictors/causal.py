@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from mmssl.config import MMSSLConfig
 from mmssl.draws import Draws
 from mmssl.encoder import Encoder
 from mmssl.masking import Split
 from mmssl.objectives.parts import Predicted, Predictor
-from mmssl.tokens import Tokens
+from mmssl.tokens import Tokens, gather
 
 
 class Causal(Predictor):
@@ -23,10 +25,17 @@ class Causal(Predictor):
         self.width = config.hidden_size
 
     def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted:
+        packed = tokens.take(self.order(tokens))
+        encoded = encoder(packed, causal=True).tail(tokens.values.shape[1])
+        return Predicted(encoded.values[:, :-1], *self.places(tokens, parts))
+
+    def order(self, tokens: Tokens) -> Int[Tensor, "b n"]:
+        """The valid tokens as they come, then padding, which may lie between the rows of a picture."""
         b, n, _ = tokens.values.shape
-        order = torch.arange(n, device=tokens.values.device).expand(b, n)
-        if tokens.valid is not None:  # padding may lie between the rows of a picture: the next token is the next valid one
-            order = (~tokens.valid).to(torch.uint8).argsort(dim=1, stable=True)
-        packed = tokens.take(order)
-        encoded = encoder(packed, causal=True).tail(n)
-        return Predicted(encoded.values[:, :-1], order[:, 1:], None if packed.valid is None else packed.valid[:, 1:])
+        if tokens.valid is None:
+            return torch.arange(n, device=tokens.values.device).expand(b, n)
+        return (~tokens.valid).to(torch.uint8).argsort(dim=1, stable=True)
+
+    def places(self, tokens: Tokens, parts: Split) -> tuple[Int[Tensor, "b m"], Bool[Tensor, "b m"] | None]:
+        after = self.order(tokens)[:, 1:]
+        return after, gather(tokens.valid, after)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from mmssl.draws import Draws
 from mmssl.encoder import Encoder
 from mmssl.masking import Split
 from mmssl.objectives.parts import Predicted, Predictor
+from mmssl.objectives.predictors.donors import anywhere, of_own, same_place
 from mmssl.tokens import Tokens
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -27,7 +28,7 @@ class MaskToken(Predictor):
 
     corruption: what stands at a hidden place: token = a learned mask token; noise = normal noise of standard deviation 1 (SiT,
         arXiv 2104.03602); swap = the content of the same place in another sample (VIME, NeurIPS 2020, eq. 2).
-    swap: share of the hidden tokens that get the content of another token of the batch instead.
+    swap: share of the hidden tokens that get the content of another token of the step instead.
     keep: share of the hidden tokens that stay as they are.
     predict: hidden = at the hidden places; all = at every valid place.
     """
@@ -45,6 +46,7 @@ class MaskToken(Predictor):
             raise ValueError(f"swap and keep are shares of the hidden tokens, together at most 1; got {swap} + {keep}")
         self.corruption, self.swap, self.keep = corruption, swap, keep
         self.everywhere = predict == "all"
+        self.mixes = bool(swap) or corruption == "swap"
 
     def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
         self.width = config.hidden_size
@@ -54,33 +56,52 @@ class MaskToken(Predictor):
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted:
+    def forward(
+        self,
+        encoder: Encoder,
+        tokens: Tokens,
+        parts: Split,
+        draws: Draws,
+        others: Sequence[Tokens] = (),
+        pool: Tokens | None = None,
+        place: Int[Tensor, " b"] | None = None,
+    ) -> Predicted:
         hidden = parts.hidden_places(tokens.values.shape[1])
-        encoded = encoder(replace(tokens, values=self.corrupt(tokens, hidden, draws)))
+        encoded = encoder(replace(tokens, values=self.corrupt(tokens, hidden, draws, pool, place)))
         if self.everywhere:
-            body = encoded.tail(tokens.values.shape[1])
-            index = torch.arange(tokens.values.shape[1], device=hidden.device).expand(hidden.shape)
-            return Predicted(body.values, index, tokens.valid)
-        return Predicted(encoded.take(parts.hidden + encoder.num_prefix).values, parts.hidden, parts.hidden_real)
+            return Predicted(encoded.tail(tokens.values.shape[1]).values, *self.places(tokens, parts))
+        return Predicted(encoded.take(parts.hidden + encoder.num_prefix).values, *self.places(tokens, parts))
 
-    def corrupt(self, tokens: Tokens, hidden: Bool[Tensor, "b n"], draws: Draws) -> Float[Tensor, "b n d"]:
-        """The tokens' values with other content at the hidden places."""
-        values, (b, n) = tokens.values, hidden.shape
-        out = torch.where(hidden[..., None], self.content(values, draws), values)
+    def corrupt(
+        self,
+        tokens: Tokens,
+        hidden: Bool[Tensor, "b n"],
+        draws: Draws,
+        pool: Tokens | None = None,
+        place: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """The tokens' values with other content at the hidden places.
+
+        pool: tokens from which other content comes; None: the batch's own. place: which sample of it each of the batch is; None: in
+        order.
+        """
+        pool = tokens if pool is None else pool
+        place = torch.arange(len(hidden), device=hidden.device) if place is None else place
+        values = tokens.values
+        out = torch.where(hidden[..., None], self.content(tokens, draws, pool, place), values)
         if not self.swap + self.keep:
             return out
-        dice = draws.uniform("corruption", n)
-        anywhere = draws.integers("swap", b * n, n)
-        swapped = hidden & (dice < self.swap)
-        out = torch.where(swapped[..., None], values.flatten(0, 1)[anywhere], out)
+        dice = of_own(draws.uniform("corruption", hidden.shape[1]), tokens)
+        if self.swap:
+            swapped = hidden & (dice < self.swap)
+            out = torch.where(swapped[..., None], anywhere(pool, tokens, draws), out)
         return torch.where((hidden & (dice >= 1 - self.keep))[..., None], values, out)
 
-    def content(self, values: Float[Tensor, "b n d"], draws: Draws) -> Tensor:
+    def content(self, tokens: Tokens, draws: Draws, pool: Tokens, place: Int[Tensor, " b"]) -> Tensor:
         """What stands at a hidden place."""
+        values = tokens.values
         if self.mask_token is not None:
             return self.mask_token.to(values.dtype)
         if self.corruption == "noise":
-            return draws.normal("noise", *values.shape[1:]).to(values.dtype)
-        b, n, _ = values.shape
-        other = (torch.arange(b, device=values.device)[:, None] + 1 + draws.integers("swap rows", max(1, b - 1), n)) % b
-        return values[other, torch.arange(n, device=values.device)]
+            return of_own(draws.normal("noise", *values.shape[1:]), tokens).to(values.dtype)
+        return same_place(pool, place, tokens, draws)

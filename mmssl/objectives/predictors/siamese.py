@@ -15,11 +15,11 @@ from mmssl.tokens import Tokens, cat
 
 
 class Siamese(Predictor):
-    """One encoder for both views: the first with its hidden tokens left out, the second whole. In every layer of the decoder the
-    tokens of the first view attend to the second view, then to each other (CropMAE, arXiv 2403.17823; its decoder is that
-    of SiamMAE, arXiv 2305.14344).
+    """One encoder for both views: the first with its hidden tokens left out, the second whole (CropMAE, arXiv 2403.17823).
 
-    Made for nearly everything hidden in the first view; what the two views are is a matter of the modality's augmentation.
+    In every layer of the decoder, which is that of SiamMAE (arXiv 2305.14344), the tokens of the first view attend to the second
+    view, then to each other. Made for nearly everything hidden in the first view; what the two views are is a matter of the
+    modality's augmentation.
 
     hidden_size: width.
     num_hidden_layers: layers, each of attention to the other view and of attention within the view.

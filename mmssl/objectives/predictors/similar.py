@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from mmssl.config import MMSSLConfig, Positive
 from mmssl.draws import Draws
@@ -14,6 +13,7 @@ from mmssl.losses.similarity import copies_loss, mixture, similarity_weights
 from mmssl.masking import Split
 from mmssl.objectives.parts import Predicted, Predictor
 from mmssl.objectives.predictors.mask_token import MaskToken
+from mmssl.objectives.terms import Term
 from mmssl.tokens import Tokens, gather
 
 
@@ -32,6 +32,8 @@ class Similar(Predictor):
     predict: hidden = at the hidden places; all = at every valid place.
     """
 
+    over_batch = True
+
     def __init__(
         self,
         *,
@@ -44,7 +46,6 @@ class Similar(Predictor):
         self.size, self.temperature, self.contrast = projection_size, temperature, contrast
         self.everywhere = predict == "all"
         self.reader = MaskToken(predict="all")
-        self.between: dict[str, Tensor] = {}
 
     def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
         self.reader.prepare(config, identities=identities)
@@ -53,15 +54,11 @@ class Similar(Predictor):
 
     def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted:
         read = self.reader(encoder, tokens, parts, draws)
-        self.between = {}
         summaries = self.project(tokens.with_values(read.values).mean())
         weights = similarity_weights(summaries, self.temperature)
-        if self.contrast and self.masks > 1:
-            self.between = {"similar_masks": self.contrast * copies_loss(weights, self.masks)}
+        terms = {"similar_masks": Term.whole(copies_loss(weights, self.masks), factor=self.contrast)} if self.weights() else {}
         values = mixture(weights, read.values, tokens.valid)
-        if self.everywhere:
-            return Predicted(values, read.index, read.real)
-        return Predicted(gather(values, parts.hidden), parts.hidden, parts.hidden_real)
+        return Predicted(values if self.everywhere else gather(values, parts.hidden), *self.places(tokens, parts), terms=terms)
 
-    def extra(self) -> dict[str, Float[Tensor, ""]]:
-        return self.between
+    def weights(self) -> dict[str, float]:
+        return {"similar_masks": 1.0} if self.contrast and self.masks > 1 else {}

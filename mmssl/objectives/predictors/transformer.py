@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Bool, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -96,19 +97,29 @@ class Transformer(Predictor):
             return Predicted(values, parts.hidden, parts.hidden_real)
         queries = self.queries(tokens.take(parts.hidden, parts.hidden_real), draws)
         if self.everywhere:
-            return self.answer_everywhere(context, queries, parts)
+            return self.answer_everywhere(context, queries, tokens, parts)
         values = self.answer(context, queries, parts.groups)
         return Predicted(values, parts.hidden, parts.hidden_real)
 
-    def answer_everywhere(self, context: Tokens, queries: Tokens, parts: Split) -> Predicted:
+    def answer_everywhere(self, context: Tokens, queries: Tokens, tokens: Tokens, parts: Split) -> Predicted:
         """The decoder's output at the seen places, then at the hidden ones."""
         if parts.groups > 1:
             raise ValueError(
                 "predictor.predict: all needs a mask without target blocks that are predicted apart; choose another mask"
             )
-        both = torch.cat([parts.seen, parts.hidden], 1)
-        decoded = self.decoder(cat([context, queries]), last=both.shape[1])
-        return Predicted(decoded.values, both, decoded.valid)
+        index, real = self.places(tokens, parts)
+        return Predicted(self.decoder(cat([context, queries]), last=index.shape[1]).values, index, real)
+
+    def places(self, tokens: Tokens, parts: Split) -> tuple[Int[Tensor, "b m"], Bool[Tensor, "b m"] | None]:
+        if not self.everywhere:
+            return super().places(tokens, parts)
+        both = [(parts.seen, parts.seen_real), (parts.hidden, parts.hidden_real)]
+        real = [both_valid(gather(tokens.valid, index), counts) for index, counts in both]
+        index = torch.cat([parts.seen, parts.hidden], 1)
+        if real[0] is None and real[1] is None:
+            return index, None
+        ones = torch.ones_like(index, dtype=torch.bool).split([parts.seen.shape[1], parts.hidden.shape[1]], 1)
+        return index, torch.cat([one if valid is None else valid for one, valid in zip(ones, real, strict=True)], 1)
 
     def answer(self, context: Tokens, queries: Tokens, groups: int) -> Tensor:
         """`[b, m, w]` at the queries; those of different groups do not see each other."""

@@ -20,12 +20,14 @@ class Unordered(Predictor):
     paper's masking rate. Meant for the target `position`, which any predictor that knows positions could copy.
     """
 
+    everywhere = True
+
     def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
         self.width = config.hidden_size
 
     def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted:
-        b, n, _ = tokens.values.shape
+        n = tokens.values.shape[1]
         context = Split(parts.seen, parts.seen, hidden_real=parts.seen_real).hidden_places(n)
         placeless = replace(tokens, coords=torch.zeros_like(tokens.coords), identity=None, valid=context)
         encoded = encoder(placeless).tail(n)
-        return Predicted(encoded.values, torch.arange(n, device=context.device).expand(b, n), tokens.valid)
+        return Predicted(encoded.values, *self.places(tokens, parts))

@@ -16,25 +16,30 @@ from mmssl.objectives.targets.quantised import Quantised
 from mmssl.objectives.targets.random_codes import RandomCodes
 from mmssl.objectives.targets.rendered import Rendered
 from mmssl.objectives.targets.teacher import Teacher
+from mmssl.plugins import Parts
 
-TARGETS: dict[str, Callable[..., Target]] = {
-    "raw": Raw,
-    "normalised": Normalised,
-    "latent": Latent,
-    "hog": Hog,
-    "gradients": Gradients,
-    "position": Position,
-    "embedding": Embedding,
-    "encoder": Encoding,
-    "assignments": Assignments,
-    "random_codes": RandomCodes,
-    "clusters": Clusters,
-    "quantised": Quantised,
-    "aspect": Aspect,
-    "hidden": Hidden,
-    "teacher": Teacher,
-    "rendered": Rendered,
-}
+TARGETS: Parts[Callable[..., Target]] = Parts(
+    "mmssl.targets",
+    Target,
+    {
+        "raw": Raw,
+        "normalised": Normalised,
+        "latent": Latent,
+        "hog": Hog,
+        "gradients": Gradients,
+        "position": Position,
+        "embedding": Embedding,
+        "encoder": Encoding,
+        "assignments": Assignments,
+        "random_codes": RandomCodes,
+        "clusters": Clusters,
+        "quantised": Quantised,
+        "aspect": Aspect,
+        "hidden": Hidden,
+        "teacher": Teacher,
+        "rendered": Rendered,
+    },
+)
 
 __all__ = [
     "TARGETS",

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss, Mse
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Networks
+from mmssl.objectives.parts import Answer, Scene, Target
 from mmssl.objectives.targets.content import Weight
 from mmssl.objectives.targets.vectors import content_of, content_sizes
 
@@ -26,12 +25,12 @@ class Aspect(Target):
         super().__init__(loss, weight)
         self.of = of
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
         for name in modalities:
-            content_sizes(model, name, self.of)
+            content_sizes(networks.student, name, self.of)
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return content_sizes(model, name, self.of)
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
-        return content_of(scene, self.of)
+    def forward(self, scene: Scene) -> Answer:
+        return Answer(content_of(scene, self.of))

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from mmssl.config import Positive
 from mmssl.losses.sinkhorn import sinkhorn
-from mmssl.losses.tokens import mean_where, soft_classification
+from mmssl.losses.tokens import soft_classification
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import CrossEntropy, Loss
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Moving, Networks
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, moved
 from mmssl.objectives.targets.content import Weight
-from mmssl.objectives.targets.latent import Latent, Momentum
+from mmssl.objectives.targets.latent import Momentum
+from mmssl.objectives.terms import Mean, State, Term
 
 Temperature = Annotated[float, Field(gt=0)]
 
@@ -40,6 +42,7 @@ class Assignments(Target):
     """
 
     raw = False
+    over_batch = True
 
     def __init__(
         self,
@@ -57,18 +60,16 @@ class Assignments(Target):
         super().__init__(loss or CrossEntropy(temperature=0.12), weight)
         self.clusters, self.iterations, self.positional = clusters, iterations, positional
         self.target_temperature, self.temperature = target_temperature, temperature
-        self.latent = Latent(normalise="none", momentum=momentum, momentum_scale=momentum_scale)
-        self.found: dict[str, Tensor] = {}
-        self.seen: dict[str, Tensor] = {}
+        self.rule = Moving(*momentum, momentum_scale)
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
-        self.latent.prepare(model, modalities)
-        self.prototypes = nn.Linear(model.config.hidden_size, self.clusters)
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
+        self.teacher = networks.want("teacher", self.rule)
+        self.prototypes = nn.Linear(networks.student.config.hidden_size, self.clusters)
         nn.init.normal_(self.prototypes.weight)
         nn.init.zeros_(self.prototypes.bias)
 
-    def teacher(self) -> MMSSLModel:
-        return self.latent.teacher()
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return moved(state, {"latent.average": self.teacher}, ("latent.used",))
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"assignments": self.clusters}
@@ -76,32 +77,29 @@ class Assignments(Target):
     def head(self, width: int, size: int) -> nn.Module:
         return UnitLinear(width, size)
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
-        with torch.no_grad():
-            tokens = self.latent.average.embed(scene.name, scene.inputs)
-            latents = self.latent.encode(tokens)
-        valid = tokens.valid_or_ones()
+    def forward(self, scene: Scene) -> Answer:
+        valid = scene.valid
+        latents = scene.encoded(self.teacher).tail(valid.shape[1]).values.float()
         scores = self.prototypes(F.normalize(latents, dim=-1)).float()
         assigned = self.assign(scores.detach() / self.target_temperature, valid)
-        self.found = {"clustering": mean_where(soft_classification(scores / self.temperature, assigned)[0], valid)}
-        self.seen = {"target_entropy": mean_where(torch.special.entr(assigned).sum(-1), valid)}
-        return {"assignments": assigned.masked_fill(~valid[..., None], torch.nan)}
+        clustering = soft_classification(scores / self.temperature, assigned)[0]
+        return Answer(
+            {"assignments": assigned.masked_fill(~valid[..., None], torch.nan)},
+            {"clustering": Term.tokens(clustering, valid)},
+            {
+                "momentum": State(scores.new_tensor(self.rule.momentum(scene.clock.progress))),
+                "target_entropy": Mean.of(torch.special.entr(assigned).sum(-1), valid),
+            },
+        )
+
+    def outline(self, scene: Scene) -> Outline:
+        return Outline({"assignments": scene.valid}, {"clustering": scene.valid.sum()})
 
     def assign(self, scores: Float[Tensor, "b n k"], valid: Bool[Tensor, "b n"]) -> Float[Tensor, "b n k"]:
         """Balanced assignments, place by place or all together."""
         if self.positional:
             return sinkhorn(scores.transpose(0, 1), self.iterations, valid.T).transpose(0, 1)
         return sinkhorn(scores.flatten(0, 1), self.iterations, valid.flatten()).view(scores.shape)
-
-    def extra(self) -> dict[str, Tensor]:
-        found, self.found = self.found, {}
-        return found
-
-    def metrics(self) -> dict[str, Tensor]:
-        return self.seen
-
-    def after_step(self, model: MMSSLModel, progress: float) -> None:
-        self.latent.after_step(model, progress)
 
 
 class UnitLinear(nn.Module):

@@ -5,20 +5,22 @@ from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.config import Positive
 from mmssl.draws import Draws, keys
 from mmssl.model import MMSSLModel
+from mmssl.objectives.across import gather_rows
 from mmssl.objectives.distances import Loss
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Clock, Networks, Snapshot
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, anything, moved
 from mmssl.objectives.targets.content import Weight
 from mmssl.objectives.targets.kmeans import fit_residual, residual
 from mmssl.objectives.targets.random_codes import used
-from mmssl.objectives.targets.vectors import Vectors, anything, content_of, content_sizes
-from mmssl.teacher import ema_copy
+from mmssl.objectives.targets.vectors import Vectors, content_of, content_sizes
+from mmssl.objectives.terms import State
 
 ITERATIONS = 50
 """Most iterations of k-means."""
@@ -125,9 +127,9 @@ class Clusters(Target):
             )
         if self.starts != sorted(self.starts):
             raise ValueError(f"starts must ascend, as stages follow each other; got {self.starts}")
-        self.seen: dict[str, Tensor] = {}
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
+        model = networks.student
         depth = len(model.encoder.layers)
         if self.layers and max(self.layers) > depth:
             raise ValueError(
@@ -140,15 +142,12 @@ class Clusters(Target):
         self.books = nn.ModuleDict(
             {name: Codebooks([part.width, *later], self.codes, self.codebooks, self.sample) for name, part in parts.items()}
         )
-        self.snapshots = nn.ModuleList(ema_copy(model).eval() for _ in self.layers)
-        self.register_buffer("due", torch.zeros((), dtype=torch.int64))
-        self.due: Tensor
+        self.snapshots = [networks.want(f"snapshot_{start}".replace(".", "_"), Snapshot(start)) for start in self.starts]
 
-    def train(self, mode: bool = True) -> "Clusters":
-        """Snapshots stay in evaluation mode: no stochastic depth."""
-        super().train(mode)
-        self.snapshots.eval()
-        return self
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = moved(state, {f"snapshots.{i}": name for i, name in enumerate(self.snapshots)}, ("due",))
+        taken = {f"networks.taken_{name}": i < state["due"] for i, name in enumerate(self.snapshots) if "due" in state}
+        return found | taken
 
     def part(self, stage: int, book: int) -> str:
         """The name of a part of the target."""
@@ -158,45 +157,58 @@ class Clusters(Target):
         return {self.part(stage, book): count for stage, count in enumerate(self.codes) for book in range(self.codebooks)}
 
     @torch.no_grad()
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         books, content = cast(Codebooks, self.books[scene.name]), content_of(scene, self.of)
-        there = anything(content)
-        first: Tensor = self.vectors[scene.name](content)
-        if self.training:
-            self.gather(books, scene, first, there)
-        stage = max(0, int(books.stage))
-        vectors = first if stage == 0 else self.features(stage, scene)
-        codes = residual(vectors.flatten(0, 1), books.centroids(stage)).view(-1, *there.shape).masked_fill(~there, -100)
-        self.seen = {"codes_used": used(codes[0][there], self.codes[stage]), "stage": books.stage.float() + 1}
+        there, stage = anything(content), max(0, int(books.stage))
+        vectors = self.read(stage, scene).flatten(0, 1)
+        codes = residual(vectors, books.centroids(stage)).view(-1, *there.shape).masked_fill(~there, -100)
+        metrics = {"codes_used": used(codes[0][there], self.codes[stage]), "stage": State(books.stage.float() + 1)}
         nothing = torch.full_like(codes[0], -100)
         found = dict.fromkeys(self.sizes(scene.model, scene.name), nothing)
-        return found | {self.part(stage, book): row for book, row in enumerate(codes)}
+        return Answer(found | {self.part(stage, book): row for book, row in enumerate(codes)}, metrics=metrics)
 
-    def gather(self, books: Codebooks, scene: Scene, first: Float[Tensor, "b n w"], there: Bool[Tensor, "b n"]) -> None:
-        """Put the batch's tokens into the sample of the stage whose codebooks are to be made."""
+    def outline(self, scene: Scene) -> Outline:
+        there = anything(content_of(scene, self.of))
+        stage = max(0, int(cast(Codebooks, self.books[scene.name]).stage))
+        now = {self.part(stage, book) for book in range(self.codebooks)}
+        return Outline({part: there if part in now else torch.zeros_like(there) for part in self.sizes(scene.model, scene.name)})
+
+    def observes(self, name: str, clock: Clock) -> bool:
+        """Whether the sample is being filled from which the codebooks of a stage that is due will be made."""
+        due = sum(clock.progress >= start for start in self.starts)
+        return int(cast(Codebooks, self.books[name]).done) < due or not cast(Vectors, self.vectors[name]).fitted
+
+    @torch.no_grad()
+    def observe(self, scenes: Sequence[Scene]) -> None:
+        """Put the tokens of a step into the sample of the stage whose codebooks are to be made."""
+        name = scenes[0].name
+        books, vectors = cast(Codebooks, self.books[name]), cast(Vectors, self.vectors[name])
+        if not vectors.fitted:
+            vectors.fit([content_of(scene, self.of) for scene in scenes])
+        theres = [anything(content_of(scene, self.of)) for scene in scenes]
+        if int(books.stage) < 0:
+            first = gather_rows(torch.cat([self.read(0, scene)[there] for scene, there in zip(scenes, theres, strict=True)]))
+            if len(first):
+                books.begin(first)
         stage = int(books.done) + 1
-        if stage > int(self.due):
-            return
-        if int(books.stage) < 0 and there.any():
-            books.begin(first[there])
-        books.collect((first if stage == 0 else self.features(stage, scene))[there])
+        books.collect(gather_rows(torch.cat([self.read(stage, scene)[there] for scene, there in zip(scenes, theres, strict=True)])))
+
+    def read(self, stage: int, scene: Scene) -> Float[Tensor, "b n w"]:
+        """What the codes of a stage are made of."""
+        if stage:
+            return self.features(stage, scene)
+        vectors: Tensor = self.vectors[scene.name](content_of(scene, self.of))
+        return vectors
 
     def features(self, stage: int, scene: Scene) -> Float[Tensor, "b n d"]:
         """Outputs of the layer of a stage, by the model as it was when the stage began."""
-        model = cast(MMSSLModel, self.snapshots[stage - 1])
-        tokens = model.embed(scene.name, scene.inputs)
-        count = len(model.encoder.layers) - self.layers[stage - 1] + 1
-        output = model.encoder.layer_outputs(tokens, count)[0].tail(tokens.values.shape[1])
+        network = self.snapshots[stage - 1]
+        tokens, encoder = scene.embedded(network), scene.networks[network].encoder
+        count = len(encoder.layers) - self.layers[stage - 1] + 1
+        output = encoder.layer_outputs(tokens, count)[0].tail(tokens.values.shape[1])
         return F.layer_norm(output.values.float(), output.values.shape[-1:])
 
-    def metrics(self) -> dict[str, Tensor]:
-        return self.seen
-
     @torch.no_grad()
-    def after_step(self, model: MMSSLModel, progress: float) -> None:
+    def after_step(self, clock: Clock) -> None:
         for books in self.books.values():
             cast(Codebooks, books).finish()
-        due = sum(progress >= start for start in self.starts)
-        for snapshot in self.snapshots[int(self.due) : due]:
-            snapshot.load_state_dict(model.state_dict())
-        self.due.fill_(due)

@@ -10,7 +10,8 @@ from torch import Tensor
 from mmssl.losses.tokens import normalise_tokens
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Networks
+from mmssl.objectives.parts import Answer, Scene, Target
 from mmssl.objectives.targets.places import Places, only
 
 Weight = Annotated[float, Field(gt=0)]
@@ -31,8 +32,8 @@ class Raw(Target):
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return model.adapter(name).target_sizes
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
-        return {key: only(value, scene, self.places) for key, value in scene.content.items()}
+    def forward(self, scene: Scene) -> Answer:
+        return Answer({key: only(value, scene, self.places) for key, value in scene.content.items()})
 
     def shown(self, predicted: Float[Tensor, "b m t"], truth: Float[Tensor, "b m t"]) -> Float[Tensor, "b m t"]:
         return predicted
@@ -48,18 +49,17 @@ class Normalised(Target):
     def __init__(self, *, loss: Loss | None = None, weight: Weight = 1.0) -> None:
         super().__init__(loss, weight)
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
         for name in modalities:
-            if model.adapter(name).point_dim:
+            if networks.student.adapter(name).point_dim:
                 raise ValueError(f"objective.targets: normalised would mix the axes of the points of {name!r}; choose raw")
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return model.adapter(name).target_sizes
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
-        return {
-            key: normalise_tokens(value.float())[0] if value.is_floating_point() else value for key, value in scene.content.items()
-        }
+    def forward(self, scene: Scene) -> Answer:
+        content = scene.content.items()
+        return Answer({key: normalise_tokens(value.float())[0] if value.is_floating_point() else value for key, value in content})
 
     def shown(self, predicted: Float[Tensor, "b m t"], truth: Float[Tensor, "b m t"]) -> Float[Tensor, "b m t"]:
         _, mean, std = normalise_tokens(truth.float())

@@ -1,10 +1,8 @@
 """The target that is the mask itself: VIME."""
 
-from torch import Tensor
-
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.parts import Answer, Scene, Target
 from mmssl.objectives.targets.content import Weight
 
 
@@ -27,5 +25,5 @@ class Hidden(Target):
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"hidden": 2}
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
-        return {"hidden": scene.parts.hidden_places(scene.tokens.values.shape[1]).long()}
+    def forward(self, scene: Scene) -> Answer:
+        return Answer({"hidden": scene.parts.hidden_places(scene.tokens.values.shape[1]).long()})

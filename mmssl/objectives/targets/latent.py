@@ -12,10 +12,10 @@ from torch import Tensor
 from mmssl.losses.health import effective_rank
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss, SmoothL1
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Moving, Networks
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, moved
 from mmssl.objectives.targets.content import Weight
-from mmssl.teacher import ema_copy, ema_update
-from mmssl.tokens import Tokens
+from mmssl.objectives.terms import Metric, Rows, State
 
 Momentum = Annotated[float, Field(ge=0, le=1)]
 
@@ -52,8 +52,6 @@ class Latent(Target):
 
     raw = False
     default_loss = SmoothL1
-    used: Tensor
-    """The momentum of the last update; kept in checkpoints only so that it can be logged."""
 
     def __init__(
         self,
@@ -69,65 +67,47 @@ class Latent(Target):
     ) -> None:
         super().__init__(loss, weight)
         self.wanted, self.part, self.how, self.final = layers, part, normalise, final
-        self.momentum, self.kappa = momentum, momentum_scale
-        self.seen: dict[str, Tensor] = {}
-        self.register_buffer("used", torch.tensor(self.momentum_at(0.0)))
+        self.rule = Moving(*momentum, momentum_scale)
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
-        depth = len(model.encoder.layers)
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
+        depth = len(networks.student.encoder.layers)
         self.layers = depth if self.wanted is None else self.wanted
         if self.layers > depth:
             raise ValueError(f"objective.targets: latent averages {self.layers} layers, but the encoder has {depth}; lower layers")
-        self.average = ema_copy(model).eval()
+        self.teacher = networks.want("teacher", self.rule)
 
-    def train(self, mode: bool = True) -> "Latent":
-        """The teacher stays in evaluation mode: no stochastic depth."""
-        return super().train(False)
-
-    def teacher(self) -> MMSSLModel:
-        return self.average
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return moved(state, {"average": self.teacher}, ("used",))
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"latent": model.config.hidden_size}
 
     @torch.no_grad()
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
-        tokens = self.average.embed(scene.name, scene.inputs)
-        latents = self.encode(tokens)
-        values = normalise(latents, tokens.valid, self.final)
-        pooled = tokens.with_values(values).mean()
-        self.seen = {
-            "target_std": spread(values, tokens.valid),
-            "target_sample_std": spread(pooled[:, None], None),
-            "target_rank": effective_rank(pooled),
-        }
-        return {"latent": values}
+    def forward(self, scene: Scene) -> Answer:
+        tokens = scene.embedded(self.teacher)
+        values = normalise(self.latents(scene), tokens.valid, self.final)
+        metrics: dict[str, Metric] = {"momentum": State(values.new_tensor(self.rule.momentum(scene.clock.progress)))}
+        if scene.diagnose:
+            pooled = tokens.with_values(values).mean()
+            metrics["target_std"] = Rows(values.flatten(0, 1) if tokens.valid is None else values[tokens.valid], spread)
+            metrics["target_sample_std"] = Rows(pooled, spread)
+            metrics["target_rank"] = Rows(pooled, effective_rank)
+        return Answer({"latent": values}, metrics=metrics)
 
-    def encode(self, tokens: Tokens) -> Float[Tensor, "b n d"]:
-        """The mean of the normalised outputs of the top layers, without prefix tokens."""
-        encoder, count = self.average.encoder, tokens.values.shape[1]
+    def outline(self, scene: Scene) -> Outline:
+        return Outline({"latent": torch.ones_like(scene.valid)})
+
+    def latents(self, scene: Scene) -> Float[Tensor, "b n d"]:
+        """The mean of the normalised outputs of the teacher's top layers, without prefix tokens."""
+        tokens = scene.embedded(self.teacher)
         if self.layers == 1 and self.part == "block":
-            found = [encoder(tokens)]
+            found = [scene.encoded(self.teacher)]
         else:
-            found = encoder.layer_outputs(tokens, self.layers, part=self.part)
-        outputs = [normalise(one.tail(count).values.float(), tokens.valid, self.how) for one in found]
-        return torch.stack(outputs).mean(0)
-
-    def metrics(self) -> dict[str, Tensor]:
-        return self.seen | {"momentum": self.used.clone()}
-
-    def after_step(self, model: MMSSLModel, progress: float) -> None:
-        momentum = self.momentum_at(progress)
-        ema_update(self.average, model, momentum)
-        self.used.fill_(momentum)
-
-    def momentum_at(self, progress: float) -> float:
-        """The momentum when `progress` of the budget is used up."""
-        start, end = self.momentum
-        return float((start + (end - start) * progress) ** self.kappa)
+            found = scene.networks[self.teacher].encoder.layer_outputs(tokens, self.layers, part=self.part)
+        count = tokens.values.shape[1]
+        return torch.stack([normalise(one.tail(count).values.float(), tokens.valid, self.how) for one in found]).mean(0)
 
 
-def spread(values: Float[Tensor, "b n d"], valid: Bool[Tensor, "b n"] | None) -> Float[Tensor, ""]:
-    """Mean over channels of the standard deviation over all valid tokens of a batch: near 0 when all are alike (collapse)."""
-    flat = values.flatten(0, 1) if valid is None else values[valid]
-    return flat.std(0).mean() if len(flat) > 1 else flat.new_zeros(())
+def spread(rows: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
+    """Mean over channels of the standard deviation over all tokens, or samples, of a step: near 0 when all are alike (collapse)."""
+    return rows.std(0).mean() if len(rows) > 1 else rows.new_zeros(())

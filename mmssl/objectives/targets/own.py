@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Cosine, Loss, Mse
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.parts import Answer, Outline, Scene, Target
 from mmssl.objectives.targets.content import Weight
 
 
@@ -32,10 +31,10 @@ class Embedding(Target):
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"embedding": model.config.hidden_size if self.has_head else 0}
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         values = scene.tokens.values.detach() if self.stop_gradient else scene.tokens.values
         valid = scene.tokens.valid
-        return {"embedding": values if valid is None else values.masked_fill(~valid[..., None], torch.nan)}
+        return Answer({"embedding": values if valid is None else values.masked_fill(~valid[..., None], torch.nan)})
 
 
 class Encoding(Target):
@@ -59,10 +58,13 @@ class Encoding(Target):
         return {"encoding": model.config.hidden_size if self.has_head else 0}
 
     @torch.no_grad()
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         count = scene.tokens.values.shape[1]
         tokens = scene.tokens.repeat(len(scene.parts.hidden) // len(scene.tokens.values))
         hidden = scene.parts.hidden_places(count)
         # A token that is not valid is attended to by none: the hidden ones see each other, and the others are dropped.
         values = scene.model.encoder(replace(tokens, valid=hidden)).tail(count).values
-        return {"encoding": values.masked_fill(~hidden[..., None], torch.nan)}
+        return Answer({"encoding": values.masked_fill(~hidden[..., None], torch.nan)})
+
+    def outline(self, scene: Scene) -> Outline:
+        return Outline({"encoding": scene.parts.hidden_places(scene.tokens.values.shape[1])})

@@ -15,7 +15,8 @@ from mmssl.modality import Patch
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss
 from mmssl.objectives.grids import assemble, disassemble
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Networks
+from mmssl.objectives.parts import Answer, Scene, Target
 from mmssl.objectives.targets.content import Weight
 
 EPSILON = 1e-5
@@ -66,9 +67,9 @@ class Hog(Target):
         super().__init__(loss, weight)
         self.bins, self.cells, self.how = bins, cells, normalise
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
         for name in modalities:
-            patch = patch_of(model, name, "hog")
+            patch = patch_of(networks.student, name, "hog")
             if patch.rows % self.cells or patch.columns % self.cells:
                 raise ValueError(
                     f"objective.targets: hog has {self.cells} cells along each side of a token, but those of {name!r} have "
@@ -79,7 +80,7 @@ class Hog(Target):
         return {"hog": self.cells**2 * self.bins * patch_of(model, name, "hog").channels}
 
     @torch.no_grad()
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         picture, patch, nothing = whole_picture(scene, "hog")
         cell = (patch.rows // self.cells, patch.columns // self.cells)
         histograms = histograms_of_gradients(picture, self.bins, cell)
@@ -89,7 +90,7 @@ class Hog(Target):
         if self.how == "token":
             each = found.unflatten(2, (self.cells**2, patch.channels, self.bins))
             found = unit(each, (2, 4)).flatten(2)
-        return {"hog": found.masked_fill(nothing, torch.nan)}
+        return Answer({"hog": found.masked_fill(nothing, torch.nan)})
 
 
 def unit(values: Tensor, dims: int | tuple[int, int]) -> Tensor:
@@ -132,22 +133,22 @@ class Gradients(Target):
         super().__init__(loss, weight)
         self.scales = [5, 9, 13, 17] if scales is None else scales
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
         for name in modalities:
-            patch_of(model, name, "gradients")
+            patch_of(networks.student, name, "gradients")
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         patch = patch_of(model, name, "gradients")
         return {"gradients": patch.rows * patch.columns * patch.channels * len(self.scales)}
 
     @torch.no_grad()
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         picture, patch, nothing = whole_picture(scene, "gradients")
         there = ~picture.isnan()
         lowest = picture.nan_to_num(math.inf).amin((2, 3), keepdim=True).nan_to_num(posinf=0.0)
         positive = (picture - lowest + OFFSET).masked_fill(~there, 0)
         found = torch.cat([ratio_gradient(positive, there.float(), scale) for scale in self.scales], 1)
-        return {"gradients": disassemble(found, patch.rows, patch.columns).masked_fill(nothing, torch.nan)}
+        return Answer({"gradients": disassemble(found, patch.rows, patch.columns).masked_fill(nothing, torch.nan)})
 
 
 def ratio_gradient(values: Float[Tensor, "b c h w"], there: Float[Tensor, "b c h w"], r: int) -> Float[Tensor, "b c h w"]:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from mmssl.config import Positive
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Networks
+from mmssl.objectives.parts import Answer, Scene, Target
 from mmssl.objectives.targets.content import Weight
 
 
@@ -31,16 +31,16 @@ class Position(Target):
         super().__init__(loss, weight)
         self.grid = tuple(grid)
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
         for name in modalities:
-            adapter = model.adapter(name)
+            adapter = networks.student.adapter(name)
             if adapter.has_identity or adapter.point_dim:
                 raise ValueError(f"objective.targets: position needs tokens with numbered places, and those of {name!r} have none")
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"position": math.prod(self.grid)}
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         coords, valid = scene.tokens.coords, scene.tokens.valid_or_ones()
         place = coords.round().long()
         size = torch.tensor(self.grid, device=coords.device)
@@ -54,4 +54,4 @@ class Position(Target):
         number = torch.zeros_like(place[..., 0])
         for axis, count in enumerate(self.grid):
             number = number * count + place[..., axis]
-        return {"position": number.masked_fill(~valid, -100)}
+        return Answer({"position": number.masked_fill(~valid, -100)})

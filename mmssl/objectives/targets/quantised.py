@@ -14,9 +14,10 @@ from mmssl.draws import Draws
 from mmssl.encoder import initialise_all
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import InfoNce, Loss
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Networks
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, anything, moved
 from mmssl.objectives.targets.content import Weight
-from mmssl.objectives.targets.vectors import anything
+from mmssl.objectives.terms import State, Term, Used
 
 Temperature = Annotated[float, Field(gt=0)]
 
@@ -41,7 +42,7 @@ class GumbelQuantiser(nn.Module):
         nn.init.uniform_(self.entries)
 
     def forward(
-        self, features: Float[Tensor, "b n d"], noise: Float[Tensor, "b n g v"] | None, temperature: float | Tensor
+        self, features: Float[Tensor, "b n d"], noise: Float[Tensor, "b n g v"] | None, temperature: float
     ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b n g v"]]:
         """The chosen entries, and the probability of every choice without noise and temperature.
 
@@ -85,6 +86,7 @@ class Quantised(Target):
     weight: factor on its loss, not on the diversity loss.
     """
 
+    over_batch = True  # the diversity loss
     raw = False  # a stem may overlap here, as that of wav2vec 2.0 does
 
     def __init__(
@@ -104,43 +106,47 @@ class Quantised(Target):
             raise ValueError(f"code_width must be a multiple of groups; got {code_width} and {groups}")
         self.groups, self.codes, self.code_width, self.width = groups, codes, code_width, width
         self.temperatures, self.diversity = temperature, diversity
-        self.losses: dict[str, Tensor] = {}
-        self.seen: dict[str, Tensor] = {}
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
-        size = model.config.hidden_size
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
+        config = networks.student.config
+        size = config.hidden_size
         self.quantisers = nn.ModuleDict(
             {name: GumbelQuantiser(size, self.groups, self.codes, self.code_width) for name in modalities}
         )
         self.project = nn.Linear(self.code_width, self.width)
-        initialise_all(self.project, model.config)
-        self.register_buffer("temperature", torch.tensor(float(self.temperatures[0])))
-        self.temperature: Tensor
+        initialise_all(self.project, config)
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"quantised": self.width}
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         tokens, there = scene.target_tokens, anything(scene.content)
         b, n, d = tokens.values.shape
         # Standardised, as the features that the paper quantises are: the weights of the choice count on it.
         features = F.layer_norm(tokens.values.float(), (d,))
         # With several masks the first batch of draws is that of the first.
         noise = gumbel(Draws(scene.draws.keys[:b]), n, self.groups, self.codes) if self.training else None
-        chosen, probabilities = cast(GumbelQuantiser, self.quantisers[scene.name])(features, noise, self.temperature)
-        hidden = scene.parts.hidden_places(n).view(-1, b, n).any(0)
-        found = perplexities(probabilities, hidden & there)
-        self.losses = {"diversity": self.diversity * (1 - found.sum() / (self.groups * self.codes))}
-        self.seen = {"perplexity": found.detach().mean(), "temperature": self.temperature.clone()}
-        return {"quantised": self.project(chosen).float().masked_fill(~there[..., None], torch.nan)}
+        temperature = self.temperature_at(scene.clock.progress)
+        chosen, probabilities = cast(GumbelQuantiser, self.quantisers[scene.name])(features, noise, temperature)
+        counted = scene.parts.hidden_places(n).view(-1, b, n).any(0) & there
+        found = perplexities(probabilities, counted)
+        return Answer(
+            {"quantised": self.project(chosen).float().masked_fill(~there[..., None], torch.nan)},
+            {"diversity": Term.whole(self.diversity * (1 - found.sum() / (self.groups * self.codes)))},
+            {
+                "perplexity": Used((probabilities.detach() * counted[..., None, None]).sum((0, 1))),
+                "temperature": State(features.new_tensor(temperature)),
+            },
+        )
 
-    def extra(self) -> dict[str, Tensor]:
-        found, self.losses = self.losses, {}
-        return found
+    def outline(self, scene: Scene) -> Outline:
+        there = anything(scene.content)
+        return Outline({"quantised": there}, {"diversity": torch.ones((), dtype=torch.int64, device=there.device)})
 
-    def metrics(self) -> dict[str, Tensor]:
-        return self.seen
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return moved(state, {}, ("temperature",))
 
-    def after_step(self, model: MMSSLModel, progress: float) -> None:
+    def temperature_at(self, progress: float) -> float:
+        """The temperature when `progress` of the budget is used up."""
         start, end = self.temperatures
-        self.temperature.fill_(start * (end / start) ** progress)
+        return float(start * (end / start) ** progress)

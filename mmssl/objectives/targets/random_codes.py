@@ -1,20 +1,22 @@
 """Codes of a frozen random quantiser: BEST-RQ."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.config import Positive
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Clock, Networks
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, anything
 from mmssl.objectives.targets.content import Weight
-from mmssl.objectives.targets.vectors import Vectors, anything, content_of, content_sizes
+from mmssl.objectives.targets.vectors import Vectors, content_of, content_sizes
+from mmssl.objectives.terms import Used
 
 
 class RandomQuantiser(nn.Module):
@@ -66,9 +68,9 @@ class RandomCodes(Target):
     ) -> None:
         super().__init__(loss, weight)
         self.of, self.codebooks, self.codes, self.width = of, codebooks, codes, width
-        self.seen: dict[str, Tensor] = {}
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
+        model = networks.student
         sets = {name: 0 if self.of else model.adapter(name).point_dim for name in modalities}
         parts = {name: Vectors(content_sizes(model, name, self.of), sets[name]) for name in modalities}
         self.vectors = nn.ModuleDict(parts)
@@ -80,18 +82,24 @@ class RandomCodes(Target):
         return {f"codes_{number + 1}": self.codes for number in range(self.codebooks)}
 
     @torch.no_grad()
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
+    def forward(self, scene: Scene) -> Answer:
         content = content_of(scene, self.of)
         there = anything(content)
         found = self.quantisers[scene.name](self.vectors[scene.name](content))
-        self.seen = {"codes_used": used(found[0][there], self.codes)}
-        return {f"codes_{number + 1}": codes.masked_fill(~there, -100) for number, codes in enumerate(found)}
+        values = {f"codes_{number + 1}": codes.masked_fill(~there, -100) for number, codes in enumerate(found)}
+        return Answer(values, metrics={"codes_used": used(found[0][there], self.codes)})
 
-    def metrics(self) -> dict[str, Tensor]:
-        return self.seen
+    def outline(self, scene: Scene) -> Outline:
+        return Outline(dict.fromkeys(self.sizes(scene.model, scene.name), anything(content_of(scene, self.of))))
+
+    def observes(self, name: str, clock: Clock) -> bool:
+        return not cast(Vectors, self.vectors[name]).fitted
+
+    @torch.no_grad()
+    def observe(self, scenes: Sequence[Scene]) -> None:
+        cast(Vectors, self.vectors[scenes[0].name]).fit([content_of(scene, self.of) for scene in scenes])
 
 
-def used(codes: Tensor, count: int) -> Float[Tensor, ""]:
-    """How many codes a batch uses, weighed: exp of the entropy of their shares."""
-    shares = torch.bincount(codes, minlength=count) / max(1, len(codes))
-    return torch.exp(-torch.xlogy(shares, shares).sum())
+def used(codes: Int[Tensor, " n"], count: int) -> Used:
+    """How many codes are used, weighed: exp of the entropy of their shares."""
+    return Used(torch.bincount(codes, minlength=count)[None].float())

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPVisionConfig, CLIPVisionModel
 
-from mmssl.modality import Inputs, Rendering
+from mmssl.modality import Rendering
 from mmssl.model import MMSSLModel, no_weights_bar
 from mmssl.objectives.distances import Loss, Mse
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Networks
+from mmssl.objectives.parts import Answer, Outline, Scene, Target
 from mmssl.objectives.targets.content import Weight
 from mmssl.objectives.targets.places import Places, only
 
@@ -47,11 +48,10 @@ class Rendered(Target):
     ) -> None:
         super().__init__(loss, weight)
         self.path, self.size, self.places, self.everywhere = model, size, places, places == "seen"
-        self.last: tuple[Inputs, Tensor, Tensor] | None = None
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
         for name in modalities:
-            if not model.adapter(name).rendered_views:
+            if not networks.student.adapter(name).rendered_views:
                 raise ValueError(f"objective.targets: rendered needs views of a sample from outside, which {name!r} does not have")
         self.eye = load_eye(self.path)
         config: Any = self.eye.config
@@ -70,21 +70,21 @@ class Rendered(Target):
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return {"rendered": model.adapter(name).rendered_views * self.width}
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
-        features, _ = self.read(scene.model, scene.name, scene.inputs)
-        return {"rendered": only(features, scene, self.places)}
+    def forward(self, scene: Scene) -> Answer:
+        return Answer({"rendered": only(self.read(scene)[0], scene, self.places)})
 
-    def saliency(self, model: MMSSLModel, name: str, inputs: Inputs) -> Float[Tensor, "b n"]:
+    def outline(self, scene: Scene) -> Outline:
+        return Outline({"rendered": only(torch.ones_like(scene.valid, dtype=torch.int64), scene, self.places) == 1})
+
+    def saliency(self, scene: Scene) -> Float[Tensor, "b n"]:
         """Logarithm of the attention of the CLS token, the mean over views."""
-        return self.read(model, name, inputs)[1]
+        return self.read(scene)[1]
 
     @torch.no_grad()
-    def read(self, model: MMSSLModel, name: str, inputs: Inputs) -> tuple[Float[Tensor, "b n t"], Float[Tensor, "b n"]]:
-        """Features and saliency of each token; those of the same inputs are kept until others come."""
-        if self.last is not None and self.last[0] is inputs:
-            return self.last[1:]
-        self.last = (inputs, *self.look(model.adapter(name).render(inputs, self.size)))
-        return self.last[1:]
+    def read(self, scene: Scene) -> tuple[Float[Tensor, "b n t"], Float[Tensor, "b n"]]:
+        """Features and saliency of each token."""
+        render = scene.model.adapter(scene.name).render
+        return scene.once(f"seen by {self.path} {self.size}", lambda: self.look(render(scene.inputs, self.size)))
 
     def look(self, rendering: Rendering) -> tuple[Float[Tensor, "b n t"], Float[Tensor, "b n"]]:
         """What the model makes of the pictures at the places of the tokens."""

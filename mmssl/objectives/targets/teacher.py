@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from mmssl.losses.tokens import mean_where
-from mmssl.model import MMSSLModel, load_model
+from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import Loss, Mse
-from mmssl.objectives.parts import Scene, Target
+from mmssl.objectives.networks import Frozen, Networks
+from mmssl.objectives.parts import Answer, Outline, Scene, Target, moved
 from mmssl.objectives.targets.content import Weight
-from mmssl.teacher import ema_copy
+from mmssl.objectives.terms import Term
 from mmssl.tokens import Tokens
 
 
@@ -44,50 +43,50 @@ class Teacher(Target):
     ) -> None:
         super().__init__(loss, weight)
         self.path, self.compare = model, compare
-        self.distance: dict[str, Tensor] = {}
 
-    def prepare(self, model: MMSSLModel, modalities: Sequence[str]) -> None:
-        self.frozen = ema_copy(model if self.path is None else load_model(self.path)).eval()
-        if missing := [name for name in modalities if name not in self.frozen.adapters]:
-            known = ", ".join(self.frozen.adapters)
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
+        self.frozen = networks.want("frozen", Frozen(self.path))
+        its, mine = networks.config(self.frozen), networks.student.config
+        if missing := [name for name in modalities if name not in its.modalities]:
+            known = ", ".join(its.modalities)
             raise ValueError(f"objective.targets: the teacher {self.path} knows {known}, but not {', '.join(missing)}")
-        mine, its = model.config.hidden_size, self.frozen.config.hidden_size
-        if self.compare != "predicted" and mine != its:
+        self.width = its.hidden_size
+        if self.compare != "predicted" and mine.hidden_size != self.width:
             raise ValueError(
-                f"objective.targets: teacher compares representations of width {mine} with those of {self.path}, of width {its}; "
-                "choose compare: predicted, which puts a linear map between them"
+                f"objective.targets: teacher compares representations of width {mine.hidden_size} with those of {self.path}, of "
+                f"width {self.width}; choose compare: predicted, which puts a linear map between them"
             )
 
-    def train(self, mode: bool = True) -> "Teacher":
-        """The teacher stays in evaluation mode: no stochastic depth."""
-        return super().train(False)
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return moved(state, {"frozen": self.frozen})
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
-        return {"teacher": self.frozen.config.hidden_size} if self.compare == "predicted" else {}
+        return {"teacher": self.width} if self.compare == "predicted" else {}
 
-    def forward(self, scene: Scene) -> dict[str, Tensor]:
-        with torch.no_grad():
-            theirs = self.frozen.encode(scene.name, scene.inputs)
+    def forward(self, scene: Scene) -> Answer:
+        theirs = scene.encoded(self.frozen)
         if self.compare == "predicted":
-            count = scene.tokens.values.shape[1]
-            return {"teacher": theirs.tail(count).values}
+            return Answer({"teacher": theirs.tail(scene.tokens.values.shape[1]).values})
         ours = scene.model.encode(scene.name, scene.inputs)
-        self.distance = {"teacher_distance": self.weight * self.between(scene, ours, theirs)}
-        return {}
+        return Answer({}, {"teacher_distance": self.between(scene, ours, theirs)})
 
-    def between(self, scene: Scene, ours: Tokens, theirs: Tokens) -> Float[Tensor, ""]:
-        """Mean distance of the two representations."""
+    def outline(self, scene: Scene) -> Outline:
+        if self.compare == "predicted":
+            return Outline({"teacher": torch.ones_like(scene.valid)})
+        b, prefix = len(scene.valid), scene.model.encoder.num_prefix
+        count = torch.tensor(b) if self.compare == "pooled" else scene.valid.sum() + b * prefix
+        return Outline({}, {"teacher_distance": count.to(scene.valid.device)})
+
+    def between(self, scene: Scene, ours: Tokens, theirs: Tokens) -> Term:
+        """Distance of the two representations."""
         loss = self.loss or Mse()
         if self.compare == "pooled":
-            a, b = scene.model.pool(ours)[:, None], self.frozen.pool(theirs)[:, None]
-            return mean_where(*loss(a, b, None, scene.draws))
+            a, b = scene.model.pool(ours)[:, None], scene.networks[self.frozen].pool(theirs)[:, None]
+            return Term.tokens(*loss(a, b, None, scene.draws), factor=self.weight)
         if ours.values.shape != theirs.values.shape:
             raise ValueError(
                 f"objective.targets: the teacher {self.path} makes {theirs.values.shape[1]} tokens of a sample, prefix included, "
                 f"the student {ours.values.shape[1]}; choose compare: pooled, or give both the same processor and prefix"
             )
         each, there = loss(ours.values, theirs.values, ours.valid, scene.draws)
-        return mean_where(each, there if ours.valid is None else there & ours.valid)
-
-    def extra(self) -> dict[str, Float[Tensor, ""]]:
-        return self.distance
+        return Term.tokens(each, there if ours.valid is None else there & ours.valid, factor=self.weight)

@@ -1,12 +1,13 @@
 """What a token holds as one vector of numbers, whatever its modality: what codes are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmssl.model import MMSSLModel
+from mmssl.objectives.across import gather_rows
 from mmssl.objectives.parts import Scene
 
 WIDEST = 512
@@ -33,12 +34,6 @@ def content_of(scene: Scene, of: str | None) -> dict[str, Tensor]:
     return scene.content if of is None else {of: scene.model.adapter(scene.name).aspect(of, scene.inputs)}
 
 
-def anything(content: Mapping[str, Tensor]) -> Bool[Tensor, "b n"]:
-    """Tokens that hold something."""
-    there = [~value.isnan().all(-1) if value.is_floating_point() else value != -100 for value in content.values()]
-    return torch.stack(there).any(0)
-
-
 def moments(points: Float[Tensor, "b n t"], size: int) -> Float[Tensor, "b n w"]:
     """Mean and covariance of each set of points: what does not depend on their order. Missing points (NaN) do not count."""
     sets = points.unflatten(-1, (-1, size))
@@ -54,7 +49,7 @@ def moments(points: Float[Tensor, "b n t"], size: int) -> Float[Tensor, "b n w"]
 class Vectors(nn.Module):
     """One vector for each token: its numbers standardised, its classes one-hot, and 0 for what is not there.
 
-    Mean and standard deviation of each number are those of the first batch that is trained on (BEST-RQ, arXiv 2202.01855, section
+    Mean and standard deviation of each number are those of the first step that is trained on (BEST-RQ, arXiv 2202.01855, section
     3.1, asks for zero mean and unit variance, or few codes would be used). Of sets of points the numbers are their moments.
     """
 
@@ -73,20 +68,24 @@ class Vectors(nn.Module):
 
     @torch.no_grad()
     def forward(self, content: Mapping[str, Tensor]) -> Float[Tensor, "b n w"]:
-        found = {key: moments(value, self.point_dim) if self.point_dim else value for key, value in content.items()}
-        if self.training and not self.fitted:
-            self.fit(found)
-        return torch.cat([self.part(key, value) for key, value in found.items()], -1)
+        return torch.cat([self.part(key, value) for key, value in self.numbers(content).items()], -1)
 
-    def fit(self, content: Mapping[str, Tensor]) -> None:
-        """Take mean and standard deviation from a batch; a number that does not vary keeps its scale."""
-        for key, value in content.items():
-            if not value.is_floating_point():
+    def numbers(self, content: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The content of each token, of sets of points their moments."""
+        return {key: moments(value, self.point_dim) if self.point_dim else value for key, value in content.items()}
+
+    @torch.no_grad()
+    def fit(self, contents: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take mean and standard deviation from the micro-batches of a step; a number that does not vary keeps its scale."""
+        parts = [self.numbers(content) for content in contents]
+        for key in parts[0]:
+            if not parts[0][key].is_floating_point():
                 continue
+            value = gather_rows(torch.cat([part[key].flatten(0, 1) for part in parts]))
             there = ~value.isnan()
-            count = there.sum((0, 1)).clamp(min=1)
-            mean = value.nan_to_num().sum((0, 1)) / count
-            variance = ((value.nan_to_num() - mean).square() * there).sum((0, 1)) / count
+            count = there.sum(0).clamp(min=1)
+            mean = value.nan_to_num().sum(0) / count
+            variance = ((value.nan_to_num() - mean).square() * there).sum(0) / count
             self.get_buffer(f"mean_{key}").copy_(mean)
             self.get_buffer(f"scale_{key}").copy_(torch.where(variance > 1e-8, variance, 1.0).sqrt())
         self.fitted.fill_(True)

@@ -1,8 +1,9 @@
 """A modality that mmssl does not know: readings of one sensor, of any length and with gaps, cut into windows."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class SensorProcessor(Processor):
     window: readings per token.
     mean, std: of all readings; null: those of the training data.
     """
+
+    padding: ClassVar[Mapping[str, float]] = {WINDOWS: math.nan}
 
     def __init__(self, *, window: Annotated[int, Field(gt=1)] = 4, mean: float | None = None, std: float | None = None) -> None:
         self.window, self.mean, self.std = window, mean, std

@@ -1,0 +1,166 @@
+"""Files and folders that are whole or not there, whenever their writer is killed.
+
+What is being written has a hidden name beside its place, `.NAME.PID.partial`; it is flushed to the disk and then renamed. A folder
+that is there already is exchanged with the new one in one call of the system, so that its name is never without a folder.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+_HIDDEN = re.compile(r"\.(.+)\.\d+\.(partial|deleted|replaced)")
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+try:
+    _renameat2: Callable[..., int] | None = ctypes.CDLL(None, use_errno=True).renameat2
+except AttributeError:  # not Linux, or a C library without it
+    _renameat2 = None
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder. RuntimeError that names the process that holds it already.
+
+    The lock is the kernel's: it ends with the process, however that ends, and a forked child does not hold it. The file `lock`
+    stays and only tells who took it last.
+    """
+    file = folder / "lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = file.read_text(encoding="utf-8").strip() or "another process"
+        raise RuntimeError(
+            f"run folder {folder} is in use by {holder}: wait for it or stop it, or start a run of another name"
+        ) from None
+    try:
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, sees the old contents or the new, never a part."""
+    with new_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, like `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A hidden file to write, which takes the name `path` when the block ends, and is removed if the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _hidden(path, "partial")
+    try:
+        yield part
+        _sync(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder to fill, which takes the name `path` when the block ends, and is removed if the block fails.
+
+    A folder of that name is replaced. Where the file system cannot exchange two names (Linux's common ones can) there is a moment
+    without it between two renames; killed just then, the old one comes back with `sweep`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _hidden(path, "partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        for below in part.rglob("*"):
+            _sync(below)
+        _sync(part)
+        _put(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    _sync(path.parent)
+
+
+def delete(path: Path) -> None:
+    """Remove a folder so that its name vanishes at once, not file by file."""
+    doomed = _hidden(path, "deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Repair what killed writers left in a folder: put back what had no successor yet, delete the rest.
+
+    name: of the only file or folder to do so for. Call it only while no other process writes there (see `exclusive`).
+    """
+    for path in folder.glob(".*"):
+        match = _HIDDEN.fullmatch(path.name)
+        if match is None or name not in (None, match[1]):
+            continue
+        if match[2] == "replaced" and not (folder / match[1]).exists():
+            path.rename(folder / match[1])
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _put(part: Path, path: Path) -> None:
+    """Give the folder `part` the name `path`; what had that name before is then `part`, or gone."""
+    if not path.exists():
+        part.rename(path)
+    elif not _exchanged(part, path):
+        before = _hidden(path, "replaced")
+        path.rename(before)
+        try:
+            part.rename(path)
+        except BaseException:
+            before.rename(path)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Exchange two names in one step; whether the system can."""
+    if _renameat2 is None:
+        return False
+    sys.audit("os.rename", str(a), str(b), -1, -1)  # as os.rename does; ctypes tells nobody
+    if _renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _UNSUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number), str(b))
+
+
+def _hidden(path: Path, state: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{state}")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
