@@ -82,7 +82,7 @@ def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels:
 
     fixed: bytes that every step needs, whatever the batch.
     """
-    options, objective = recipe.section("train"), pieces.objective
+    options, objective, held = recipe.section("train"), pieces.objective, stream.source.num_held_out
     count = min(SAMPLED, options.batch_size, len(stream.source))
     batch = first_batch(recipe, pieces, stream, labels, count)
     loss, kept = forward_cost(objective, batch)
@@ -92,7 +92,7 @@ def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels:
         micro = max(1, options.batch_tokens // longest // options.accumulation)
     return [
         f"data        {stream.source}, {len(stream.source):,} samples",
-        *([f"held out    {held:,} rows, for the scores: labels are learned"] if (held := stream.source.num_held_out) else []),
+        *([f"held out    {held:,} rows, which are scored: they do not train, as labels are learned"] if held else []),
         *(f"tokens      {name}: {tokens_per_sample(objective, name, batch)} per sample" for name in batch.inputs),
         *(
             f"batch       {key} {[micro, *tensor.shape[1:]]} {str(tensor.dtype).removeprefix('torch.')}"

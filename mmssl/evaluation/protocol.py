@@ -210,7 +210,7 @@ def sentence(exposure: Exposure) -> str | None:
         return "what it was trained on is not recorded, or not from the beginning; the test samples may be among it"
     if exposure.held_out:
         kept = f"the test samples were held out of training, seed {SPLIT_SEED}"
-        return f"{kept}, in an earlier run without labels they were not" if exposure.unlabelled else kept
+        return f"{kept}, though an earlier run saw them without labels" if exposure.unlabelled else kept
     return "the test samples were seen in training, without their labels" if exposure.unlabelled else None
 
 
