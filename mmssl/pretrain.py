@@ -19,7 +19,7 @@ from mmssl.health import Watch
 from mmssl.loop import Training, TrainingError, fit
 from mmssl.model import no_weights_bar
 from mmssl.processor import MMSSLProcessor
-from mmssl.progress import Progress
+from mmssl.progress import Progress, track
 from mmssl.recipe import Recipe
 from mmssl.report import model_card, write_report
 from mmssl.run import Interrupted, Run, StopRequest, now, stop_on_signals
@@ -59,10 +59,10 @@ class Session:
         self.streams = open_streams(self.data, list(recipe.modalities), rows)
         self.labels = labels_of(recipe, self.streams)
         self.pieces = self.build()
-        self.streams = {name: cut_stream(stream, self.pieces.processor) for name, stream in self.streams.items()}
+        self.streams = {name: cut_stream(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
         self.check_data()
         self.training = Training(self.pieces.objective, self.options, project_dir=str(run.folder))
-        self.feed = Feed(recipe, self.streams, self.pieces.processor, self.training, self.labels, run.folder)
+        self.feed = Feed(recipe, self.streams, self.pieces.processor, self.training, self.labels, run.folder, track)
         self.training.steps_per_epoch = self.feed.steps_per_epoch
         self.samples_logged = 0
         self.window: list[dict[str, float]] = []
@@ -78,7 +78,9 @@ class Session:
         before = run_to_continue(self.recipe)
         known = kept if kept.exists() else before / "processor" if before else None
         fitted = MMSSLProcessor.from_pretrained(known) if known else None
-        pieces = build(self.recipe, self.streams, self.labels, fitted)
+        pieces = build(self.recipe, self.streams, self.labels, fitted, track=track)
+        for note in pieces.notes:
+            print(note)
         if not kept.exists():
             with files.new_folder(kept) as folder:
                 pieces.processor.save_pretrained(folder)
@@ -264,7 +266,7 @@ class Session:
         options: EvaluateOptions | None = self.recipe.section("evaluate")
         if options is None:
             return {}
-        make = partial(Evaluator, processor=self.pieces.processor, config=self.pieces.objective.model.config)
+        make = partial(Evaluator, processor=self.pieces.processor, config=self.pieces.objective.model.config, track=track)
         if self.data.path is not None or options.path is not None:
             return {ONLY: make(options, self.data, rows=self.rows_of(ONLY))}
         found = {}

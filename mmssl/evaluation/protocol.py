@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.config import MMSSLConfig
-from mmssl.data import DataOptions, Labels, Source
+from mmssl.data import DataOptions, Labels, Source, Track, silent
 from mmssl.data.source import Columns
 from mmssl.evaluation import probes
 from mmssl.evaluation.features import Features, extract, random_init, raw_features
@@ -143,7 +143,7 @@ class Evaluator:
     """Scores models of one architecture on one dataset; the baselines are computed once.
 
     Opens the data at once, so that a wrong path, column or modality fails before training.
-    rows: data in memory in place of `data.path`.
+    rows: data in memory in place of `data.path`. track: the progress display.
     ValueError for data without labels, LookupError for a modality that the processor lacks.
     """
 
@@ -155,8 +155,9 @@ class Evaluator:
         config: MMSSLConfig,
         *,
         rows: Sequence[Mapping[str, Any]] | None = None,
+        track: Track = silent,
     ) -> None:
-        self.options, self.data, self.processor, self.config = options, data, processor, config
+        self.options, self.data, self.processor, self.config, self.track = options, data, processor, config, track
         self.modality = choose_modality(options.modality, processor)
         self.sources = open_sources(options, data, rows)
         self.classes = self.sources.train_labels.kind == "classification"
@@ -202,6 +203,7 @@ class Evaluator:
                 on_error=data.on_error,
                 workers=data.workers,
                 title=f"{name}: features",
+                track=self.track,
             )
 
         return self._probe(name, self._split(read), model.device)
@@ -219,6 +221,7 @@ class Evaluator:
                 batch_size=options.batch_size,
                 on_error=data.on_error,
                 workers=data.workers,
+                track=self.track,
             )
 
         split = self._split(read)

@@ -68,6 +68,17 @@ def test_core_file_stays_readable(path: Path) -> None:
     assert long == {}, "functions stay under 60 lines"
 
 
+SPEAKING = ("mmssl_cli.py", "mmssl/pretrain.py")
+"""What prints: the command and the session of a run. All other code logs, or returns what is to be said."""
+
+
+@pytest.mark.parametrize("path", [path for path in CORE if name(path) not in SPEAKING], ids=name)
+def test_the_library_prints_nothing(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    found = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert found == [], f"only {' and '.join(SPEAKING)} print"
+
+
 # Columns of a dataset and kinds of file, named as the datasets library names them; a type in plain words.
 NO_MODALITY = {
     "mmssl/data/bundled.py": {"image"},
