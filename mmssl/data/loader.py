@@ -18,9 +18,9 @@ from mmssl.data.labels import Labels
 from mmssl.data.order import Order
 from mmssl.data.source import OnError, Source
 from mmssl.data.tables import Row
+from mmssl.data.track import Track, silent
 from mmssl.draws import keys
 from mmssl.modality import Inputs, Modality, Processor
-from mmssl.progress import track
 
 Modalities = Mapping[str, tuple[Modality, Processor]]
 Sample = dict[str, Inputs]
@@ -274,7 +274,7 @@ def _check_sizes(source: Source, order: Order | BudgetOrder, batch_size: int | N
         raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}")
 
 
-def cut(source: Source, modalities: Modalities) -> Source:
+def cut(source: Source, modalities: Modalities, *, track: Track = silent) -> Source:
     """The source with a sample for every piece of its rows, where a processor cuts long samples; else as it is.
 
     Reads all rows once. A row that cannot be read counts as one sample: whoever reads it raises, or skips it, as for any other.

@@ -57,6 +57,17 @@ def test_packages_of_setup_cfg_are_the_packages_on_disk(setup_cfg: ConfigParser)
     assert set(setup_cfg["options"]["py_modules"].split()) == {path.stem for path in MODULES}
 
 
+SPEAKING = ("mmssl_cli.py", "mmssl/pretrain.py")
+"""What prints: the command and the session of a run. All other code logs, or returns what is to be said."""
+
+
+@pytest.mark.parametrize("path", [path for path in CORE if name(path) not in SPEAKING], ids=name)
+def test_the_library_prints_nothing(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    found = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert found == [], f"only {' and '.join(SPEAKING)} print"
+
+
 # A column of a dataset; a type in plain words.
 NO_MODALITY = {
     "mmssl/data/bundled.py": {"image"},
