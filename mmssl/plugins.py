@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import EntryPoint
 from typing import Any, TypeVar
 
-from mmssl_catalogue import distinct, package, points
+from mmssl_catalogue import distinct, package
+from mmssl_catalogue import points as points
 
 PARTS = ("mmssl.objectives", "mmssl.targets", "mmssl.predictors", "mmssl.samplers", "mmssl.losses")
 """The groups of parts."""
