@@ -282,7 +282,7 @@ def cut(source: Source, modalities: Modalities, *, track: Track = silent) -> Sou
     """
     if source.is_cut:
         return source
-    counts = {name: _count_pieces(source, *pair) for name, pair in modalities.items() if pair[1].windowed}
+    counts = {name: _count_pieces(source, *pair, track) for name, pair in modalities.items() if pair[1].windowed}
     if len(modalities) == 1:
         return source.cut(counts.popitem()[1]) if counts else source
     for name, pieces in counts.items():
@@ -298,7 +298,7 @@ def cut(source: Source, modalities: Modalities, *, track: Track = silent) -> Sou
     return source
 
 
-def _count_pieces(source: Source, modality: Modality, processor: Processor) -> list[int]:
+def _count_pieces(source: Source, modality: Modality, processor: Processor, track: Track) -> list[int]:
     """Into how many pieces the sample of every row is cut."""
     narrow, counts = source.only([modality]), list[int]()
     for start in track(range(0, len(source), READ), f"cutting {modality.name}", unit="reads"):
