@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmssl.draws import Draws
-from mmssl.plugins import installed, load, points
+from mmssl.plugins import installed, load
 from mmssl.tokens import Tokens
+from mmssl_catalogue import points
 
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
