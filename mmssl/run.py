@@ -173,8 +173,9 @@ def now() -> str:
 
 
 def command_line() -> str:
-    """The exact command that started this process, the program by its name."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The exact command that started this process, the program by its name; `python` where an embedded interpreter has none."""
+    program, *arguments = sys.argv or ["python"]
+    return shlex.join([Path(program).name, *arguments])
 
 
 def git_commit() -> str | None:

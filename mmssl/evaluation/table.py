@@ -3,9 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
-from mmssl import progress
+import rich
+import rich.table
+from rich.text import Text
 
 PRETRAINED, RANDOM, RAW = "pretrained", "random init", "raw features"
 BASELINES = (RANDOM, RAW)
@@ -103,27 +106,30 @@ class Table:
         return f"Linear probe: {first.name} reaches {self.shown(first.probe)}, {' and '.join(parts)}."
 
     def sampling_error(self, a: Row, b: Row) -> float:
-        """Half width of the 95 % interval of the difference of two accuracies on as many independent test samples; 0 for R2.
+        """The difference of two accuracies, on as many independent test samples, whose 95 % interval just holds 0; 0 for R2.
 
         One success and one failure are added to each (Agresti and Caffo 2000, doi 10.1080/00031305.2000.10474560), as two right
-        answers of two would otherwise have no error at all.
+        answers of two would otherwise have no error at all; they shrink the difference, and what it is compared with grows instead.
         """
         if self.metric != "accuracy":
             return 0.0
         count = self.num_test + 2
         shares = [(row.probe / 100 * self.num_test + 1) / count for row in (a, b)]
         variance = sum(share * (1 - share) / count for share in shares)
-        return 100 * 1.96 * math.sqrt(variance)
+        return 100 * 1.96 * math.sqrt(variance) * count / self.num_test
 
     def print(self) -> None:
         """Show the table on the terminal, or as lines in a log."""
-        rows = [
-            {"model": row.name, "20-NN": self.shown(row.knn), "linear probe": self.shown(row.probe), "features": row.num_features}
-            for row in self.rows
-        ]
-        progress.table(self.title, rows, ["model", *SCORES.values(), "features"])
+        grid = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for title in ("model", *SCORES.values(), "features"):
+            grid.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
+        for row in self.rows:
+            grid.add_row(Text(row.name), *(self.shown(vars(row)[key]) for key in SCORES), str(row.num_features or "-"))
+        say = partial(rich.get_console().print, markup=False, highlight=False)
+        say(self.title, soft_wrap=True)
+        say(grid)
         for line in (*self.remarks, self.verdict):
-            print(line)
+            say(line, soft_wrap=True)
 
     def to_markdown(self) -> str:
         """The table in Markdown, best scores bold, with its protocol and notes."""

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmssl import api, checkpoint, cli
+import mmssl_cli as cli
+from mmssl import api, checkpoint
 from mmssl.data import Batch, open_streams
 from mmssl.objectives import OBJECTIVES, Output
 from mmssl.objectives.masked import Masked

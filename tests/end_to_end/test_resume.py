@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from mmssl import api, checkpoint, cli
+import mmssl_cli as cli
+from mmssl import api, checkpoint
 from mmssl.evaluation import Evaluator
 from mmssl.run import Interrupted, Run
 

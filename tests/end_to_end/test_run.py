@@ -17,7 +17,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import mmssl
-from mmssl import api, checkpoint, cli
+import mmssl_cli as cli
+from mmssl import api, checkpoint
 from mmssl.data import Source
 from mmssl.evaluation import Table
 from mmssl.recipe import load
@@ -51,6 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Iterat
 def test_the_folder_holds_what_a_run_is_known_by(finished: Run) -> None:
     assert sorted(path.name for path in finished.folder.iterdir()) == [
         "checkpoints", "lock", "metrics.jsonl", "model", "processor", "recipe.yaml", "report.html", "run.json", "table.json",
+        "training.json",
     ]  # fmt: skip
     assert sorted(path.name for path in finished.model_folder.iterdir()) == [
         "README.md",
@@ -60,6 +62,7 @@ def test_the_folder_holds_what_a_run_is_known_by(finished: Run) -> None:
         "modules.json",
         "processor_config.json",
         "sentence_bert_config.json",
+        "training.json",
     ]
     assert sorted(path.name for path in finished.checkpoints.iterdir()) == ["step-000000008", "step-000000012"]
     for path in finished.checkpoints.iterdir():
