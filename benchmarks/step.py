@@ -23,7 +23,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from mmssl import recipe
-from mmssl.build import make_config
 from mmssl.data import Batch
 from mmssl.draws import keys
 from mmssl.loop import set_attention
@@ -34,6 +33,7 @@ from mmssl.objectives import Setup
 from mmssl.objectives.masked import Masked
 from mmssl.objectives.targets import Normalised
 from mmssl.processor import MMSSLProcessor
+from mmssl.start import make_config
 
 SIDE = 32
 PRODUCT = 4096

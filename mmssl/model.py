@@ -15,7 +15,8 @@ from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
 from mmssl.config import MMSSLConfig
-from mmssl.encoder import Encoder, MMSSLAttention, MMSSLLayer, initialise
+from mmssl.encoder import Encoder
+from mmssl.layers import MMSSLAttention, MMSSLLayer, initialise
 from mmssl.modality import Adapter, Inputs, find
 from mmssl.pooling import concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
@@ -65,7 +66,7 @@ class MMSSLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # transformers looks for the attention interface in this file's source; ours is called in encoder.py.
+        # transformers looks for the attention interface in this file's source; ours is called in layers.py.
         return True
 
 

@@ -8,7 +8,8 @@ from statistics import fmean as mean
 from typing import Any
 
 from mmssl import checkpoint, files
-from mmssl.build import Pieces, build, cut_stream, modalities_of, run_to_continue
+from mmssl.build import Pieces, build, cut_stream, modalities_of
+from mmssl.card import model_card
 from mmssl.data import batches
 from mmssl.data.options import ONLY, Rows
 from mmssl.evaluation import Evaluator, Table
@@ -20,10 +21,11 @@ from mmssl.model import no_weights_bar
 from mmssl.processor import MMSSLProcessor
 from mmssl.progress import Progress, track
 from mmssl.recipe import Recipe
-from mmssl.report import model_card, write_report
+from mmssl.report import write_report
 from mmssl.run import Interrupted, Run, StopRequest, now, stop_on_signals
 from mmssl.sentence import write_sentence_files
 from mmssl.splits import Scored, open_splits
+from mmssl.start import run_to_continue
 
 PICTURED = 8
 """Samples in the pictures of the report."""

@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Column
 from rich.text import Text
 
+from mmssl.numbers import compact
+
 Item = TypeVar("Item")
 
 WINDOW = 30.0
@@ -20,8 +22,6 @@ SPACING = 0.2
 """Seconds between two drawings of the display."""
 LINE_EVERY = 10.0
 """Seconds between two lines in a log."""
-SCALES = ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0.0, 1.0, ""))
-"""From which size on a number is divided by what, and the suffix that says so."""
 
 
 class Told(rich.ProgressColumn):
@@ -190,19 +190,6 @@ def track(
         for done, item in enumerate(iterable, 1):
             yield item
             progress.update(done)
-
-
-def compact(value: int | float, digits: int = 4) -> str:
-    """A number in few characters, with `digits` significant digits: 0, 0.5000, 9876, 12.35k, 1.000e-3."""
-    size = abs(value)
-    if size == 0 or not math.isfinite(size):
-        return f"{value:g}"
-    if size < 1e-2 or size >= 1e15:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    scale, suffix = next((scale, suffix) for limit, scale, suffix in SCALES if size >= limit)
-    decimals = max(0, digits - 1 - math.floor(math.log10(size / scale)))
-    return f"{value / scale:.{decimals}f}{suffix}"
 
 
 def duration(seconds: int | float) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from mmssl import yaml12
+from mmssl.messages import problems, shown, suggest
 from mmssl.options import RunOptions, TrainOptions
 from mmssl.plugins import installed, needed, packages
 from mmssl.schedules import SCHEDULES, Schedule
-from mmssl.schema import Constructor, Section, Variants, choice, group, problems, schema_of, section, shown, suggest
+from mmssl.schema import Constructor, Section, Variants, choice, group, schema_of, section
 from mmssl_catalogue import recipes_found
 
 OPTIONAL = ("evaluate",)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmssl.data import Batch
 from mmssl.draws import Draws
-from mmssl.encoder import initialise_all
+from mmssl.layers import initialise_all
 from mmssl.masking import Sampler, Split, preferred, split_in_order
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel

@@ -26,7 +26,7 @@ from mmssl import checkpoint
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import keys
-from mmssl.encoder import initialise_all
+from mmssl.layers import initialise_all
 from mmssl.loop import Training, TrainingError, fit
 from mmssl.masking import SAMPLERS
 from mmssl.modality import find

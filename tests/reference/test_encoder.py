@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmssl.config import SIZES, MMSSLConfig, encoder_settings
-from mmssl.encoder import Encoder, Rotary, initialise_all, rotate
+from mmssl.encoder import Encoder
+from mmssl.layers import Rotary, initialise_all, rotate
 from mmssl.model import MMSSLModel
 from mmssl.tokens import Tokens
 

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws, keys
-from mmssl.encoder import Encoder, initialise_all
+from mmssl.encoder import Encoder
+from mmssl.layers import initialise_all
 from mmssl.masking import Random, Split
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Masked, Setup

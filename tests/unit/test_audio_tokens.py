@@ -10,7 +10,7 @@ import torchaudio
 from torch import Tensor
 
 from mmssl.config import MMSSLConfig
-from mmssl.encoder import initialise_all
+from mmssl.layers import initialise_all
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Setup
 from mmssl.objectives.masked import Masked

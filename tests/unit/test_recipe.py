@@ -18,8 +18,9 @@ from pydantic import Field
 
 import mmssl_catalogue
 from mmssl import modality, recipe, yaml12
+from mmssl.messages import shown
 from mmssl.recipe import RecipeError, changed_keys, find_recipe, json_schema, load, override
-from mmssl.schema import read_docstring, section, shown
+from mmssl.schema import read_docstring, section
 from mmssl_catalogue import header, recipes_found
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mmssl.card import fenced, model_card
 from mmssl.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, label
 from mmssl.config import MMSSLConfig, encoder_settings
 from mmssl.data import Source
@@ -21,7 +22,7 @@ from mmssl.evaluation import Row, Table
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
-from mmssl.report import compact_count, fenced, model_card, plain, write_report
+from mmssl.report import compact_count, plain, write_report
 
 VOID = {"meta", "img", "line", "path", "circle", "br"}
 BAD = '<script src="https://example.org/x.js"></script> & "quoted"'

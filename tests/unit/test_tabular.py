@@ -16,7 +16,7 @@ from sklearn.utils import Bunch
 
 from mmssl.config import MMSSLConfig
 from mmssl.draws import Draws, keys
-from mmssl.encoder import initialise_all
+from mmssl.layers import initialise_all
 from mmssl.modality import Inputs
 from mmssl_modalities.tabular import TABULAR, TabularAdapter, TabularAugment, TabularProcessor
 

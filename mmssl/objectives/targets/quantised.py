@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmssl.config import Positive
 from mmssl.draws import Draws
-from mmssl.encoder import initialise_all
+from mmssl.layers import initialise_all
 from mmssl.model import MMSSLModel
 from mmssl.objectives.distances import InfoNce, Loss
 from mmssl.objectives.networks import Networks

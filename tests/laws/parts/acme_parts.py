@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws
-from mmssl.encoder import Encoder, initialise_all
+from mmssl.encoder import Encoder
+from mmssl.layers import initialise_all
 from mmssl.masking import Scored, Split
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Mean, Objective, Setup, Step, Term, Terms
