@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmssl.messages import PLAIN, describe
 from mmssl.recipe import json_schema
+from mmssl.recipe.messages import PLAIN, describe
 
 Schema = dict[str, Any]
 Definitions = Mapping[str, Schema]

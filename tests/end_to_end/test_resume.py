@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 import mmssl_cli as cli
-from mmssl import api, checkpoint
+from mmssl import api
 from mmssl.evaluation import Evaluator
-from mmssl.run import Interrupted, Run
+from mmssl.training import checkpoint
+from mmssl.training.run import Interrupted, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmssl import encoder, layers
 from mmssl.draws import Draws
 from mmssl.modality import Adapter, Inputs, Modality, Processor, find
-from mmssl.objectives.predictors import mask_token
+from mmssl.model import encoder, layers
+from mmssl.objectives.predict.predictors import mask_token
 from mmssl.plugins import installed, points
 from mmssl.testing import LAWS
 from mmssl.tokens import Tokens

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl import checkpoint
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, fit
 from mmssl.objectives import Clock, Setup, Step
-from mmssl.objectives.distances import SameSample
-from mmssl.objectives.masked import Masked
-from mmssl.objectives.parts import Answer, Scene
-from mmssl.objectives.predictors import MaskToken
-from mmssl.objectives.targets import Clusters, Quantised, RandomCodes, Target
-from mmssl.options import TrainOptions
+from mmssl.objectives.predict import Masked
+from mmssl.objectives.predict.distances import SameSample
+from mmssl.objectives.predict.parts import Answer, Scene
+from mmssl.objectives.predict.predictors import MaskToken
+from mmssl.objectives.predict.targets import Clusters, Quantised, RandomCodes, Target
 from mmssl.plugins import installed
-from mmssl.schedules import constant
-from mmssl.testing import batch_of, small_model
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant
+from mmssl.testing.modalities import batch_of, small_model
+from mmssl.training import checkpoint
+from mmssl.training.loop import Training, fit
 
 SAMPLES = 6
 TARGETS: dict[str, Callable[[], Target]] = {

@@ -9,9 +9,9 @@ import torch
 
 from mmssl.data import Batch
 from mmssl.objectives import OBJECTIVES, Clock, Masked, Objective, Setup, Step
-from mmssl.objectives.distances import LOSSES, Chamfer, InfoNce, Loss, SameSample
-from mmssl.objectives.predictors import PREDICTORS, Causal, CrossAttention, MaskToken, Similar, Transformer, Unordered
-from mmssl.objectives.targets import (
+from mmssl.objectives.predict.distances import LOSSES, Chamfer, InfoNce, Loss, SameSample
+from mmssl.objectives.predict.predictors import PREDICTORS, Causal, CrossAttention, MaskToken, Similar, Transformer, Unordered
+from mmssl.objectives.predict.targets import (
     TARGETS,
     Assignments,
     Clusters,
@@ -27,7 +27,7 @@ from mmssl.objectives.targets import (
 )
 from mmssl.objectives.terms import Metric
 from mmssl.plugins import installed
-from mmssl.testing import batch_of, objective_of, small_model
+from mmssl.testing.modalities import batch_of, objective_of, small_model
 
 NARROW = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
