@@ -55,10 +55,10 @@ class Feed:
         """Which samples of a source each of its steps reads."""
         if self.options.batch_tokens is None:
             return Order(len(stream.source), stream.seed(self.seed), self.data.shuffle)
-        multiple = self.training.accelerator.num_processes * self.options.accumulation
+        shares = self.training.accelerator.num_processes * self.options.accumulation
         lengths = self.lengths(stream)
         seed = stream.seed(self.seed)
-        return BudgetOrder(lengths, self.options.batch_tokens, seed, multiple=multiple, shuffle=self.data.shuffle)
+        return BudgetOrder(lengths, self.options.batch_tokens, seed, shares=shares, shuffle=self.data.shuffle)
 
     def lengths(self, stream: Stream) -> list[int]:
         """Tokens of every sample of a source, counted once and kept with the run; none for one that cannot be read."""
