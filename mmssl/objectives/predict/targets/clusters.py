@@ -185,13 +185,13 @@ class Clusters(Target):
         books, vectors = cast(Codebooks, self.books[name]), cast(Vectors, self.vectors[name])
         if not vectors.fitted:
             vectors.fit([content_of(scene, self.of) for scene in scenes])
-        theres = [anything(content_of(scene, self.of)) for scene in scenes]
+        found = [anything(content_of(scene, self.of)) for scene in scenes]
         if int(books.stage) < 0:
-            first = gather_rows(torch.cat([self.read(0, scene)[there] for scene, there in zip(scenes, theres, strict=True)]))
+            first = gather_rows(torch.cat([self.read(0, scene)[there] for scene, there in zip(scenes, found, strict=True)]))
             if len(first):
                 books.begin(first)
         stage = int(books.done) + 1
-        books.collect(gather_rows(torch.cat([self.read(stage, scene)[there] for scene, there in zip(scenes, theres, strict=True)])))
+        books.collect(gather_rows(torch.cat([self.read(stage, scene)[there] for scene, there in zip(scenes, found, strict=True)])))
 
     def read(self, stage: int, scene: Scene) -> Float[Tensor, "b n w"]:
         """What the codes of a stage are made of."""
