@@ -292,7 +292,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(train: Train) -> None:
     with pytest.raises(ValueError, match="the weights belong to another architecture: ") as caught:
         train("init=runs/tiny", "encoder.hidden_size=32", "train.max_steps=2")
     message = str(caught.value)
-    assert re.search(r"student\.encoder\.\S+ is \[16(, \d+)*\], expected \[32(, \d+)*\]", message), message
+    assert re.search(r"networks\.\S+ is \[16(, \d+)*\], expected \[32(, \d+)*\]", message), message
     assert re.search(r"; and \d+ more\. Use the recipe that they were trained with$", message), message
 
 

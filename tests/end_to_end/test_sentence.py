@@ -12,7 +12,7 @@ from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.sentence import write_sentence_files
 from mmssl.processor import MMSSLProcessor
-from mmssl.testing.modalities import SMALL, small_processor
+from mmssl.testing import SMALL, small_processor
 
 NAMES = ("text", "image", "audio")
 

@@ -34,7 +34,7 @@ from mmssl.objectives.terms import State
 from mmssl.plugins import installed
 from mmssl.recipe.options import TrainOptions
 from mmssl.recipe.schedules import constant, cosine
-from mmssl.testing.modalities import inputs_of, small_processor
+from mmssl.testing import inputs_of, small_processor
 from mmssl.training import checkpoint
 from mmssl.training.loop import Training, TrainingError, fit
 
@@ -369,7 +369,7 @@ import json, sys
 from mmssl.training.loop import Training, fit
 from mmssl.recipe.options import TrainOptions
 from mmssl.recipe.schedules import constant
-from mmssl.testing.modalities import objective_of
+from mmssl.testing import objective_of
 
 def losses(compile):
     objective, batch = objective_of(sys.argv[1], "image")

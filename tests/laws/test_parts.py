@@ -14,8 +14,7 @@ from mmssl.objectives.predict import Predict
 from mmssl.objectives.predict.predictors import PREDICTORS, MaskToken, Similar, Transformer
 from mmssl.objectives.predict.targets import Hidden, Raw, Rendered, Teacher
 from mmssl.plugins import installed
-from mmssl.testing import hidden_content_is_not_used
-from mmssl.testing.modalities import objective_of, small_model
+from mmssl.testing import hidden_content_is_not_used, objective_of, small_model
 
 NARROW: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 Settings = Callable[[], dict[str, Any]]

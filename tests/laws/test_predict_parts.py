@@ -13,7 +13,7 @@ from mmssl.objectives.predict.distances import InfoNce
 from mmssl.objectives.predict.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Unordered
 from mmssl.objectives.predict.targets import Assignments, Embedding, Encoding, Gradients, Hog, Latent, Position, Raw
 from mmssl.plugins import installed
-from mmssl.testing.modalities import batch_of, small_model
+from mmssl.testing import batch_of, small_model
 
 STEPS = 50
 PICTURES = ["audio", "image"]

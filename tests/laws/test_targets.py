@@ -21,7 +21,7 @@ from mmssl.objectives.predict.targets import Clusters, Quantised, RandomCodes, T
 from mmssl.plugins import installed
 from mmssl.recipe.options import TrainOptions
 from mmssl.recipe.schedules import constant
-from mmssl.testing.modalities import batch_of, small_model
+from mmssl.testing import batch_of, small_model
 from mmssl.training import checkpoint
 from mmssl.training.loop import Training, fit
 

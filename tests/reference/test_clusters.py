@@ -19,7 +19,7 @@ from mmssl.objectives.predict.distances import CrossEntropy, InfoNce
 from mmssl.objectives.predict.parts import Predictor, Target
 from mmssl.objectives.predict.predictors import CrossAttention, MaskToken
 from mmssl.objectives.predict.targets import Assignments, Embedding, Raw
-from mmssl.testing.modalities import objective_of
+from mmssl.testing import objective_of
 from mmssl.tokens import gather
 
 PATCH, GRID = 4, 3

@@ -19,7 +19,7 @@ from mmssl.objectives.predict.grids import assemble, disassemble
 from mmssl.objectives.predict.parts import Target
 from mmssl.objectives.predict.predictors import MaskToken
 from mmssl.objectives.predict.targets import Gradients, Hog
-from mmssl.testing.modalities import inputs_of, small_model
+from mmssl.testing import inputs_of, small_model
 
 PATCH, CHANNELS, HEIGHT, WIDTH = 8, 3, 16, 24
 

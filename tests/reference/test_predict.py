@@ -15,7 +15,7 @@ from mmssl.objectives.predict import Predict
 from mmssl.objectives.predict.distances import Mse
 from mmssl.objectives.predict.predictors import MaskToken, Transformer
 from mmssl.objectives.predict.targets import Hidden, Latent, Raw, Teacher
-from mmssl.testing.modalities import batch_of, objective_of, small_model
+from mmssl.testing import batch_of, objective_of, small_model
 
 
 def built(kind: str, name: str, **settings: object) -> tuple[Predict, object]:

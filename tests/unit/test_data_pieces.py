@@ -12,7 +12,7 @@ from mmssl.data import Batch, Labels, Order, Source, batches, cut, loader
 from mmssl.evaluation.features import extract, raw_features
 from mmssl.modality import Inputs, Modality, Processor, find
 from mmssl.processor import MMSSLProcessor
-from mmssl.testing.modalities import small_model
+from mmssl.testing import small_model
 
 LIMIT = 3
 ROWS = [{"series": list(range(start, start + size)), "label": size % 2} for start, size in ((0, 2), (10, 7), (20, 3), (30, 10))]

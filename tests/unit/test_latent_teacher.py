@@ -16,7 +16,7 @@ from mmssl.objectives.predict.predictors import Transformer
 from mmssl.objectives.predict.targets import Latent
 from mmssl.recipe.options import TrainOptions
 from mmssl.recipe.schedules import constant
-from mmssl.testing.modalities import batch_of, small_model
+from mmssl.testing import batch_of, small_model
 from mmssl.training import checkpoint
 from mmssl.training.loop import Training, fit
 

@@ -24,7 +24,7 @@ from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.pooling import Pooling
 from mmssl.plugins import installed
 from mmssl.processor import MMSSLProcessor
-from mmssl.testing.modalities import inputs_of, small_model, small_processor
+from mmssl.testing import inputs_of, small_model, small_processor
 
 MODALITIES = {"image": "images", "tabular": "table"}
 POOLINGS = [pooling for pooling in get_args(Pooling) if pooling != "concat"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmssl.objectives import Objective
 from mmssl.objectives.predict.predictors import MaskToken
-from mmssl.testing.modalities import objective_of
+from mmssl.testing import objective_of
 from mmssl.training.optim import adamw, decays, parameter_groups, set_lr
 
 CASES = [

@@ -15,7 +15,7 @@ from mmssl.masking import Random
 from mmssl.objectives import Masked, Setup
 from mmssl.objectives.predict.predictors import Transformer
 from mmssl.objectives.predict.targets import Raw, Rendered
-from mmssl.testing.modalities import batch_of, inputs_of, small_model
+from mmssl.testing import batch_of, inputs_of, small_model
 from mmssl_modalities.points.views import AXES, FAR, depth_maps
 
 SIZE = 32

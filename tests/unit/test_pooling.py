@@ -12,7 +12,7 @@ from mmssl.data import Labels
 from mmssl.model.pooling import STATISTICS, concatenated, every_token, statistics
 from mmssl.objectives.base import Setup
 from mmssl.objectives.supervised import Supervised
-from mmssl.testing.modalities import batch_of, inputs_of, small_model
+from mmssl.testing import batch_of, inputs_of, small_model
 from mmssl.tokens import Tokens
 
 WIDE = {"mean_max": 2, "mean_std": 2, "mean_max_min": 3, "concat": 5}

@@ -10,7 +10,7 @@ import torch
 
 from mmssl.modality import Inputs, find
 from mmssl.processor import MMSSLProcessor
-from mmssl.testing.modalities import small_processor
+from mmssl.testing import small_processor
 
 IMAGES = find("image").example(3, 0)
 ROWS = find("tabular").example(3, 0)

@@ -13,7 +13,7 @@ from mmssl.draws import Draws
 from mmssl.modality import Inputs
 from mmssl.objectives import Setup, Supervised
 from mmssl.recipe import RecipeError, load
-from mmssl.testing.modalities import SAMPLES, batch_of, small_model
+from mmssl.testing import SAMPLES, batch_of, small_model
 
 CLASSES = Labels("classification", ["ash", "elm", "oak"], np.arange(SAMPLES) % 3)
 NUMBERS = Labels("regression", [], np.linspace(100, 700, 25, dtype=np.float32))

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from mmssl.objectives.networks import AVERAGE, Clock, Frozen, Moving, Networks, Snapshot
 from mmssl.objectives.terms import Largest, Mean, Metric, Rows, State, Term, Terms, Used, joined
-from mmssl.testing.modalities import small_model
+from mmssl.testing import small_model
 
 
 def drawn(*shape: int) -> torch.Tensor:
