@@ -7,17 +7,19 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 
-from mmssl_catalogue import header, recipes_found
+from mmssl_catalogue import MODALITIES, first_lines, header, points, recipes_found
 
-OBJECTIVES = {
-    "masked": "hide tokens, predict what they held or what a teacher makes of them (MAE, BERT, HuBERT, data2vec)",
-    "jepa": "predict a teacher's representations of blocks from those of their context (I-JEPA, T-JEPA)",
-    "supervised": "a linear head on the pooled output: classification, regression, fine-tuning",
+PARTS = {
+    "objectives": "mmssl.objectives:OBJECTIVES",
+    "targets": "mmssl.objectives.predict.targets:TARGETS",
+    "predictors": "mmssl.objectives.predict.predictors:PREDICTORS",
+    "samplers": "mmssl.masking:SAMPLERS",
+    "losses": "mmssl.objectives.predict.distances:LOSSES",
 }
-"""For `mmssl list objectives`, without importing them; a test compares it with `mmssl.objectives.OBJECTIVES`."""
+"""Where mmssl's own parts of each kind are listed, for `mmssl list`, which reads their sources."""
 
 USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError)
 """What wrong input raises: shown as one message, without our stack."""
@@ -80,8 +82,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, required=True, help="the parquet file to write")
     command.set_defaults(run=embed)
 
-    command = commands.add_parser("list", help="modalities, objectives or recipes")
-    command.add_argument("what", choices=["modalities", "objectives", "recipes"])
+    command = commands.add_parser("list", help="modalities, objectives and their parts, or recipes")
+    kinds = ["modalities", *PARTS, "recipes"]
+    command.add_argument("what", choices=kinds, metavar="KIND", help=", ".join(kinds))
     command.set_defaults(run=show_list)
 
     command = commands.add_parser("check", help="validate a recipe and show what it would build, without training")
@@ -150,9 +153,9 @@ def embed(options: argparse.Namespace) -> None:
 
 def show_list(options: argparse.Namespace) -> None:
     if options.what == "modalities":
-        rows = dict.fromkeys(sorted(entry_points(group="mmssl.modalities").names), "")
-    elif options.what == "objectives":
-        rows = OBJECTIVES
+        rows = dict.fromkeys(points(MODALITIES), "")
+    elif options.what in PARTS:
+        rows = first_lines(PARTS[options.what], f"mmssl.{options.what}")
     else:
         rows = {name: (header(path).splitlines() or [""])[0] for name, path in recipes_found().items()}
     width = max(map(len, rows), default=0)

@@ -30,11 +30,12 @@ from matplotlib.figure import Figure
 import mmssl
 from mmssl import files
 from mmssl.evaluation import Evaluator, Row, extract, random_init
-from mmssl.losses.health import effective_rank
+from mmssl.evaluation.history import History
+from mmssl.losses.spectrum import effective_rank
 from mmssl.model import MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import load
-from mmssl.run import Run, command_line, facts
+from mmssl.training.run import Run, command_line, facts
 
 ROOT = Path(__file__).parents[1]
 TRAINED = {"masked": "masked", "jepa": "JEPA"}
@@ -173,7 +174,8 @@ def measure(name: str, seed: int, cells: Cells, data: Path, work: Path, budget: 
         run = mmssl.train(recipe, changes | {"evaluate": None})
         model, processor = load_model(run.model_folder).eval(), MMSSLProcessor.from_pretrained(run.model_folder)
         checked = load(recipe, changes)
-        evaluator = Evaluator(checked.section("evaluate"), checked.section("data"), processor, model.config)
+        options, data_options, history = checked.section("evaluate"), checked.section("data"), History.read(run.model_folder)
+        evaluator = Evaluator(options, data_options, processor, model.config, history=history)
         about = {"dataset": name, "seed": seed, "protocol": mmssl.evaluation.PROTOCOL, "recipe": f"grid/{kind}_{dataset.modality}"}
         rows = evaluator.table(model, name=kind).rows if baselines else (evaluator.row(kind, model),)
         networks = {kind: model, RANDOM: random_init(model.config, seed)}
@@ -187,10 +189,10 @@ def measure(name: str, seed: int, cells: Cells, data: Path, work: Path, budget: 
 def scores(row: Row, evaluator: Evaluator, model: MMSSLModel | None) -> dict[str, float | None]:
     """Scores in percent, and the effective rank of what the model makes of the test samples."""
     factor = 1 if evaluator.classes else 100
-    source = evaluator.sources.test or evaluator.sources.train
     rank = None
     if model is not None:
-        rank = effective_rank(extract(model, evaluator.processor, source, evaluator.modality, title="rank").values).item()
+        features = extract(model, evaluator.processor, evaluator.sources.test, evaluator.modality, title="rank")
+        rank = effective_rank(features.values).item()
     return {"probe": factor * row.probe, "knn": factor * row.knn, "rank": rank}
 
 

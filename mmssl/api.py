@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 from mmssl import files
-from mmssl import recipe as recipes
-from mmssl.build import Pieces, build, cut_stream, labels_of, modalities_of
-from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader, open_streams
+from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
+from mmssl.evaluation.history import History
 from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import Objective
-from mmssl.pretrain import pretrain
 from mmssl.processor import MMSSLProcessor
-from mmssl.progress import track
-from mmssl.run import Run
+from mmssl.recipe import recipe as recipes
+from mmssl.training.build import Pieces, build, cut_stream, modalities_of
+from mmssl.training.progress import track
+from mmssl.training.run import Run
+from mmssl.training.session import pretrain
+from mmssl.training.splits import open_splits
 
 RecipeLike = str | Path | Mapping[str, Any]
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -38,7 +40,7 @@ def train(recipe: RecipeLike, overrides: Overrides = (), *, rows: Rows | None = 
     overrides: texts `train.lr=1e-3`, or a dict with dotted keys; sections: `train={"lr": 1e-3}`, merged into the recipe.
     rows: data in memory in place of `data.path`, or by source in place of the paths of `data.sources`.
 
-    RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.pretrain.pretrain` for the rest.
+    RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.training.session.pretrain` for the rest.
     """
     return pretrain(read(recipe, overrides, sections), rows)
 
@@ -58,12 +60,11 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     Shows parameters, tokens per sample, the shapes of one batch, the loss of the untrained model, and the memory of a step.
     """
     checked = read(recipe, overrides, sections)
-    train_options, data = checked.section("train"), checked.section("data")
-    checked.section("evaluate")
-    streams = open_streams(data, list(checked.modalities))
-    labels = labels_of(checked, streams)
-    pieces = build(checked, streams, labels, track=track)
-    streams = {name: cut_stream(stream, pieces.processor, track) for name, stream in streams.items()}
+    train_options = checked.section("train")
+    splits = open_splits(checked)
+    labels = splits.labels
+    pieces = build(checked, splits.streams, labels, track=track)
+    streams = {name: cut_stream(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     objective = pieces.objective
     weights = sum(parameter.numel() for parameter in objective.parameters())
     # Weights, gradients and AdamW's two moments in float32, and the average of the weights if there is one.
@@ -82,7 +83,7 @@ def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels:
 
     fixed: bytes that every step needs, whatever the batch.
     """
-    options, objective = recipe.section("train"), pieces.objective
+    options, objective, held = recipe.section("train"), pieces.objective, stream.source.num_held_out
     count = min(SAMPLED, options.batch_size, len(stream.source))
     batch = first_batch(recipe, pieces, stream, labels, count)
     loss, kept = forward_cost(objective, batch)
@@ -92,6 +93,7 @@ def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels:
         micro = max(1, options.batch_tokens // longest // options.accumulation)
     return [
         f"data        {stream.source}, {len(stream.source):,} samples",
+        *([f"held out    {held:,} rows, which are scored: they do not train, as labels are learned"] if held else []),
         *(f"tokens      {name}: {tokens_per_sample(objective, name, batch)} per sample" for name in batch.inputs),
         *(
             f"batch       {key} {[micro, *tensor.shape[1:]]} {str(tensor.dtype).removeprefix('torch.')}"
@@ -120,6 +122,8 @@ def evaluate(
 ) -> Table:
     """Probe a saved model on labelled data beside raw features and random weights; `mmssl.evaluation.PROTOCOL` says how.
 
+    The table says what the model saw of the test samples, as far as its folder records what it was trained on.
+
     model: folder or Hub id. data: as `data.path` of a recipe.
     modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
     compare: more models, folders or Hub ids, by the name of their row.
@@ -135,7 +139,8 @@ def evaluate(
         batch_size=batch_size,
     )
     where = DataOptions(path=data, split=train_split, columns=column_map(name, column, label), on_error=on_error)
-    return Evaluator(options, where, processor, loaded.config, track=track).table(loaded, others=compare)
+    evaluator = Evaluator(options, where, processor, loaded.config, history=History.read(model), track=track)
+    return evaluator.table(loaded, others=compare)
 
 
 def embed(

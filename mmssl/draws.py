@@ -47,6 +47,11 @@ def keys(seed: int, step: int, ids: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
     return mix(base + (ids + 1) * _GOLDEN)
 
 
+def below(count: int | Int[Tensor, "..."], uniform: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Uniform numbers in [0, 1) as integers in [0, count)."""
+    return (uniform * count).long().clamp(max=count - 1)
+
+
 class Draws:
     """Draws for one batch of sample keys; each purpose (a short name) gives an independent stream."""
 
@@ -63,11 +68,13 @@ class Draws:
 
     def uniform(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Uniform numbers in [0, 1) of shape `[b, *shape]`, float32."""
-        count = math.prod(shape)
+        return self.at(purpose, torch.arange(math.prod(shape), device=self.keys.device)[None]).view(len(self.keys), *shape)
+
+    def at(self, purpose: str, numbers: Int[Tensor, "#b n"]) -> Float[Tensor, "b n"]:
+        """The uniform numbers of these places of a stream, counted from 0: what `uniform` gives there."""
         stream = mix(self.keys ^ hash_text(purpose))[:, None]
-        counter = torch.arange(1, count + 1, device=self.keys.device)[None]
-        bits = mix(stream + counter * _GOLDEN)
-        return (_shift_right(bits, 40).to(torch.float32) / (1 << 24)).view(len(self.keys), *shape)
+        bits = mix(stream + (numbers + 1) * _GOLDEN)
+        return _shift_right(bits, 40).to(torch.float32) / (1 << 24)
 
     def normal(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Standard normal numbers of shape `[b, *shape]`, float32 (Box-Muller)."""
@@ -80,7 +87,7 @@ class Draws:
 
     def integers(self, purpose: str, count: int, *shape: int) -> Int[Tensor, "b ..."]:
         """Uniform integers in [0, count) of shape `[b, *shape]`."""
-        return (self.uniform(purpose, *shape) * count).long().clamp(max=count - 1)
+        return below(count, self.uniform(purpose, *shape))
 
     def shared(self, purpose: str, labels: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
         """A random integer in [0, 2^63) for each label: equal ones of a sample share theirs."""

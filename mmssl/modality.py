@@ -9,18 +9,19 @@ A plug-in is one file that builds one `Modality` and names it in the entry-point
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmssl.draws import Draws
-from mmssl.plugins import installed, points
+from mmssl.plugins import installed, load
 from mmssl.tokens import Tokens
+from mmssl_catalogue import points
 
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
@@ -32,9 +33,14 @@ class Processor(ABC):
     The keyword-only arguments of a subclass are its recipe keys and, as `settings()`, the JSON that is saved with the model.
     """
 
+    padding: ClassVar[Mapping[str, float]] = {}
+    """What `collate` fills tensors up with where samples differ in size, by input name; zero or False for those not named."""
+    whole: ClassVar[str] = ""
+    """The recipe key, with its value, that makes one sample of a long one, for messages; where it may be `windowed`."""
+
     @property
     def windowed(self) -> bool:
-        """Whether a raw sample may be longer than one sample of the model, and is then cut by `pieces`."""
+        """Whether a raw sample may be longer than one sample of the model: then `pieces` cuts it, and `__call__` refuses it."""
         return False
 
     @abstractmethod
@@ -78,6 +84,21 @@ class Processor(ABC):
     @abstractmethod
     def collate(self, samples: Sequence[Inputs]) -> Inputs:
         """Stack samples into a batch, padding where their sizes differ."""
+
+    @classmethod
+    def sized(cls, inputs: Inputs) -> Inputs:
+        """A collated batch with the tensors that `collate` leaves out where samples are equally large: sizes, what is valid."""
+        return inputs
+
+    @classmethod
+    def join(cls, parts: Sequence[Inputs]) -> Inputs:
+        """Collated batches as one, their samples in order, filled up with `padding` where sizes differ."""
+        shapes = [{name: tensor.shape[1:] for name, tensor in part.items()} for part in parts]
+        if any(shape != shapes[0] for shape in shapes):
+            parts = [cls.sized(part) for part in parts]
+            names = [sorted(part) for part in parts]
+            assert all(each == names[0] for each in names), f"{cls.__name__}.sized must add what collate leaves out; got {names}"
+        return {name: pad_cat([part[name] for part in parts], cls.padding.get(name, 0.0)) for name in parts[0]}
 
     @abstractmethod
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
@@ -147,6 +168,58 @@ class Adapter(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no views of a sample from outside")
 
 
+@dataclass(frozen=True)
+class Others:
+    """The samples of the whole optimizer step, from which donors come, however the step is cut into micro-batches.
+
+    inputs: all of them, batched and padded. keys: of their draws. place: where in them each sample of the micro-batch lies.
+    """
+
+    inputs: Inputs
+    keys: Int[Tensor, " p"]
+    place: Int[Tensor, " b"]
+
+    @classmethod
+    def of(cls, inputs: Inputs, draws: Draws) -> "Others":
+        """Those of a batch that is the whole step."""
+        return cls(inputs, draws.keys, torch.arange(len(draws.keys), device=draws.keys.device))
+
+    def fork(self, number: int) -> "Others":
+        """The same samples with the draws of view `number`."""
+        return replace(self, keys=Draws(self.keys).fork(number).keys)
+
+    def donor(self, purpose: str, draws: Draws, *shape: int) -> Int[Tensor, "b ..."]:
+        """For each sample of the micro-batch, whose draws are given, the place of another one; its own if it is the only one."""
+        count = len(self.keys)
+        own = self.place.view(-1, *[1] * len(shape))
+        return (own + 1 + draws.integers(purpose, max(1, count - 1), *shape)) % count
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> "Others":
+        """All tensors, moved."""
+        return Others({name: move(x) for name, x in self.inputs.items()}, move(self.keys), move(self.place))
+
+
+Augment = Callable[[Inputs, Draws], Inputs]
+"""One random view of a batch of inputs; one that takes from other samples is `MixesSamples`."""
+
+
+@runtime_checkable
+class MixesSamples(Protocol):
+    """An augmentation whose view of a sample may hold something of others: donors, which come from the whole optimizer step."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it does with its settings."""
+
+    def __call__(self, inputs: Inputs, draws: Draws, others: Others | None = None) -> Inputs:
+        """One random view of a batch; `others` None: the batch is the whole step."""
+
+
+def mixing(augment: Augment | None) -> TypeGuard[MixesSamples]:
+    """Whether an augmentation takes from other samples, and is to be given them."""
+    return isinstance(augment, MixesSamples) and augment.mixes
+
+
 @runtime_checkable
 class ReadsProcessor(Protocol):
     """An augmentation that has to know how its modality's samples were processed."""
@@ -181,12 +254,16 @@ class Modality:
     name: the recipe's and the entry point's name.
     keyword: the argument of `MMSSLProcessor.__call__`, plural where the field's convention is ("images").
     columns: column names looked for in a dataset when the recipe names none; empty: a raw sample is the whole row as a dict.
-    augment: builds, from the recipe's keys, a function (batch inputs, draws) -> batch inputs: one random view, batched, on device.
+    augment: builds, from the recipe's keys, a function (batch inputs, draws) -> batch inputs: one random view, batched, on device;
+        a `MixesSamples` where a view may hold something of other samples.
     example: (count, seed) -> raw samples that pass the laws of `mmssl.testing`.
     golden: () -> (settings of processor, settings of adapter, raw sample, expected coords [n, 4], expected targets): patch order.
     sentence: what sentence-transformers calls it (text, image, audio, video), where it can feed it.
     picture: (inputs, hidden [b, n], predictions by target name, the processor of the inputs) -> a matplotlib figure of the input,
         what was seen and what was predicted, with the names and colours of the raw samples.
+    suffixes: of files that hold one raw sample each, as ".wav" in lower case; a folder of them is a dataset, with the first of
+        `columns` for its column.
+    strong: keys of an augmentation that does all it can, under which the laws look at views.
     """
 
     name: str
@@ -200,6 +277,14 @@ class Modality:
     golden: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any], Any, Float[Tensor, "n 4"], dict[str, Tensor]]]
     picture: Callable[[Inputs, Bool[Tensor, "b n"], dict[str, Tensor], Any], Any]
     sentence: str | None = None
+    suffixes: tuple[str, ...] = ()
+    strong: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:
+            raise ValueError(f"suffixes of modality {self.name!r} are lower case with their dot, as '.wav'; got {', '.join(wrong)}")
+        if self.suffixes and not self.columns:
+            raise ValueError(f"modality {self.name!r} has suffixes, but no column that its files could make; name it in `columns`")
 
 
 @cache
@@ -210,7 +295,7 @@ def find(name: str) -> Modality:
         raise LookupError(
             f"no modality named {name!r}; installed: {known}. If you just added it to setup.cfg, run `pip install -e .` again."
         )
-    found = points()[name].load()
+    found = load(points()[name])
     if not isinstance(found, Modality):
         raise TypeError(
             f"entry point {points()[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; "
@@ -227,4 +312,15 @@ def pad_stack(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
     out = tensors[0].new_full((len(tensors), *shape), value)
     for row, tensor in zip(out, tensors, strict=True):
         row[tuple(slice(s) for s in tensor.shape)] = tensor
+    return out
+
+
+def pad_cat(tensors: Sequence[Tensor], value: float = 0.0) -> Tensor:
+    """Join batched tensors along the first dimension, padding every other one at its end to the largest size with `value`."""
+    if all(t.shape[1:] == tensors[0].shape[1:] for t in tensors):
+        return torch.cat(list(tensors))
+    shape = [max(t.shape[i] for t in tensors) for i in range(1, tensors[0].dim())]
+    out = tensors[0].new_full((sum(map(len, tensors)), *shape), value)
+    for rows, tensor in zip(out.split([len(t) for t in tensors]), tensors, strict=True):
+        rows[(slice(None), *map(slice, tensor.shape[1:]))] = tensor
     return out

@@ -1,6 +1,7 @@
 """Raw rows, their labels, the order in which a run visits them, and batches of them."""
 
 from mmssl.data.batch import Batch as Batch
+from mmssl.data.batch import with_others as with_others
 from mmssl.data.budget import BudgetOrder as BudgetOrder
 from mmssl.data.labels import Labels as Labels
 from mmssl.data.loader import batches as batches

@@ -169,6 +169,9 @@ def hub_table(path: str, config: str | None, split: str | None) -> ArrowTable:
             raise ConnectionError(f"{path!r} is no local file or folder, and the Hub cannot be reached: {error}") from error
         except ValueError as error:
             raise ValueError(f"{shown}: {error} (write `name:configuration` to choose a configuration)") from error
+    splits = [] if split is None else split.split("+")
     if isinstance(found, datasets.DatasetDict):
-        found = datasets.concatenate_datasets(list(found.values()))
-    return ArrowTable(found)
+        splits, found = list(found), datasets.concatenate_datasets(list(found.values()))
+    table = ArrowTable(found)
+    table.parts = [f"{shown}/{part.strip()}" for part in splits]
+    return table

@@ -51,9 +51,11 @@ def bundled_table(name: str, split: str | None) -> RowTable:
     if split not in ("train", "test", None):
         raise LookupError(f"bundled:{name} has no split {split!r}; it has train, test")
     rows = _LOADERS[name]()
-    if split is None:
-        return RowTable(rows, TARGET)
-    targets = [row[TARGET] for row in rows]
-    classes = None if isinstance(targets[0], float) else targets
-    parts = train_test_split(np.arange(len(rows)), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=classes)
-    return RowTable([rows[i] for i in np.sort(parts[split == "test"])], TARGET)
+    if split is not None:
+        targets = [row[TARGET] for row in rows]
+        classes = None if isinstance(targets[0], float) else targets
+        parts = train_test_split(np.arange(len(rows)), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=classes)
+        rows = [rows[i] for i in np.sort(parts[split == "test"])]
+    table = RowTable(rows, TARGET)
+    table.parts = [f"bundled:{name}/{part}" for part in (("train", "test") if split is None else (split,))]
+    return table

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -82,17 +83,25 @@ class Labels:
 
 
 def _present(column: Sequence[Any], class_names: Sequence[str] | None, where: str, row_of: Callable[[int], int]) -> list[Any]:
-    """The cells as Python values, class numbers replaced by their names; refuses missing ones (None, NaN, class -1)."""
+    """The cells as Python values, class numbers replaced by their names; ValueError if one is missing."""
     cells = [cell.item() if isinstance(cell, np.generic) else cell for cell in column]
-    for position, cell in enumerate(cells):
-        if cell is None or cell != cell or (class_names is not None and cell == -1):
-            raise ValueError(
-                f"row {row_of(position)} of {where}: the label is missing; every row needs one. Drop such rows, or leave "
-                "`label` out of `columns` to train without labels"
-            )
+    missing = [position for position, cell in enumerate(cells) if is_missing(cell) or (class_names is not None and cell == -1)]
+    if missing:
+        raise ValueError(
+            f"row {row_of(missing[0])} of {where}: the label is missing; every row needs one, and {len(missing):,} of "
+            f"{len(cells):,} have none. Drop such rows; or use all rows without labels, by an objective that learns none, and "
+            "score on other data (evaluate.path) or not at all (evaluate=null)"
+        )
     if class_names is None:
         return cells
     return [cell if isinstance(cell, str) else class_names[cell] for cell in cells]
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell holds no label: None, NaN, pandas' NA and NaT, or blank text."""
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)
 
 
 def _cell_type(cells: list[Any], where: str) -> type:

@@ -50,14 +50,23 @@ class _Reader(Dataset[Batch | str]):
     """
 
     def __init__(
-        self, source: Source, modalities: Modalities, *, seed: int, labels: Labels | None, on_error: OnError, cache: bool
+        self,
+        source: Source,
+        modalities: Modalities,
+        *,
+        seed: int,
+        labels: Labels | None,
+        on_error: OnError,
+        cache: bool = False,
+        name: str = "",
     ) -> None:
         if labels is not None and len(labels) != source.num_rows:
             raise ValueError(f"labels must have one value per row of {source}: expected {source.num_rows}, got {len(labels)}")
-        assert source.is_cut or not any(processor.windowed for _, processor in modalities.values())
+        # Of rows that pair modalities no sample is long (`cut`), and a processor refuses one that is.
+        assert source.is_cut or len(modalities) > 1 or not any(processor.windowed for _, processor in modalities.values())
         self.source = source.only([modality for modality, _ in modalities.values()])
         self.modalities = dict(modalities)
-        self.seed = seed
+        self.seed, self.name = seed, name
         self.labels = None if labels is None else labels.tensor()
         self.on_error = on_error
         self.cache: dict[int, Sample | str] | None = {} if cache else None
@@ -95,7 +104,7 @@ class _Reader(Dataset[Batch | str]):
     def _batch(self, step: int, indices: Int[np.ndarray, " k"], inputs: dict[str, Inputs], skipped: tuple[str, ...] = ()) -> Batch:
         ids = torch.from_numpy(indices)
         labels = None if self.labels is None else self.labels[[self.source.kept_row(i) for i in ids.tolist()]]
-        return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped)
+        return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped, self.name, step)
 
     def _process_all(self, rows: Sequence[Row]) -> dict[str, Inputs]:
         """The rows as a batch. Raises what a processor raises for the first bad one."""
@@ -192,12 +201,11 @@ def _batches(reader: _Reader, shares: Iterable[Share], workers: int, pin_memory:
 def _shares(
     batch_of: Callable[[int], Int[np.ndarray, " k"]], steps: Iterable[int], mine: range, num_shares: int
 ) -> Iterator[Share]:
-    """The shares of one process: those numbered `mine` of the equal shares of the batch of every step."""
+    """The shares of one process, those numbered `mine`: the batch of every step in parts that differ by a sample at most."""
     for step in steps:
-        batch = batch_of(step)
-        size = len(batch) // num_shares
+        shares = np.array_split(batch_of(step), num_shares)
         for share in mine:
-            yield step, batch[share * size : (share + 1) * size]
+            yield step, shares[share]
 
 
 def loader(
@@ -217,11 +225,12 @@ def loader(
     on_error: OnError = "raise",
     pin_memory: bool = False,
     cache: bool = False,
+    name: str = "",
 ) -> Iterator[Batch]:
     """The micro-batches of one process, for the optimizer steps `start_step` .. `end_step` (None: without end).
 
     Step s takes positions s * batch_size .. (s + 1) * batch_size of an `Order`, or batch s of a `BudgetOrder`, and cuts them into
-    world * micro_batches equal shares, so that the samples of a step and their keys do not depend on the number of processes,
+    world * micro_batches shares, so that the samples of a step and their keys do not depend on the number of processes,
     micro-batches or workers.
 
     batch_size: samples per optimizer step, over all processes; None with a `BudgetOrder`, which knows.
@@ -229,6 +238,7 @@ def loader(
     on_error: "raise" stops at the first bad sample; "skip" leaves it out and says so in `Batch.skipped`.
     cache: keep every processed sample in memory, so that later epochs only collate. In this process only: each worker would fill
         a cache of its own with whatever samples come its way.
+    name: of the source, for `Batch.source`.
 
     Raises ValueError for sizes that do not fit together; while iterating, ValueError naming source, row and column of a bad sample,
     also under "skip" when all samples of a batch are bad, or more than half of the first 1,000.
@@ -237,7 +247,7 @@ def loader(
     _check_sizes(source, order, batch_size, num_shares)
     if cache and workers:
         raise ValueError(f"cache=true needs workers=0 (each worker would keep its own copy); got workers={workers}")
-    reader = _Reader(source, modalities, seed=seed, labels=labels, on_error=on_error, cache=cache)
+    reader = _Reader(source, modalities, seed=seed, labels=labels, on_error=on_error, cache=cache, name=name)
     steps = count(start_step) if end_step is None else range(start_step, end_step)
     mine = range(rank * micro_batches, (rank + 1) * micro_batches)
     return _batches(reader, _shares(partial(_batch_of, order, batch_size), steps, mine, num_shares), workers, pin_memory)
@@ -257,7 +267,8 @@ def _check_sizes(source: Source, order: Order | BudgetOrder, batch_size: int | N
     if batch_size is None:
         return
     if not 1 <= batch_size <= len(source):
-        raise ValueError(f"batch_size must be between 1 and the {len(source)} rows of {source}; got {batch_size}")
+        held = f" ({source.num_held_out} more are held out for scores)" if source.num_held_out else ""
+        raise ValueError(f"batch_size must be between 1 and the {len(source)} rows of {source}{held}; got {batch_size}")
     if batch_size % num_shares:
         raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}")
 
@@ -266,17 +277,28 @@ def cut(source: Source, modalities: Modalities, *, track: Track = silent) -> Sou
     """The source with a sample for every piece of its rows, where a processor cuts long samples; else as it is.
 
     Reads all rows once. A row that cannot be read counts as one sample: whoever reads it raises, or skips it, as for any other.
-    ValueError for rows that pair several modalities, whose pieces would have no partners.
+    ValueError for a long sample in a row that pairs several modalities: its pieces would have no partners.
     """
-    windowed = [pair for pair in modalities.values() if pair[1].windowed]
-    if not windowed or source.is_cut:
+    if source.is_cut:
         return source
-    if len(modalities) > 1:
-        raise ValueError(
-            f"{source} pairs {' and '.join(modalities)}, and the pieces of long samples of {windowed[0][0].name} would have no "
-            "partner; let their processor take whole samples"
-        )
-    modality, processor = windowed[0]
+    counts = {name: _count_pieces(source, *pair, track) for name, pair in modalities.items() if pair[1].windowed}
+    if len(modalities) == 1:
+        return source.cut(counts.popitem()[1]) if counts else source
+    for name, pieces in counts.items():
+        row = next((row for row, count in enumerate(pieces) if count > 1), None)
+        if row is not None:
+            whole = modalities[name][1].whole
+            remedy = f"Set modalities.{name}.processor.{whole}, or leave such rows out" if whole else "Leave such rows out"
+            raise ValueError(
+                f"row {source.row_number(row)} of {source} pairs {' and '.join(modalities)}, but its {name} is so long that it is "
+                f"cut into {pieces[row]} pieces, and they would have no partner ({sum(count > 1 for count in pieces)} of "
+                f"{len(pieces)} rows). {remedy}"
+            )
+    return source
+
+
+def _count_pieces(source: Source, modality: Modality, processor: Processor, track: Track) -> list[int]:
+    """Into how many pieces the sample of every row is cut."""
     narrow, counts = source.only([modality]), list[int]()
     for start in track(range(0, len(source), READ), f"cutting {modality.name}", unit="reads"):
         for row in narrow.rows(range(start, min(start + READ, len(source)))):
@@ -284,7 +306,7 @@ def cut(source: Source, modalities: Modalities, *, track: Track = silent) -> Sou
                 counts.append(max(1, len(processor.pieces(narrow.raw(modality, row)))))
             except _SAMPLE_ERRORS:
                 counts.append(1)
-    return source.cut(counts)
+    return counts
 
 
 def batches(
@@ -302,6 +324,6 @@ def batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    reader = _Reader(source, modalities, seed=0, labels=labels, on_error=on_error, cache=False)
+    reader = _Reader(source, modalities, seed=0, labels=labels, on_error=on_error)
     shares = ((0, samples) for samples in source.whole_rows(batch_size))
     return _batches(reader, shares, workers, pin_memory=False)

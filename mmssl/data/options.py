@@ -9,6 +9,7 @@ from pydantic import Field
 from mmssl.data.mix import Mixing, Weights
 from mmssl.data.source import Columns, OnError, Source
 from mmssl.data.tables import Row
+from mmssl.draws import hash_text
 
 ONLY = "data"
 """Name of the source of a run that does not mix."""
@@ -100,6 +101,13 @@ class Stream:
     source: Source
     modalities: tuple[str, ...]
     options: SourceOptions
+
+    def seed(self, run: int) -> int:
+        """The seed of its order and of its samples' draws: that of the run, and of several sources one for each.
+
+        Rows of two sources have the same numbers, and so have their steps, which each counts for itself.
+        """
+        return run if self.name == ONLY else run ^ hash_text(self.name)
 
 
 Rows = Sequence[Row] | Mapping[str, Sequence[Row]]

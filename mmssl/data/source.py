@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +51,8 @@ class Source:
         self.split = split
         self._table = table
         self._kept: Int[np.ndarray, " n"] | None = None
+        self._limit: int | None = None
+        self.num_held_out = 0
         self._ends: Int[np.ndarray, " n"] | None = None
         if len(table) == 0:
             raise ValueError(f"{self} has no rows")
@@ -70,8 +73,32 @@ class Source:
     def _keep(self, limit: int) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1; got {limit}")
-        if limit < len(self._table):
-            self._kept = np.arange(limit) * len(self._table) // limit
+        self._limit = limit
+        if limit < self.num_rows:
+            places = np.arange(limit) * self.num_rows // limit
+            self._kept = places if self._kept is None else self._kept[places]
+
+    def whole(self) -> "Source":
+        """All rows of the dataset, those left out by `limit` and `without` among them, and none of them cut."""
+        source = copy.copy(self)
+        source._kept, source._limit, source._ends, source.num_held_out = None, None, None, 0
+        return source
+
+    def select(self, rows: Int[np.ndarray, " k"], limit: int | None = None) -> "Source":
+        """Only some rows of the dataset, by their numbers; of these `limit` ones, evenly spaced. ValueError if there are none."""
+        source = self.whole()
+        source._kept = rows
+        if len(rows) == 0:
+            raise ValueError(f"no row of {self} is left")
+        if limit is not None:
+            source._keep(limit)
+        return source
+
+    def without(self, rows: Int[np.ndarray, " k"]) -> "Source":
+        """The source with some rows of the dataset held out, by their numbers; its `limit` counts those that are left."""
+        source = self.select(np.setdiff1d(np.arange(len(self._table)), rows), self._limit)
+        source.num_held_out = len(rows)
+        return source
 
     def __len__(self) -> int:
         return self.num_rows if self._ends is None else int(self._ends[-1])
@@ -83,6 +110,11 @@ class Source:
 
     def __str__(self) -> str:
         return self.path if self.split is None else f"{self.path} ({self.split})"
+
+    @property
+    def parts(self) -> Sequence[Path | str]:
+        """What the rows come from: files, or names of a dataset's parts; empty for rows in memory."""
+        return self._table.parts
 
     @property
     def column_names(self) -> list[str]:
@@ -169,6 +201,17 @@ class Source:
         narrow.columns = {modality.name: place for modality, place in zip(modalities, places, strict=True)}
         return narrow
 
+    def cells(self, name: str) -> list[Any]:
+        """What a column holds in the rows that the source keeps."""
+        cells = self._table.column(name)
+        return cells if self._kept is None else [cells[i] for i in self._kept]
+
+    def labelled(self, column: str) -> "Source":
+        """The source with the labels of another column."""
+        source = copy.copy(self)
+        source.columns = self.columns | {LABEL: column}
+        return source
+
     def labels(self, *, kind: Kind | None = None, like: Labels | None = None) -> Labels | None:
         """The labels, or None without a label column. See `Labels.read` for `kind`, `like` and errors."""
         name = self.columns.get(LABEL)
@@ -176,9 +219,7 @@ class Source:
             return None
         if not isinstance(name, str):
             raise ValueError(f"{self}: columns.label must be one column; got {name}")
-        cells = self._table.column(name)
-        if self._kept is not None:
-            cells = [cells[i] for i in self._kept]
+        cells = self.cells(name)
         names = self._table.class_names(name)
         where = f"{self}, column {name}"
         return Labels.read(

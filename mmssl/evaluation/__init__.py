@@ -6,9 +6,12 @@ from mmssl.evaluation.features import extract as extract
 from mmssl.evaluation.features import random_init as random_init
 from mmssl.evaluation.features import raw_features as raw_features
 from mmssl.evaluation.protocol import PROTOCOL as PROTOCOL
-from mmssl.evaluation.protocol import EvaluateOptions as EvaluateOptions
 from mmssl.evaluation.protocol import Evaluator as Evaluator
 from mmssl.evaluation.protocol import choose_modality as choose_modality
+from mmssl.evaluation.sources import EvaluateOptions as EvaluateOptions
+from mmssl.evaluation.sources import Sources as Sources
+from mmssl.evaluation.sources import fifth_of as fifth_of
+from mmssl.evaluation.sources import open_sources as open_sources
 from mmssl.evaluation.table import SCORES as SCORES
 from mmssl.evaluation.table import Row as Row
 from mmssl.evaluation.table import Table as Table

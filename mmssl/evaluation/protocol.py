@@ -1,25 +1,24 @@
 """How a frozen model is scored: one protocol with a version, printed beside every score."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from pydantic import Field
 from torch import Tensor
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import DataOptions, Labels, Source, Track, silent
-from mmssl.data.source import Columns
 from mmssl.evaluation import probes
 from mmssl.evaluation.features import Features, extract, random_init, raw_features
+from mmssl.evaluation.history import Exposure, History, label_column
+from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
 from mmssl.evaluation.table import PRETRAINED, RANDOM, RAW, Row, Table
-from mmssl.model import MMSSLModel, load_model
+from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
 
-PROTOCOL = "mmssl-frozen-v1"
+PROTOCOL = "mmssl-frozen-v2"
 """Version of everything below: scores of different versions must not stand in one table.
 
 Features: `pooler_output` in evaluation mode, float32, of samples without augmentation. Limits keep rows evenly spaced over a split.
@@ -28,94 +27,13 @@ Linear probe: features standardised by the training samples; multinomial logisti
 an L2 penalty 1 / C from C = 1e-4, 1e-3, ..., 100, the best on a fifth of the training samples (stratified by class, seeded), then
 fitted on all of them. The search ends after two values of C in a row that are worse than the best.
 Score: accuracy in percent, or R2, on the test samples. Data without a test split: a fifth of the training rows (stratified, the
-same for every seed).
+same for every seed and limit), which a model that learned their labels must not have been trained on.
 Rows: the model; the same architecture with random weights; `Processor.features` of the raw samples; the most frequent class, or
 the mean, of the training labels.
+
+Version 1 scored rows that a run had been trained on with their labels, and chose the fifth after limits and after samples that
+could not be read were left out. On data with a test split, and on all rows of others, the two versions give the same score.
 """
-
-SPLIT_SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What to score a model on: labelled data, a training and a test part.
-
-    every: steps between scores during training; 0: only at the end.
-    path: data as in data.path; null: those of the section data.
-    train_split: part on which nearest neighbours and linear probe are fitted.
-    test_split: part that is scored; null: `test` if the data have it, else a fifth of train_split.
-    columns: columns as in data.columns; with the data of the section data they add to its columns.
-    modality: which of the model's modalities to score; null: the only one.
-    train_limit: keep that many training rows, evenly spaced.
-    test_limit: keep that many test rows, evenly spaced.
-    batch_size: samples that are encoded at a time.
-    seed: seed of the random weights and of the held-out training samples.
-    """
-
-    every: Annotated[int, Field(ge=0)] = 0
-    path: str | None = None
-    train_split: str | None = "train"
-    test_split: str | None = None
-    columns: Columns | None = None
-    modality: str | None = None
-    train_limit: Annotated[int, Field(gt=0)] | None = None
-    test_limit: Annotated[int, Field(gt=0)] | None = None
-    batch_size: Annotated[int, Field(gt=0)] = 256
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Labelled rows; `test` is None where a fifth of `train` takes its place."""
-
-    train: Source
-    train_labels: Labels
-    test: Source | None
-    test_labels: Labels | None
-    note: str | None
-
-
-def open_sources(options: EvaluateOptions, data: DataOptions, rows: Sequence[Mapping[str, Any]] | None = None) -> Sources:
-    """The data that `options` name; what they leave open is as in `data`, or in `rows` if those are given in its place.
-
-    Classes are those of all training rows: with a limit some may have no training sample.
-    """
-    columns = options.columns
-    if options.path is None:
-        columns = {**(data.columns or {}), **(columns or {})} or None
-        if rows is not None:
-            return _in_memory(rows, columns, options.train_limit)
-    path, limit = options.path or data.path, options.train_limit
-    if path is None:
-        raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
-    whole = Source(path=path, split=options.train_split, columns=columns)
-    classes = required_labels(whole)
-    train = whole if limit is None else Source(path=path, split=options.train_split, columns=columns, limit=limit)
-    train_labels = required_labels(train, classes)
-    try:
-        test = Source(path=path, split=options.test_split or "test", columns=columns, limit=options.test_limit)
-    except LookupError as error:
-        if options.test_split is not None:
-            raise
-        return Sources(train, train_labels, None, None, f"A fifth of the training rows are the test samples ({error}).")
-    return Sources(train, train_labels, test, required_labels(test, classes), None)
-
-
-def _in_memory(rows: Sequence[Mapping[str, Any]], columns: Columns | None, limit: int | None) -> Sources:
-    kept = min(limit or len(rows), len(rows))
-    train = Source.from_rows([dict(rows[i * len(rows) // kept]) for i in range(kept)], columns)
-    return Sources(train, required_labels(train), None, None, "Rows in memory: a fifth of them are the test samples.")
-
-
-def required_labels(source: Source, like: Labels | None = None) -> Labels:
-    """The labels of a source, its classes numbered as in `like`; ValueError if it has none."""
-    labels = source.labels(like=like)
-    if labels is None:
-        raise ValueError(
-            f"evaluation needs labels, and {source} names no label column; it has {', '.join(source.column_names)}. "
-            "Name one, as in columns: {label: " + source.column_names[-1] + "}"
-        )
-    return labels
 
 
 @dataclass(frozen=True)
@@ -143,7 +61,8 @@ class Evaluator:
     """Scores models of one architecture on one dataset; the baselines are computed once.
 
     Opens the data at once, so that a wrong path, column or modality fails before training.
-    rows: data in memory in place of `data.path`. track: the progress display.
+    rows: data in memory in place of `data.path`. sources: the data, if they are open already.
+    history: what the scored model was trained on; by default that is not known, and the table says so. track: the progress display.
     ValueError for data without labels, LookupError for a modality that the processor lacks.
     """
 
@@ -155,11 +74,14 @@ class Evaluator:
         config: MMSSLConfig,
         *,
         rows: Sequence[Mapping[str, Any]] | None = None,
+        sources: Sources | None = None,
+        history: History | None = None,
         track: Track = silent,
     ) -> None:
         self.options, self.data, self.processor, self.config, self.track = options, data, processor, config, track
         self.modality = choose_modality(options.modality, processor)
-        self.sources = open_sources(options, data, rows)
+        self.history = History(complete=False) if history is None else history
+        self.sources = open_sources(options, data, rows, self.history) if sources is None else sources
         self.classes = self.sources.train_labels.kind == "classification"
         self._baselines: Baselines | None = None
 
@@ -168,14 +90,22 @@ class Evaluator:
         row = self.row(PRETRAINED, model)
         return {"knn": row.knn, "probe": row.probe}
 
+    def exposure(self, history: History) -> Exposure:
+        """What a model of that history saw of the test samples."""
+        column, fifth = label_column(self.sources.test), self.sources.fifth
+        assert column is not None, "labels were read from it"
+        return history.exposure(self.sources.test, column, None if fifth is None else fifth.column)
+
     def table(self, model: MMSSLModel, *, name: str = PRETRAINED, others: Mapping[str, str | Path] | None = None) -> Table:
         """A row for `model`, for other saved models (name: folder or Hub id), and for each baseline."""
-        rows = [self.row(name, model)]
+        rows, histories = [self.row(name, model)], [self.history]
         for other, path in (others or {}).items():
             loaded = load_model(path).to(model.device)
             rows.append(self.row(other, loaded, MMSSLProcessor.from_pretrained(path)))
+            histories.append(History.read(path))
+        rows, told = self._with_exposure(rows, histories)
         self._baselines = baselines = self._baselines or self._measure_baselines(model.device)
-        notes = [] if self.sources.note is None else [self.sources.note]
+        notes = [*([] if self.sources.note is None else [self.sources.note]), *told]
         if baselines.skipped:
             notes.append(f"Samples that could not be read, and are left out: {baselines.skipped:,}.")
         return Table(
@@ -187,6 +117,13 @@ class Evaluator:
             rows=(*rows, *baselines.rows),
             notes=tuple(notes),
         )
+
+    def _with_exposure(self, rows: Sequence[Row], histories: Sequence[History]) -> tuple[list[Row], list[str]]:
+        """The rows with what their models saw of the test samples, and notes that say so."""
+        exposures = [self.exposure(history) for history in histories]
+        marked = [replace(row, seen=exposure.labelled) for row, exposure in zip(rows, exposures, strict=True)]
+        told = [(row.name, sentence(exposure)) for row, exposure in zip(rows, exposures, strict=True)]
+        return marked, [f"{name}: {text}." for name, text in told if text is not None]
 
     def row(self, name: str, model: MMSSLModel, processor: MMSSLProcessor | None = None) -> Row:
         """Scores of a model; `processor` if it is not the evaluator's. ValueError if its features are not finite."""
@@ -230,16 +167,11 @@ class Evaluator:
 
     def _split(self, read: Callable[[Source, Labels], Features]) -> Split:
         sources = self.sources
-        train = read(sources.train, sources.train_labels)
+        train, test = read(sources.train, sources.train_labels), read(sources.test, sources.test_labels)
         assert train.labels is not None
-        skipped = len(sources.train) - len(train)
-        if sources.test is None or sources.test_labels is None:
-            groups = train.labels if self.classes else torch.zeros(len(train))
-            out = probes.held_out(groups, SPLIT_SEED)
-            return Split(train.values[~out], train.labels[~out], train.values[out], train.labels[out], skipped)
-        test = read(sources.test, sources.test_labels)
         assert test.labels is not None
-        return Split(train.values, train.labels, test.values, test.labels, skipped + len(sources.test) - len(test))
+        skipped = len(sources.train) - len(train) + len(sources.test) - len(test)
+        return Split(train.values, train.labels, test.values, test.labels, skipped)
 
     def _probe(self, name: str, split: Split, device: torch.device) -> Row:
         for values in (split.train, split.test):
@@ -270,6 +202,18 @@ class Evaluator:
             return Row("most frequent class", score, score)
         score = probes.r2(train.mean().expand(len(test)), test)
         return Row("mean label", score, score)
+
+
+def sentence(exposure: Exposure) -> str | None:
+    """What a reader of a model's scores should know of the test samples; None: nothing."""
+    if exposure.labelled:
+        return "test samples were trained on with their labels, so its scores say nothing about unseen ones"
+    if not exposure.known:
+        return "what it was trained on is not recorded, or not from the beginning; the test samples may be among it"
+    if exposure.held_out:
+        kept = f"the test samples were held out of training, seed {SPLIT_SEED}"
+        return f"{kept}, though an earlier run saw them without labels" if exposure.unlabelled else kept
+    return "the test samples were seen in training, without their labels" if exposure.unlabelled else None
 
 
 def choose_modality(name: str | None, processor: MMSSLProcessor) -> str:

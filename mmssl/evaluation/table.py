@@ -22,6 +22,7 @@ class Row:
 
     knn, probe: accuracy in percent, or R2. num_features: width of the features. strength: the chosen C of the linear probe.
     converged: whether the linear probe reached its tolerance.
+    seen: whether the model was trained on test samples with their labels.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Row:
     num_features: int | None = None
     strength: float | None = None
     converged: bool = True
+    seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,16 @@ class Table:
 
     @property
     def wins(self) -> bool:
-        """Whether the linear probe of the first row beats every baseline by more than sampling error."""
-        return all(margin > self.sampling_error(self.rows[0], self.row(name)) for name, margin in self.margins.items())
+        """Whether the linear probe of the first row, on unseen samples, beats every baseline by more than sampling error."""
+        first = self.rows[0]
+        return not first.seen and all(margin > self.sampling_error(first, self.row(name)) for name, margin in self.margins.items())
 
     @property
     def verdict(self) -> str:
-        """One sentence: the linear probe of the first row beside the baselines."""
+        """One sentence: the linear probe of the first row beside the baselines, or why there is nothing to compare."""
         first = self.rows[0]
+        if first.seen:
+            return f"No verdict: {first.name} was trained on test samples with their labels."
         unit = " points" if self.metric == "accuracy" else ""
         parts = []
         for name, margin in self.margins.items():
@@ -101,11 +106,17 @@ class Table:
         return f"Linear probe: {first.name} reaches {self.shown(first.probe)}, {' and '.join(parts)}."
 
     def sampling_error(self, a: Row, b: Row) -> float:
-        """Half width of the 95 % interval of the difference of two accuracies on as many independent test samples; 0 for R2."""
+        """The difference of two accuracies, on as many independent test samples, whose 95 % interval just holds 0; 0 for R2.
+
+        One success and one failure are added to each (Agresti and Caffo 2000, doi 10.1080/00031305.2000.10474560), as two right
+        answers of two would otherwise have no error at all; they shrink the difference, and what it is compared with grows instead.
+        """
         if self.metric != "accuracy":
             return 0.0
-        variance = sum(share * (1 - share) / self.num_test for share in (a.probe / 100, b.probe / 100))
-        return 100 * 1.96 * math.sqrt(variance)
+        count = self.num_test + 2
+        shares = [(row.probe / 100 * self.num_test + 1) / count for row in (a, b)]
+        variance = sum(share * (1 - share) / count for share in shares)
+        return 100 * 1.96 * math.sqrt(variance) * count / self.num_test
 
     def print(self) -> None:
         """Show the table on the terminal, or as lines in a log."""

@@ -6,21 +6,26 @@ from mmssl.masking.clusters import Clusters
 from mmssl.masking.lines import Bands, Tube
 from mmssl.masking.multiblock import MultiBlock
 from mmssl.masking.scored import Block, Column, Random, Span
-from mmssl.masking.split import AXES, Axis, Ratio, Sampler, Scored, Split
+from mmssl.masking.split import AXES, Axis, Ratio, Sampler, Scored, Split, split_in_order
 from mmssl.masking.subset import Subset
 from mmssl.modality import MaskPreference
+from mmssl.plugins import Parts
 
-SAMPLERS: dict[str, Callable[..., Sampler]] = {
-    "random": Random,
-    "block": Block,
-    "span": Span,
-    "column": Column,
-    "clusters": Clusters,
-    "tube": Tube,
-    "bands": Bands,
-    "multiblock": MultiBlock,
-    "subset": Subset,
-}
+SAMPLERS: Parts[Callable[..., Sampler]] = Parts(
+    "mmssl.samplers",
+    Sampler,
+    {
+        "random": Random,
+        "block": Block,
+        "span": Span,
+        "column": Column,
+        "clusters": Clusters,
+        "tube": Tube,
+        "bands": Bands,
+        "multiblock": MultiBlock,
+        "subset": Subset,
+    },
+)
 
 
 def preferred(preference: MaskPreference) -> Sampler:
@@ -46,4 +51,5 @@ __all__ = [
     "Subset",
     "Tube",
     "preferred",
+    "split_in_order",
 ]

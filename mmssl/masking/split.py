@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
+from mmssl.tokens import gather
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Axis = Literal["time", "depth", "height", "width"]
@@ -59,6 +60,27 @@ class Sampler(ABC):
             ones. A sample keeps at least one seen token; with two or more available tokens, at least one is hidden. Padding is
             neither.
         """
+
+
+def split_in_order(
+    sampler: Sampler,
+    saliency: Callable[[], Float[Tensor, "b n"]],
+    coords: Float[Tensor, "b n 4"],
+    valid: Bool[Tensor, "b n"] | None,
+    available: Bool[Tensor, "b n"] | None,
+    draws: Draws,
+) -> Split:
+    """`Sampler.split`, and `guided_by` before it, of sequences with padding anywhere: it is put last for the sampler.
+
+    What is drawn for the k-th token of a sample then depends on the sample alone. In a batch of pictures of various widths padding
+    lies between their rows, as much as the widest asks for.
+    """
+    if valid is None:
+        return sampler.guided_by(saliency).split(coords, None, available, draws)
+    order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
+    guided = sampler.guided_by(lambda: saliency().gather(1, order))
+    parts = guided.split(gather(coords, order), gather(valid, order), gather(available, order), draws)
+    return replace(parts, seen=order.gather(1, parts.seen), hidden=order.gather(1, parts.hidden))
 
 
 class Scored(Sampler):

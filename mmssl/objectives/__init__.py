@@ -1,10 +1,28 @@
 """Objectives by the name that a recipe gives them."""
 
-from mmssl.objectives.base import Objective, Output, Setup
-from mmssl.objectives.jepa import Jepa
-from mmssl.objectives.masked import Masked
+from mmssl.objectives.base import Objective, Output, Setup, Step
+from mmssl.objectives.networks import Clock
+from mmssl.objectives.predict import Jepa, Masked
 from mmssl.objectives.supervised import Supervised
+from mmssl.objectives.terms import Mean, Metric, Term, Terms
+from mmssl.plugins import Parts
 
-OBJECTIVES: dict[str, type[Objective]] = {"masked": Masked, "jepa": Jepa, "supervised": Supervised}
+OBJECTIVES: Parts[type[Objective]] = Parts(
+    "mmssl.objectives", Objective, {"masked": Masked, "jepa": Jepa, "supervised": Supervised}
+)
 
-__all__ = ["OBJECTIVES", "Jepa", "Masked", "Objective", "Output", "Setup", "Supervised"]
+__all__ = [
+    "OBJECTIVES",
+    "Clock",
+    "Jepa",
+    "Masked",
+    "Mean",
+    "Metric",
+    "Objective",
+    "Output",
+    "Setup",
+    "Step",
+    "Supervised",
+    "Term",
+    "Terms",
+]

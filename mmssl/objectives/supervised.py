@@ -3,14 +3,16 @@
 from typing import Annotated
 
 import numpy as np
+import torch
 import torch.nn.functional as F
+from jaxtyping import Num
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from mmssl.data import Batch
-from mmssl.encoder import initialise_all
-from mmssl.model import MMSSLModel
-from mmssl.objectives.base import Objective, Output, Setup
+from mmssl.model import MMSSLModel, initialise_all
+from mmssl.objectives.base import Objective, Setup, Step
+from mmssl.objectives.terms import Mean, Term, Terms
 
 
 class Supervised(Objective):
@@ -38,13 +40,16 @@ class Supervised(Objective):
         self.head = nn.Linear(sizes.pop(), len(labels.names) if self.classes else 1)
         initialise_all(self.head, model.config)
 
-    def forward(self, batch: Batch) -> Output:
+    def terms(self, batch: Batch, step: Step) -> Terms:
         name = batch.modality
-        predicted = self.head(self.model.pool(self.model.encode(name, self.view(batch, name)))).float()
+        tokens = self.model.embed(name, self.view(batch, name)).keyed(batch.draws.fork(0))
+        predicted = self.head(self.model.pool(self.model.encoder(tokens))).float()
         assert batch.labels is not None
         if not self.classes:
             target = (batch.labels - self.mean) / self.std
-            return Output(F.mse_loss(predicted[:, 0], target))
-        accuracy = (predicted.argmax(1) == batch.labels).float().mean()
-        loss = F.cross_entropy(predicted, batch.labels, label_smoothing=self.label_smoothing)
-        return Output(loss, {"accuracy": accuracy.detach()})
+            return Terms({"loss": Term.samples(F.mse_loss(predicted[:, 0], target, reduction="none"))})
+        loss = F.cross_entropy(predicted, batch.labels, label_smoothing=self.label_smoothing, reduction="none")
+        return Terms({"loss": Term.samples(loss)}, {"accuracy": Mean.of(predicted.argmax(1) == batch.labels)})
+
+    def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
+        return {"loss": torch.tensor(len(batch), device=batch.ids.device)}

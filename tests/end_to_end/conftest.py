@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmssl import api
-from mmssl.loop import Training
-from mmssl.pretrain import Session
-from mmssl.run import Run
+from mmssl.training.loop import Training
+from mmssl.training.run import Run
+from mmssl.training.session import Session
 
 TINY = """
 modalities:
@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The report's pictures and curves take longer than the training."""
     monkeypatch.setattr(Session, "pictures", lambda self: {})
-    monkeypatch.setattr("mmssl.report.charts", lambda metrics, table: [])
+    monkeypatch.setattr("mmssl.report.page.charts", lambda metrics, table: [])
 
 
 @pytest.fixture(scope="session")

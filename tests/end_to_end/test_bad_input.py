@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 
 import mmssl_cli as cli
-from mmssl import api, checkpoint
+from mmssl import api
 from mmssl.data import Batch, open_streams
 from mmssl.objectives import OBJECTIVES, Output
-from mmssl.objectives.masked import Masked
-from mmssl.run import Run
+from mmssl.objectives.base import ALONE, Step
+from mmssl.objectives.predict import Masked
+from mmssl.training import checkpoint
+from mmssl.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
@@ -352,14 +354,14 @@ class Hostile(Masked):
 
     sample = 5
 
-    def forward(self, batch: Batch) -> Output:
-        output = super().forward(batch)
+    def forward(self, batch: Batch, step: Step = ALONE) -> Output:
+        output = super().forward(batch, step)
         return replace(output, loss=output.loss * torch.nan) if self.sample in batch.ids.tolist() else output
 
 
 class Steep(Hostile):
-    def forward(self, batch: Batch) -> Output:
-        output = Masked.forward(self, batch)
+    def forward(self, batch: Batch, step: Step = ALONE) -> Output:
+        output = Masked.forward(self, batch, step)
         if self.sample not in batch.ids.tolist():
             return output
         # The square root is 0, its slope infinite.
@@ -370,7 +372,7 @@ class Steep(Hostile):
 def test_a_number_that_is_not_finite_names_step_samples_and_checkpoint(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, objective: type[Masked], what: str
 ) -> None:
-    monkeypatch.setitem(OBJECTIVES, "masked", objective)
+    monkeypatch.setitem(OBJECTIVES.own, "masked", objective)
     text = refused("data.shuffle=false", "data.limit=60", "train.batch_size=10", "train.checkpoint_every=2", "run.name=first")
     assert f"{what} at step 1; its samples are the rows [" in text, "row 5 is in the first batch"
     assert "of bundled:digits (train). Last good checkpoint: none yet. Lower train.lr" in text
@@ -383,7 +385,7 @@ def test_a_number_that_is_not_finite_names_step_samples_and_checkpoint(
 
 
 def test_rows_are_those_of_the_data_under_a_limit(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OBJECTIVES, "masked", Hostile)
+    monkeypatch.setitem(OBJECTIVES.own, "masked", Hostile)
     text = refused("data.shuffle=false", "data.limit=6", "train.batch_size=6", "train.accumulation=3")
     count = len(open_streams(api.recipes.load("tiny.yaml", ["data.limit=null"]).section("data"), ["tabular"])["data"].source)
     assert f"its samples are the rows {[4 * count // 6, 5 * count // 6]} of bundled:digits (train)" in text

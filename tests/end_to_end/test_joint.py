@@ -10,10 +10,12 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from mmssl import api
-from mmssl.loop import Training
+from mmssl.data import Order
+from mmssl.draws import keys
 from mmssl.model import load_model
-from mmssl.pretrain import Session
-from mmssl.run import Run
+from mmssl.training.loop import Training
+from mmssl.training.run import Run
+from mmssl.training.session import Session
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
@@ -76,18 +78,38 @@ def test_an_interrupted_mixture_ends_in_the_same_weights(mixing: str, monkeypatc
         assert torch.equal(weights(resumed)[key], value), key
 
 
+def test_sources_have_an_order_and_draws_of_their_own() -> None:
+    """Rows 7 of two sources at their step 3 are two samples; a run of one source draws from the seed of the run."""
+    digits = {"path": "bundled:digits", "limit": 60}
+    image = {"modalities": {"image": JOINT["modalities"]["image"]}, "train": JOINT["train"] | {"batch_size": 60}}
+    two = JOINT | image | {"data": {"sources": {"image": digits, "more": digits | {"modalities": ["image"]}}}}
+    feed = Session(api.read(two, (), {}), Run.open(api.read(two, (), {}), "never"), None).feed
+    found = {name: next(feed.read(stream, 3)) for name, stream in feed.streams.items()}
+    assert {name: (batch.source, batch.step) for name, batch in found.items()} == {"image": ("image", 3), "more": ("more", 3)}
+    assert sorted(found["image"].ids.tolist()) == sorted(found["more"].ids.tolist()) == list(range(60))
+    assert not torch.equal(found["image"].ids, found["more"].ids)
+    one, other = (batch.keys[batch.ids == 7] for batch in found.values())
+    assert one != other
+    single = JOINT | image | {"data": digits}
+    feed = Session(api.read(single, (), {}), Run.open(api.read(single, (), {}), "never"), None).feed
+    batch = next(feed.read(feed.streams["data"], 3))
+    assert batch.source == "data"
+    assert batch.ids.tolist() == Order(60, seed=0).rows(180, 60).tolist()
+    assert torch.equal(batch.keys, keys(0, 3, batch.ids))
+
+
 def test_experts_see_their_modality_alone() -> None:
     session = Session(
         api.read(recipe(**{"encoder.modality_experts": True}), (), {}), Run.open(api.read(JOINT, (), {}), "never"), None
     )
     objective = session.pieces.objective
-    layer = "model.encoder.layers.0.mlp"
+    layer = "networks.student.encoder.layers.0.mlp"
     batch = next(iter(session.feed))
     objective(batch).loss.backward()
     grads = {key: parameter.grad for key, parameter in objective.named_parameters() if key.startswith(layer)}
     used = batch.modality
-    assert {key.split(".")[5] for key, grad in grads.items() if grad is not None} == {used}
-    assert len({key.split(".")[5] for key in grads}) == 2
+    assert {key.removeprefix(f"{layer}.").split(".")[0] for key, grad in grads.items() if grad is not None} == {used}
+    assert len({key.removeprefix(f"{layer}.").split(".")[0] for key in grads}) == 2
 
 
 def test_adding_a_modality_leaves_the_others_as_they_were() -> None:

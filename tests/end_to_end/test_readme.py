@@ -45,7 +45,16 @@ class Block:
             self.run_shell(page, folder)
 
     def run_shell(self, page: str, folder: Path) -> None:
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        packages = str(folder / "packages")
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            # What a page installs stays in its folder, and comes from there: tests have no network.
+            "PYTHONPATH": os.pathsep.join([packages, *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PIP_TARGET": packages,
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_INDEX": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as the value of build_isolation
+        }
         command = ["bash", "-euo", "pipefail", "-c", self.commands()]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{page}:{self.line}: exit status {done.returncode}\n{self.code}\n{done.stdout}\n{done.stderr}"

@@ -18,11 +18,12 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import mmssl
 import mmssl_cli as cli
-from mmssl import api, checkpoint
+from mmssl import api
 from mmssl.data import Source
 from mmssl.evaluation import Table
 from mmssl.recipe import load
-from mmssl.run import Run
+from mmssl.training import checkpoint
+from mmssl.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,6 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Iterat
 def test_the_folder_holds_what_a_run_is_known_by(finished: Run) -> None:
     assert sorted(path.name for path in finished.folder.iterdir()) == [
         "checkpoints", "lock", "metrics.jsonl", "model", "processor", "recipe.yaml", "report.html", "run.json", "table.json",
+        "training.json",
     ]  # fmt: skip
     assert sorted(path.name for path in finished.model_folder.iterdir()) == [
         "README.md",
@@ -61,6 +63,7 @@ def test_the_folder_holds_what_a_run_is_known_by(finished: Run) -> None:
         "modules.json",
         "processor_config.json",
         "sentence_bert_config.json",
+        "training.json",
     ]
     assert sorted(path.name for path in finished.checkpoints.iterdir()) == ["step-000000008", "step-000000012"]
     for path in finished.checkpoints.iterdir():
@@ -80,7 +83,7 @@ def test_the_record_says_how_the_run_was_made(finished: Run) -> None:
 
 
 def test_the_commit_is_that_of_the_working_directory(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmssl.run.git_commit", lambda: "0123abc-dirty")
+    monkeypatch.setattr("mmssl.training.run.git_commit", lambda: "0123abc-dirty")
     assert train("train.max_steps=1").read_record()["commit"] == "0123abc-dirty"
 
 

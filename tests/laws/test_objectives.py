@@ -22,23 +22,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mmssl import checkpoint
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import keys
-from mmssl.encoder import initialise_all
-from mmssl.loop import Training, TrainingError, TrainOptions, fit
 from mmssl.masking import SAMPLERS
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
-from mmssl.objectives import OBJECTIVES, Objective, Output, Setup
-from mmssl.objectives.predictors import PREDICTORS
-from mmssl.objectives.targets import Clusters, Latent, RandomCodes, Target
+from mmssl.model import MMSSLConfig, MMSSLModel, initialise_all
+from mmssl.objectives import OBJECTIVES, Objective, Setup, Step, Term, Terms
+from mmssl.objectives.predict.predictors import PREDICTORS
+from mmssl.objectives.predict.targets import Clusters, Latent, RandomCodes, Target
+from mmssl.objectives.terms import State
 from mmssl.plugins import installed
-from mmssl.schedules import constant, cosine
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant, cosine
 from mmssl.testing import inputs_of, small_processor
+from mmssl.training import checkpoint
+from mmssl.training.loop import Training, TrainingError, fit
 
 SAMPLES = 8
+DROPS = {"drop_path_rate": 0.3, "dropout": 0.1}
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
@@ -60,13 +61,13 @@ class Clip(Objective):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         initialise_all(self.heads, model.config)
 
-    def forward(self, batch: Batch) -> Output:
+    def terms(self, batch: Batch, step: Step) -> Terms:
         a, b = (head(self.model.pool(self.model.encode(name, self.view(batch, name)))) for name, head in self.heads.items())
         scale = self.log_scale.clamp(max=math.log(100)).exp()
-        return Output(info_nce(a, b, scale), {"scale": scale.detach()})
+        return Terms({"loss": Term.whole(info_nce(a, b, scale))}, {"scale": State(scale.detach())})
 
 
-KINDS: dict[str, type[Objective]] = OBJECTIVES | {"clip": Clip}
+KINDS: dict[str, type[Objective]] = {**OBJECTIVES, "clip": Clip}
 
 
 @dataclass(frozen=True)
@@ -234,13 +235,37 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(kind: str) -> None:
     assert_close(moments[0], moments[1], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["masked", "supervised", "jepa"])
+def test_micro_batches_drop_what_the_whole_batch_drops(kind: str) -> None:
+    """With texts of different lengths, each micro-batch padded to its own longest."""
+    case, ids = pick(kind, "text"), torch.arange(SAMPLES)
+    processor, moments = small_processor("text"), list[dict[str, Tensor]]()
+    raw = find("text").example(SAMPLES, 0)
+    for parts in (1, 2, 4):
+        batches = [
+            Batch({"text": processor.collate([processor(raw[i]) for i in some])}, keys(0, 0, some), some, some % 2)
+            for some in ids.chunk(parts)
+        ]
+        objective = build(case, **DROPS)
+        torch.manual_seed(parts)
+        options = TrainOptions(batch_size=SAMPLES, accumulation=parts, max_steps=1, clip_norm=None, schedule=constant(warmup=0))
+        training = Training(objective, options)
+        fit(training, iter(batches), lambda row: False)
+        state = training.optimizer.state_dict()["state"]
+        moments.append({key: value["exp_avg"] for key, value in state.items()})
+    for found in moments[1:]:
+        for key, gradient in moments[0].items():
+            assert_close(found[key], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()) + 1e-9)
+
+
 @pytest.mark.parametrize("name", installed())
 def test_teacher_is_the_moving_average_of_the_student(name: str) -> None:
     case = replace(pick("jepa", name), settings=lambda: {"targets": [Latent(momentum=(0.8, 0.9))]})
     objective = build(case)
     target = objective.targets[0]
     assert isinstance(target, Latent)
-    teacher = target.average
+    objective.networks.make()
+    teacher = objective.networks[target.teacher]
     expected = {key: value.double().clone() for key, value in teacher.state_dict().items()}
     training = Training(objective, TrainOptions(batch_size=SAMPLES, max_steps=5, schedule=constant(warmup=0)))
 
@@ -284,11 +309,11 @@ def test_schedule_reaches_every_group_with_its_layer_decay() -> None:
     options = TrainOptions(batch_size=SAMPLES, max_steps=8, lr=1e-2, schedule=schedule, layer_decay=0.5)
     training = Training(objective, options)
     scales = {
-        "model.adapters.image.proj.weight": 1 / 8,
-        "model.encoder.prefix": 1 / 8,
-        "model.encoder.layers.0.mlp.up_proj.bias": 1 / 4,
-        "model.encoder.layers.1.attention.q_proj.weight": 1 / 2,
-        "model.encoder.norm.weight": 1.0,
+        "networks.student.adapters.image.proj.weight": 1 / 8,
+        "networks.student.encoder.prefix": 1 / 8,
+        "networks.student.encoder.layers.0.mlp.up_proj.bias": 1 / 4,
+        "networks.student.encoder.layers.1.attention.q_proj.weight": 1 / 2,
+        "networks.student.encoder.norm.weight": 1.0,
         "predictor.queries.mask_token": 1.0,
         "heads.0.image.pixels.weight": 1.0,
     }
@@ -341,8 +366,9 @@ def test_bf16_follows_fp32_and_keeps_the_weights_in_fp32(case: Case) -> None:
 
 COMPILED = """
 import json, sys
-from mmssl.loop import Training, TrainOptions, fit
-from mmssl.schedules import constant
+from mmssl.training.loop import Training, fit
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant
 from mmssl.testing import objective_of
 
 def losses(compile):

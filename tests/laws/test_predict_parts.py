@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mmssl.objectives import Masked, Setup
-from mmssl.objectives.distances import InfoNce
-from mmssl.objectives.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Unordered
-from mmssl.objectives.targets import Assignments, Embedding, Encoding, Gradients, Hog, Latent, Position, Raw
+from mmssl.objectives import Clock, Masked, Setup
+from mmssl.objectives.predict.distances import InfoNce
+from mmssl.objectives.predict.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Unordered
+from mmssl.objectives.predict.targets import Assignments, Embedding, Encoding, Gradients, Hog, Latent, Position, Raw
 from mmssl.plugins import installed
 from mmssl.testing import batch_of, small_model
 
@@ -74,7 +74,8 @@ def build(kind: str, name: str) -> Masked:
 @every_case
 def test_all_of_it_learns(kind: str, name: str) -> None:
     objective, batch = build(kind, name).train(), batch_of(name)
-    frozen = {id(p) for target in objective.every_target if (t := target.teacher()) is not None for p in t.parameters()}
+    objective.networks.make()
+    frozen = {id(p) for p in objective.networks.copies.parameters()}
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
     history = []
     for step in range(STEPS):
@@ -88,8 +89,8 @@ def test_all_of_it_learns(kind: str, name: str) -> None:
                 assert parameter.grad.any(), f"the gradient of {key} is zero"
         optimizer.step()
         optimizer.zero_grad()
-        objective.after_step(step / STEPS)
-        assert all(value.isfinite() and not value.requires_grad for value in output.metrics.values())
+        objective.after_step(Clock(step + 1, step / STEPS))
+        assert all(metric.value.isfinite() and not metric.value.requires_grad for metric in output.metrics.values())
         history.append(output.loss.item())
         if history[-1] < 0.9 * history[0]:
             return
@@ -106,6 +107,7 @@ def test_state_is_all_there_is(kind: str, name: str) -> None:
     second = build(kind, name).eval()
     for parameter in second.parameters():
         parameter.data.normal_()
+    second.networks.make()
     second.load_state_dict(first.state_dict())
     assert torch.equal(second(batch).loss, expected)
 

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl import checkpoint
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, TrainOptions, fit
-from mmssl.objectives import Setup
-from mmssl.objectives.distances import SameSample
-from mmssl.objectives.masked import Masked
-from mmssl.objectives.parts import Scene
-from mmssl.objectives.predictors import MaskToken
-from mmssl.objectives.targets import Clusters, Quantised, RandomCodes, Target
+from mmssl.objectives import Clock, Setup, Step
+from mmssl.objectives.predict import Masked
+from mmssl.objectives.predict.distances import SameSample
+from mmssl.objectives.predict.parts import Answer, Scene
+from mmssl.objectives.predict.predictors import MaskToken
+from mmssl.objectives.predict.targets import Clusters, Quantised, RandomCodes, Target
 from mmssl.plugins import installed
-from mmssl.schedules import constant
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant
 from mmssl.testing import batch_of, small_model
+from mmssl.training import checkpoint
+from mmssl.training.loop import Training, fit
 
 SAMPLES = 6
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -58,10 +59,10 @@ def test_hidden_content_changes_the_loss_through_the_target_alone(target: str, n
     objective.eval()
     embed, kept = objective.model.embed, objective.every_target[0]
     scene, _ = objective.predict(name, batch.inputs[name], batch)
-    found = {key: value.detach() for key, value in kept(scene).items()}
+    answer = kept(scene)
+    found = Answer({key: value.detach() for key, value in answer.values.items()})
     hidden = scene.parts.hidden_places(scene.tokens.values.shape[1])
     monkeypatch.setattr(kept, "forward", lambda scene: found)
-    monkeypatch.setattr(kept, "extra", dict)
     before = objective(batch).loss
 
     def other_content(name: str, inputs: dict[str, Tensor]) -> object:
@@ -137,16 +138,17 @@ def test_later_stages_cluster_the_snapshot_and_not_the_model(name: str) -> None:
     assert isinstance(target, Clusters)
     objective(batch)
     start = {key: value.clone() for key, value in objective.model.state_dict().items()}
-    target.after_step(objective.model, 0.5)
+    objective.after_step(Clock(1, 0.5))
     with torch.no_grad():
         for parameter in objective.model.parameters():
             parameter.add_(torch.randn_like(parameter))
-    assert_close(target.snapshots[0].state_dict(), start, rtol=0, atol=0)
+    assert_close(objective.networks[target.snapshots[0]].state_dict(), start, rtol=0, atol=0)
     scene: Scene
     for _ in range(30):
+        objective.observe([batch], Step(Clock(1, 0.5)))
         scene, _ = objective.predict(name, batch.inputs[name], batch)
-        found = target(scene)
-        target.after_step(objective.model, 0.5)
+        found = target(scene).values
+        target.after_step(Clock(1, 0.5))
     assert (found["codes_1_1"] == -100).all()
     there = found["codes_2_1"] != -100
     features = target.features(1, scene)
@@ -174,9 +176,5 @@ def test_stages_are_checked() -> None:
 
 def test_temperature_falls_by_the_same_factor_in_every_step() -> None:
     target = Quantised(temperature=(2.0, 0.5))
-    target.prepare(small_model("image"), ["image"])
-    found = [target.temperature.item()]
-    for step in range(1, 5):
-        target.after_step(small_model("image"), step / 4)
-        found.append(target.temperature.item())
+    found = [target.temperature_at(step / 4) for step in range(5)]
     assert found == pytest.approx([2.0 * 0.25 ** (step / 4) for step in range(5)])

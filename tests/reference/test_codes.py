@@ -11,9 +11,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl.objectives.targets.kmeans import first_centroids, fit_residual, lloyd, nearest, residual
-from mmssl.objectives.targets.random_codes import RandomQuantiser, used
-from mmssl.objectives.targets.vectors import WIDEST, Vectors, moments
+from mmssl.objectives.predict.targets.kmeans import first_centroids, fit_residual, lloyd, nearest, residual
+from mmssl.objectives.predict.targets.random_codes import RandomQuantiser, used
+from mmssl.objectives.predict.targets.vectors import WIDEST, Vectors, moments
 
 
 def digits() -> Tensor:
@@ -103,14 +103,16 @@ def test_moments_of_sets_of_points_do_not_depend_on_their_order() -> None:
     assert_close(found[1, 2], torch.from_numpy(expected).float())
 
 
-def test_vectors_are_standardised_by_the_first_batch_that_is_trained_on() -> None:
+def test_vectors_are_standardised_by_the_first_step_that_is_trained_on() -> None:
     torch.manual_seed(0)
     vectors = Vectors({"numbers": 3, "classes": 4}, 0)
     numbers = torch.randn(5, 6, 3) * torch.tensor([1.0, 10.0, 0.0]) + torch.tensor([0.0, 5.0, 2.0])
     numbers[2, 3] = torch.nan
     content = {"numbers": numbers, "classes": torch.randint(0, 4, (5, 6)).masked_fill(torch.rand(5, 6) < 0.3, -100)}
-    assert_close(vectors.eval()(content)[..., :3], numbers.nan_to_num())
-    found = vectors.train()(content)
+    assert_close(vectors(content)[..., :3], numbers.nan_to_num())
+    halves = [{key: value[part] for key, value in content.items()} for part in (slice(2), slice(2, 5))]
+    vectors.fit(halves)  # two micro-batches of one step
+    found = vectors(content)
     real = numbers[~numbers.isnan().any(-1)].double()
     expected = (numbers.double() - real.mean(0)) / torch.where(real.std(0) > 1e-3, real.std(0, correction=0), 1.0)
     assert_close(found[..., :3], expected.nan_to_num().float(), rtol=1e-4, atol=1e-5)
@@ -135,6 +137,6 @@ def test_wide_contents_are_projected_and_keep_their_distances() -> None:
 
 
 def test_number_of_codes_in_use() -> None:
-    assert used(torch.tensor([0, 1, 2, 3]), 10).item() == pytest.approx(4)
-    assert used(torch.zeros(5, dtype=torch.int64), 10).item() == pytest.approx(1)
-    assert used(torch.zeros(0, dtype=torch.int64), 10).isfinite()
+    assert used(torch.tensor([0, 1, 2, 3]), 10).value.item() == pytest.approx(4)
+    assert used(torch.zeros(5, dtype=torch.int64), 10).value.item() == pytest.approx(1)
+    assert used(torch.zeros(0, dtype=torch.int64), 10).value.isfinite()

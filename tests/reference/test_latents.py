@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import keys
 from mmssl.masking import MultiBlock
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Jepa, Masked, Setup
 from mmssl.objectives.predict import Predict
-from mmssl.objectives.predictors import MaskToken, Transformer
-from mmssl.objectives.targets import Latent
+from mmssl.objectives.predict.predictors import MaskToken, Transformer
+from mmssl.objectives.predict.targets import Latent
 from mmssl.tokens import Tokens, cat
 
 PATCH, GRID = 4, 4
@@ -29,10 +28,10 @@ def make(kind: type[Predict], **settings: Any) -> Predict:
     image = {"processor": {"multiple": PATCH, "mean": 0.0, "std": 1.0}, "adapter": {"patch_size": PATCH}}
     shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "layer_scale": 0.3}
     objective = kind(MMSSLModel(MMSSLConfig(modalities={"image": image}, **shape)), Setup(), **settings)
+    objective.networks.make()
     with torch.no_grad():  # a teacher that is not the student
-        for target in objective.every_target:
-            for parameter in target.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape))
+        for parameter in [*objective.networks.copies.parameters(), *objective.targets.parameters()]:
+            parameter.add_(0.1 * torch.randn(parameter.shape))
     return objective
 
 
@@ -78,9 +77,9 @@ def test_data2vec_targets_are_means_of_normalised_layers(layers: int | None, how
     target = Latent(layers=layers, part=part, normalise=how, final=final)
     objective, batch = make(Masked, predictor=MaskToken(), targets=[target]), make_batch(ragged=ragged)
     scene, _ = objective.predict("image", batch.inputs["image"], batch)
-    found = target(scene)["latent"]
-    tokens = target.average.embed("image", batch.inputs["image"])
-    encoder, seen = copy.deepcopy(target.average.encoder).double(), list[Tensor]()
+    found = target(scene).values["latent"]
+    tokens = objective.networks[target.teacher].embed("image", batch.inputs["image"])
+    encoder, seen = copy.deepcopy(objective.networks[target.teacher].encoder).double(), list[Tensor]()
     depth = len(encoder.layers) if layers is None else layers
     for layer in encoder.layers[-depth:]:
         (layer if part == "block" else layer.scale2).register_forward_hook(lambda module, given, out: seen.append(out))
@@ -113,12 +112,12 @@ def test_ijepa_loss_is_that_of_a_loop_over_samples_and_blocks(ragged: bool) -> N
     assert isinstance(head, nn.Linear)
     target = objective.every_target[0]
     assert isinstance(target, Latent) and parts.groups == 3
-    student, teacher = (copy.deepcopy(model.encoder).double() for model in (objective.model, target.average))
+    student, teacher = (copy.deepcopy(model.encoder).double() for model in (objective.model, objective.networks[target.teacher]))
     errors = []
     for sample in range(3):
         one, places = alone(scene.tokens, sample)
         number = {int(place): i for i, place in enumerate(places)}
-        wanted, _ = alone(target.average.embed("image", batch.inputs["image"]), sample)
+        wanted, _ = alone(objective.networks[target.teacher].embed("image", batch.inputs["image"]), sample)
         truth = [standardised(row) for row in teacher(wanted).values[0, 1:].tolist()]
         seen = [number[p] for p, real in listed(parts.seen, parts.seen_real, sample) if real]
         context = student(Tokens(one.values[:, seen], one.coords[:, seen]))

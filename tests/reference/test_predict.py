@@ -11,10 +11,10 @@ from torch import Tensor
 from mmssl.losses.similarity import copies_loss, mixture, similarity_weights
 from mmssl.masking import Column, Subset
 from mmssl.objectives import Jepa, Setup
-from mmssl.objectives.distances import Mse
 from mmssl.objectives.predict import Predict
-from mmssl.objectives.predictors import MaskToken, Transformer
-from mmssl.objectives.targets import Hidden, Latent, Raw, Teacher
+from mmssl.objectives.predict.distances import Mse
+from mmssl.objectives.predict.predictors import MaskToken, Transformer
+from mmssl.objectives.predict.targets import Hidden, Latent, Raw, Teacher
 from mmssl.testing import batch_of, objective_of, small_model
 
 
@@ -82,9 +82,10 @@ def test_tjepa() -> None:
     mask, target = Subset(subsets=4), Latent(normalise="none", loss=Mse())
     objective, batch = Jepa(model, Setup(), mask=mask, predictor=predictor, targets=[target]).eval(), batch_of("tabular")
     scene, predicted = objective.predict("tabular", batch.inputs["tabular"], batch)
-    prefix = target.average.encoder.num_prefix
+    teacher = objective.networks[target.teacher]
+    prefix = teacher.encoder.num_prefix
     assert prefix == 1
-    latents = target.average.encode("tabular", batch.inputs["tabular"]).values.double().tolist()
+    latents = teacher.encode("tabular", batch.inputs["tabular"]).values.double().tolist()
     real = torch.ones_like(predicted.index) if predicted.real is None else predicted.real
     errors = []
     for i, places in enumerate(predicted.index.tolist()):
@@ -104,10 +105,11 @@ def test_distance_to_the_teacher() -> None:
     """arXiv 2210.02871, section 3: the squared distance of the pooled representations, mean over the batch."""
     target = Teacher(weight=32.0)
     objective, batch = built("masked", "text", targets=[Raw(), target])
+    objective.networks.make()
     for parameter in objective.model.encoder.parameters():
         parameter.add_(0.05 * torch.sin(torch.arange(parameter.numel(), dtype=torch.float32)).view_as(parameter))
     total, pooled = 0.0, []
-    for model in (objective.model, target.frozen):
+    for model in (objective.model, objective.networks[target.frozen]):
         tokens = model.encode("text", batch.inputs["text"])
         first, rows = model.encoder.num_prefix, []
         for values, valid in zip(tokens.values.double().tolist(), tokens.valid_or_ones().tolist(), strict=True):
@@ -116,7 +118,7 @@ def test_distance_to_the_teacher() -> None:
         pooled.append(rows)
     for ours, theirs in zip(*pooled, strict=True):
         total += sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True))
-    found = objective(batch).metrics["teacher_distance"].item()
+    found = objective(batch).metrics["teacher_distance"].value.item()
     assert found == pytest.approx(total / len(pooled[0]) / objective.model.config.hidden_size * 32, rel=1e-4)
     assert found > 0
 

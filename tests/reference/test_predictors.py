@@ -10,18 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws, keys
-from mmssl.encoder import Encoder, initialise_all
 from mmssl.masking import Random, Split
-from mmssl.model import MMSSLModel
+from mmssl.model import Encoder, MMSSLConfig, MMSSLModel, initialise_all
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.distances import Mse
-from mmssl.objectives.parts import Predicted, Predictor
-from mmssl.objectives.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Transformer, Unordered
-from mmssl.objectives.predictors.cross_attention import across
-from mmssl.objectives.targets import Embedding, Encoding, Position
+from mmssl.objectives.predict.distances import Mse
+from mmssl.objectives.predict.parts import Predicted, Predictor
+from mmssl.objectives.predict.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Transformer, Unordered
+from mmssl.objectives.predict.predictors.cross_attention import across
+from mmssl.objectives.predict.targets import Embedding, Encoding, Position
 from mmssl.tokens import Tokens, cat, gather
 
 PATCH, GRID = 4, 4
@@ -90,7 +88,9 @@ def test_decoder_of_cae_has_no_way_to_the_visible_tokens(monkeypatch: pytest.Mon
     for fixed in (False, True):
         values = tokens.values.detach().requires_grad_()
         if fixed:
-            monkeypatch.setattr("mmssl.objectives.predictors.cross_attention.across", lambda *given: across(*given).detach())
+            monkeypatch.setattr(
+                "mmssl.objectives.predict.predictors.cross_attention.across", lambda *given: across(*given).detach()
+            )
         predicted = objective.predictor(objective.model.encoder, replace(tokens, values=values), parts, batch.draws)
         assert predicted.latent is not None and predicted.latent.shape == predicted.values.shape
         (gradient,) = torch.autograd.grad(predicted.values.sum(), values, allow_unused=True, materialize_grads=True)
@@ -103,7 +103,7 @@ def test_alignment_of_cae_is_with_the_own_encoding_of_the_hidden_tokens_and_stop
     target = Encoding(head=False)
     objective, batch = make(CrossAttention(decoder_layers=1), targets=[target]), make_batch(ragged=ragged)
     scene, predicted = objective.predict("image", batch.inputs["image"], batch)
-    found = target(scene)["encoding"]
+    found = target(scene).values["encoding"]
     assert not found.requires_grad
     parts, tokens = scene.parts, scene.tokens
     encoded = objective.model.encoder(tokens.take(parts.hidden, parts.hidden_real)).tail(parts.hidden.shape[1])
@@ -173,7 +173,7 @@ def test_position_prediction_is_equivariant_and_blind_to_places() -> None:
     """Tokens in another order give the same answers in that order; other coordinates give the same answers."""
     objective, batch = make(Unordered(), targets=[Position(grid=(1, 1, GRID, GRID))]), make_batch()
     tokens, parts, predicted = scene_of(objective, batch)
-    target = objective.every_target[0](objective.predict("image", batch.inputs["image"], batch)[0])["position"]
+    target = objective.every_target[0](objective.predict("image", batch.inputs["image"], batch)[0]).values["position"]
     assert torch.equal(target, torch.arange(GRID**2).expand(3, -1))
     order = torch.randperm(GRID**2, generator=torch.Generator().manual_seed(0)).expand(3, -1)
     back = order.argsort(1)

@@ -7,6 +7,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ import pytest
 
 import mmssl_cli as cli
 from mmssl import __version__
-from mmssl.build import build
 from mmssl.data import open_streams
-from mmssl.objectives import OBJECTIVES
 from mmssl.plugins import installed
-from mmssl.recipe import SECTIONS, load
-from mmssl.run import Interrupted
+from mmssl.recipe import load
+from mmssl.recipe.recipe import sections
+from mmssl.training.build import build
+from mmssl.training.run import Interrupted
 from mmssl_catalogue import recipes_found
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], *(["list", what] for what in ("modalities", "objectives", "recipes"))], ids=" ".join
+    "arguments", [["--help"], ["--version"], *(["list", what] for what in ("modalities", *cli.PARTS, "recipes"))], ids=" ".join
 )
 def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     done = run(*arguments, options=("-X", "importtime"))
@@ -111,7 +112,7 @@ IMPORTED = """
 import sys
 sys.argv[:] = eval(sys.argv[1])
 import mmssl
-from mmssl.run import command_line
+from mmssl.training.run import command_line
 from transformers import AutoConfig, AutoModel
 config = AutoConfig.for_model("mmssl", modalities={}, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
 print(type(AutoModel.from_config(config)).__name__, command_line())
@@ -130,15 +131,20 @@ def test_importing_registers_whatever_the_process_is_called(argv: list[str], com
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "list", "modalities").split() == installed()
-    assert [line.split()[0] for line in said(capsys, "list", "objectives").splitlines()] == list(OBJECTIVES)
     recipes = dict(line.split(maxsplit=1) for line in said(capsys, "list", "recipes").splitlines())
     assert list(recipes) == list(recipes_found())
     for name, path in recipes_found().items():
         assert path.read_text(encoding="utf-8").startswith(f"# {recipes[name]}\n")
 
 
-def test_objectives_of_the_list_are_those_that_there_are() -> None:
-    assert list(cli.OBJECTIVES) == list(OBJECTIVES)
+@pytest.mark.parametrize("what", cli.PARTS)
+def test_list_of_parts_has_the_first_lines_of_their_docstrings(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, _, name = cli.PARTS[what].partition(":")
+    parts = vars(import_module(module))[name]
+    assert parts.group == f"mmssl.{what}"
+    lines = dict(line.split(maxsplit=1) for line in said(capsys, "list", what).splitlines())
+    assert lines == {name: part.__doc__.partition("\n")[0] for name, part in parts.items()}
+    assert [line for line in lines.values() if not line.endswith(".")] == [], "the first line is one sentence"
 
 
 def references(schema: Any) -> Iterator[str]:
@@ -158,7 +164,7 @@ def test_schema_is_a_json_schema_of_every_section(capsys: pytest.CaptureFixture[
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
-    assert schema["properties"].keys() == {"modalities", *SECTIONS, "init", "resume"}
+    assert schema["properties"].keys() == {"modalities", *sections(), "init", "resume"}
     definitions = schema["$defs"]
     assert {reference.removeprefix("#/$defs/") for reference in references(schema)} == definitions.keys()
     modalities = definitions[schema["properties"]["modalities"]["$ref"].removeprefix("#/$defs/")]

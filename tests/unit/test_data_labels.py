@@ -1,6 +1,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -60,6 +61,20 @@ def test_other_split_is_numbered_like_the_training_split():
     [
         (["a", None], {}, ValueError, "row 1 of data.csv, column y: the label is missing"),
         ([1.0, float("nan")], {}, ValueError, "row 1 of data.csv, column y: the label is missing"),
+        (["a", ""], {}, ValueError, "row 1 of data.csv, column y: the label is missing; every row needs one, and 1 of 2 have none"),
+        (["a", "b", " \t"], {}, ValueError, "row 2 of data.csv, column y: the label is missing"),
+        (
+            ["a", pd.NA, "b", pd.NaT],
+            {},
+            ValueError,
+            "row 1 of data.csv, column y: the label is missing; every row needs one, and 2 of 4",
+        ),
+        (
+            ["a", np.float64("nan"), "b"],
+            {},
+            ValueError,
+            "Drop such rows; or use all rows without labels, by an objective that learns",
+        ),
         ([0, -1], {"class_names": ["a", "b"]}, ValueError, "row 1 of data.csv, column y: the label is missing"),
         (["a", None], {"row_of": lambda i: 10 * i}, ValueError, "row 10 of data.csv"),
         ([float("inf"), 1.0], {}, ValueError, "row 0 of data.csv, column y: a label must be a finite float32 number; got inf"),

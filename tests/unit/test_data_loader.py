@@ -8,7 +8,7 @@ import torch
 
 from mmssl.data import Batch, Labels, Order, Source, batches, loader
 from mmssl.draws import keys
-from mmssl.modality import Adapter, MaskPreference, Modality, Processor, pad_stack
+from mmssl.modality import Adapter, MaskPreference, Modality, Others, Processor, pad_stack
 
 LOADER = sys.modules["mmssl.data.loader"]  # the package exports the function of that name
 
@@ -146,11 +146,21 @@ def test_one_pass_in_order():
     assert_same(batches(SOURCE, {"number": (NUMBER, Digits())}, 4, workers=1), found)
 
 
+def test_batch_says_where_it_is_from():
+    found = list(read(SOURCE, start_step=2, name="numbers", micro_batches=2))
+    assert [(batch.source, batch.step) for batch in found] == [("numbers", 2)] * 2 + [("numbers", 3)] * 2
+    assert next(batches(SOURCE, {"number": (NUMBER, Digits())}, 4)).source == ""
+
+
 def test_batch_moves_as_a_whole():
+    pair = torch.arange(2), torch.ones(1, dtype=torch.int64)
     batch = Batch({"x": {"y": torch.ones(2)}}, torch.arange(2), torch.arange(2), torch.zeros(2), ("why",)).to("meta")
     tensors = [batch.inputs["x"]["y"], batch.keys, batch.ids, batch.labels]
     assert [x.device.type for x in tensors] == ["meta"] * 4
     assert batch.skipped == ("why",)
+    half = Batch({"x": {"y": torch.ones(1)}}, torch.arange(1), torch.arange(1), others={"x": Others({"y": torch.ones(2)}, *pair)})
+    moved = half.to("meta").others["x"]
+    assert [x.device.type for x in (moved.inputs["y"], moved.keys, moved.place)] == ["meta"] * 3
     assert Batch({}, torch.arange(2), torch.arange(2)).to("cpu").labels is None
 
 

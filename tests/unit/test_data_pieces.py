@@ -17,6 +17,7 @@ from mmssl.testing import small_model
 LIMIT = 3
 ROWS = [{"series": list(range(start, start + size)), "label": size % 2} for start, size in ((0, 2), (10, 7), (20, 3), (30, 10))]
 COUNTS = [1, 3, 1, 4]
+PAIR: dict[str, dict[str, Any]] = {"image": {"mean": 0.5, "std": 0.2}, "text": {"max_tokens": 64}}
 
 
 class Cutter(Processor):
@@ -116,10 +117,40 @@ def test_a_row_that_cannot_be_cut_is_one_bad_sample(modalities: Any) -> None:
     assert len(skipped) == 1
 
 
-def test_pieces_of_pairs_are_refused(modalities: Any, modality: Modality) -> None:
+def test_long_samples_of_pairs_are_refused_and_named(modalities: Any, modality: Modality) -> None:
     pairs = {**modalities, "other": (modality, Cutter())}
-    with pytest.raises(ValueError, match="pairs image and other, and the pieces of long samples of image would have no partner"):
+    message = "row 1 of rows in memory pairs image and other, but its image is so long that it is cut into 3 pieces, and they would"
+    with pytest.raises(ValueError, match=rf"{message} have no partner \(2 of 4 rows\)\. Leave such rows out"):
         cut(Source.from_rows(ROWS), pairs)
+
+
+def captioned(*texts: str) -> Source:
+    return Source.from_rows(
+        [{"image": image, "text": text} for image, text in zip(find("image").example(9, 0), texts, strict=False)]
+    )
+
+
+def test_pairs_with_short_texts_load_and_a_long_one_says_the_way_out() -> None:
+    pair = {name: (find(name), find(name).processor(**keys)) for name, keys in PAIR.items()}
+    texts = ["a disc", "a red disc", "two discs", "none"]
+    source = cut(captioned(*texts), pair)
+    assert not source.is_cut
+    (batch,) = loader(source, pair, order=Order(4, 0), batch_size=4, seed=0, end_step=1)
+    assert batch.inputs.keys() == PAIR.keys()
+    lengths = [len(texts[i]) for i in batch.ids.tolist()]
+    assert batch.inputs["text"]["text_lengths"].flatten().tolist() == lengths
+    (whole,) = batches(source, pair, 4)
+    assert torch.equal(whole.inputs["text"]["text_ids"][1, :10], torch.tensor(list(b"a red disc")))
+    long = captioned(*texts, 40 * "a disc ")
+    message = r"row 4 of rows in memory pairs image and text, but its text .* cut into 5 pieces, .* \(1 of 5 rows\)\. "
+    with pytest.raises(
+        ValueError, match=message + r"Set modalities\.text\.processor\.long_texts: truncate, or leave such rows out"
+    ):
+        cut(long, pair)
+    with pytest.raises(ValueError, match=r"row 4 of rows in memory, column text: this text has 280 tokens, more than"):
+        list(batches(long, pair, 5))
+    shortened = pair | {"text": (find("text"), find("text").processor(max_tokens=64, long_texts="truncate"))}
+    assert not cut(long, shortened).is_cut
 
 
 def test_the_processor_says_whose_pieces_its_rows_are() -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from mmssl.config import MMSSLConfig, encoder_settings
 from mmssl.data import DataOptions, Source, open_streams
 from mmssl.evaluation import (
     EvaluateOptions,
@@ -26,8 +26,10 @@ from mmssl.evaluation import (
     random_init,
     raw_features,
 )
+from mmssl.evaluation.history import History
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.model.config import encoder_settings
 from mmssl.processor import MMSSLProcessor
 
 DIGITS = DataOptions(path="bundled:digits")
@@ -55,6 +57,14 @@ def images() -> MMSSLProcessor:
 @pytest.fixture(scope="module")
 def model(images: MMSSLProcessor) -> MMSSLModel:
     return small_model(images, patch_size=4)
+
+
+UNRECORDED = "pretrained: what it was trained on is not recorded, or not from the beginning; the test samples may be among it."
+
+
+def rows_of(source: Source) -> set[int]:
+    """The rows of the dataset that a source keeps."""
+    return {source.row_number(i) for i in range(len(source))}
 
 
 def digits(
@@ -213,6 +223,21 @@ def test_features_are_the_pooled_output_of_each_sample(images: MMSSLProcessor, m
     assert found.labels.tolist() == [row["target"] for row in rows]
 
 
+def test_features_are_those_of_evaluation_mode(images: MMSSLProcessor) -> None:
+    """In training mode stochastic depth would leave out layers, each time others."""
+    model = small_model(images, patch_size=4)
+    model = MMSSLModel(model.config.derive(drop_path_rate=0.9, num_hidden_layers=6)).train()
+    source = Source(path="bundled:digits", split="test", limit=40)
+    inputs = images(images=[row["image"] for row in source.rows(range(40))])
+    with torch.no_grad():
+        assert not torch.equal(model(**inputs).pooler_output, model(**inputs).pooler_output), "training mode does not repeat"
+        expected = model.eval()(**inputs).pooler_output
+    first, again = (extract(model.train(), images, source, "image").values for _ in range(2))
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first, expected)
+    assert model.training, "the model is given back as it was"
+
+
 def test_raw_features_are_those_of_the_processor(images: MMSSLProcessor) -> None:
     source, processor = Source(path="bundled:digits", split="test", limit=9), images.processors["image"]
     found = raw_features(source, "image", processor, batch_size=4)
@@ -232,15 +257,16 @@ def test_random_init_depends_on_the_seed_alone(model: MMSSLModel) -> None:
 def test_a_table_has_a_row_for_the_model_and_each_baseline(images: MMSSLProcessor, model: MMSSLModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     images.save_pretrained(tmp_path)
-    evaluator = Evaluator(EvaluateOptions(train_limit=300, test_limit=100), DIGITS, images, model.config)
+    options = EvaluateOptions(train_limit=300, test_limit=100)
+    evaluator = Evaluator(options, DIGITS, images, model.config, history=History())
     table = evaluator.table(model, others={"the same": tmp_path})
     assert [row.name for row in table.rows] == ["pretrained", "the same", "random init", "raw features", "most frequent class"]
     first, same, random, raw, constant = table.rows
     assert (first.knn, first.probe) == (same.knn, same.probe)
     assert evaluator.score(model) == {"knn": first.knn, "probe": first.probe}
     assert raw.probe > 85 > random.probe > constant.probe == constant.knn
-    assert (table.metric, table.num_train, table.num_test, table.protocol) == ("accuracy", 300, 100, "mmssl-frozen-v1")
-    assert table.notes == ()
+    assert (table.metric, table.num_train, table.num_test, table.protocol) == ("accuracy", 300, 100, "mmssl-frozen-v2")
+    assert table.notes == (UNRECORDED.replace("pretrained", "the same"),)
 
 
 def test_baselines_are_computed_once(images: MMSSLProcessor, model: MMSSLModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +296,11 @@ def test_without_a_test_split_a_fifth_of_the_training_rows_is_held_out(tmp_path:
     table = Evaluator(EvaluateOptions(), data, processor, config).table(small_model(processor))
     assert (table.num_train, table.num_test) == (40, 10)
     assert table.row("most frequent class").probe == 50
-    assert table.notes == (f"A fifth of the training rows are the test samples ({path} has no split 'test'; it has train).",)
+    note = f"A fifth of the training rows are the test samples ({path} has no split 'test'; it has train)."
+    assert table.notes == (note, UNRECORDED)
+    limited = Evaluator(EvaluateOptions(train_limit=8, test_limit=4), data, processor, config).sources
+    assert (len(limited.train), len(limited.test)) == (8, 4)
+    assert rows_of(limited.test) <= rows_of(Evaluator(EvaluateOptions(), data, processor, config).sources.test)
     with pytest.raises(LookupError, match="has no split 'tset'; it has train"):
         Evaluator(EvaluateOptions(test_split="tset"), data, processor, config)
 
@@ -279,8 +309,11 @@ def test_rows_in_memory_replace_the_data_and_bad_ones_can_be_skipped(images: MMS
     rows = Source(path="bundled:digits").rows(range(120))
     rows[30]["image"] = b"no image"
     data = DataOptions(path="unused", columns={"label": "target"}, on_error="skip")
-    table = Evaluator(EvaluateOptions(train_limit=60), data, images, model.config, rows=rows).table(model)
-    assert table.num_train + table.num_test == 59
+    evaluator = Evaluator(EvaluateOptions(), data, images, model.config, rows=rows)
+    table = evaluator.table(model)
+    assert table.num_train + table.num_test == 119
+    good = Evaluator(EvaluateOptions(), data, images, model.config, rows=Source(path="bundled:digits").rows(range(120)))
+    assert rows_of(good.sources.test) == rows_of(evaluator.sources.test), "a bad sample moves no other one"
     assert table.notes[-1] == "Samples that could not be read, and are left out: 1."
 
 
@@ -352,6 +385,8 @@ def test_a_table_in_markdown() -> None:
 
 def test_the_verdict_knows_sampling_error() -> None:
     few, many = example_table(), example_table(num_test=1_000_000)
+    seen = example_table(num_test=1_000_000, rows=(replace(few.rows[0], seen=True), *few.rows[1:]))
+    assert (seen.verdict, seen.wins) == ("No verdict: pretrained was trained on test samples with their labels.", False)
     text = "Linear probe: pretrained reaches 97.2, 15.8 points above random init and 0.3 points above raw features"
     assert (few.verdict, few.wins) == (f"{text} (within sampling error).", False)
     assert (many.verdict, many.wins) == (f"{text}.", True)
@@ -368,3 +403,16 @@ def test_a_printed_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2] == "pretrained            95.8          97.2        64"
     assert lines[5].split() == ["most", "frequent", "class", "10.0", "10.0", "-"]
     assert lines[-1].startswith("Linear probe: pretrained reaches 97.2")
+
+
+@pytest.mark.parametrize("num_test", [2, 3, 20, 60])
+def test_few_test_samples_are_no_evidence(num_test: int) -> None:
+    """Of two readers who toss coins, one is rarely above the other by more than sampling error, however few the samples."""
+    random = np.random.default_rng(0)
+    table, rows = example_table(num_test=num_test), [Row(name, 0.0, 0.0) for name in ("pretrained", "random init")]
+    wrong = 0
+    for _ in range(2000):
+        scores = 100 * random.binomial(num_test, 0.5, size=2) / num_test
+        a, b = (replace(row, probe=float(score)) for row, score in zip(rows, scores, strict=True))
+        wrong += abs(a.probe - b.probe) > table.sampling_error(a, b)
+    assert wrong / 2000 < 0.07

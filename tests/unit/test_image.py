@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmssl.schema import section
+from mmssl.recipe.sections import section
 from mmssl_modalities.image import IMAGE, ImageAdapter, ImageProcessor, patchify, unpatchify
 
 RAW: dict[str, Any] = {"mean": 0.0, "std": 1.0}
@@ -174,9 +174,10 @@ def test_the_adapter_on_the_meta_device() -> None:
 # Examples and pictures
 
 
-def test_examples_repeat_and_have_two_sizes() -> None:
-    images, again, other = IMAGE.example(4, 0), IMAGE.example(4, 0), IMAGE.example(4, 1)
-    assert {image.size for image in images} == {(64, 48), (64, 64)}
+def test_examples_repeat_and_have_various_widths_and_heights() -> None:
+    images, again, other = IMAGE.example(8, 0), IMAGE.example(8, 0), IMAGE.example(8, 1)
+    widths, heights = zip(*(image.size for image in images), strict=True)
+    assert set(widths) == set(heights) == {32, 48, 64}
     assert images == again
     assert images != other
 

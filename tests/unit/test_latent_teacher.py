@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl import checkpoint
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, TrainOptions, fit
 from mmssl.model import MMSSLModel
-from mmssl.objectives import Setup
-from mmssl.objectives.jepa import Jepa
-from mmssl.objectives.predictors import Transformer
-from mmssl.objectives.targets import Latent
-from mmssl.schedules import constant
+from mmssl.objectives import Clock, Setup
+from mmssl.objectives.predict import Jepa
+from mmssl.objectives.predict.predictors import Transformer
+from mmssl.objectives.predict.targets import Latent
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant
 from mmssl.testing import batch_of, small_model
+from mmssl.training import checkpoint
+from mmssl.training.loop import Training, fit
 
 Weights = dict[str, Tensor]
 
@@ -52,7 +53,7 @@ def distance(one: Weights, other: Weights) -> float:
 def test_momentum_rises_linearly_and_scales_by_a_power(
     momentum: tuple[float, float], progress: float, expected: float, kappa: float
 ) -> None:
-    assert Latent(momentum=momentum, momentum_scale=kappa).momentum_at(progress) == pytest.approx(expected**kappa, abs=1e-12)
+    assert Latent(momentum=momentum, momentum_scale=kappa).rule.momentum(progress) == pytest.approx(expected**kappa, abs=1e-12)
 
 
 @pytest.mark.parametrize("kappa", [1.0, 3.0])
@@ -71,7 +72,7 @@ def test_the_teacher_follows_the_schedule(kappa: float) -> None:
 
     fit(training, iter([batch_of("image")] * steps), remember)
     used = [(0.6 + 0.3 * step / steps) ** kappa for step in range(1, steps + 1)]
-    for key, found in target.average.state_dict().items():
+    for key, found in objective.networks["teacher"].state_dict().items():
         expected = history[0][key]
         for momentum, state in zip(used, history[1:], strict=True):
             expected = momentum * expected + (1 - momentum) * state[key]
@@ -86,23 +87,24 @@ def test_the_schedule_goes_on_after_resuming(tmp_path: Path) -> None:
     def feed(start: int, stop: int) -> list[Batch]:
         return [Batch(batch.inputs, keys(0, step, batch.ids), batch.ids) for step in range(start, stop)]
 
-    def fresh() -> tuple[Training, Latent]:
+    def fresh() -> Training:
         target = Latent(momentum=(0.5, 1.0), momentum_scale=2.0)
-        return Training(jepa(target), TrainOptions(batch_size=6, max_steps=6, schedule=constant(warmup=0), lr=1e-2)), target
+        return Training(jepa(target), TrainOptions(batch_size=6, max_steps=6, schedule=constant(warmup=0), lr=1e-2))
 
-    through, expected = fresh()
+    through = fresh()
     momenta: list[float] = []
     fit(through, iter(feed(0, 6)), lambda row: momenta.append(row["momentum"]) or False)
 
-    stopped, _ = fresh()
+    stopped = fresh()
     fit(stopped, iter(feed(0, 3)), lambda row: stopped.counters.step == 3)
     checkpoint.save(tmp_path / "step", stopped.state())
-    resumed, found = fresh()
+    resumed = fresh()
     resumed.restore(checkpoint.load(tmp_path / "step"))
     later: list[float] = []
     fit(resumed, iter(feed(3, 6)), lambda row: later.append(row["momentum"]) or False)
     assert later == momenta[3:]
-    assert_close(found.average.state_dict(), expected.average.state_dict(), rtol=0, atol=0)
+    teachers = [one.objective.networks["teacher"].state_dict() for one in (resumed, through)]
+    assert_close(*teachers, rtol=0, atol=0)
     assert len(set(momenta)) == 6
 
 
@@ -117,10 +119,8 @@ def teacher_after(objective: Jepa, batches: list[Batch], lr: float) -> Weights:
         objective(batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        objective.after_step((number + 1) / len(batches))
-    (target,) = objective.every_target
-    assert isinstance(target, Latent)
-    return weights_of(target.average)
+        objective.after_step(Clock(number + 1, (number + 1) / len(batches)))
+    return weights_of(objective.networks["teacher"])
 
 
 def test_the_scaled_momentum_follows_small_batches_at_matched_samples() -> None:

@@ -12,9 +12,11 @@ from transformers import ViTConfig, ViTModel
 
 from mmssl.draws import Draws, keys
 from mmssl.masking import Random
-from mmssl.objectives.targets import Rendered
-from mmssl.testing import inputs_of, small_model
-from mmssl_modalities._points_views import AXES, FAR, depth_maps
+from mmssl.objectives import Masked, Setup
+from mmssl.objectives.predict.predictors import Transformer
+from mmssl.objectives.predict.targets import Raw, Rendered
+from mmssl.testing import batch_of, inputs_of, small_model
+from mmssl_modalities.points.views import AXES, FAR, depth_maps
 
 SIZE = 32
 CORNERS = torch.tensor([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
@@ -91,8 +93,9 @@ def test_features_are_those_of_the_patch_that_a_token_lies_in(tmp_path: Path) ->
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     ViTModel(ViTConfig(**shape, image_size=SIZE, patch_size=8)).save_pretrained(tmp_path)
     target, model, inputs = Rendered(model=str(tmp_path), size=SIZE), small_model("points"), inputs_of("points")
-    target.prepare(model, ["points"])
-    features, saliency = target.read(model, "points", inputs)
+    batch, objective = batch_of("points"), Masked(model, Setup(), targets=[Raw(), target], predictor=Transformer(predict="all"))
+    scene = objective.scene("points", inputs, batch)
+    features, saliency = target.read(scene)
     rendering = model.adapter("points").render(inputs, SIZE)
     b, v, n, _ = rendering.places.shape
     assert features.shape == (b, n, v * 16) and saliency.shape == (b, n)
@@ -114,4 +117,4 @@ def test_features_are_those_of_the_patch_that_a_token_lies_in(tmp_path: Path) ->
         assert_close(features[0, token, 16 * view : 16 * view + 16], total, rtol=1e-4, atol=1e-5)
         attention += share / v
     assert saliency[0, token].item() == pytest.approx(math.log(attention), rel=1e-4)
-    assert target.read(model, "points", inputs)[0] is features, "the same inputs are looked at once"
+    assert target.read(scene)[0] is features, "a scene is looked at once"

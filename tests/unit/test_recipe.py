@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackagePath
@@ -18,9 +17,10 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 import mmssl_catalogue
-from mmssl import modality, recipe, yaml12
-from mmssl.recipe import RecipeError, changed_keys, find_recipe, json_schema, load, override
-from mmssl.schema import read_docstring, section, shown
+from mmssl import modality
+from mmssl.recipe import RecipeError, changed_keys, find_recipe, json_schema, load, override, recipe, yaml12
+from mmssl.recipe.messages import shown
+from mmssl.recipe.sections import read_docstring, section
 from mmssl_catalogue import header, recipes_found
 
 ROOT = Path(__file__).parents[2]
@@ -152,16 +152,15 @@ OBJECTIVES = {"masked": Masked, "supervised": Supervised}
 SAMPLERS = {"random": Random, "block": Block}
 CURVES = {"cosine": cosine, "constant": constant}
 PIXEL = SimpleNamespace(processor=PixelProcessor, adapter=pixel_adapter, augment=pixel_augment)
-SECTIONS = {"encoder": "encoder", "objective": "OBJECTIVES", "data": "Data", "train": "Train", "evaluate": "Evaluate", "run": "Run"}
+SECTIONS = {"encoder": encoder, "objective": OBJECTIVES, "data": Data, "train": Train, "evaluate": Evaluate, "run": Run}
 
 SMALL = {"modalities": {"pixel": {}}, "objective": {"name": "masked"}, "data": {"path": "bundled:digits"}}
 
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "stand_ins", sys.modules[__name__])
-    monkeypatch.setattr(recipe, "SECTIONS", {key: f"stand_ins:{name}" for key, name in SECTIONS.items()})
-    monkeypatch.setattr(recipe, "VARIANTS", {"stand_ins:Mask": "stand_ins:SAMPLERS", "stand_ins:Curve": "stand_ins:CURVES"})
+    monkeypatch.setattr(recipe, "sections", lambda: SECTIONS)
+    monkeypatch.setattr(recipe, "variants", lambda: [(Mask, SAMPLERS), (Curve, CURVES)])
     monkeypatch.setattr(recipe, "installed", lambda: ["pixel", "word"])
     monkeypatch.setattr(modality, "find", {"pixel": PIXEL, "word": PIXEL}.__getitem__)
 

@@ -49,8 +49,8 @@ def test_classes_are_learned_by_smoothed_cross_entropy(smoothing: float) -> None
         right += max(range(3), key=logits.__getitem__) == number % 3
     output = objective(batch)
     assert output.loss.item() == pytest.approx(total / SAMPLES, rel=1e-5)
-    assert output.metrics["accuracy"].item() == pytest.approx(right / SAMPLES)
-    assert not output.metrics["accuracy"].requires_grad
+    assert output.metrics["accuracy"].value.item() == pytest.approx(right / SAMPLES)
+    assert not output.metrics["accuracy"].value.requires_grad
 
 
 def test_numbers_are_learned_by_squared_error_in_units_of_their_spread() -> None:

@@ -1,0 +1,177 @@
+"""The labelled rows that a model is scored on, and those that its readers are fitted on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from pydantic import Field
+
+from mmssl.data import DataOptions, Labels, Source
+from mmssl.data.identity import content_digits, parts_of, share_rows
+from mmssl.data.source import LABEL, Columns
+from mmssl.evaluation import probes
+from mmssl.evaluation.history import History, label_column
+
+SPLIT_SEED = 0
+FEWEST_OF_A_CLASS = 3
+"""Rows of a class of which one can be held out, and two are left: one to fit a probe on, one to choose its penalty by."""
+FEWEST_VALUES = 7
+"""Rows with values of which two can be held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What to score a model on: labelled data, a training and a test part.
+
+    every: steps between scores during training; 0: only at the end.
+    path: data as in data.path; null: those of the section data.
+    train_split: part on which nearest neighbours and linear probe are fitted; null: all parts, of which a fifth is then scored.
+    test_split: part that is scored; null: `test` if the data have it, else a fifth of train_split, on which a run that learns
+        labels does not train.
+    columns: columns as in data.columns; with the data of the section data they add to its columns.
+    modality: which of the model's modalities to score; null: the only one.
+    train_limit: keep that many training rows, evenly spaced.
+    test_limit: keep that many test rows, evenly spaced.
+    batch_size: samples that are encoded at a time.
+    seed: seed of the random weights and of the held-out training samples.
+    """
+
+    every: Annotated[int, Field(ge=0)] = 0
+    path: str | None = None
+    train_split: str | None = "train"
+    test_split: str | None = None
+    columns: Columns | None = None
+    modality: str | None = None
+    train_limit: Annotated[int, Field(gt=0)] | None = None
+    test_limit: Annotated[int, Field(gt=0)] | None = None
+    batch_size: Annotated[int, Field(gt=0)] = 256
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class Fifth:
+    """The rows of a dataset that are scored where it has no test part: by their numbers, and the label column that they go by."""
+
+    rows: Int[np.ndarray, " k"]
+    column: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Labelled rows: `train`, that readers are fitted on, and `test`, that are scored.
+
+    fifth: how they were parted where both are of one dataset. note: what a reader of the scores should know of it.
+    """
+
+    train: Source
+    train_labels: Labels
+    test: Source
+    test_labels: Labels
+    fifth: Fifth | None = None
+    note: str | None = None
+
+
+def fifth_of(source: Source, column: str) -> Fifth:
+    """A fifth of all rows of the dataset of a source, of every class of a label column: the same for every limit, run and model.
+
+    ValueError if there are too few rows.
+    """
+    whole = source.whole().labelled(column)
+    labels = whole.labels()
+    assert labels is not None, "a column is named"
+    groups = labels.tensor() if labels.kind == "classification" else torch.zeros(len(labels))
+    rows = np.flatnonzero(probes.held_out(groups, SPLIT_SEED).numpy())
+    check_parts(whole, labels, rows)
+    return Fifth(rows, column)
+
+
+def check_parts(source: Source, labels: Labels, rows: Int[np.ndarray, " k"]) -> None:
+    """ValueError if the held-out `rows` of a whole dataset cannot be scored by what the others teach."""
+    if labels.kind == "classification":
+        counts = np.bincount(labels.values, minlength=len(labels.names))
+        enough = int((counts >= FEWEST_OF_A_CLASS).sum()) >= 2
+        need = f"two classes of at least {FEWEST_OF_A_CLASS} rows each"
+        has = ", ".join(f"{count} of {name!r}" for name, count in zip(labels.names[:8], counts, strict=False))
+    else:
+        enough = len(labels) >= FEWEST_VALUES and len(np.unique(labels.values[rows])) > 1
+        need = f"at least {FEWEST_VALUES} rows whose values differ"
+        held = ", ".join(f"{value:g}" for value in labels.values[rows][:8])
+        has = f"{len(labels)} rows, of which it would hold out the values {held or 'of none'}"
+    if not enough:
+        raise ValueError(
+            f"{source} has too few labelled rows to hold a fifth of them out for scores: that takes {need}, and it has {has}. Add "
+            "rows, name a test split or other data to score on, or do without scores (evaluate=null)"
+        )
+
+
+def open_sources(
+    options: EvaluateOptions, data: DataOptions, rows: Sequence[Mapping[str, Any]] | None = None, history: History | None = None
+) -> Sources:
+    """The data that `options` name; what they leave open is as in `data`, or in `rows` if those are given in its place.
+
+    history: of the model that will be scored: a fifth of rows that it was not trained on is then the one that is scored.
+    Classes are those of all training rows: with a limit some may have no training sample.
+    ValueError for rows without labels, for too few of them, and if the test part has rows of the training part.
+    """
+    columns, path = options.columns, options.path or data.path
+    if options.path is None:
+        columns = {**(data.columns or {}), **(columns or {})} or None
+        if rows is not None:
+            whole = Source.from_rows([dict(row) for row in rows], columns)
+            return in_fifths(whole, options, history, "Rows in memory: a fifth of them are the test samples.")
+    if path is None:
+        raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
+    whole = Source(path=path, split=options.train_split, columns=columns)
+    if options.train_split is None and options.test_split is None:
+        return in_fifths(whole, options, history, "A fifth of the rows are the test samples (train_split: null).")
+    required_labels(whole)
+    try:
+        test = Source(path=path, split=options.test_split or "test", columns=columns, limit=options.test_limit)
+    except LookupError as error:
+        if options.test_split is not None:
+            raise
+        return in_fifths(whole, options, history, f"A fifth of the training rows are the test samples ({error}).")
+    return in_parts(whole, test, options)
+
+
+def in_parts(whole: Source, test: Source, options: EvaluateOptions) -> Sources:
+    """Two parts of the data. ValueError if one has rows of the other."""
+    classes, column = required_labels(whole), label_column(whole)
+    inputs = [name for name in whole.column_names if name != column]
+    if share_rows(parts_of(whole), parts_of(test)) or content_digits(whole, inputs) == content_digits(test, inputs):
+        raise ValueError(
+            f"evaluate: {test} has rows of {whole}, on which the readers are fitted, so they would be asked what they were told. "
+            "Name another test_split, or leave it out: then a fifth of the rows is held out and scored, if there is no split 'test'"
+        )
+    train = whole.select(np.arange(len(whole)), options.train_limit)
+    return Sources(train, required_labels(train, classes), test, required_labels(test, classes))
+
+
+def in_fifths(whole: Source, options: EvaluateOptions, history: History | None, note: str) -> Sources:
+    """Four fifths of the rows of a dataset, and one that is scored."""
+    labels, own = required_labels(whole), label_column(whole)
+    assert own is not None, "labels were read from it"
+    fifth = fifth_of(whole, (history or History()).held_out_by(whole) or own)
+    if fifth.column != own:
+        check_parts(whole, labels, fifth.rows)
+    others = np.setdiff1d(np.arange(len(whole)), fifth.rows)
+    train, test = whole.select(others, options.train_limit), whole.select(fifth.rows, options.test_limit)
+    return Sources(train, required_labels(train, labels), test, required_labels(test, labels), fifth, note)
+
+
+def required_labels(source: Source, like: Labels | None = None) -> Labels:
+    """The labels of a source, its classes numbered as in `like`; ValueError if it has none, or reads them as samples too."""
+    labels = source.labels(like=like)
+    if labels is None:
+        raise ValueError(
+            f"evaluation needs labels, and {source} names no label column; it has {', '.join(source.column_names)}. "
+            "Name one, as in columns: {label: " + source.column_names[-1] + "}"
+        )
+    column = source.columns[LABEL]
+    for use, names in source.columns.items():
+        if use != LABEL and column in ([names] if isinstance(names, str) else names):
+            raise ValueError(f"{source}: column {column!r} is named for the labels and for {use}, which could then read the answer")
+    return labels

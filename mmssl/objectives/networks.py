@@ -1,0 +1,133 @@
+"""The student and every copy of it that a run keeps: one owner, one rule for when copies are made, move and are published."""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from mmssl.model import MMSSLConfig, MMSSLModel, load_model
+from mmssl.model.teacher import ema_copy, ema_update
+
+Published = Literal["student", "teacher"]
+AVERAGE = "average"
+"""The average of the weights that `train.ema` asks for."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far a run is: optimizer steps made, and the consumed share of the budget, 0 to 1. The same on every process."""
+
+    step: int = 0
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A moving average of the student. The momentum rises linearly from start to end over the budget.
+
+    power: k, the batch size over the one that the momentum is meant for: momentum^k (arXiv 2307.13813, definition 1.2).
+    """
+
+    start: float
+    end: float
+    power: float = 1.0
+
+    def momentum(self, progress: float) -> float:
+        """The momentum when `progress` of the budget is used up."""
+        return float((self.start + (self.end - self.start) * progress) ** self.power)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A model that never changes: a saved one, folder or Hub id, or the student as it is when the run starts (None)."""
+
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The student as it is when `start` of the budget is used up; before that, as it was at the start."""
+
+    start: float
+
+
+Rule = Moving | Frozen | Snapshot
+
+
+class Networks(nn.Module):
+    """The student, and the copies that targets and the run ask for.
+
+    Copies are made by `make`, or when one is first used: after the student was sharded or moved to its device, before there is an
+    optimizer. They have no gradient and stay in evaluation mode: no stochastic depth.
+    """
+
+    def __init__(self, student: MMSSLModel) -> None:
+        super().__init__()
+        self.student = student
+        self.copies = nn.ModuleDict()
+        self.rules: dict[str, Rule] = {}
+
+    def want(self, name: str, rule: Rule) -> str:
+        """Ask for a copy; returns the name under which it is kept: that of a copy by the same rule, if there is one."""
+        for known, other in self.rules.items():
+            if other == rule and known != AVERAGE != name:
+                return known
+        own, number = name, 1
+        while own in self.rules:
+            number += 1
+            own = f"{name}_{number}"
+        self.rules[own] = rule
+        if isinstance(rule, Snapshot):
+            self.register_buffer(f"taken_{own}", torch.zeros((), dtype=torch.bool))
+        if isinstance(rule, Frozen) and rule.path is not None:
+            self.copies[own] = ema_copy(load_model(rule.path)).eval()
+        return own
+
+    def make(self) -> None:
+        """Make the copies that are still missing."""
+        for name in self.rules:
+            if name not in self.copies:
+                self.copies[name] = ema_copy(self.student).eval()
+
+    def __getitem__(self, name: str) -> MMSSLModel:
+        if name == "student":
+            return self.student
+        if name not in self.copies:
+            self.make()
+        return cast(MMSSLModel, self.copies[name])
+
+    def config(self, name: str) -> MMSSLConfig:
+        """The configuration of a network, made or not."""
+        network = self.copies[name] if name in self.copies else self.student  # noqa: SIM401, a ModuleDict has no get
+        return cast(MMSSLModel, network).config
+
+    def train(self, mode: bool = True) -> "Networks":
+        """Copies stay in evaluation mode."""
+        super().train(mode)
+        self.copies.eval()
+        return self
+
+    @property
+    def teachers(self) -> list[str]:
+        """The moving averages that objectives keep, in the order in which they were asked for."""
+        return [name for name, rule in self.rules.items() if isinstance(rule, Moving) and name != AVERAGE]
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock) -> None:
+        """Move the averages and take the snapshots that are due; `clock` counts the step that was made."""
+        self.make()
+        for name, rule in self.rules.items():
+            if isinstance(rule, Moving):
+                ema_update(self[name], self.student, rule.momentum(clock.progress))
+            elif isinstance(rule, Snapshot) and clock.progress >= rule.start:
+                taken = self.get_buffer(f"taken_{name}")
+                if not taken:
+                    self[name].load_state_dict(self.student.state_dict())
+                    taken.fill_(True)
+
+    def published(self, which: Published) -> MMSSLModel:
+        """The model to publish: the average where the run keeps one, else the student or its first teacher."""
+        if AVERAGE in self.rules:
+            return self[AVERAGE]
+        return self.student if which == "student" else self[self.teachers[0]]

@@ -1,0 +1,139 @@
+"""Signs that a run goes wrong, told while it runs: a flag with its number, its rule and what to change."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+WINDOW = 21
+"""Steps whose median a rule sees: one odd batch raises no flag."""
+ROWS = 5
+"""The same of what is not measured in every step: measurements."""
+BEGINNING = 5
+"""Steps whose median counts as the start."""
+PATIENCE = 100
+"""Steps, and a fifth of the budget, that a run has to become better than a constant prediction."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """name: of the rule; step: when it was raised; message: number, rule, and what to change."""
+
+    name: str
+    step: int
+    message: str
+
+
+@dataclass
+class Trend:
+    """Course of the metrics: medians over the last steps, and over the first."""
+
+    steps: int = 0
+    progress: float = 0.0
+    starts: dict[str, float] = field(default_factory=dict)
+    windows: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, float], progress: float) -> None:
+        self.steps, self.progress = self.steps + 1, progress
+        for key in WATCHED:
+            if key in row:
+                window = self.windows.setdefault(key, [])
+                window.append(row[key])
+                del window[: -self.length(key)]
+                if len(window) == BEGINNING and key not in self.starts:
+                    self.starts[key] = median(window)
+
+    def now(self, key: str) -> float | None:
+        """The median of the last steps; None for a metric that the objective does not have, and before there are enough."""
+        window = self.windows.get(key, [])
+        return median(window) if len(window) == self.length(key) and self.steps >= WINDOW else None
+
+    def length(self, key: str) -> int:
+        """How many of the last measurements of a metric a rule sees."""
+        return WINDOW if key in EVERY_STEP else ROWS
+
+    def below_start(self, key: str, share: float) -> str | None:
+        """`0.01 (0.5 at the start)` if a metric fell below a share of its start."""
+        now, start = self.now(key), self.starts.get(key)
+        return f"{now:.3g} ({start:.3g} at the start)" if now is not None and start is not None and now < share * start else None
+
+
+def constant(trend: Trend) -> str | None:
+    """All samples look alike to the encoder."""
+    now = trend.now("input_std")
+    if now is None or now >= 1e-4:
+        return None
+    return f"input_std is {now:.1e}, below 1e-4: all samples are the same to the encoder. Check the data, and how they are read"
+
+
+def diverging(trend: Trend) -> str | None:
+    """The loss rises far above its start."""
+    now, start = trend.now("loss"), trend.starts.get("loss")
+    if now is None or start is None or start <= 0 or now <= 1.5 * start:
+        return None
+    return f"the loss is {now:.3g}, above 1.5 x {start:.3g}, its start. Lower train.lr to a tenth, or warm up for longer"
+
+
+def collapse(trend: Trend) -> str | None:
+    """The teacher's outputs become alike."""
+    rules = {"target_std": 0.3, "target_sample_std": 0.2, "target_rank": 0.25}
+    found = {key: text for key, share in rules.items() if (text := trend.below_start(key, share)) is not None}
+    if not found:
+        return None
+    key, text = next(iter(found.items()))
+    advice = "Lower train.lr, raise the momentum of the teacher, or predict larger blocks"
+    return f"{key} is {text}, below {rules[key]:g} of it: what is to be predicted becomes the same for all. {advice}"
+
+
+def no_teacher(trend: Trend) -> str | None:
+    """The teacher is nearly the student itself."""
+    now = trend.now("momentum")
+    if now is None or now >= 0.5:
+        return None
+    how = "the teacher follows the student at once, and nothing keeps both from a constant output"
+    return f"the teacher's momentum is {now:.3g}, below 0.5: {how}. Start from 0.99 or more"
+
+
+def flat(trend: Trend) -> str | None:
+    """The loss is not below that of a constant prediction."""
+    now = trend.now("unexplained")
+    if now is None or trend.steps < PATIENCE or trend.progress < 0.2 or now <= 0.98:
+        return None
+    how = f"the loss is {now:.3g} times that of a constant prediction, after {trend.steps} steps not below 0.98"
+    return f"{how}. Change train.lr (too high and too low both look like this), hide less, or check the targets"
+
+
+Rule = Callable[[Trend], str | None]
+RULES: dict[str, Rule] = {rule.__name__: rule for rule in (constant, diverging, collapse, no_teacher, flat)}
+EVERY_STEP = ("loss", "momentum")
+"""Metrics of every step; the others are measured in the first steps and where a row is logged."""
+WATCHED = (*EVERY_STEP, "unexplained", "input_std", "target_std", "target_sample_std", "target_rank")
+
+
+class Watch:
+    """Sees the metrics of each step and raises each flag once. Its state goes into checkpoints."""
+
+    def __init__(self) -> None:
+        self.trend = Trend()
+        self.flags: list[Flag] = []
+
+    def see(self, step: int, row: Mapping[str, float], progress: float) -> list[Flag]:
+        """The flags that this step raises. progress: consumed share of the budget."""
+        self.trend.add(row, progress)
+        raised = {flag.name for flag in self.flags}
+        found = []
+        for name, rule in RULES.items():
+            # Whatever else is odd about constant data follows from that.
+            if name not in raised and "constant" not in raised and (message := rule(self.trend)) is not None:
+                found.append(Flag(name, step, message))
+                raised.add(name)
+        self.flags += found
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that `restore` takes."""
+        return {"trend": asdict(self.trend), "flags": [asdict(flag) for flag in self.flags]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.trend = Trend(**state["trend"])
+        self.flags = [Flag(**flag) for flag in state["flags"]]
