@@ -1,9 +1,10 @@
 """The card of a published model, as the Hub shows it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmssl.evaluation import SCORES, Table
 from mmssl.modality import find
@@ -24,22 +25,19 @@ def model_card(
         model_name=name if scores else None,
         eval_results=scores or None,
     )
-    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-    parts = [
-        f"---\n{header.to_yaml()}\n---",
-        f"# {name}",
-        f"A self-supervised encoder for {' and '.join(modalities)} data, pretrained with mmssl. "
-        "Its licence is not set: add `license:` to the header of this file before you publish it.",
-        "## Use",
-        *(fenced(usage(modality), "python") for modality in modalities),
-        *(["## Evaluation"] if tables else []),
-        *(text for table in tables for text in (table.verdict, table.to_markdown())),
-        "## How it was made",
-        fenced(record["command"], "bash"),
-        f"Versions: {versions}.",
-        fenced(recipe_yaml.rstrip(), "yaml"),
-    ]
-    return "\n\n".join(parts) + "\n"
+    card = ModelCard.from_template(
+        header,
+        template_path=str(Path(__file__).with_name("card.md.j2")),
+        name=name,
+        modalities=modalities,
+        tables=tables,
+        command=record["command"],
+        versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
+        recipe=recipe_yaml.rstrip(),
+        usage=usage,
+        fenced=fenced,
+    )
+    return f"{card}\n"
 
 
 def results(table: Table) -> list[EvalResult]:

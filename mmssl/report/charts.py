@@ -1,20 +1,34 @@
-"""Line charts as geometry: what a template needs to draw them as SVG that follows the page's colours."""
+"""Line charts as SVG that stands in a page and takes its colours: matplotlib draws them, the page's CSS variables paint them."""
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 24, 12, 30
 """Room around the lines; right of them for half of the last step's label."""
 POINTS = 200
 """Points that a line keeps; more are averaged in groups, whose range is drawn as a band."""
+DOTS = 30
+"""With fewer points each is a dot; of more one shows when it is pointed at."""
 DECADES = 1.3
 """Positive values that span more powers of ten are drawn on a logarithmic axis, where the chart allows one."""
+
+INK, RULE, CARD, *LINES = (f"#00000{i}" for i in range(1, 6))
+"""Colours that stand for the page's own."""
+VARIABLES = {INK: "var(--soft)", RULE: "var(--rule)", CARD: "var(--card)"} | {line: f"var(--s{i})" for i, line in enumerate(LINES)}
 
 Number = int | float
 Series = Sequence[tuple[Number, Number]]
@@ -22,59 +36,16 @@ Series = Sequence[tuple[Number, Number]]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A series in SVG coordinates.
+class Chart:
+    """A drawing for use inside HTML.
 
-    path, band: values of the attribute `d`; no band where nothing was averaged. points: (x, y, what the point says).
+    names: of its lines, in the order of the colours --s0, --s1. levels: whether it marks any.
     """
 
-    name: str
-    path: str
-    band: str
-    points: list[tuple[float, float, str]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines, axes as (position, label), and reference levels as (position, name)."""
-
     title: str
-    lines: list[Line]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    levels: list[tuple[float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Values from `low` to `high` to positions from `start` to `stop`."""
-
-    low: Number
-    high: Number
-    start: Number
-    stop: Number
-    log: bool = False
-
-    def place(self, value: Number) -> float:
-        low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
-        share = ((math.log10(value) if self.log else value) - low) / (high - low)
-        return round(self.start + share * (self.stop - self.start), 1)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """At most seven round values with their labels."""
-        values = LogLocator(subs=(1, 2, 5)).tick_values(self.low, self.high) if self.log else self._round_values()
-        inside = [float(value) for value in values if self.low <= value <= self.high]
-        if self.log and len(inside) > 7:
-            inside = [value for value in inside if math.log10(value).is_integer()]
-        return [(self.place(value), label(value)) for value in inside]
-
-    def _round_values(self) -> Float[np.ndarray, " t"]:
-        return np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high))
+    names: list[str]
+    levels: bool
+    svg: str
 
 
 def label(value: Number) -> str:
@@ -96,53 +67,81 @@ def chart(
     from_zero: bool = False,
     levels: Mapping[str, Number] | None = None,
 ) -> Chart | None:
-    """A chart of named series over one x axis; None if they hold no finite point.
+    """A chart of at most two named series over one x axis; None if they hold no finite point.
 
     allow_log: use a logarithmic axis for values that are positive and span more than `DECADES`.
     from_zero: begin the y axis at zero. levels: values to mark with a horizontal line.
     """
-    found = {name: _finite(points) for name, points in series.items()}
-    found = {name: points for name, points in found.items() if len(points)}
+    values = {name: np.asarray(points, dtype=np.float64).reshape(-1, 2) for name, points in series.items()}
+    finite = {name: points[np.isfinite(points).all(1)] for name, points in values.items()}
+    found = {name: points for name, points in finite.items() if len(points)}
     if not found:
         return None
-    every = np.concatenate(list(found.values()))
-    heights = np.append(every[:, 1], list((levels or {}).values()))
-    y = _y_axis(heights, allow_log, from_zero)
-    x = Axis(*_widened(float(every[:, 0].min()), float(every[:, 0].max())), LEFT, WIDTH - RIGHT)
-    lines = [_line(name, points, x, y) for name, points in found.items()]
-    return Chart(title, lines, x.ticks(), y.ticks(), [(y.place(value), name) for name, value in (levels or {}).items()])
+    # Text stays text; names of what is used twice depend on the drawing alone.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 11.5}):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        axes = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, 1 - (LEFT + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / HEIGHT))
+        said = [_line(axes, color, name, found[name]) for color, name in zip(LINES, found, strict=False)]
+        for name, level in (levels or {}).items():
+            _level(axes, name, level)
+        _frame(axes)
+        low, high = axes.dataLim.intervaly
+        if allow_log and low > 0 and math.log10(high / low) > DECADES:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+        elif from_zero and low >= 0:
+            axes.set_ylim(bottom=0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
+        return Chart(title, list(found), bool(levels), _svg(figure, title, chain(*said)))
 
 
-def _finite(points: Series) -> Float[np.ndarray, "n 2"]:
-    values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    return values[np.isfinite(values).all(1)]
+def _frame(axes: Axes) -> None:
+    """A line below, a grid behind, and no marks at the ticks."""
+    axes.margins(x=0, y=0.06)
+    axes.tick_params(bottom=False, left=False, labelcolor=INK, pad=8)
+    axes.grid(axis="y", color=RULE, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    axes.spines.bottom.set(color=INK, linewidth=0.6)
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """An interval that is not empty."""
-    return (low, high) if high > low else (low - max(abs(low) * 0.1, 0.5), high + max(abs(high) * 0.1, 0.5))
+def _level(axes: Axes, name: str, level: Number) -> None:
+    """A dashed line across, with its name above the right end."""
+    axes.axhline(level, color=INK, linewidth=1.2, linestyle=(0, (4, 4)))
+    where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 5), "textcoords": "offset points", "ha": "right"}
+    ground = {"facecolor": CARD, "edgecolor": "none", "pad": 1}
+    axes.annotate(name, (1, level), **where, color=INK, bbox=ground, parse_math=False, zorder=1.9)
 
 
-def _y_axis(values: Float[np.ndarray, " n"], allow_log: bool, from_zero: bool) -> Axis:
-    low, high = float(values.min()), float(values.max())
-    start, stop = HEIGHT - BOTTOM, TOP
-    if allow_log and low > 0 and math.log10(high / low) > DECADES:
-        return Axis(low / 1.1, high * 1.1, start, stop, log=True)
-    low, high = _widened(0.0 if from_zero and low >= 0 else low, high)
-    margin = 0.06 * (high - low)
-    return Axis(low if from_zero and low >= 0 else low - margin, high + margin, start, stop)
-
-
-def _line(name: str, points: Float[np.ndarray, "n 2"], x: Axis, y: Axis) -> Line:
+def _line(axes: Axes, color: str, name: str, points: Float[np.ndarray, "n 2"]) -> list[tuple[str, str]]:
+    """Draw a series; for each of its points the class and what it says."""
     groups = np.array_split(points, min(POINTS, len(points)))
-    means = [group.mean(0) for group in groups]
-    across = [x.place(mean[0]) for mean in means]
-    along = [y.place(mean[1]) for mean in means]
-    band = ""
+    means = np.stack([group.mean(0) for group in groups])
     if len(points) > POINTS:
-        top = [f"{a},{y.place(group[:, 1].max())}" for a, group in zip(across, groups, strict=True)]
-        under = [f"{a},{y.place(group[:, 1].min())}" for a, group in zip(across, groups, strict=True)]
-        band = f"M{' '.join([*top, *reversed(under)])}Z"
-    path = "M" + " ".join(f"{a},{b}" for a, b in zip(across, along, strict=True))
-    said = [f"{name} {mean[1]:.4g} at step {mean[0]:,.0f}" for mean in means]
-    return Line(name, path, band, list(zip(across, along, said, strict=True)))
+        low, high = ([side(group[:, 1]) for group in groups] for side in (np.min, np.max))
+        # A polygon: what fill_between makes would be a repeated symbol in the SVG.
+        axes.fill([*means[:, 0], *means[::-1, 0]], [*low, *high[::-1]], color=color, alpha=0.16, linewidth=0)
+    kind, size = ("dot", 5.2) if len(means) < DOTS else ("hit", 8)
+    axes.plot(*means.T, color=color, linewidth=1.8, marker="o", markersize=size, markeredgewidth=0, clip_on=False)
+    return [(kind, f"{name} {y:.4g} at step {x:,.0f}") for x, y in means]
+
+
+def _svg(figure: Figure, title: str, said: Iterator[tuple[str, str]]) -> str:
+    """The figure with the page's colours and font, and a title for each point, which are its only repeated symbols."""
+    figure.patch.set_visible(False)
+    figure.axes[0].patch.set_visible(False)
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+    text = re.sub(r' id="\w+_\d+"', "", re.sub("font-family: [^;]+", "font-family: inherit", text))
+    for color, variable in VARIABLES.items():
+        text = text.replace(color, variable)
+
+    def tell(use: re.Match[str]) -> str:
+        kind, words = next(said)
+        return f'<use class="{kind}"{use[1]}><title>{escape(words)}</title></use>'
+
+    return re.sub("<use( [^>]*)/>", tell, text)

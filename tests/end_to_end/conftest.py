@@ -47,8 +47,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report's pictures take longer than the training."""
+    """The report's pictures and curves take longer than the training."""
     monkeypatch.setattr(Session, "pictures", lambda self: {})
+    monkeypatch.setattr("mmssl.report.page.charts", lambda metrics, table: [])
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 import base64
 import math
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from mmssl.model.config import encoder_settings
 from mmssl.processor import MMSSLProcessor
 from mmssl.report import model_card, write_report
 from mmssl.report.card import fenced
-from mmssl.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, label
+from mmssl.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, chart, label
 from mmssl.report.page import compact_count, plain
 
 VOID = {"meta", "img", "line", "path", "circle", "br"}
@@ -129,47 +131,96 @@ def test_a_report_of_a_run_that_has_nothing_to_show(tmp_path: Path) -> None:
     assert BAD in page.text
 
 
+Place = tuple[float, float]
+
+
+class Drawn:
+    """What stands where in a chart: texts and points by what they say, lines by their colours."""
+
+    def __init__(self, drawn: Chart | None) -> None:
+        assert drawn is not None
+        self.root = ElementTree.fromstring(drawn.svg)
+        self.texts = {element.text: self.place(element) for element in self.all("text")}
+        self.points = {element[0].text: self.place(element) for element in self.all("use")}
+        self.paths = {element.get("style", ""): self.corners(element.get("d", "")) for element in self.all("path")}
+
+    def all(self, tag: str) -> Iterator[ElementTree.Element]:
+        return self.root.iter(f"{{http://www.w3.org/2000/svg}}{tag}")
+
+    @staticmethod
+    def place(element: ElementTree.Element) -> Place:
+        return float(element.get("x", "")), float(element.get("y", ""))
+
+    @staticmethod
+    def corners(path: str) -> list[Place]:
+        numbers = [float(word) for word in path.split() if word not in "MLCz"]
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+    def path(self, *style: str) -> list[Place]:
+        (found,) = (corners for known, corners in self.paths.items() if all(part in known for part in style))
+        return found
+
+    def heights(self) -> list[float]:
+        """Where the numbers beside the y axis stand, from the lowest."""
+        return sorted((y for x, y in self.texts.values() if x < LEFT and y < HEIGHT - BOTTOM + 8), reverse=True)
+
+
 def test_points_lie_where_the_axes_say() -> None:
-    drawn = chart("t", {"a": [(0, 0.0), (5, 10.0), (10, 20.0), (12, math.nan)]}, from_zero=True, levels={"l": 10.0})
+    points = [(0, 0.0), (50, 10.0), (100, 20.0), (120, math.nan)]
+    drawn = Drawn(chart("t", {"a": points}, from_zero=True, levels={"l": 10.0}))
+    places = list(drawn.points.values())
+    middle, floor = (LEFT + WIDTH - RIGHT) / 2, HEIGHT - BOTTOM
+    assert list(drawn.points) == ["a 0 at step 0", "a 10 at step 50", "a 20 at step 100"]
+    assert [x for x, _ in places] == pytest.approx([LEFT, middle, WIDTH - RIGHT])
+    assert [drawn.texts[text][0] for text in ("40", "100")] == pytest.approx([LEFT + 0.4 * (WIDTH - RIGHT - LEFT), WIDTH - RIGHT])
+    assert places[0][1] == floor and places[1][1] == pytest.approx((floor + places[2][1]) / 2)
+    assert places[2][1] >= TOP
+    assert [y for _, y in places] == pytest.approx([drawn.texts[text][1] - 4.4 for text in ("0", "10", "20")], abs=0.1)
+    assert drawn.path("stroke: var(--soft)", "dasharray") == [(LEFT, places[1][1]), (WIDTH - RIGHT, places[1][1])]
+    np.testing.assert_allclose(drawn.path("stroke: var(--s0)")[:: len(places) - 1], places[::2])
+
+
+def test_a_chart_has_no_colours_of_its_own() -> None:
+    drawn = chart("t", {"a": [(step, step % 2) for step in range(1000)], "b": [(1, 0.3)]}, levels={"l": 0.5})
     assert drawn is not None
-    (line,) = drawn.lines
-    x, y = ({text: place for place, text in ticks} for ticks in (drawn.x_ticks, drawn.y_ticks))
-    assert [(a, b) for a, b, _ in line.points] == [(x["0"], y["0"]), (x["10"] / 2 + x["0"] / 2, y["10"]), (x["10"], y["20"])]
-    assert (x["0"], x["10"], y["0"]) == (LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM)
-    assert all(TOP <= place <= HEIGHT - BOTTOM for place in y.values())
-    assert drawn.levels == [(y["10"], "l")]
-    assert line.points[1][2] == "a 10 at step 5"
-    assert (line.path, line.band) == ("M" + " ".join(f"{a},{b}" for a, b, _ in line.points), "")
+    assert drawn.names == ["a", "b"]
+    colours = set(re.findall(r"(?:fill|stroke|color): ([^;\"]+)", drawn.svg))
+    assert colours == {"none", "var(--soft)", "var(--rule)", "var(--card)", "var(--s0)", "var(--s1)"}
+
+
+def test_a_chart_shows_names_as_they_are() -> None:
+    drawn = chart('<"&$t$', {'<"&$a$': [(1, 2.0)]}, levels={'<"&$l$': 2.0})
+    assert drawn is not None
+    root = ElementTree.fromstring(drawn.svg)
+    assert root.get("aria-label") == '<"&$t$'
+    assert {'<"&$a$ 2 at step 1', '<"&$l$'} <= {element.text for element in root.iter()}
 
 
 def test_many_points_become_a_mean_and_a_range() -> None:
-    points = [(step, step % 2) for step in range(1000)]
-    drawn = chart("t", {"a": points})
-    assert drawn is not None
-    (line,) = drawn.lines
-    upper, lower = line.band[1:-1].split()[0], line.band[1:-1].split()[-1]
-    top, bottom = float(upper.split(",")[1]), float(lower.split(",")[1])
-    assert len(line.points) == 200
-    assert all(top < b < bottom for _, b, _ in line.points)
+    drawn = Drawn(chart("t", {"a": [(step, step % 2) for step in range(1000)]}))
+    band, means = drawn.path("fill: var(--s0); opacity: 0.16"), drawn.points.values()
+    assert len(means) == 200
+    assert len(band) == 400
+    top, bottom = min(y for _, y in band), max(y for _, y in band)
+    assert all(top < y < bottom for _, y in means)
 
 
 def test_values_over_decades_get_a_logarithmic_axis() -> None:
     points = [(1, 1.0), (2, 0.1), (3, 0.001)]
-    drawn = chart("t", {"a": points}, allow_log=True)
-    assert drawn is not None
-    assert [text for _, text in drawn.y_ticks] == ["1e-3", "0.01", "0.1", "1"]
-    steps = np.diff([y for y, _ in drawn.y_ticks])
+    drawn = Drawn(chart("t", {"a": points}, allow_log=True))
+    assert {"1e-3", "0.01", "0.1", "1"} <= drawn.texts.keys()
+    steps = np.diff(drawn.heights())
+    assert len(steps) == 3
     np.testing.assert_allclose(steps, steps[0], atol=0.2)
-    linear = chart("t", {"a": [*points, (4, 0.0)]}, allow_log=True)
-    assert linear is not None
-    assert "0" in [text for _, text in linear.y_ticks]
+    linear = Drawn(chart("t", {"a": [*points, (4, 0.0)]}, allow_log=True))
+    assert "0" in linear.texts
 
 
 @pytest.mark.parametrize("points", [[(5, 2.0)], [(1, 0.0), (2, 0.0)], [(1, -3.0), (2, -3.0)]])
 def test_a_constant_is_drawn_inside_the_chart(points: list[tuple[float, float]]) -> None:
-    drawn = chart("t", {"a": points}, from_zero=True)
-    assert drawn is not None
-    assert all(LEFT <= a <= WIDTH - RIGHT and TOP <= b <= HEIGHT - BOTTOM for a, b, _ in drawn.lines[0].points)
+    drawn = Drawn(chart("t", {"a": points}, from_zero=True))
+    assert len(drawn.points) == len(points)
+    assert all(LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM for x, y in drawn.points.values())
 
 
 def test_nothing_finite_is_no_chart() -> None:
@@ -211,6 +262,7 @@ def test_a_card_has_scores_that_the_hub_can_read() -> None:
         "mmssl 0.1.0, torch 2.14.1",
     ):
         assert expected in card
+    assert "\n\n\n" not in card and card.endswith("````\n")
     assert fenced("x", "python") == "```python\nx\n```"
 
 
