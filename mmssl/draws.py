@@ -72,9 +72,11 @@ class Draws:
 
     def at(self, purpose: str, numbers: Int[Tensor, "#b n"]) -> Float[Tensor, "b n"]:
         """The uniform numbers of these places of a stream, counted from 0: what `uniform` gives there."""
-        stream = mix(self.keys ^ hash_text(purpose))[:, None]
-        bits = mix(stream + (numbers + 1) * _GOLDEN)
-        return _shift_right(bits, 40).to(torch.float32) / (1 << 24)
+        return _shift_right(self.bits(purpose, numbers), 40).to(torch.float32) / (1 << 24)
+
+    def bits(self, purpose: str, numbers: Int[Tensor, "#b n"]) -> Int[Tensor, "b n"]:
+        """The 64 random bits of these places of a stream, counted from 0."""
+        return mix(mix(self.keys ^ hash_text(purpose))[:, None] + (numbers + 1) * _GOLDEN)
 
     def normal(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Standard normal numbers of shape `[b, *shape]`, float32 (Box-Muller)."""

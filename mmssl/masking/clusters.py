@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.masking.split import Ratio, Scored, share
+from mmssl.masking.split import Ratio, Scored, ranks, share
 
 AT_ONCE = 32
 """Boxes that are placed before the next look whether they are enough."""
@@ -47,7 +47,7 @@ class Clusters(Scored):
         hide = share(limit, self.ratio).clamp(min=1)
         enough = (limit - hide if self.inverse else hide).clamp(min=1)
         # Within a box, and among the tokens that no box reached, the order is by chance.
-        score = self.arrival(coords, available, enough, draws) + draws.uniform("mask", coords.shape[1])
+        score = ranks(draws.uniform("mask", coords.shape[1]), self.arrival(coords, available, enough, draws))
         return -score if self.inverse else score, None
 
     def arrival(
@@ -55,7 +55,7 @@ class Clusters(Scored):
     ) -> Int[Tensor, "b n"]:
         """The number of the first box that holds each token, until boxes hold `enough` of the available ones; then `n`."""
         n = coords.shape[1]
-        order = draws.uniform("places", n).masked_fill(~available, 2).argsort(1)
+        order = draws.uniform("places", n).masked_fill(~available, 2).argsort(dim=1, stable=True)
         # No token is drawn twice, so that n boxes hold all; beyond the available ones they repeat.
         turn = torch.arange(n, device=coords.device) % available.sum(1, keepdim=True).clamp(min=1)
         place = coords.gather(1, order.gather(1, turn)[..., None].expand(-1, -1, 4))
@@ -63,13 +63,16 @@ class Clusters(Scored):
         # The token is anywhere in its box: boxes of an even side have no middle.
         start = place - (draws.uniform("corner", n, 4) * side).floor()
         stop, first = start + side, torch.full(coords.shape[:2], n, device=coords.device)
+        done = torch.zeros(len(coords), 1, dtype=torch.bool, device=coords.device)
         for low in range(0, n, AT_ONCE):
             some = slice(low, low + AT_ONCE)
             after = coords[:, :, None] >= start[:, None, some]
             inside = (after & (coords[:, :, None] < stop[:, None, some])).all(-1)
             number = torch.arange(low, low + inside.shape[-1], device=coords.device)
-            first = torch.minimum(first, torch.where(inside, number, n).amin(-1))
-            if bool((((first < n) & available).sum(1) >= enough).all()):
+            # A sample that has enough gets no more while others of its batch do.
+            first = torch.minimum(first, torch.where(inside & ~done[..., None], number, n).amin(-1))
+            done = ((first < n) & available).sum(1, keepdim=True) >= enough[:, None]
+            if bool(done.all()):
                 break
         return first
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws, mix
-from mmssl.masking.split import AXES, Axis, Ratio, Scored, share
+from mmssl.masking.split import AXES, Axis, Ratio, Scored, ranks, share
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -43,7 +43,7 @@ class Tube(Scored):
         place = coords.clone()
         place[..., AXES.index(self.axis)] = 0
         tubes = draws.shared("tubes", fingerprint(place)).masked_fill(~available, torch.iinfo(torch.int64).max)
-        ordered, order = tubes.sort(1)
+        ordered, order = tubes.sort(dim=1, stable=True)
         begins = torch.ones_like(available)
         begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
         number = begins.cumsum(1)
@@ -84,7 +84,7 @@ class Bands(Scored):
             along = coords[..., AXES.index(axis)]
             if count:
                 score = torch.minimum(score, distance_to_bands(along, available, axis, count, draws))
-        return score + 1e-5 * draws.uniform("mask", coords.shape[1]), None
+        return ranks(draws.uniform("mask", coords.shape[1]), score), None
 
 
 def distance_to_bands(
@@ -93,7 +93,7 @@ def distance_to_bands(
     """Distance of each token to the nearest middle of `count` bands, in their widths; far on an axis without extent."""
     low = along.masked_fill(~available, torch.inf).amin(1, keepdim=True)
     extent = (along.masked_fill(~available, -torch.inf).amax(1, keepdim=True) - low).nan_to_num(0.0, 0.0, 0.0)
-    order = draws.uniform(f"{axis} middles", along.shape[1]).masked_fill(~available, 2).argsort(1)
+    order = draws.uniform(f"{axis} middles", along.shape[1]).masked_fill(~available, 2).argsort(dim=1, stable=True)
     turn = torch.arange(count, device=along.device) % available.sum(1, keepdim=True).clamp(min=1)
     middle = along.gather(1, order.gather(1, turn))
     width = (1 - draws.uniform(f"{axis} widths", count)) * extent.clamp(min=1e-6)

@@ -58,7 +58,7 @@ class MultiBlock(Sampler):
         size = torch.minimum(share(limit, self.scale).clamp(min=1), torch.minimum(limit, total - 1).clamp(min=0))
         hide = int(size.max())
         place = torch.arange(hide, device=coords.device)
-        order = self.distances(coords, free, draws).masked_fill(~free[:, None], 1e6).argsort(-1)[..., :hide]
+        order = self.distances(coords, free, draws).masked_fill(~free[:, None], 1e6).argsort(dim=-1, stable=True)[..., :hide]
         order = self.thinned(order, size, total)
         hidden_real = (place < size[:, None])[:, None].expand(order.shape)
         hidden, flags = order.flatten(1), hidden_real.flatten(1)
@@ -97,7 +97,9 @@ class MultiBlock(Sampler):
         middle = draws.uniform("context middle", 1, 4)
         distance = distance_to_boxes(coords, real, volume, torch.ones_like(volume), middle)[:, 0]
         chance = draws.uniform("context ties", coords.shape[1])
-        order = (torch.where(distance <= 1, 0.0, distance) + 1e-5 * chance + 1e6 * targets + 1e6 * ~real).argsort(1)
+        order = (torch.where(distance <= 1, 0.0, distance) + 1e-5 * chance + 1e6 * targets + 1e6 * ~real).argsort(
+            dim=1, stable=True
+        )
         place = torch.arange(int(keep.max()), device=coords.device)
         return order[:, : len(place)], place < keep[:, None]
 

@@ -59,7 +59,7 @@ def _distance_to_centres(
 ) -> Float[Tensor, "b n"]:
     """Distance of every token to the nearest of k random available tokens: the largest of its axis distances over `stretch`."""
     count = stretch.shape[1]
-    order = draws.uniform("centres", coords.shape[1]).masked_fill(~available, 2).argsort(1)
+    order = draws.uniform("centres", coords.shape[1]).masked_fill(~available, 2).argsort(dim=1, stable=True)
     # Sequences shorter than k reuse their tokens: the remainder lands on an available one.
     pick = torch.arange(count, device=coords.device) % available.sum(1, keepdim=True).clamp(min=1)
     rows = torch.arange(len(coords), device=coords.device)[:, None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor
 
@@ -126,11 +126,29 @@ def share(sizes: Int[Tensor, " b"], ratio: float) -> Int[Tensor, " b"]:
     return table[sizes]
 
 
+def in_order(*keys: Shaped[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """The order of the tokens by the last of the keys, equal ones by the one before it, and so on; at last as they come.
+
+    By a sum of keys, of which one is large, the small one would lose its digits.
+    """
+    order = keys[0].argsort(dim=1, stable=True)
+    for key in keys[1:]:
+        order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
+    return order
+
+
+def ranks(*keys: Shaped[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+    """The number of each token in the order of the keys, as a score."""
+    order = in_order(*keys)
+    number = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.zeros_like(order).scatter(1, order, number).float()
+
+
 def even(score: Float[Tensor, "b n"], hide: int) -> Split:
     """The same number of tokens for every sample: static shapes, no masks."""
     n = score.shape[1]
     hide = min(max(1, hide), n - 1)
-    order = score.argsort(1)
+    order = score.argsort(dim=1, stable=True)
     return Split(seen=order[:, hide:], hidden=order[:, :hide])
 
 
@@ -139,7 +157,7 @@ def ragged(score: Float[Tensor, "b n"], count: Int[Tensor, " b"], free: Bool[Ten
     total, limit = real.sum(1), free.sum(1)
     count = torch.minimum(count.clamp(min=1), torch.minimum(limit, total - 1)).clamp(min=0)
     # Hidden candidates first (by score), then the other real tokens, padding last.
-    order = (score + 1e6 * ~free + 1e6 * ~real).argsort(1)
+    order = in_order(score, (~free).to(torch.uint8) + (~real).to(torch.uint8))
     place = torch.arange(score.shape[1], device=score.device)
     hide, keep = int(count.max()), int((total - count).max())
     first = (place[:keep] + count[:, None]).clamp(max=score.shape[1] - 1)

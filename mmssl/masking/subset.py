@@ -46,7 +46,7 @@ class Subset(Sampler):
         # The last available token is kept for the targets, so that there is always something to predict.
         kept = (chance + 2.0 * free).argmax(1, keepdim=True)
         late = torch.zeros_like(chance).scatter(1, kept, 4.0 * free.any(1, keepdim=True))
-        order = (chance + late + 9.0 * ~real).argsort(1)
+        order = (chance + late + 9.0 * ~real).argsort(dim=1, stable=True)
         size = torch.minimum(between(total, self.context, "context size", draws), (total - 1).clamp(min=1))
         size = torch.minimum(size, total)
         place = torch.arange(n, device=coords.device)
@@ -55,7 +55,12 @@ class Subset(Sampler):
         left = free & ~seen
         count = torch.minimum(between(total, self.target, "target size", draws), left.sum(1))
         most = min(max(1, round(n * self.target[1])), n - 1)
-        targets = draws.uniform("targets", n, self.subsets).transpose(1, 2).masked_fill(~left[:, None], 2).argsort(-1)[..., :most]
+        targets = (
+            draws.uniform("targets", n, self.subsets)
+            .transpose(1, 2)
+            .masked_fill(~left[:, None], 2)
+            .argsort(dim=-1, stable=True)[..., :most]
+        )
         hidden_real = (place[:most] < count[:, None])[:, None].expand(targets.shape).flatten(1)
         return Split(
             seen=order[:, :widest],

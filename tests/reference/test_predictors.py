@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from mmssl.data import Batch
 from mmssl.draws import Draws, keys
-from mmssl.masking import Random, Split
+from mmssl.masking import Random, Split, split_in_order
 from mmssl.model import Encoder, MMSSLConfig, MMSSLModel, initialise_all
 from mmssl.objectives import Masked, Setup
 from mmssl.objectives.predict.distances import Mse
@@ -248,19 +248,45 @@ def test_convolutions_run_over_the_grid_with_noise_at_hidden_places(ragged: bool
     noise = 0.5 * batch.draws.normal("conv", GRID**2, 32).double()
     seen = objective.model.encoder(tokens.take(parts.seen, parts.seen_real)).tail(parts.seen.shape[1])
     for sample in range(2):
-        full = torch.zeros(32, GRID, GRID).double()
-        for place in tokens.valid_or_ones()[sample].nonzero()[:, 0].tolist():
-            full[:, place // GRID, place % GRID] = noise[sample, place]
+        full, held = torch.zeros(32, GRID, GRID).double(), torch.zeros(GRID, GRID)
+        for number, place in enumerate(tokens.valid_or_ones()[sample].nonzero()[:, 0].tolist()):
+            full[:, place // GRID, place % GRID] = noise[sample, number]
+            held[place // GRID, place % GRID] = 1
         for entry, place in enumerate(parts.seen[sample].tolist()):
             if parts.seen_real is None or parts.seen_real[sample, entry]:
                 full[:, place // GRID, place % GRID] = seen.values[sample, entry].double()
         for conv in predictor.layers:
             assert isinstance(conv, nn.Conv2d)
             after = F.gelu(F.layer_norm(convolved(full, conv).movedim(0, -1), (16,)).movedim(-1, 0))
-            full = after + full if after.shape == full.shape else after
+            full = held * (after + full if after.shape == full.shape else after)
         for entry, place in enumerate(parts.hidden[sample].tolist()):
             if parts.hidden_real is None or parts.hidden_real[sample, entry]:
                 assert_close(predicted.values[sample, entry].double(), full[:, place // GRID, place % GRID], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+@torch.no_grad()
+def test_convolutions_of_a_sample_do_not_depend_on_the_largest_of_its_batch(axes: Any) -> None:
+    """Padding lies between the rows of a picture, and behind a sequence."""
+    predictor = Conv(hidden_size=16, groups=8, noise=0.5, axes=axes)
+    encoder = make(predictor).model.encoder
+    sizes = [(5, 3), (2, 6), (1, 2)] if axes == 2 else [(1, 9), (1, 4), (1, 2)]
+    rows, columns = (max(side) for side in zip(*sizes, strict=True))
+    place = torch.cartesian_prod(torch.zeros(1), torch.zeros(1), torch.arange(rows * 1.0), torch.arange(columns * 1.0))
+    size = torch.tensor(sizes)[:, None]
+    batch = Tokens(torch.randn(3, len(place), 32), place.expand(3, -1, -1), (place[:, 2:] < size).all(-1))
+    draws = Draws(keys(0, 0, torch.arange(3)))
+
+    def predict(tokens: Tokens, draws: Draws) -> tuple[Tensor, Tensor]:
+        parts = split_in_order(Random(ratio=0.5), lambda: tokens.coords[..., 0], tokens.coords, tokens.valid, None, draws)
+        real = torch.ones_like(parts.hidden, dtype=torch.bool) if parts.hidden_real is None else parts.hidden_real
+        return predictor(encoder, tokens, parts, draws).values, real
+
+    together, real = predict(batch, draws)
+    for sample in range(3):
+        own = batch.valid[sample]
+        alone, _ = predict(Tokens(batch.values[sample][own][None], place[own][None]), Draws(draws.keys[sample : sample + 1]))
+        assert_close(together[sample][real[sample]], alone[0], rtol=1e-4, atol=1e-5)
 
 
 def test_position_noise_goes_to_mask_tokens_through_the_matrix_of_the_context() -> None:

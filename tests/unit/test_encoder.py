@@ -114,6 +114,15 @@ def test_dropout_drops_values_and_keeps_the_mean(keyed: bool) -> None:
         assert abs(part.float().mean().item() - 0.8) < 4 * (0.2 * 0.8 / part.numel()) ** 0.5
 
 
+@pytest.mark.parametrize("width", [6, 8])
+def test_values_of_a_token_are_dropped_independently(width: int) -> None:
+    """That two of a token's values are kept has probability 0.7^2, also where one hash decides about both."""
+    out = Drop(0.3, 0.0, "mlp 1").train()(torch.ones(20000, 2, width), chances(20000, 2))
+    kept = (out != 0).flatten(1).float()
+    both = (kept.T @ kept / len(kept))[~torch.eye(2 * width, dtype=torch.bool)]
+    assert_close(both, torch.full_like(both, 0.49), rtol=0, atol=5 * (0.49 * 0.51 / len(kept)) ** 0.5)
+
+
 def test_drop_path_rises_linearly_over_the_layers() -> None:
     layers = make(drop_path_rate=0.4).layers
     assert isinstance(layers[0].drop1, NoDrop) and isinstance(layers[0].drop2, NoDrop)

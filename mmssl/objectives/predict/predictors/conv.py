@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from mmssl.model import Encoder, MMSSLConfig
 from mmssl.model.config import Positive
 from mmssl.objectives.predict.grids import cells
 from mmssl.objectives.predict.parts import Predicted, Predictor
+from mmssl.objectives.predict.predictors.donors import of_own
 from mmssl.tokens import Tokens, gather
 
 
@@ -23,7 +24,7 @@ class Conv(Predictor):
     """Encode the visible tokens alone, put them back at their places with noise at all others, and decode by convolutions.
 
     data2vec 2.0 (arXiv 2212.07525). Each layer is a grouped convolution, a LayerNorm without gains and GELU, with a
-    residual connection. It knows places by their neighbours alone, so tokens need a grid.
+    residual connection. It knows places by their neighbours alone, so tokens need a grid. Where it holds no token it is zero.
 
     hidden_size: channels, a multiple of `groups`, as the encoder's width must be.
     num_hidden_layers: layers.
@@ -67,10 +68,11 @@ class Conv(Predictor):
 
     def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted:
         seen = encoder(tokens.take(parts.seen, parts.seen_real)).tail(parts.seen.shape[1]).values
-        noise = self.noise * draws.normal("conv", tokens.values.shape[1], seen.shape[2]).to(seen.dtype)
+        noise = self.noise * of_own(draws.normal("conv", tokens.values.shape[1], seen.shape[2]), tokens).to(seen.dtype)
         cell, (height, width) = cells(tokens) if self.axes == 2 else in_a_row(tokens)
         full = put(put(seen.new_zeros(len(seen), height * width, seen.shape[2]), cell, noise), *self.visible(cell, parts, seen))
-        decoded = self.decode(full.mT.unflatten(2, (height, width))).flatten(2).mT
+        held = put(full.new_zeros(*full.shape[:2], 1), cell, full.new_ones(*cell.shape, 1)) > 0
+        decoded = self.decode(*(each.mT.unflatten(2, (height, width)) for each in (full, held))).flatten(2).mT
         hidden = gather(cell, parts.hidden).clamp(max=height * width - 1)
         return Predicted(gather(decoded, hidden), parts.hidden, parts.hidden_real)
 
@@ -80,11 +82,14 @@ class Conv(Predictor):
         behind = cell.new_full((), torch.iinfo(cell.dtype).max)
         return at if parts.seen_real is None else torch.where(parts.seen_real, at, behind), seen
 
-    def decode(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b e h w"]:
-        """All layers; the first one has no residual connection where it changes the width."""
+    def decode(self, x: Float[Tensor, "b d h w"], held: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b e h w"]:
+        """All layers; the first one has no residual connection where it changes the width.
+
+        held: cells that hold a token; the others stay zero, so that the largest sample of a batch does not show in the others.
+        """
         for conv in self.layers:
             y = F.gelu(F.layer_norm(conv(x).movedim(1, -1), (self.width,)).movedim(-1, 1))
-            x = x + y if x.shape == y.shape else y
+            x = torch.where(held, x + y if x.shape == y.shape else y, 0.0)
         return x
 
 
