@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from mmssl.recipe import header, recipes_found
 from mmssl.yaml12 import parse
+from mmssl_catalogue import header, recipes_found
 
 PAGE = Path(__file__).with_name("papers.md")
 RESULTS = Path(__file__).parent / "results"

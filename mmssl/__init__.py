@@ -1,11 +1,10 @@
 """Self-supervised pretraining: one recipe in, a Hugging Face model out.
 
-Importing mmssl registers its classes with transformers' AutoConfig, AutoModel and AutoProcessor.
+Importing mmssl registers its classes with transformers' AutoConfig, AutoModel and AutoProcessor, always: the `mmssl` command, which
+should show its help before torch is imported, starts in `mmssl_cli`.
 """
 
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 _HOMES = {
@@ -32,6 +31,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# The command registers when it first needs a model: importing torch and transformers takes seconds, `mmssl --help` should not.
-if Path(sys.argv[0]).name != "mmssl":
-    import_module("mmssl.model")
+import_module("mmssl.model")

@@ -1,6 +1,9 @@
-"""`python -m mmssl` is the `mmssl` command."""
+"""`python -m mmssl` is the `mmssl` command, after seconds for importing the package."""
 
-from mmssl.cli import main
+import sys
+
+from mmssl_cli import main
 
 if __name__ == "__main__":
+    sys.argv[0] = "mmssl"  # the program of the command that a run writes down
     main()

@@ -22,6 +22,7 @@ from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import Objective
 from mmssl.pretrain import pretrain
 from mmssl.processor import MMSSLProcessor
+from mmssl.progress import track
 from mmssl.run import Run
 from mmssl.splits import open_splits
 
@@ -62,8 +63,8 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     train_options = checked.section("train")
     splits = open_splits(checked)
     labels = splits.labels
-    pieces = build(checked, splits.streams, labels)
-    streams = {name: cut_stream(stream, pieces.processor) for name, stream in splits.streams.items()}
+    pieces = build(checked, splits.streams, labels, track=track)
+    streams = {name: cut_stream(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     objective = pieces.objective
     weights = sum(parameter.numel() for parameter in objective.parameters())
     # Weights, gradients and AdamW's two moments in float32, and the average of the weights if there is one.
@@ -138,7 +139,8 @@ def evaluate(
         batch_size=batch_size,
     )
     where = DataOptions(path=data, split=train_split, columns=column_map(name, column, label), on_error=on_error)
-    return Evaluator(options, where, processor, loaded.config, history=History.read(model)).table(loaded, others=compare)
+    evaluator = Evaluator(options, where, processor, loaded.config, history=History.read(model), track=track)
+    return evaluator.table(loaded, others=compare)
 
 
 def embed(
@@ -164,7 +166,7 @@ def embed(
     output, count = Path(output), 0
     files.sweep(output.parent, output.name)
     with files.new_file(output) as part, pq.ParquetWriter(part, schema) as writer:
-        for values, batch in features.embed(loaded, processor, source, name, batch_size=batch_size, on_error=on_error):
+        for values, batch in features.embed(loaded, processor, source, name, batch_size=batch_size, on_error=on_error, track=track):
             flat = pa.array(values.float().cpu().numpy().ravel())
             rows = [source.row_number(i) for i in batch.ids.tolist()]
             vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)

@@ -8,36 +8,43 @@ from typing import Any
 import torch
 
 from mmssl.config import SIZES, MMSSLConfig
-from mmssl.data import Labels, Source, Stream, cut
+from mmssl.data import Labels, Source, Stream, Track, cut, silent
 from mmssl.data.loader import READ
 from mmssl.modality import Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.objectives.base import Augment
 from mmssl.processor import MMSSLProcessor
-from mmssl.progress import track
 from mmssl.recipe import Recipe, RecipeError
 
-FREE = ("drop_path_rate", "pooling")
+FREE = ("dropout", "drop_path_rate", "pooling")
 """Encoder keys that may differ from a saved model's: no weight depends on them."""
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a recipe describes, before any training."""
+    """What a recipe describes, before any training. notes: what whoever runs it should be told."""
 
     processor: MMSSLProcessor
     objective: Objective
+    notes: tuple[str, ...] = ()
 
 
-def build(recipe: Recipe, streams: Mapping[str, Stream], labels: Labels | None, fitted: MMSSLProcessor | None = None) -> Pieces:
+def build(
+    recipe: Recipe,
+    streams: Mapping[str, Stream],
+    labels: Labels | None,
+    fitted: MMSSLProcessor | None = None,
+    *,
+    track: Track = silent,
+) -> Pieces:
     """The processor (fitted on its source unless given), and the objective with its model, weights drawn from the recipe's seed."""
     saved, frozen = saved_model(recipe), recipe.section("train").freeze is not None
     if frozen and recipe.init is None:
         raise RecipeError("train.freeze: a frozen encoder must come from a trained model; name it, as in init: runs/mae/model")
     torch.manual_seed(recipe.section("run").seed)
     before = MMSSLProcessor.from_pretrained(saved) if saved else None
-    processor = fitted or fit_processor(recipe, streams, before)
+    processor = fitted or fit_processor(recipe, streams, before, track=track)
     model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
     if frozen:
         freeze(model, list(recipe.modalities), known=list(before.processors) if before else [])
@@ -45,7 +52,14 @@ def build(recipe: Recipe, streams: Mapping[str, Stream], labels: Labels | None, 
         name: augment_of(find(name), parts["augment"], processor.processors[name]) for name, parts in recipe.modalities.items()
     }
     name, settings = recipe.objective
-    return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels), **settings))
+    notes = new_modalities(recipe, saved, before) if saved and before else []
+    return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels), **settings), tuple(notes))
+
+
+def new_modalities(recipe: Recipe, saved: str, before: MMSSLProcessor) -> list[str]:
+    """A note on the modalities of the recipe that the saved model lacks, if there are any."""
+    new = [name for name in recipe.modalities if name not in before.processors]
+    return [f"init: {saved} has {', '.join(before.processors)}; {', '.join(new)} starts from random weights"] if new else []
 
 
 def augment_of(modality: Modality, keys: Mapping[str, Any], processor: Processor) -> Augment:
@@ -75,7 +89,9 @@ def saved_model(recipe: Recipe) -> str | None:
     return None if run_to_continue(recipe) else recipe.init
 
 
-def fit_processor(recipe: Recipe, streams: Mapping[str, Stream], before: MMSSLProcessor | None = None) -> MMSSLProcessor:
+def fit_processor(
+    recipe: Recipe, streams: Mapping[str, Stream], before: MMSSLProcessor | None = None, *, track: Track = silent
+) -> MMSSLProcessor:
     """The processors of a recipe's modalities, those with statistics or vocabularies fitted on all rows of their sources.
 
     before: the processors of a saved model, which stay as they are; those of modalities that the recipe does not train stay only
@@ -91,7 +107,7 @@ def fit_processor(recipe: Recipe, streams: Mapping[str, Stream], before: MMSSLPr
         processor = modality.processor(**parts["processor"])
         if not processor.fitted:
             source = next(stream.source for stream in streams.values() if name in stream.modalities)
-            processor.fit(raw_samples(source, modality))
+            processor.fit(raw_samples(source, modality, track))
         processors[name] = processor
     return MMSSLProcessor(processors)
 
@@ -116,12 +132,12 @@ def modalities_of(stream: Stream, processor: MMSSLProcessor) -> dict[str, tuple[
     return {name: (find(name), processor.processors[name]) for name in stream.modalities}
 
 
-def cut_stream(stream: Stream, processor: MMSSLProcessor) -> Stream:
+def cut_stream(stream: Stream, processor: MMSSLProcessor, track: Track = silent) -> Stream:
     """The stream with a sample for every piece of a long row; see `mmssl.data.cut`."""
-    return replace(stream, source=cut(stream.source, modalities_of(stream, processor)))
+    return replace(stream, source=cut(stream.source, modalities_of(stream, processor), track=track))
 
 
-def raw_samples(source: Source, modality: Modality) -> Iterator[Any]:
+def raw_samples(source: Source, modality: Modality, track: Track) -> Iterator[Any]:
     """All raw samples of a modality, in order."""
     narrow = source.only([modality])
     for start in track(range(0, len(source), READ), f"fitting {modality.name}", unit="reads"):
@@ -149,8 +165,6 @@ def load_saved(recipe: Recipe, saved: str, processor: MMSSLProcessor, *, keep: b
     if wrong := [*encoder_differences(recipe, config), *modality_differences(recipe, config)]:
         raise RecipeError(f"init: {saved} has another architecture than the recipe:\n  " + "\n  ".join(wrong))
     new = [name for name in recipe.modalities if name not in config.modalities]
-    if new:
-        print(f"init: {saved} has {', '.join(config.modalities)}; {', '.join(new)} starts from random weights")
     kept = {name: value for name, value in config.modalities.items() if keep or name in recipe.modalities}
     config.modalities = kept | modality_settings(recipe, processor, new)
     for key in FREE:

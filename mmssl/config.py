@@ -52,6 +52,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     layer_scale: float | None = None
     final_norm: bool = True
     modality_experts: bool = False
+    dropout: float = 0.0
     drop_path_rate: float = 0.0
     cls_token: bool = True
     num_register_tokens: int = 0
@@ -117,6 +118,7 @@ def encoder_settings(
     layer_scale: Annotated[float, Field(gt=0)] | None = None,
     final_norm: bool = True,
     modality_experts: bool = False,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     cls_token: bool = True,
     num_register_tokens: Annotated[int, Field(ge=0)] = 0,
@@ -139,6 +141,7 @@ def encoder_settings(
     layer_scale: initial value of LayerScale (arXiv 2103.17239); null: off.
     final_norm: normalise what the last layer gives; false keeps the size of tokens, which forecasts of a series need.
     modality_experts: an MLP of its own for each modality in every layer; attention stays shared.
+    dropout: share of the values that attention and MLP add which is left out while training (arXiv 1706.03762, section 5.4).
     drop_path_rate: stochastic depth of the last layer, rising linearly from 0 at the first (arXiv 1603.09382).
     cls_token: prepend a CLS token.
     num_register_tokens: register tokens after CLS (arXiv 2309.16588).
@@ -155,6 +158,7 @@ def encoder_settings(
         "layer_scale": layer_scale,
         "final_norm": final_norm,
         "modality_experts": modality_experts,
+        "dropout": dropout,
         "drop_path_rate": drop_path_rate,
         "cls_token": cls_token,
         "num_register_tokens": num_register_tokens,

@@ -68,11 +68,13 @@ class Draws:
 
     def uniform(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Uniform numbers in [0, 1) of shape `[b, *shape]`, float32."""
-        count = math.prod(shape)
+        return self.at(purpose, torch.arange(math.prod(shape), device=self.keys.device)[None]).view(len(self.keys), *shape)
+
+    def at(self, purpose: str, numbers: Int[Tensor, "#b n"]) -> Float[Tensor, "b n"]:
+        """The uniform numbers of these places of a stream, counted from 0: what `uniform` gives there."""
         stream = mix(self.keys ^ hash_text(purpose))[:, None]
-        counter = torch.arange(1, count + 1, device=self.keys.device)[None]
-        bits = mix(stream + counter * _GOLDEN)
-        return (_shift_right(bits, 40).to(torch.float32) / (1 << 24)).view(len(self.keys), *shape)
+        bits = mix(stream + (numbers + 1) * _GOLDEN)
+        return _shift_right(bits, 40).to(torch.float32) / (1 << 24)
 
     def normal(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Standard normal numbers of shape `[b, *shape]`, float32 (Box-Muller)."""

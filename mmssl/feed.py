@@ -7,11 +7,10 @@ from typing import Any
 
 from mmssl import files
 from mmssl.build import modalities_of
-from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, batches, loader
+from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, Track, batches, loader, silent
 from mmssl.data.loader import READ
 from mmssl.loop import Training
 from mmssl.processor import MMSSLProcessor
-from mmssl.progress import track
 from mmssl.recipe import Recipe
 
 SHOWN_SKIPS = 100
@@ -22,7 +21,7 @@ class Feed:
     """The micro-batches of one process, all of a step from one source.
 
     streams: the sources by name. training: says how many processes and micro-batches share a step. folder: that of the run, where
-        counted lengths are kept.
+        counted lengths are kept. track: shows how far counting is.
     """
 
     def __init__(
@@ -33,9 +32,11 @@ class Feed:
         training: Training,
         labels: Labels | None,
         folder: Path,
+        track: Track = silent,
     ) -> None:
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
-        self.streams, self.processor, self.training, self.labels, self.folder = streams, processor, training, labels, folder
+        self.streams, self.processor, self.training, self.labels = streams, processor, training, labels
+        self.folder, self.track = folder, track
         self.skips: list[str] = []
         self.orders = {name: self.make_order(stream) for name, stream in streams.items()}
         sizes = {name: len(stream.source) for name, stream in streams.items()}
@@ -67,7 +68,7 @@ class Feed:
             return known
         model, found = self.training.objective.model, [0] * len(stream.source)
         reading = batches(stream.source, modalities_of(stream, self.processor), READ, on_error=self.data.on_error)
-        for batch in track(reading, f"measuring {stream.name}", -(-len(stream.source) // READ), unit="batches"):
+        for batch in self.track(reading, f"measuring {stream.name}", -(-len(stream.source) // READ), unit="batches"):
             moved = batch.to(self.training.device)
             for name, inputs in moved.inputs.items():
                 for i, count in zip(batch.ids.tolist(), model.count_tokens(name, inputs).tolist(), strict=True):

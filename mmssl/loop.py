@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from mmssl.checkpoint import rng_state, set_rng_state
@@ -146,8 +146,8 @@ class Training:
         begin = time.perf_counter()
         lr = self.lr
         set_lr(self.optimizer, lr)
-        micro = [next(batches).to(self.device) for _ in range(self.options.accumulation)]
-        outputs = self.backward(with_others(micro) if self.objective.mixes else micro)
+        micro = self.with_donors([next(batches) for _ in range(self.options.accumulation)])
+        outputs = self.backward(micro)
         self.counters.step += 1
         self.counters.samples += sum(map(len, micro)) * self.accelerator.num_processes
         self.counters.skipped += sum(len(batch.skipped) for batch in micro)
@@ -157,6 +157,13 @@ class Training:
             self.objective.after_step(self.clock)
         row = numbers({"loss": self.total([output.loss.detach() for output in outputs])} | joined([o.metrics for o in outputs]))
         return row | {"lr": lr, "grad_norm": self.grad_norm, "step_seconds": self.counters.seconds - seconds}
+
+    def with_donors(self, micro: list[Batch]) -> list[Batch]:
+        """Micro-batches on the device; where something of a sample may come from others, with all samples of all processes."""
+        if not self.objective.mixes:
+            return [batch.to(self.device) for batch in micro]
+        everyone, first = gather_object(micro), len(micro) * self.accelerator.process_index
+        return with_others([batch.to(self.device) for batch in everyone])[first : first + len(micro)]
 
     def backward(self, micro: Sequence[Batch]) -> list[Output]:
         """Forward and backward of the micro-batches of a step, whose losses add up to its loss; then the optimizer moves."""

@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmssl.draws import Draws
-from mmssl.plugins import installed, load, points
+from mmssl.plugins import installed, load
 from mmssl.tokens import Tokens
+from mmssl_catalogue import points
 
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
@@ -95,6 +96,8 @@ class Processor(ABC):
         shapes = [{name: tensor.shape[1:] for name, tensor in part.items()} for part in parts]
         if any(shape != shapes[0] for shape in shapes):
             parts = [cls.sized(part) for part in parts]
+            names = [sorted(part) for part in parts]
+            assert all(each == names[0] for each in names), f"{cls.__name__}.sized must add what collate leaves out; got {names}"
         return {name: pad_cat([part[name] for part in parts], cls.padding.get(name, 0.0)) for name in parts[0]}
 
     @abstractmethod
@@ -258,7 +261,8 @@ class Modality:
     sentence: what sentence-transformers calls it (text, image, audio, video), where it can feed it.
     picture: (inputs, hidden [b, n], predictions by target name, the processor of the inputs) -> a matplotlib figure of the input,
         what was seen and what was predicted, with the names and colours of the raw samples.
-    suffixes: of files that hold one raw sample each, as ".wav"; a folder of them is read as the first of `columns`.
+    suffixes: of files that hold one raw sample each, as ".wav" in lower case; a folder of them is a dataset, with the first of
+        `columns` for its column.
     strong: keys of an augmentation that does all it can, under which the laws look at views.
     """
 
@@ -275,6 +279,12 @@ class Modality:
     sentence: str | None = None
     suffixes: tuple[str, ...] = ()
     strong: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:
+            raise ValueError(f"suffixes of modality {self.name!r} are lower case with their dot, as '.wav'; got {', '.join(wrong)}")
+        if self.suffixes and not self.columns:
+            raise ValueError(f"modality {self.name!r} has suffixes, but no column that its files could make; name it in `columns`")
 
 
 @cache

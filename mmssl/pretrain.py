@@ -18,7 +18,7 @@ from mmssl.history import History, Trained
 from mmssl.loop import Training, TrainingError, fit
 from mmssl.model import no_weights_bar
 from mmssl.processor import MMSSLProcessor
-from mmssl.progress import Progress
+from mmssl.progress import Progress, track
 from mmssl.recipe import Recipe
 from mmssl.report import model_card, write_report
 from mmssl.run import Interrupted, Run, StopRequest, now, stop_on_signals
@@ -59,10 +59,10 @@ class Session:
         splits = open_splits(recipe, rows, self.begun())
         self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
         self.pieces = self.build()
-        self.streams = {name: cut_stream(stream, self.pieces.processor) for name, stream in self.streams.items()}
+        self.streams = {name: cut_stream(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
         self.check_data()
         self.training = Training(self.pieces.objective, self.options, project_dir=str(run.folder))
-        self.feed = Feed(recipe, self.streams, self.pieces.processor, self.training, self.labels, run.folder)
+        self.feed = Feed(recipe, self.streams, self.pieces.processor, self.training, self.labels, run.folder, track)
         self.training.steps_per_epoch = self.feed.steps_per_epoch
         self.samples_logged = 0
         self.window: list[dict[str, float]] = []
@@ -88,7 +88,9 @@ class Session:
         before = run_to_continue(self.recipe)
         known = kept if kept.exists() else before / "processor" if before else None
         fitted = MMSSLProcessor.from_pretrained(known) if known else None
-        pieces = build(self.recipe, self.streams, self.labels, fitted)
+        pieces = build(self.recipe, self.streams, self.labels, fitted, track=track)
+        for note in pieces.notes:
+            print(note)
         if not kept.exists():
             with files.new_folder(kept) as folder:
                 pieces.processor.save_pretrained(folder)
@@ -291,7 +293,7 @@ class Session:
     def evaluator(self, scored: Scored) -> Evaluator:
         """What scores the model on one source."""
         model, settings = self.pieces.processor, self.pieces.objective.model.config
-        found = Evaluator(scored.options, scored.data, model, settings, sources=scored.sources, history=self.history)
+        found = Evaluator(scored.options, scored.data, model, settings, sources=scored.sources, history=self.history, track=track)
         if found.exposure(self.history).labelled:
             print(
                 f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "

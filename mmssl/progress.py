@@ -2,38 +2,48 @@
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich import get_console
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich import progress as rich
+from rich.console import Console, RenderableType
+from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
 
 WINDOW = 30.0
-"""Seconds over which rates are measured."""
+"""Seconds over which rates are measured, or four updates if those take longer."""
 SPACING = 0.2
-"""Seconds between the marks in that window, and between two drawings of the display."""
+"""Seconds between two drawings of the display."""
 LINE_EVERY = 10.0
 """Seconds between two lines in a log."""
 SCALES = ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0.0, 1.0, ""))
 """From which size on a number is divided by what, and the suffix that says so."""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How far the work was at a time."""
+class Told(rich.ProgressColumn):
+    """A column of text, cut where the terminal ends."""
 
-    time: int | float
-    done: int | float
-    samples: int
+    def __init__(self, tell: Callable[[], str]) -> None:
+        super().__init__(Column(no_wrap=True, overflow="ellipsis", justify="right"))
+        self.tell = tell
+
+    def render(self, task: rich.Task) -> Text:
+        return Text(self.tell())
+
+
+class Display(rich.Progress):
+    """rich's bar with a line of `details` under it, which is empty until they are set."""
+
+    details: Callable[[], list[str]] = list
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if details := self.details():
+            yield Text("  ".join(details), no_wrap=True, overflow="ellipsis", style="dim")
 
 
 class Progress:
@@ -58,31 +68,40 @@ class Progress:
         clock: Callable[[], int | float] = time.monotonic,
     ) -> None:
         self.description, self.total, self.unit = description, total, unit
-        self._console, self._clock = console or get_console(), clock
-        self._window: deque[Mark] = deque()
+        self._console, self._clock, self._transient = console or get_console(), clock, transient
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._metrics: dict[str, float] = {}
         self._skipped = 0
-        self._began, self._shown_at = clock(), -math.inf
-        self._transient = transient
-        self._last = Mark(self._began, 0, 0)
-        self._shown: str | None = None
-        self._live: Live | None = None
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
+        self._updated_at: float | None = None
+        self._shown_at, self._shown = -math.inf, ""
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=24)
+        self._display = Display(
+            rich.TextColumn("{task.description}", markup=False, table_column=name),
+            rich.BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            *map(Told, (self._share, self._state, lambda: ", ".join(filter(None, (self._elapsed(), self._left()))))),
+            console=self._console,
             # Without rich's refresh thread: a process with threads cannot fork data workers safely.
-            self._live = Live(console=self._console, auto_refresh=False, transient=transient, get_renderable=self._render)
+            auto_refresh=False,
+            transient=transient,
+            get_time=clock,
+            expand=True,
+        )
+        self._display.details = self._details
 
     def __enter__(self) -> "Progress":
-        self._began = self._clock()
-        if self._transient and self._live is None:
-            self._shown_at = self._began
-        if self._live is not None:
-            self._live.start()
+        self._display.add_task(self.description, total=self.total)
+        self._display.add_task("samples", total=None, visible=False)
+        self._work, self._samples = self._display.tasks
+        if self._is_live:
+            self._display.start()
+        elif self._transient:
+            self._shown_at = self._clock()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
-        elif self._window and self._shown != self._state() and not (self._transient and self._shown is None):
+        if self._is_live:
+            self._display.stop()
+        elif self._updated_at is not None and self._shown != self._state() and (self._shown or not self._transient):
             self._print_line()
 
     def update(self, done: int | float, *, metrics: Mapping[str, float] | None = None, samples: int = 0, skipped: int = 0) -> None:
@@ -94,33 +113,23 @@ class Progress:
         skipped: samples left out; shown if there are any.
         """
         now = self._clock()
-        self._mark(Mark(now, done, samples))
+        if self._updated_at is not None:
+            self._display.speed_estimate_period = max(WINDOW, 4 * (now - self._updated_at))
+        self._updated_at = now
+        self._display.update(self._work.id, completed=done)
+        self._display.update(self._samples.id, completed=samples)
         self._metrics, self._skipped = dict(metrics or {}), skipped
-        if self._live is None:
-            if now - self._shown_at >= LINE_EVERY:
-                self._print_line()
-        elif now - self._shown_at >= SPACING:
-            self._shown_at = now
-            self._live.refresh()
+        if now - self._shown_at < (SPACING if self._is_live else LINE_EVERY):
+            return
+        self._shown_at = now
+        if self._is_live:
+            self._display.refresh()
+        else:
+            self._print_line()
 
     def message(self, text: str) -> None:
         """Print a line of its own, above the display."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=self._live is None)
-
-    def _mark(self, mark: Mark) -> None:
-        self._last = mark
-        if not self._window or mark.time - self._window[-1].time >= SPACING:
-            self._window.append(mark)
-        while len(self._window) > 1 and mark.time - self._window[1].time >= WINDOW:
-            self._window.popleft()
-
-    def _rates(self) -> tuple[float, float]:
-        """Units and samples per second, 0 where unknown."""
-        first = self._window[0] if self._window else self._last
-        seconds = self._last.time - first.time
-        if seconds <= 0:
-            return 0.0, 0.0
-        return (self._last.done - first.done) / seconds, (self._last.samples - first.samples) / seconds
+        self._console.print(text, markup=False, highlight=False, soft_wrap=not self._is_live)
 
     def _amount(self, value: int | float) -> str:
         if self.unit == "seconds":
@@ -131,55 +140,38 @@ class Progress:
         """`225/500 steps`."""
         unit = "" if self.unit == "seconds" else f" {self.unit}"
         of = "" if self.total is None else f"/{self._amount(self.total)}"
-        return f"{self._amount(self._last.done)}{of}{unit}"
+        return f"{self._amount(self._work.completed)}{of}{unit}"
 
     def _share(self) -> str:
-        return "" if not self.total else f"{min(1.0, self._last.done / self.total):.0%}"
+        return f"{self._work.percentage:.0f}%" if self.total else ""
 
     def _left(self) -> str:
         """`0:15 left`, at the present rate; empty if unknown."""
-        rate, _ = self._rates()
-        if self.total is None or rate <= 0 or self._last.done >= self.total:
-            return ""
-        return f"{duration((self.total - self._last.done) / rate)} left"
+        left = None if self._work.finished else self._work.time_remaining
+        return "" if left is None else f"{duration(left)} left"
 
     def _elapsed(self) -> str:
-        return duration(self._clock() - self._began)
+        return duration(self._work.elapsed or 0)
 
     def _details(self) -> list[str]:
         """`loss 0.1234`, `lr 1.00e-3`, `1.20k samples/s`, `3 skipped`, other metrics."""
         first = [name for name in ("loss", "lr") if name in self._metrics]
         others = [name for name in self._metrics if name not in first]
-        rate, samples = self._rates()
         shown = [f"{name} {compact(self._metrics[name])}" for name in first]
-        if samples > 0:
-            shown.append(f"{compact(samples, 3)} samples/s")
-        elif rate > 0 and self.unit != "seconds":
-            shown.append(f"{compact(rate, 3)} {self.unit}/s")
+        if self._samples.speed:
+            shown.append(f"{compact(self._samples.speed, 3)} samples/s")
+        elif self._work.speed and self.unit != "seconds":
+            shown.append(f"{compact(self._work.speed, 3)} {self.unit}/s")
         if self._skipped:
             shown.append(f"{self._skipped:,} skipped")
         return shown + [f"{name} {compact(self._metrics[name])}" for name in others]
 
     def _print_line(self) -> None:
         """One line for a log; never wrapped."""
-        self._shown, self._shown_at = self._state(), self._last.time
+        self._shown = self._state()
         share = f" ({self._share()})" if self._share() else ""
-        times = [f"{self._elapsed()} elapsed", self._left()]
-        line = ", ".join(part for part in (f"{self._shown}{share}", *self._details(), *times) if part)
+        line = ", ".join(filter(None, (f"{self._shown}{share}", *self._details(), f"{self._elapsed()} elapsed", self._left())))
         self._console.print(f"{self.description}: {line}", markup=False, highlight=False, soft_wrap=True)
-
-    def _render(self) -> Group:
-        """Two lines: how far, and how well. Each fits the width: the bar shrinks, then texts are cut."""
-        grid = Table.grid(padding=(0, 1), expand=True)
-        grid.add_column(no_wrap=True, overflow="ellipsis", max_width=24)
-        grid.add_column(ratio=1)
-        for _ in range(3):
-            grid.add_column(no_wrap=True, overflow="ellipsis", justify="right")
-        bar = ProgressBar(total=self.total, completed=self._last.done, pulse=self.total is None)
-        times = ", ".join(part for part in (self._elapsed(), self._left()) if part)
-        grid.add_row(Text(self.description), bar, self._share(), Text(self._state()), times)
-        details = Text("  ".join(self._details()), no_wrap=True, overflow="ellipsis", style="dim")
-        return Group(grid, details) if details else Group(grid)
 
 
 def track(
@@ -198,39 +190,6 @@ def track(
         for done, item in enumerate(iterable, 1):
             yield item
             progress.update(done)
-
-
-def table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, console: Console | None = None) -> None:
-    """Print rows as a table of `columns`; a missing or None cell is shown as `-`. In a log: aligned plain text, one line a row."""
-    console = console or get_console()
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    numeric = [any(isinstance(row.get(column), int | float) for row in rows) for column in columns]
-    if not console.is_terminal:
-        for line in _plain(title, [list(columns), *cells], numeric):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        return
-    grid = Table(title=Text(title), title_justify="left")
-    for column, number in zip(columns, numeric, strict=True):
-        grid.add_column(Text(column), justify="right" if number else "left")
-    for row_cells in cells:
-        grid.add_row(*map(Text, row_cells))
-    console.print(grid)
-
-
-def _plain(title: str, lines: list[list[str]], numeric: list[bool]) -> list[str]:
-    """Lines of cells, aligned to the right where a column is numeric."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [
-        [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(line, widths, numeric, strict=True)]
-        for line in lines
-    ]
-    return [title, *("  ".join(line).rstrip() for line in aligned)]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return compact(value) if isinstance(value, float) else str(value)
 
 
 def compact(value: int | float, digits: int = 4) -> str:

@@ -4,8 +4,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import files
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from mmssl.options import RunOptions, TrainOptions
 from mmssl.plugins import installed, needed, packages
 from mmssl.schedules import SCHEDULES, Schedule
 from mmssl.schema import Constructor, Section, Variants, choice, group, problems, schema_of, section, shown, suggest
+from mmssl_catalogue import recipes_found
 
 OPTIONAL = ("evaluate",)
 """Sections that may be null, and are by default."""
@@ -280,21 +279,6 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def recipes_found() -> dict[str, Path]:
-    """The recipes that come with mmssl, by their path in the folder of recipes without its suffix."""
-    checkout = Path(__file__).parents[1]
-    if (checkout / "setup.cfg").is_file():
-        paths = list((checkout / "recipes").rglob("*.yaml"))
-    else:
-        paths = [Path(str(file.locate())) for file in files("mmssl") or () if file.match("*.yaml") and "recipes" in file.parts]
-    named = {"/".join(path.with_suffix("").parts[_after_recipes(path) :]): path for path in paths}
-    return dict(sorted(named.items()))
-
-
-def _after_recipes(path: Path) -> int:
-    return len(path.parts) - path.parts[::-1].index("recipes")
-
-
 def find_recipe(source: str | Path) -> Path:
     """The file of a recipe given by its path (ending in .yaml or .yml), or by its name among those that come with mmssl.
 
@@ -314,12 +298,6 @@ def find_recipe(source: str | Path) -> Path:
     hint = suggest(path.stem if is_path else str(source), names)
     listed = ", ".join(found) or "none"
     raise FileNotFoundError(f"no recipe {str(source)!r}{hint} Give the path of a .yaml file, or one of the names: {listed}")
-
-
-def header(path: Path) -> str:
-    """The comment that a recipe opens with: paper, hardware, result and command."""
-    lines = takewhile(lambda line: line.startswith("#"), _read(path).splitlines())
-    return "\n".join(line.removeprefix("#").removeprefix(" ").rstrip() for line in lines)
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

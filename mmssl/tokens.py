@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmssl.draws import Draws
+
 
 @overload
 def gather(source: Tensor, index: Int[Tensor, "b k"]) -> Tensor: ...
@@ -45,6 +47,7 @@ class Tokens:
     identity: what a token is when geometry does not say it (the column of a table); independent of its content. The encoder adds
         it to `values`; a mask token receives the identity of the token that it replaces.
     expert: name of the MLP expert that the sequences go through, in an encoder that has them; None in all others.
+    keys: of the draws that an encoder makes for each sequence while training (see `mmssl.draws`); None: torch's generator.
     """
 
     values: Float[Tensor, "b n d"]
@@ -52,6 +55,7 @@ class Tokens:
     valid: Bool[Tensor, "b n"] | None = None
     identity: Float[Tensor, "b n d"] | None = None
     expert: str | None = None
+    keys: Int[Tensor, " b"] | None = None
 
     def take(self, index: Int[Tensor, "b k"], real: Bool[Tensor, "b k"] | None = None) -> "Tokens":
         """The tokens at `index`; `real` marks the entries of `index` that count (None: all)."""
@@ -74,6 +78,7 @@ class Tokens:
             coords=self.coords.repeat(times, 1, 1),
             valid=None if self.valid is None else self.valid.repeat(times, 1),
             identity=None if self.identity is None else self.identity.repeat(times, 1, 1),
+            keys=None if self.keys is None else Draws(self.keys).repeat(times).keys,
         )
 
     @property
@@ -85,7 +90,17 @@ class Tokens:
     def first(self) -> "Tokens":
         """The first sample alone, and none of its padding."""
         identity = None if self.identity is None else self.identity[:1]
-        return replace(self, values=self.values[:1], coords=self.coords[:1], valid=None, identity=identity)
+        return replace(self, values=self.values[:1], coords=self.coords[:1], valid=None, identity=identity, keys=None)
+
+    def keyed(self, draws: Draws) -> "Tokens":
+        """The tokens with the keys of the samples' draws."""
+        return replace(self, keys=draws.keys)
+
+    def numbers(self) -> Int[Tensor, "#b n"]:
+        """Which of the valid tokens of its sequence each is, from 0: padding between them changes nothing."""
+        if self.valid is None:
+            return torch.arange(self.values.shape[1], device=self.values.device)[None]
+        return (self.valid.cumsum(1) - 1).clamp(min=0)
 
     def tail(self, count: int) -> "Tokens":
         """The last `count` tokens of every sequence."""
@@ -118,4 +133,5 @@ def cat(parts: list[Tokens]) -> Tokens:
     valid = None
     if any(part.valid is not None for part in parts):
         valid = torch.cat([part.valid_or_ones() for part in parts], 1)
-    return Tokens(torch.cat([p.values for p in parts], 1), torch.cat([p.coords for p in parts], 1), valid)
+    values, coords = (torch.cat(found, 1) for found in ([p.values for p in parts], [p.coords for p in parts]))
+    return Tokens(values, coords, valid, keys=parts[0].keys)

@@ -13,3 +13,5 @@ from mmssl.data.options import Stream as Stream
 from mmssl.data.options import open_streams as open_streams
 from mmssl.data.order import Order as Order
 from mmssl.data.source import Source as Source
+from mmssl.data.track import Track as Track
+from mmssl.data.track import silent as silent

@@ -67,7 +67,7 @@ class Batch:
 
 
 def with_others(batches: Sequence[Batch]) -> list[Batch]:
-    """The micro-batches of one optimizer step, in order, each with the samples of all of them as its `others`.
+    """The micro-batches of one optimizer step, of all processes, in order, each with the samples of all of them as its `others`.
 
     A step that is one micro-batch stays as it is. Donors then depend on the samples of the step, not on how it is cut.
     """

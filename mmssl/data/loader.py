@@ -18,9 +18,9 @@ from mmssl.data.labels import Labels
 from mmssl.data.order import Order
 from mmssl.data.source import OnError, Source
 from mmssl.data.tables import Row
+from mmssl.data.track import Track, silent
 from mmssl.draws import keys
 from mmssl.modality import Inputs, Modality, Processor
-from mmssl.progress import track
 
 Modalities = Mapping[str, tuple[Modality, Processor]]
 Sample = dict[str, Inputs]
@@ -274,7 +274,7 @@ def _check_sizes(source: Source, order: Order | BudgetOrder, batch_size: int | N
         raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}")
 
 
-def cut(source: Source, modalities: Modalities) -> Source:
+def cut(source: Source, modalities: Modalities, *, track: Track = silent) -> Source:
     """The source with a sample for every piece of its rows, where a processor cuts long samples; else as it is.
 
     Reads all rows once. A row that cannot be read counts as one sample: whoever reads it raises, or skips it, as for any other.
@@ -282,7 +282,7 @@ def cut(source: Source, modalities: Modalities) -> Source:
     """
     if source.is_cut:
         return source
-    counts = {name: _count_pieces(source, *pair) for name, pair in modalities.items() if pair[1].windowed}
+    counts = {name: _count_pieces(source, *pair, track) for name, pair in modalities.items() if pair[1].windowed}
     if len(modalities) == 1:
         return source.cut(counts.popitem()[1]) if counts else source
     for name, pieces in counts.items():
@@ -298,7 +298,7 @@ def cut(source: Source, modalities: Modalities) -> Source:
     return source
 
 
-def _count_pieces(source: Source, modality: Modality, processor: Processor) -> list[int]:
+def _count_pieces(source: Source, modality: Modality, processor: Processor, track: Track) -> list[int]:
     """Into how many pieces the sample of every row is cut."""
     narrow, counts = source.only([modality]), list[int]()
     for start in track(range(0, len(source), READ), f"cutting {modality.name}", unit="reads"):

@@ -1,6 +1,7 @@
 """What a data path names: a bundled set, files, a folder, or a dataset on the Hub. What exists on disk wins."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -8,17 +9,13 @@ from itertools import takewhile
 from pathlib import Path
 
 from mmssl.data.tables import MediaTable, Table
+from mmssl.modality import find
+from mmssl.plugins import installed
 
 BUNDLED = "bundled:"
 
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json"}
-_MEDIA = {
-    "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-    "audio": (".wav", ".flac", ".mp3", ".ogg"),
-    "points": (".npy", ".npz", ".ply", ".off", ".las", ".laz"),
-}
-_FORMATS = _BUILDERS | {suffix: column for column, suffixes in _MEDIA.items() for suffix in suffixes}
-"""What a suffix stands for: a builder of the `datasets` library, or the column that media files make."""
+"""Files that are tables, and what reads them in the `datasets` library."""
 
 _MAGIC = re.compile(r"[*?\[]")
 _HUB_ID = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)(?::([\w.-]+))?")
@@ -59,10 +56,28 @@ def open_table(path: str, split: str | None) -> Table:
     return hub_table(hub[1], hub[2], split)
 
 
+def _formats(suffixes: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """What files of each suffix are, of these suffixes at least: see `_all_formats`.
+
+    Plug-ins are asked, and for that imported, only if any suffix is none of a table.
+    """
+    tables: dict[str, tuple[str, ...]] = {suffix: (builder,) for suffix, builder in _BUILDERS.items()}
+    return tables if all(suffix in tables for suffix in suffixes) else _all_formats()
+
+
+def _all_formats() -> dict[str, tuple[str, ...]]:
+    """What files of each suffix are: a kind of table, or one sample each, by the columns of all modalities that read them."""
+    known: dict[str, tuple[str, ...]] = {suffix: (builder,) for suffix, builder in _BUILDERS.items()}
+    for modality in map(find, installed()):
+        for suffix in modality.suffixes:
+            known[suffix] = (*known.get(suffix, ()), modality.columns[0])
+    return known
+
+
 def _has_suffix(name: str) -> bool:
     """Whether a name ends like a file's; the last digit of `zephyr-7b-v0.1` is no suffix."""
     suffix = Path(name).suffix.lower()
-    return suffix in _FORMATS or suffix[1:].isalpha()
+    return suffix[1:].isalpha() or (suffix != "" and suffix in _formats([suffix]))
 
 
 def _require_datasets(path: str) -> None:
@@ -97,13 +112,14 @@ def _matching(pattern: Path, path: str) -> list[_File]:
 
 def _in_folder(folder: Path, path: str) -> list[_File]:
     """The data files of a folder, at any depth; hidden files and those of other types are passed over."""
-    inside = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in _FORMATS and file.is_file())
-    inside = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+    found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.suffix)
+    found = [file for file in found if not any(part.startswith(".") for part in file.parts)]
+    formats = _formats({file.suffix.lower() for file in found})
+    inside = [file for file in found if file.suffix.lower() in formats and (folder / file).is_file()]
     if not inside:
-        raise FileNotFoundError(f"folder {path} holds no data files; looked for {', '.join(_FORMATS)}")
-    if _one_format(inside, path) in _MEDIA:
-        return _media_files(folder, inside)
-    return _table_files(folder, inside, path)
+        raise FileNotFoundError(f"folder {path} holds no data files; looked for {', '.join(_all_formats())}")
+    _one_format(inside, path)
+    return _table_files(folder, inside, path) if _is_table(inside[0]) else _media_files(folder, inside)
 
 
 def _media_files(folder: Path, inside: list[Path]) -> list[_File]:
@@ -132,32 +148,39 @@ def _split_of(relative: Path) -> str | None:
     return None if found is None else _SPLITS[found[0].lower()]
 
 
-def _one_format(files: list[Path], path: str) -> str:
-    formats: dict[str, Path] = {}
+def _is_table(file: Path) -> bool:
+    return file.suffix.lower() in _BUILDERS
+
+
+def _one_format(files: list[Path], path: str) -> tuple[str, ...]:
+    """What all of the files are: the kind of table, or the columns of every modality that reads each of them."""
+    formats = _formats({file.suffix.lower() for file in files})
+    examples: dict[tuple[str, ...], Path] = {}
     for file in files:
         suffix = file.suffix.lower()
-        if suffix not in _FORMATS:
-            raise ValueError(f"cannot read {file}: its suffix must be one of {', '.join(_FORMATS)}; got {suffix or 'none'}")
-        formats.setdefault(_FORMATS[suffix], file)
-    if len(formats) > 1:
-        examples = ", ".join(f"{name} ({file})" for name, file in sorted(formats.items()))
-        raise ValueError(f"{path} mixes formats: {examples}. Choose one with a pattern such as folder/**/*{files[0].suffix}")
-    return next(iter(formats))
+        if suffix not in formats:
+            raise ValueError(f"cannot read {file}: its suffix must be one of {', '.join(formats)}; got {suffix or 'none'}")
+        examples.setdefault(formats[suffix], file)
+    common = [kind for kind in next(iter(examples)) if all(kind in kinds for kinds in examples)]
+    if not common:
+        shown = ", ".join(sorted(f"{' or '.join(kinds)} ({file})" for kinds, file in examples.items()))
+        raise ValueError(f"{path} mixes formats: {shown}. Choose one with a pattern such as folder/**/*{files[0].suffix}")
+    return tuple(common)
 
 
 def _read(files: list[_File], path: str, split: str | None) -> Table:
-    name = _one_format([file.path for file in files], path)
+    kinds = _one_format([file.path for file in files], path)
     chosen = files if split is None else [file for file in files if file.split == split]
     if not chosen:
         raise LookupError(f"{path} has no split {split!r}; it has {', '.join(sorted({str(file.split) for file in files}))}")
     paths = [file.path for file in chosen]
     table: Table
-    if name in _MEDIA:
-        table = MediaTable(name, [str(file) for file in paths], [file.label for file in chosen])
+    if not _is_table(paths[0]):
+        table = MediaTable(kinds, [str(file) for file in paths], [file.label for file in chosen])
     else:
         _require_datasets(path)
         from mmssl.data.arrow import files_table
 
-        table = files_table(name, paths, path)
+        table = files_table(kinds[0], paths, path)
     table.parts = paths
     return table

@@ -63,22 +63,23 @@ class RowTable(Table):
 class MediaTable(Table):
     """One row per media file, read and decoded by whoever processes it.
 
-    A cell is `{"path": ..., "bytes": None}`, which is how the `datasets` library stores an undecoded file.
+    columns: what the files are called, a name for each modality that reads them. A cell is `{"path": ..., "bytes": None}`, which is
+        how the `datasets` library stores an undecoded file.
     """
 
-    def __init__(self, column: str, files: list[str], labels: list[str | None]) -> None:
-        self._name = column
+    def __init__(self, columns: Sequence[str], files: list[str], labels: list[str | None]) -> None:
         self._files = files
         self._labels = labels
         if any(label is not None for label in labels):
             self.label = "label"
-        self.columns = [column] if self.label is None else [column, self.label]
+        self._media = list(columns)
+        self.columns = self._media if self.label is None else [*self._media, self.label]
 
     def __len__(self) -> int:
         return len(self._files)
 
     def rows(self, indices: Sequence[int]) -> list[Row]:
-        return [dict(zip(self.columns, (self._cell(i), self._labels[i]), strict=False)) for i in indices]
+        return [{name: self._labels[i] if name == self.label else self._cell(i) for name in self.columns} for i in indices]
 
     def column(self, name: str) -> list[Any]:
         return list(self._labels) if name == self.label else [self._cell(i) for i in range(len(self))]

@@ -11,12 +11,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.config import MMSSLConfig
-from mmssl.data import Batch, Labels, Source, batches, cut
+from mmssl.data import Batch, Labels, Source, Track, batches, cut, silent
 from mmssl.data.source import OnError
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
-from mmssl.progress import track
 
 RAW = "features"
 
@@ -47,19 +46,16 @@ def extract(
     on_error: OnError = "raise",
     workers: int = 0,
     title: str = "features",
+    track: Track = silent,
 ) -> Features:
     """Pooled outputs of a frozen model for every row of `source`: evaluation mode, float32, no augmentation, on the model's device.
 
-    name: the modality to read. title: what the progress display says.
+    name: the modality to read. title: what `track`, the progress display, says.
     ValueError names source, row and column of a sample that cannot be read, unless `on_error` is "skip".
     """
-    parts = [
-        (values.float().cpu(), batch.labels, batch.ids)
-        for values, batch in embed(
-            model, processor, source, name, labels=labels, batch_size=batch_size, on_error=on_error, workers=workers, title=title
-        )
-    ]
-    return _joined(parts)
+    options: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "on_error": on_error, "workers": workers}
+    read = embed(model, processor, source, name, title=title, track=track, **options)
+    return _joined([(values.float().cpu(), batch.labels, batch.ids) for values, batch in read])
 
 
 def embed(
@@ -73,10 +69,11 @@ def embed(
     on_error: OnError = "raise",
     workers: int = 0,
     title: str = "features",
+    track: Track = silent,
 ) -> Iterator[tuple[Float[Tensor, "b d"], Batch]]:
     """What `extract` collects, batch by batch, each beside its batch; the model is in evaluation mode meanwhile."""
     modalities = {name: (find(name), processor.processors[name])}
-    source = cut(source, modalities)
+    source = cut(source, modalities, track=track)
     stream = batches(source, modalities, batch_size, labels=labels, on_error=on_error, workers=workers)
     with evaluating(model):
         for batch in track(stream, title, -(-len(source) // batch_size), unit="batches"):
@@ -118,10 +115,11 @@ def raw_features(
     batch_size: int = 256,
     on_error: OnError = "raise",
     workers: int = 0,
+    track: Track = silent,
 ) -> Features:
     """What a linear model would be given of each sample without any learning: `Processor.features`. Arguments as in `extract`."""
     modalities = {name: (find(name), _Raw(processor))}
-    source = cut(source, modalities)
+    source = cut(source, modalities, track=track)
     stream = batches(source, modalities, batch_size, labels=labels, on_error=on_error, workers=workers)
     shown = track(stream, "raw features", -(-len(source) // batch_size), unit="batches")
     merged = (merge_pieces(batch.inputs[name][RAW], batch, source) for batch in shown)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mmssl.config import MMSSLConfig
-from mmssl.data import DataOptions, Labels, Source
+from mmssl.data import DataOptions, Labels, Source, Track, silent
 from mmssl.evaluation import probes
 from mmssl.evaluation.features import Features, extract, random_init, raw_features
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
@@ -63,7 +63,7 @@ class Evaluator:
 
     Opens the data at once, so that a wrong path, column or modality fails before training.
     rows: data in memory in place of `data.path`. sources: the data, if they are open already.
-    history: what the scored model was trained on; by default that is not known, and the table says so.
+    history: what the scored model was trained on; by default that is not known, and the table says so. track: the progress display.
     ValueError for data without labels, LookupError for a modality that the processor lacks.
     """
 
@@ -77,8 +77,9 @@ class Evaluator:
         rows: Sequence[Mapping[str, Any]] | None = None,
         sources: Sources | None = None,
         history: History | None = None,
+        track: Track = silent,
     ) -> None:
-        self.options, self.data, self.processor, self.config = options, data, processor, config
+        self.options, self.data, self.processor, self.config, self.track = options, data, processor, config, track
         self.modality = choose_modality(options.modality, processor)
         self.history = History(complete=False) if history is None else history
         self.sources = open_sources(options, data, rows, self.history) if sources is None else sources
@@ -140,6 +141,7 @@ class Evaluator:
                 on_error=data.on_error,
                 workers=data.workers,
                 title=f"{name}: features",
+                track=self.track,
             )
 
         return self._probe(name, self._split(read), model.device)
@@ -157,6 +159,7 @@ class Evaluator:
                 batch_size=options.batch_size,
                 on_error=data.on_error,
                 workers=data.workers,
+                track=self.track,
             )
 
         split = self._split(read)

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
-from mmssl import progress
+import rich
+import rich.table
+from rich.text import Text
 
 PRETRAINED, RANDOM, RAW = "pretrained", "random init", "raw features"
 BASELINES = (RANDOM, RAW)
@@ -118,13 +121,16 @@ class Table:
 
     def print(self) -> None:
         """Show the table on the terminal, or as lines in a log."""
-        rows = [
-            {"model": row.name, "20-NN": self.shown(row.knn), "linear probe": self.shown(row.probe), "features": row.num_features}
-            for row in self.rows
-        ]
-        progress.table(self.title, rows, ["model", *SCORES.values(), "features"])
+        grid = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for title in ("model", *SCORES.values(), "features"):
+            grid.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
+        for row in self.rows:
+            grid.add_row(Text(row.name), *(self.shown(vars(row)[key]) for key in SCORES), str(row.num_features or "-"))
+        say = partial(rich.get_console().print, markup=False, highlight=False)
+        say(self.title, soft_wrap=True)
+        say(grid)
         for line in (*self.remarks, self.verdict):
-            print(line)
+            say(line, soft_wrap=True)
 
     def to_markdown(self) -> str:
         """The table in Markdown, best scores bold, with its protocol and notes."""

@@ -23,7 +23,8 @@ def chamfer(
 
     squared: squared Euclidean distances (Chamfer-L2: Point-MAE, arXiv 2203.06604, eq. 3), or distances (Chamfer-L1).
     """
-    a, b = (side.to(torch.promote_types(side.dtype, torch.float32)) for side in (a, b))
+    kind = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    a, b = a.to(kind), b.to(kind)
     if a_valid is not None:  # or NaN in what is left out would reach the gradient
         a = a.masked_fill(~a_valid[..., None], 0)
     if b_valid is not None:

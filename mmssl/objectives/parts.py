@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -66,7 +66,7 @@ class Scene:
     @cached_property
     def target_tokens(self) -> Tokens:
         """The student's tokens of `inputs`, before the encoder."""
-        return self.model.embed(self.name, self.inputs) if self.clean else self.tokens
+        return replace(self.model.embed(self.name, self.inputs), keys=self.tokens.keys) if self.clean else self.tokens
 
     @cached_property
     def content(self) -> dict[str, Tensor]:

@@ -204,7 +204,7 @@ class Predict(Objective):
 
     def scene(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> Scene:
         """What targets see of one view."""
-        tokens, draws = self.model.embed(name, inputs), batch.draws
+        tokens, draws = self.model.embed(name, inputs).keyed(batch.draws.fork(0)), batch.draws
         if self.masks > 1:
             draws = draws.repeat(self.masks)
         seen = batch.inputs[name] if self.clean else inputs
@@ -235,7 +235,8 @@ class Predict(Objective):
     def predict(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> tuple[Scene, Predicted]:
         """What was seen and hidden of one view, and the predictor's answer at the places that are predicted."""
         scene = self.scene(name, inputs, batch, step)
-        others = [self.model.embed(name, self.view(batch, name, number)) for number in range(1, self.predictor.views)]
+        views = range(1, self.predictor.views)
+        others = [self.model.embed(name, self.view(batch, name, i)).keyed(batch.draws.fork(i)) for i in views]
         many = [tokens.repeat(self.masks) for tokens in (scene.tokens, *others)]
         donors = self.donors(name, scene.tokens, batch) if self.predictor.mixes else {}
         return scene, self.predictor(self.model.encoder, many[0], scene.parts, scene.draws, many[1:], **donors)

@@ -43,7 +43,8 @@ class Supervised(Objective):
 
     def terms(self, batch: Batch, step: Step) -> Terms:
         name = batch.modality
-        predicted = self.head(self.model.pool(self.model.encode(name, self.view(batch, name)))).float()
+        tokens = self.model.embed(name, self.view(batch, name)).keyed(batch.draws.fork(0))
+        predicted = self.head(self.model.pool(self.model.encoder(tokens))).float()
         assert batch.labels is not None
         if not self.classes:
             target = (batch.labels - self.mean) / self.std

@@ -28,7 +28,7 @@ class Term:
     factor: float = 1.0
 
     @classmethod
-    def samples(cls, loss: Float[Tensor, " k"], weight: Num[Tensor, " k"] | None = None, *, factor: float = 1.0) -> "Term":
+    def samples(cls, loss: Float[Tensor, "*shape"], weight: Num[Tensor, " k"] | None = None, *, factor: float = 1.0) -> "Term":
         """From a loss for each sample, with its weight (None: all alike). ValueError for anything but one value for each."""
         if loss.dim() != 1:
             raise ValueError(

@@ -210,6 +210,7 @@ AUDIO = Modality(
     golden=golden,
     picture=picture,
     sentence="audio",
+    suffixes=(".wav", ".flac", ".mp3", ".ogg"),
     strong={
         "crop": (0.6, 1.0),
         "shift": 0.2,

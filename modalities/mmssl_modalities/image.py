@@ -201,5 +201,6 @@ IMAGE = Modality(
     golden=golden,
     picture=picture,
     sentence="image",
+    suffixes=(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
     strong={"crop": (0.4, 1.0), "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2},
 )

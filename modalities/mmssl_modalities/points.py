@@ -151,5 +151,6 @@ POINTS = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    suffixes=(".npy", ".npz", ".ply", ".off", ".las", ".laz"),
     strong={"rotate": "so3", "scale": (0.7, 1.5), "shift": 0.5, "jitter": 0.05, "drop": 0.2},
 )

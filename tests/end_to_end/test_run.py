@@ -17,7 +17,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import mmssl
-from mmssl import api, checkpoint, cli
+import mmssl_cli as cli
+from mmssl import api, checkpoint
 from mmssl.data import Source
 from mmssl.evaluation import Table
 from mmssl.recipe import load

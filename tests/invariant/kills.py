@@ -26,7 +26,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from mmssl import checkpoint, cli
+import mmssl_cli as cli
+from mmssl import checkpoint
 from mmssl.run import newest_of
 
 NAME = "tiny"

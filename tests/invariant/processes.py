@@ -2,6 +2,8 @@
 
     python tests/invariant/processes.py OBJECTIVE FILE      # RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT say how many there are
 
+OBJECTIVE swap is masked modelling with tokens of other samples at hidden places.
+
 Every step holds one modality, so the other's adapter and heads are idle in it.
 """
 
@@ -20,6 +22,7 @@ from mmssl.loop import Training, fit
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Setup
+from mmssl.objectives.predictors import MaskToken
 from mmssl.options import TrainOptions
 from mmssl.schedules import constant
 
@@ -36,12 +39,12 @@ def main() -> None:
     adapters = {"image": {"patch_size": 4}, "timeseries": {"patch_size": 8}}
     modalities = {name: {"processor": one.settings(), "adapter": adapters[name]} for name, one in processors.items()}
     config = MMSSLConfig(modalities=modalities, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
-    objective = OBJECTIVES[sys.argv[1]](MMSSLModel(config), Setup())
+    settings = {"predictor": MaskToken(corruption="swap", swap=0.3)} if sys.argv[1] == "swap" else {}
+    objective = OBJECTIVES["masked" if settings else sys.argv[1]](MMSSLModel(config), Setup(), **settings)
     inputs = {
         "image": processors["image"].collate([processors["image"](raw) for raw in find("image").example(SAMPLES, 0)]),
-        # Samples of one length, so that each process predicts as many tokens as any other.
         "timeseries": processors["timeseries"].collate(
-            [processors["timeseries"](torch.randn(1, 64).numpy()) for _ in range(SAMPLES)]
+            [processors["timeseries"](raw) for raw in find("timeseries").example(SAMPLES, 0)]
         ),
     }
     ids = torch.arange(SAMPLES)
@@ -50,7 +53,7 @@ def main() -> None:
         for step in range(STEPS):
             name = NAMES[step % 2]
             whole = Batch({name: inputs[name]}, keys(0, step, ids), ids)
-            own = slice(rank, None, world)
+            own = slice(rank * SAMPLES // world, (rank + 1) * SAMPLES // world)
             part = {key: value[own] for key, value in whole.inputs[name].items()}
             yield replace(whole, inputs={name: part}, keys=whole.keys[own], ids=ids[own])
 

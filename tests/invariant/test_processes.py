@@ -36,7 +36,7 @@ def run(kind: str, file: Path, world: int) -> None:
         assert process.returncode == 0, errors
 
 
-@pytest.mark.parametrize("kind", ["masked", "jepa"])
+@pytest.mark.parametrize("kind", ["masked", "jepa", "swap"])
 def test_two_processes_end_in_the_weights_of_one(kind: str, tmp_path: Path) -> None:
     for world in (1, 2):
         run(kind, tmp_path / f"{world}.safetensors", world)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import mmssl
-from mmssl import cli
+import mmssl_cli as cli
 from mmssl.evaluation import Table
 from mmssl.objectives import OBJECTIVES
 from mmssl.pretrain import Session

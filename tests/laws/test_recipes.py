@@ -12,8 +12,9 @@ from mmssl.build import fit_processor, make_config
 from mmssl.data import open_streams
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
-from mmssl.recipe import Recipe, header, load, recipes_found
+from mmssl.recipe import Recipe, load
 from mmssl.yaml12 import parse
+from mmssl_catalogue import header, recipes_found
 
 ROWS = 12
 SMALL = {

@@ -8,28 +8,31 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmssl import __version__, cli
+import mmssl_cli as cli
+from mmssl import __version__
 from mmssl.build import build
 from mmssl.data import open_streams
 from mmssl.plugins import installed
-from mmssl.recipe import load, recipes_found, sections
+from mmssl.recipe import load, sections
 from mmssl.run import Interrupted
+from mmssl_catalogue import recipes_found
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
-COMMAND = Path(sys.executable).with_name("mmssl")
 HEAVY = {"accelerate", "datasets", "matplotlib", "numpy", "pandas", "sklearn", "torch", "transformers"}
 COMMANDS = ("train", "evaluate", "embed", "list", "check", "schema")
 
 
 def run(*arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """The command as a process of its own."""
-    return subprocess.run([sys.executable, *options, str(COMMAND), *arguments], capture_output=True, text=True)
+    """The command as a process of its own, started as its console script does."""
+    code = "import sys; from mmssl_cli import main; sys.argv[0] = 'mmssl'; sys.exit(main())"
+    return subprocess.run([sys.executable, *options, "-c", code, *arguments], capture_output=True, text=True)
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -56,14 +59,14 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *(["list", what] for what in ("modalities", *cli.PARTS, "recipes"))], ids=" ".join
+    "arguments", [["--help"], ["--version"], *(["list", what] for what in ("modalities", *cli.PARTS, "recipes"))], ids=" ".join
 )
 def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     done = run(*arguments, options=("-X", "importtime"))
     assert done.returncode == 0, done.stderr
     imported = set(re.findall(r"\| +(\w+)(?:\.\w+)*$", done.stderr, re.MULTILINE))
-    assert "mmssl" in imported
-    assert imported & HEAVY == set()
+    assert "mmssl_cli" in imported
+    assert imported & {"mmssl", *HEAVY} == set()
 
 
 def test_help_comes_within_a_second() -> None:
@@ -97,6 +100,29 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "mmssl", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"mmssl {__version__}\n"
+
+
+def test_the_console_script_is_the_command() -> None:
+    (script,) = entry_points(group="console_scripts", name="mmssl")
+    assert script.value == "mmssl_cli:main", "setup.cfg changed after installation: run `pip install -e .` again"
+
+
+IMPORTED = """
+import sys
+sys.argv[:] = eval(sys.argv[1])
+import mmssl
+from mmssl.run import command_line
+from transformers import AutoConfig, AutoModel
+config = AutoConfig.for_model("mmssl", modalities={}, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+print(type(AutoModel.from_config(config)).__name__, command_line())
+"""
+
+
+@pytest.mark.parametrize(("argv", "command"), [([], "python"), (["/bin/mmssl", "list"], "mmssl list")], ids=str)
+def test_importing_registers_whatever_the_process_is_called(argv: list[str], command: str) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED, repr(argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"MMSSLModel {command}\n"
 
 
 # Lists and schema

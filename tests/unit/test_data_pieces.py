@@ -1,6 +1,6 @@
 """Long samples are cut into pieces: training reads all of them, evaluation averages them, the processor says whose they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -163,3 +163,15 @@ def test_the_processor_says_whose_pieces_its_rows_are() -> None:
 def test_a_batch_keeps_its_source() -> None:
     ids = torch.arange(2)
     assert Batch({}, ids, ids, source="a").to("cpu").source == "a"
+
+
+def test_the_caller_is_told_how_far_cutting_is(modalities: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+
+    def track(items: Iterable[Any], what: str, total: int | None = None, /, *, unit: str = "items") -> Iterable[Any]:
+        told.append((list(items), what, total, unit))
+        return told[-1][0]
+
+    assert len(cut(Source.from_rows(ROWS), modalities, track=track)) == len(cut(Source.from_rows(ROWS), modalities))
+    assert told == [([0], "cutting image", None, "reads")]
+    assert capsys.readouterr() == ("", "")

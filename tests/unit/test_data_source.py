@@ -2,6 +2,7 @@ import gc
 import pickle
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,7 +225,7 @@ def test_worker_does_not_receive_the_data(here):
         ("org/photos.zip", "no file or folder org/photos.zip"),
         ("data/*.parquet", r"no file matches data/\*\.parquet; searched .*data"),
         ("nowhere/*.csv", r"no file matches nowhere/\*\.csv"),
-        ("empty", "folder empty holds no data files; looked for .parquet, .csv, .jsonl, .png"),
+        ("empty", r"folder empty holds no data files; looked for \.parquet, \.csv, \.jsonl, .*\.wav, .*\.png, .*\.ply"),
     ],
 )
 def test_missing_files_name_what_there_is(here, path, message, monkeypatch):
@@ -320,6 +321,50 @@ def test_images_beside_tables_are_refused(here):
     FRAME.to_csv("pets/labels.csv", index=False)
     with pytest.raises(ValueError, match=r"pets mixes formats: csv \(labels\.csv\), image \(1\.png\)"):
         Source(path="pets")
+
+
+class Plugged:
+    """Plug-ins that read files, in the place of those that are installed; counts how often one was asked for."""
+
+    def __init__(self, monkeypatch, **suffixes):
+        self.asked, self.suffixes = [], suffixes
+        monkeypatch.setattr("mmssl.data.paths.installed", lambda: list(suffixes))
+        monkeypatch.setattr("mmssl.data.paths.find", self.find)
+
+    def find(self, name):
+        self.asked.append(name)
+        return replace(modality(name, (f"{name}_file",)), suffixes=self.suffixes[name])
+
+
+def test_suffixes_are_those_of_the_plug_ins_and_tables_need_none(here, monkeypatch):
+    plugged = Plugged(monkeypatch, ecg=(".ecg", ".npy"), cloud=(".npy", ".ply"))
+    FRAME.to_csv("train.csv", index=False)
+    assert len(Source(path="train.csv")) == len(Source(path=".")) == 3
+    assert plugged.asked == []
+    hearts, others = "sick/1.ecg well/2.ECG notes.txt", "arrays/a.npy both/a.npy both/b.ply torn/a.ecg torn/b.ply"
+    for name in (*(f"hearts/{name}" for name in hearts.split()), *others.split()):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    cell = {"path": str(Path("hearts/sick/1.ecg")), "bytes": None}
+    assert Source(path="hearts").rows([0]) == [{"ecg_file": cell, "label": "sick"}]
+    assert Source(path="hearts").labels().names == ["sick", "well"]
+    assert Source(path="both").column_names == ["cloud_file"]
+    either = Source(path="arrays")
+    assert either.column_names == ["ecg_file", "cloud_file"]
+    for name in ("ecg", "cloud"):
+        assert either.raw(plugged.find(name), either.rows([0])[0])["path"] == str(Path("arrays/a.npy"))
+    with pytest.raises(ValueError, match=r"torn mixes formats: cloud_file \(b\.ply\), ecg_file \(a\.ecg\)\. Choose one"):
+        Source(path="torn")
+    with pytest.raises(ValueError, match=r"must be one of \.parquet, \.csv, \.jsonl, \.ecg, \.npy, \.ply; got \.txt"):
+        Source(path="hearts/notes.txt")
+
+
+def test_suffixes_of_a_modality_are_checked():
+    for suffixes in ((".WAV",), ("wav",)):
+        with pytest.raises(ValueError, match=r"suffixes of modality 'ecg' are lower case with their dot, as '\.wav'; got .*[wW]"):
+            replace(modality("ecg", ("ecg",)), suffixes=suffixes)
+    with pytest.raises(ValueError, match=r"modality 'ecg' has suffixes, but no column"):
+        replace(modality("ecg"), suffixes=(".ecg",))
 
 
 def test_sound_files_make_an_audio_column(here):

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 from mmssl.config import MMSSLConfig, encoder_settings
-from mmssl.encoder import DropPath, Encoder, initialise_all
+from mmssl.draws import Draws, keys
+from mmssl.encoder import Chances, Drop, Encoder, NoDrop, initialise_all
 from mmssl.tokens import Tokens, cat
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -88,35 +89,81 @@ def test_no_mask_where_every_token_is_real() -> None:
 # Stochastic depth
 
 
-def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
+def chances(count: int, tokens: int, seed: int = 0) -> Chances:
+    return Chances(keys(seed, 0, torch.arange(count)), torch.arange(tokens)[None])
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_drop_path_drops_whole_samples_and_keeps_the_mean(keyed: bool) -> None:
     torch.manual_seed(0)
-    drop, count = DropPath(0.3).train(), 20000
-    out = drop(torch.ones(count, 2, 3)).flatten(1)
+    drop, count = Drop(0.0, 0.3, "mlp 1").train(), 20000
+    out = drop(torch.ones(count, 2, 3), chances(count, 2) if keyed else None).flatten(1)
     kept = out[:, 0] != 0
     assert torch.equal(out, torch.where(kept[:, None], 1 / 0.7, 0.0).expand_as(out))
     assert abs(kept.float().mean().item() - 0.7) < 4 * (0.3 * 0.7 / count) ** 0.5
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+def test_dropout_drops_values_and_keeps_the_mean(keyed: bool) -> None:
+    torch.manual_seed(0)
+    out = Drop(0.2, 0.0, "mlp 1").train()(torch.ones(40, 30, 64), chances(40, 30) if keyed else None)
+    kept = out != 0
+    assert torch.equal(out, torch.where(kept, 1 / 0.8, 0.0))
+    for part in (kept, kept[0], kept[:, 0], kept[..., 0]):
+        assert abs(part.float().mean().item() - 0.8) < 4 * (0.2 * 0.8 / part.numel()) ** 0.5
+
+
 def test_drop_path_rises_linearly_over_the_layers() -> None:
     layers = make(drop_path_rate=0.4).layers
-    assert isinstance(layers[0].drop_path, nn.Identity)
-    assert [layer.drop_path.rate for layer in layers[1:]] == pytest.approx([0.2, 0.4])
-    assert isinstance(make(drop_path_rate=0.4, num_hidden_layers=1).layers[0].drop_path, nn.Identity)
+    assert isinstance(layers[0].drop1, NoDrop) and isinstance(layers[0].drop2, NoDrop)
+    assert [layer.drop1.rate for layer in layers[1:]] == pytest.approx([0.2, 0.4])
+    assert isinstance(make(drop_path_rate=0.4, num_hidden_layers=1).layers[0].drop1, NoDrop)
 
 
-def test_drop_path_is_off_in_evaluation() -> None:
-    tokens = make_tokens()
-    dropping, plain = make(drop_path_rate=0.9), make()
-    assert torch.equal(dropping.eval()(tokens).values, plain.eval()(tokens).values)
-    assert not torch.equal(dropping.train()(tokens).values, plain(tokens).values)
+def test_drop_path_and_dropout_are_off_in_evaluation() -> None:
+    tokens, plain = make_tokens(), make()
+    for dropping in (make(drop_path_rate=0.9), make(dropout=0.5)):
+        assert torch.equal(dropping.eval()(tokens).values, plain.eval()(tokens).values)
+        assert not torch.equal(dropping.train()(tokens).values, plain(tokens).values)
 
 
 def test_a_dropped_branch_leaves_the_sample_as_it_was() -> None:
     layer = make(drop_path_rate=0.5).layers[-1].train()
-    layer.drop_path.rate = 1 - 1e-9
+    layer.drop1.rate = layer.drop2.rate = 1 - 1e-9
     x = torch.randn(4, 5, 32)
     turn = make().rotary(torch.zeros(4, 5, 4))
     assert torch.equal(layer(x, None, turn, 0), x)
+
+
+def test_what_is_dropped_depends_on_the_sample_alone() -> None:
+    """Alone, and with padding between its tokens, it has the same output. Views and masks have drops of their own."""
+    encoder, draws = make(drop_path_rate=0.5, dropout=0.2, attn_implementation="sdpa").train(), Draws(keys(0, 3, torch.arange(5)))
+    tokens = Tokens(torch.randn(5, 7, 32), torch.rand(5, 7, 4)).keyed(draws)
+    expected = encoder(tokens).values
+    assert torch.equal(encoder(tokens).values, expected)
+    wide = torch.tensor([[0, 1, 2, 0, 0, 3, 4, 5, 6, 0]])
+    real = torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1, 1, 0]], dtype=torch.bool)
+    kept = torch.cat([torch.ones(encoder.num_prefix, dtype=torch.bool), real[0]])
+    for row in range(5):
+        own = slice(row, row + 1)
+        one = Tokens(tokens.values[own], tokens.coords[own], keys=draws.keys[own])
+        assert_close(encoder(one).values[0], expected[row])
+        assert_close(encoder(one.take(wide, real)).values[0][kept], expected[row])
+    other = encoder(tokens.keyed(draws.fork(1))).values
+    assert not any(torch.equal(a, b) for a, b in zip(other, expected, strict=True))
+    twice = encoder(tokens.repeat(2)).values
+    assert not any(torch.equal(a, b) for a, b in zip(*twice.chunk(2), strict=True))
+
+
+def test_outputs_of_layers_come_from_the_layers() -> None:
+    """So that hooks see them, as those of FSDP2 and of `output_hidden_states`."""
+    encoder, seen = make().eval(), list[Tensor]()
+    for layer in encoder.layers:
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    found = encoder.layer_outputs(make_tokens(), len(encoder.layers))
+    assert len(found) == len(seen) == len(encoder.layers)
+    assert all(torch.equal(tokens.values, output) for tokens, output in zip(found, seen, strict=True))
+    assert torch.equal(encoder.norm(found[-1].values), encoder(make_tokens()).values)
 
 
 # Gradient checkpointing
@@ -141,8 +188,8 @@ def gradients(encoder: Encoder) -> tuple[dict[str, Tensor], int]:
 
 
 def test_recomputing_gives_the_same_gradients_from_less_memory() -> None:
-    """Also with stochastic depth, whose draws repeat."""
-    plain, again = make(drop_path_rate=0.5).train(), make(drop_path_rate=0.5).train()
+    """Also with stochastic depth and dropout, whose draws repeat."""
+    plain, again = (make(drop_path_rate=0.5, dropout=0.1).train() for _ in range(2))
     again.recompute_activations()
     (expected, memory), (found, less) = gradients(plain), gradients(again)
     for name, gradient in expected.items():

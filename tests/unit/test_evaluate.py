@@ -401,7 +401,8 @@ def test_a_printed_table(capsys: pytest.CaptureFixture[str]) -> None:
     example_table().print()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "bundled:digits: accuracy in %, 1,437 train and 360 test samples, p-v1"
-    assert lines[2].split() == ["pretrained", "95.8", "97.2", "64"]
+    assert lines[1] == "model                20-NN  linear probe  features"
+    assert lines[2] == "pretrained            95.8          97.2        64"
     assert lines[5].split() == ["most", "frequent", "class", "10.0", "10.0", "-"]
     assert lines[-1].startswith("Linear probe: pretrained reaches 97.2")
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmssl.plugins import installed
-from mmssl.recipe import load, recipes_found
+from mmssl.recipe import load
+from mmssl_catalogue import recipes_found
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mmssl.recipe import recipes_found
+from mmssl_catalogue import recipes_found
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmssl import cli
+import mmssl_cli as cli
 from mmssl.masking import SAMPLERS, Sampler
 from mmssl.objectives.targets import TARGETS
 from mmssl.plugins import installed, points

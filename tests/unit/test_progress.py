@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mmssl.progress import Progress, compact, duration, table, track
+from mmssl.progress import Progress, compact, duration, track
 
 METRICS = {"std": 0.5, "loss": 0.123456, "lr": 1e-3, "best knn": 0.9123}
 
@@ -147,6 +147,16 @@ def test_rate_is_of_the_last_half_minute() -> None:
     assert "100/1,000 steps (10%), 2.00 steps/s, 10:50 elapsed, 7:30 left" in lines(console)[-1]
 
 
+def test_rate_of_steps_that_take_longer_than_half_a_minute() -> None:
+    console, clock = log(), Clock()
+    with Progress("fit", 10, "steps", console=console, clock=clock) as progress:
+        for step in range(5):
+            progress.update(step, samples=step * 400)
+            clock.now += 40
+        clock.now -= 40
+    assert lines(console)[-1] == "fit: 4/10 steps (40%), 10.0 samples/s, 2:40 elapsed, 4:00 left"
+
+
 def test_resumed_work_counts_only_what_it_did_itself() -> None:
     console, clock = log(), Clock()
     with Progress("fit", 1000, "steps", console=console, clock=clock) as progress:
@@ -201,9 +211,10 @@ def test_short_side_work_leaves_no_line_in_a_log() -> None:
 
 
 def test_long_side_work_says_how_far_it_came() -> None:
-    console, times = log(), iter([0, 0, 1, 12, 13, 14, 15])
-    with Progress("embed", 10, "items", transient=True, console=console, clock=lambda: next(times)) as progress:
+    console, clock = log(), Clock()
+    with Progress("embed", 10, "items", transient=True, console=console, clock=clock) as progress:
         progress.update(1)
+        clock.now += 12
         progress.update(2)
     assert len(lines(console)) == 1
     assert lines(console)[0].startswith("embed: 2/10 items")
@@ -216,28 +227,6 @@ def test_displays_inside_each_other_share_the_terminal() -> None:
         assert list(track(range(3), "embed", console=console)) == [0, 1, 2]
         progress.update(2)
     assert "train" in text(console) and "embed" in text(console)
-
-
-ROWS: list[dict[str, Any]] = [{"row": "raw [features]", "knn": 0.91234, "n": 3}, {"row": "random", "knn": None, "linear": 1.0}]
-
-
-def test_table_in_a_log() -> None:
-    console = log(20)
-    table("Probes [k]", ROWS, ["row", "knn", "linear", "n"], console=console)
-    assert lines(console) == [
-        "Probes [k]",
-        "row                knn  linear  n",
-        "raw [features]  0.9123       -  3",
-        "random               -   1.000  -",
-    ]
-
-
-def test_table_on_a_terminal() -> None:
-    console = terminal()
-    table("Probes [k]", ROWS, ["row", "knn", "linear", "n"], console=console)
-    assert "│ raw [features] │ 0.9123 │      - │ 3 │" in lines(console)
-    table("nothing", [], ["row"], console=console)
-    assert max(map(len, lines(console))) <= 80
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import pytest
 from mmssl.recipe import json_schema
 
 ROOT = Path(__file__).parents[2]
-CORE = sorted((ROOT / "mmssl").rglob("*.py"))
+MODULES = sorted(ROOT.glob("*.py"))
+"""What the command needs before it imports the package."""
+CORE = [*MODULES, *sorted((ROOT / "mmssl").rglob("*.py"))]
 PLUGINS = ROOT / "modalities" / "mmssl_modalities"
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
@@ -52,12 +54,23 @@ def test_packages_of_setup_cfg_are_the_packages_on_disk(setup_cfg: ConfigParser)
     roots = [ROOT / "mmssl", PLUGINS]
     on_disk = {".".join(init.parent.relative_to(root.parent).parts) for root in roots for init in root.rglob("__init__.py")}
     assert set(setup_cfg["options"]["packages"].split()) == on_disk
+    assert set(setup_cfg["options"]["py_modules"].split()) == {path.stem for path in MODULES}
 
 
-# Columns of a dataset and kinds of file, named as the datasets library names them; a type in plain words.
+SPEAKING = ("mmssl_cli.py", "mmssl/pretrain.py")
+"""What prints: the command and the session of a run. All other code logs, or returns what is to be said."""
+
+
+@pytest.mark.parametrize("path", [path for path in CORE if name(path) not in SPEAKING], ids=name)
+def test_the_library_prints_nothing(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    found = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert found == [], f"only {' and '.join(SPEAKING)} print"
+
+
+# A column of a dataset; a type in plain words.
 NO_MODALITY = {
     "mmssl/data/bundled.py": {"image"},
-    "mmssl/data/paths.py": {"image", "audio", "points"},
     "mmssl/schema.py": {"text"},
 }
 ORDINARY = {"text", "points"}

@@ -27,6 +27,7 @@ def narrow(config: MMSSLConfig, width: int, layers: int, heads: int) -> MMSSLCon
         pooling="mean",
         cls_token=False,
         num_register_tokens=0,
+        dropout=0.0,
         drop_path_rate=0.0,
         final_norm=True,
     )

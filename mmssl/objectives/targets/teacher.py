@@ -1,6 +1,7 @@
 """Targets that are what a frozen model of mmssl makes of the sample: self-distilled further pretraining."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -67,7 +68,7 @@ class Teacher(Target):
         theirs = scene.encoded(self.frozen)
         if self.compare == "predicted":
             return Answer({"teacher": theirs.tail(scene.tokens.values.shape[1]).values})
-        ours = scene.model.encode(scene.name, scene.inputs)
+        ours = scene.model.encoder(replace(scene.model.embed(scene.name, scene.inputs), keys=scene.tokens.keys))
         return Answer({}, {"teacher_distance": self.between(scene, ours, theirs)})
 
     def outline(self, scene: Scene) -> Outline:

@@ -23,6 +23,8 @@ WINDOWS = "sensor_windows"
 class SensorProcessor(Processor):
     """A list of numbers to `sensor_windows`, float32 `[windows, window]`; NaN marks gaps, and what the last window lacks.
 
+    Also the path of a file with a number on each line, as a table of files has it.
+
     window: readings per token.
     mean, std: of all readings; null: those of the training data.
     """
@@ -40,11 +42,11 @@ class SensorProcessor(Processor):
         return self.mean is not None and self.std is not None
 
     def fit(self, samples: Iterable[Any]) -> None:
-        readings = np.concatenate([np.asarray(sample, np.float64) for sample in samples])
+        readings = np.concatenate([read(sample) for sample in samples])
         self.mean, self.std = float(np.nanmean(readings)), float(np.nanstd(readings))
 
     def __call__(self, raw: Any) -> Inputs:
-        readings = np.asarray(raw, np.float32)
+        readings = read(raw).astype(np.float32)
         if readings.ndim != 1 or np.isnan(readings).all():
             raise ValueError(f"a sensor's sample must be a list of numbers, at least one of them not NaN; got {raw!r}")
         assert self.mean is not None and self.std is not None
@@ -57,6 +59,11 @@ class SensorProcessor(Processor):
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         readings = inputs[WINDOWS].numpy()
         return np.array([summary(readings) for summary in (np.nanmean, np.nanstd, np.nanmin, np.nanmax)], np.float32)
+
+
+def read(raw: Any) -> Float[np.ndarray, "..."]:
+    """The numbers of a list, or of the file that a table of files names."""
+    return np.loadtxt(raw["path"], ndmin=1) if isinstance(raw, Mapping) and "path" in raw else np.asarray(raw, np.float64)
 
 
 class SensorAdapter(Adapter):
@@ -135,4 +142,6 @@ SENSOR = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    suffixes=(".sensor",),
+    strong={"gain": 0.5},
 )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import acme_sensor
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoProcessor
@@ -36,3 +37,15 @@ def test_recipe_trains_and_publishes_a_model(tmp_path: Path, monkeypatch: pytest
     assert output.pooler_output.isfinite().all()
     readings = [x for wave in samples for x in wave if x == x]
     assert processor.processors["sensor"].mean == pytest.approx(sum(readings) / len(readings))
+
+
+def test_a_folder_of_its_files_is_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, wave in enumerate(acme_sensor.example(40, 0)):
+        file = Path("waves", "long" if len(wave) > 25 else "short", f"{number}.sensor")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savetxt(file, wave)
+    run = mmssl.train(RECIPE, **{"data.path": "waves", "data.columns": None})
+    assert {row["step"] for row in run.rows()} == {5, 10}
+    table = json.loads(run.table_file.read_text(encoding="utf-8"))
+    assert "pretrained" in {row["name"] for row in table["rows"]}

@@ -1,0 +1,175 @@
+"""The `mmssl` command, outside the package: importing mmssl takes seconds, for it registers with transformers.
+
+Only the commands that need it do so; help and lists come at once.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from mmssl_catalogue import MODALITIES, first_lines, header, points, recipes_found
+
+PARTS = {
+    "objectives": "mmssl.objectives:OBJECTIVES",
+    "targets": "mmssl.objectives.targets:TARGETS",
+    "predictors": "mmssl.objectives.predictors:PREDICTORS",
+    "samplers": "mmssl.masking:SAMPLERS",
+    "losses": "mmssl.objectives.distances:LOSSES",
+}
+"""Where mmssl's own parts of each kind are listed, for `mmssl list`, which reads their sources."""
+
+USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError)
+"""What wrong input raises: shown as one message, without our stack."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. Exits with 1 and a message where the user's input is at fault, with 128 + n after signal n."""
+    options = parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        run(options)
+    except BrokenPipeError:
+        sys.exit(141)
+    except KeyboardInterrupt:
+        print("mmssl: stopped before there was anything to save", file=sys.stderr)
+        sys.exit(130)
+    except USER_ERRORS as error:
+        if options.traceback:
+            raise
+        sys.exit(f"mmssl: {message(error)}")
+    except SystemExit as stop:
+        if str(stop) != str(stop.code):
+            print(stop, file=sys.stderr)
+        raise
+
+
+def message(error: BaseException) -> str:
+    """The error's own words (a LookupError would quote them)."""
+    return str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised pretraining: one recipe in, a Hugging Face model out.")
+    top.add_argument("--version", action="version", version=f"mmssl {version('mmssl')}")
+    top.add_argument("--traceback", action="store_true", help="show the full stack of an error")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="run a recipe: train, evaluate, report")
+    command.add_argument("recipe", help="path or name of a recipe")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="train.lr=1e-3, data.path=..., resume=auto, init=MODEL")
+    command.set_defaults(run=train)
+
+    command = commands.add_parser("evaluate", help="probe a frozen model beside raw features and random weights")
+    command.add_argument("model", help="folder or Hub id of a model")
+    add_data_arguments(command)
+    command.add_argument("--label", help="label column (bundled data know theirs)")
+    command.add_argument("--train-split", default="train")
+    command.add_argument("--test-split", help="default: test if there is one, else a fifth of the training rows")
+    command.add_argument("--train-limit", type=int, help="use that many training samples")
+    command.add_argument("--test-limit", type=int, help="use that many test samples")
+    command.add_argument("--compare", nargs="*", default=[], metavar="NAME=MODEL", help="more models, a row each")
+    command.add_argument("--output", type=Path, help="write the table as JSON")
+    command.set_defaults(run=evaluate)
+
+    command = commands.add_parser("embed", help="a dataset to a parquet file of embeddings")
+    command.add_argument("model", help="folder or Hub id of a model")
+    add_data_arguments(command)
+    command.add_argument("--split", help="part of the data; all of it if left out")
+    command.add_argument("--output", type=Path, required=True, help="the parquet file to write")
+    command.set_defaults(run=embed)
+
+    command = commands.add_parser("list", help="modalities, objectives and their parts, or recipes")
+    kinds = ["modalities", *PARTS, "recipes"]
+    command.add_argument("what", choices=kinds, metavar="KIND", help=", ".join(kinds))
+    command.set_defaults(run=show_list)
+
+    command = commands.add_parser("check", help="validate a recipe and show what it would build, without training")
+    command.add_argument("recipe", help="path or name of a recipe")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(run=check)
+
+    command = commands.add_parser("schema", help="print the JSON schema of a recipe, for editors")
+    command.set_defaults(run=schema)
+    return top
+
+
+def add_data_arguments(command: argparse.ArgumentParser) -> None:
+    """What `evaluate` and `embed` say about data."""
+    command.add_argument("--data", required=True, help="Hub id, file, pattern, folder, or bundled:NAME")
+    command.add_argument("--modality", help="which of the model's modalities; needed if it has several")
+    command.add_argument("--column", nargs="+", help="dataset column of the modality, several for a table")
+    command.add_argument("--batch-size", type=int, default=256)
+    what = "what to do with a sample that cannot be read"
+    command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
+
+
+def train(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    api.train(options.recipe, options.overrides)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    table = api.evaluate(
+        options.model,
+        options.data,
+        modality=options.modality,
+        column=options.column,
+        label=options.label,
+        train_split=options.train_split,
+        test_split=options.test_split,
+        train_limit=options.train_limit,
+        test_limit=options.test_limit,
+        batch_size=options.batch_size,
+        on_error=options.on_error,
+        compare=dict(pair.split("=", 1) for pair in options.compare),
+    )
+    table.print()
+    if options.output:
+        options.output.write_text(json.dumps(table.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def embed(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    count = api.embed(
+        options.model,
+        options.data,
+        options.output,
+        split=options.split,
+        modality=options.modality,
+        column=options.column,
+        batch_size=options.batch_size,
+        on_error=options.on_error,
+    )
+    print(f"{count} embeddings in {options.output}")
+
+
+def show_list(options: argparse.Namespace) -> None:
+    if options.what == "modalities":
+        rows = dict.fromkeys(points(MODALITIES), "")
+    elif options.what in PARTS:
+        rows = first_lines(PARTS[options.what], f"mmssl.{options.what}")
+    else:
+        rows = {name: (header(path).splitlines() or [""])[0] for name, path in recipes_found().items()}
+    width = max(map(len, rows), default=0)
+    for name, text in rows.items():
+        print(f"{name:{width}}  {text}".rstrip())
+
+
+def check(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    print(api.check(options.recipe, options.overrides))
+
+
+def schema(options: argparse.Namespace) -> None:
+    from mmssl.recipe import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
