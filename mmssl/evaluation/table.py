@@ -106,13 +106,14 @@ class Table:
         return f"Linear probe: {first.name} reaches {self.shown(first.probe)}, {' and '.join(parts)}."
 
     def sampling_error(self, a: Row, b: Row) -> float:
-        """The difference of two accuracies, on as many independent test samples, whose 95 % interval just holds 0; 0 for R2.
+        """The difference of two scores, on as many independent test samples, whose 95 % interval just holds 0.
 
-        One success and one failure are added to each (Agresti and Caffo 2000, doi 10.1080/00031305.2000.10474560), as two right
-        answers of two would otherwise have no error at all; they shrink the difference, and what it is compared with grows instead.
+        Of accuracies: one success and one failure are added to each (Agresti and Caffo 2000, doi 10.1080/00031305.2000.10474560),
+        as two right answers of two would otherwise have no error at all; they shrink the difference, here the error grows instead.
+        Of R2: that of two mean squares of n normal errors, whose standard error is sqrt(2 / n) of themselves.
         """
         if self.metric != "accuracy":
-            return 0.0
+            return 1.96 * math.sqrt(sum((1 - row.probe) ** 2 * 2 / self.num_test for row in (a, b)))
         count = self.num_test + 2
         shares = [(row.probe / 100 * self.num_test + 1) / count for row in (a, b)]
         variance = sum(share * (1 - share) / count for share in shares)

@@ -138,6 +138,18 @@ def test_pictures_do_not_predict_the_folder_they_lie_in() -> None:
         assert HELD_OUT in table.notes
 
 
+def test_values_that_are_noise_are_not_predicted() -> None:
+    """One column of the noise by the others; what was learned by heart would reach an R2 near 1."""
+    run = by_command("supervised", "data.columns.label=x0")
+    for table in (scores_of(run), evaluated(run, "noise.csv", "--label", "x0")):
+        assert table.metric == "R2"
+        for row in table.rows:
+            error = table.sampling_error(row, table.rows[-1])
+            assert max(row.probe, row.knn) <= error, f"{row.name} predicts noise:\n{table.to_markdown()}"
+        assert not table.wins
+        assert HELD_OUT in table.notes
+
+
 def test_a_saved_model_is_scored_on_rows_that_it_has_not_seen() -> None:
     """Also on a copy of the data, of which it knows the rows but not the name, and beside other models."""
     shutil.copy("noise.csv", "copy.csv")

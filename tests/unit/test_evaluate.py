@@ -391,7 +391,9 @@ def test_the_verdict_knows_sampling_error() -> None:
     assert (few.verdict, few.wins) == (f"{text} (within sampling error).", False)
     assert (many.verdict, many.wins) == (f"{text}.", True)
     values = example_table(metric="R2", rows=(Row("a", 0.1, 0.25), Row("random init", 0.1, 0.5), Row("raw features", 0.1, 0.125)))
-    assert values.verdict == "Linear probe: a reaches 0.250, 0.250 below random init and 0.125 above raw features."
+    assert values.verdict == (
+        "Linear probe: a reaches 0.250, 0.250 below random init and 0.125 above raw features (within sampling error)."
+    )
     assert not values.wins
 
 
@@ -403,6 +405,19 @@ def test_a_printed_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2] == "pretrained            95.8          97.2        64"
     assert lines[5].split() == ["most", "frequent", "class", "10.0", "10.0", "-"]
     assert lines[-1].startswith("Linear probe: pretrained reaches 97.2")
+
+
+@pytest.mark.parametrize("num_test", [7, 20, 60, 500])
+def test_guessed_values_are_no_evidence(num_test: int) -> None:
+    """Of two readers who guess values, one is rarely above the other by more than sampling error."""
+    random = np.random.default_rng(0)
+    table, rows = example_table(num_test=num_test, metric="R2"), [Row(name, 0.0, 0.0) for name in ("pretrained", "random init")]
+    wrong = 0
+    for _ in range(1000):
+        labels, *guesses = torch.from_numpy(random.normal(size=(3, num_test)))
+        a, b = (replace(row, probe=probes.r2(0.3 * guess, labels)) for row, guess in zip(rows, guesses, strict=True))
+        wrong += abs(a.probe - b.probe) > table.sampling_error(a, b)
+    assert wrong / 1000 < 0.07
 
 
 @pytest.mark.parametrize("num_test", [2, 3, 20, 60])
