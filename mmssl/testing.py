@@ -1,14 +1,21 @@
-"""Laws that every modality keeps, for the test suites of plug-ins as for mmssl's own.
+"""Laws that every modality, objective and target keeps, for the test suites of other packages as for mmssl's own.
 
     import pytest
-    from mmssl.testing import LAWS
+    from mmssl.plugins import installed
+    from mmssl.testing import LAWS, OBJECTIVE_LAWS, TARGET_LAWS
 
     @pytest.mark.parametrize("law", LAWS)
     def test_law(law: str) -> None:
         LAWS[law]("my_modality")
 
-Each law takes the name of an installed modality and raises AssertionError with what it found. The samples are the plug-in's
-`example`s, processed and adapted with default settings.
+    @pytest.mark.parametrize("name", installed())
+    @pytest.mark.parametrize("law", TARGET_LAWS)
+    def test_law_of_targets(law: str, name: str) -> None:
+        TARGET_LAWS[law](MyTarget, name)
+
+A law of modalities takes the name of an installed one; those of objectives and targets take a class, or a function, that makes one
+(objective: from model and setup), and the name of a modality. Each raises AssertionError with what it found. The samples are the
+modality's `example`s, processed and adapted with default settings.
 """
 
 import copy
@@ -35,6 +42,8 @@ from mmssl.objectives import OBJECTIVES, Setup
 from mmssl.objectives.masked import Masked
 from mmssl.objectives.predict import Predict, at_places
 from mmssl.objectives.predictors import Transformer
+from mmssl.part_laws import OBJECTIVE_LAWS as OBJECTIVE_LAWS
+from mmssl.part_laws import TARGET_LAWS as TARGET_LAWS
 from mmssl.processor import MMSSLProcessor
 from mmssl.small import SAMPLES as SAMPLES
 from mmssl.small import SMALL as SMALL

@@ -56,8 +56,9 @@ BATCH_METRICS = {
 
 
 def image(draw: np.random.Generator, number: int) -> Any:
-    raw = find("image").example(number + 1, 3)[number]
-    return raw.resize(tuple(int(side) for side in 16 * draw.integers(2, 5, 2)))
+    raw = find("image").example(number + 1, 3)[number].resize(tuple(int(side) for side in 16 * draw.integers(2, 5, 2)))
+    # Plain rows would have gradients of no direction, where rounding decides on the orientation of a histogram.
+    return np.clip(np.asarray(raw) + draw.normal(0, 20, (raw.height, raw.width, 3)), 0, 255).astype(np.uint8)
 
 
 def text(draw: np.random.Generator, number: int) -> Any:
@@ -319,10 +320,12 @@ class InFloat64:
 
 
 def in_float64(objective: Objective) -> Objective:
-    """The objective with weights and views in float64."""
+    """The objective with weights and views in float64. Buffers stay as they are: codebooks are compared in float32 anyway."""
     augments = {name: InFloat64(augment) for name, augment in objective.setup.augments.items()}
     objective.setup = replace(objective.setup, augments=augments)
-    return objective.double()
+    for parameter in objective.parameters():
+        parameter.data = parameter.data.double()
+    return objective
 
 
 def doubled(batch: Batch) -> Batch:
@@ -357,6 +360,8 @@ def check_rows(found: list[dict[str, float]], expected: list[dict[str, float]], 
 
 @every_case
 def test_gradient_loss_and_metrics_of_a_step_in_float64(case: Case) -> None:
+    if case.what == "quantised":
+        pytest.skip("chooses codes by maps of float32 vectors, whatever its weights are")
     recipe = recipe_of(case)
     whole, *split = (run(recipe, parts, steps=1, double=True) for parts in PARTS)
     assert any(value.any() for value in whole.gradient.values())
