@@ -8,7 +8,7 @@ from torch import nn
 
 from mmssl.encoder import Encoder
 
-_LAYER = re.compile(r"^model\.encoder\.layers\.(\d+)\.")
+_LAYER = re.compile(r"^networks\.student\.encoder\.layers\.(\d+)\.")
 
 
 def decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
@@ -20,7 +20,7 @@ def depth_of(name: str, depth: int) -> int:
     """Layer number for layer-wise decay: 0 for adapters and prefix, i + 1 for layer i, depth + 1 for all that follows (heads)."""
     if found := _LAYER.match(name):
         return int(found[1]) + 1
-    return 0 if name.startswith(("model.adapters.", "model.encoder.prefix")) else depth + 1
+    return 0 if name.startswith(("networks.student.adapters.", "networks.student.encoder.prefix")) else depth + 1
 
 
 def parameter_groups(objective: nn.Module, encoder: Encoder, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:

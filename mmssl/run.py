@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +23,7 @@ import torch
 
 from mmssl import checkpoint, files
 from mmssl.options import RunOptions
-from mmssl.recipe import Recipe, changed_keys
+from mmssl.recipe import Recipe, RecipeError, changed_keys, load
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
 
@@ -76,7 +76,10 @@ class Run:
 
     def check(self, recipe: Recipe) -> None:
         """ValueError if the recipe of the folder is not the one given, for keys that change what is learned."""
-        differences = changed_keys(Recipe.read_resolved(self.recipe_file), recipe.resolved())
+        before = Recipe.read_resolved(self.recipe_file)
+        with suppress(RecipeError):  # then keys that differ are told below; keys that mmssl had not yet have their defaults
+            before = load(before).resolved()
+        differences = changed_keys(before, recipe.resolved())
         changed = [line for line in differences if not line.startswith(FREE)]
         if changed:
             listed = "\n  ".join(changed)

@@ -18,6 +18,7 @@ import mmssl_cli as cli
 from mmssl import api, checkpoint
 from mmssl.data import Batch, open_streams
 from mmssl.objectives import OBJECTIVES, Output
+from mmssl.objectives.base import ALONE, Step
 from mmssl.objectives.masked import Masked
 from mmssl.run import Run
 
@@ -352,14 +353,14 @@ class Hostile(Masked):
 
     sample = 5
 
-    def forward(self, batch: Batch) -> Output:
-        output = super().forward(batch)
+    def forward(self, batch: Batch, step: Step = ALONE) -> Output:
+        output = super().forward(batch, step)
         return replace(output, loss=output.loss * torch.nan) if self.sample in batch.ids.tolist() else output
 
 
 class Steep(Hostile):
-    def forward(self, batch: Batch) -> Output:
-        output = Masked.forward(self, batch)
+    def forward(self, batch: Batch, step: Step = ALONE) -> Output:
+        output = Masked.forward(self, batch, step)
         if self.sample not in batch.ids.tolist():
             return output
         # The square root is 0, its slope infinite.

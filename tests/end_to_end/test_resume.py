@@ -27,6 +27,7 @@ from mmssl.run import Interrupted, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
+STUDENT, AVERAGE = "networks.student.", "networks.copies.average."
 Train = Callable[..., Run]
 SignalAfter = Callable[[int, signal.Signals], None]
 
@@ -290,7 +291,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(train: Train) -> None:
     with pytest.raises(ValueError, match="the weights belong to another architecture: ") as caught:
         train("init=runs/tiny", "encoder.hidden_size=32", "train.max_steps=2")
     message = str(caught.value)
-    assert re.search(r"model\.encoder\.\S+ is \[16(, \d+)*\], expected \[32(, \d+)*\]", message), message
+    assert re.search(r"student\.encoder\.\S+ is \[16(, \d+)*\], expected \[32(, \d+)*\]", message), message
     assert re.search(r"; and \d+ more\. Use the recipe that they were trained with$", message), message
 
 
@@ -325,8 +326,9 @@ def test_a_run_that_carries_on_has_options_of_its_own(train: Train) -> None:
     assert {group["weight_decay"] for group in state["optimizer"]["param_groups"]} == {0.0, 0.2}
     assert {tuple(group["betas"]) for group in state["optimizer"]["param_groups"]} == {(0.8, 0.9)}
     old = checkpoint.load(Path("runs/tiny/checkpoints/step-000000002"))["objective"]
-    for name, average in state["average"].items():
-        before, now = old[f"model.{name}"], state["objective"][f"model.{name}"]
+    kept = state["objective"]
+    for name in [key.removeprefix(AVERAGE) for key in kept if key.startswith(AVERAGE)]:
+        average, now, before = kept[AVERAGE + name], kept[STUDENT + name], old[STUDENT + name]
         torch.testing.assert_close(average, before + (now - before) / 2, msg=f"{name}: the average starts at the weights")
 
 
@@ -360,10 +362,10 @@ def test_init_from_what_is_no_model(train: Train) -> None:
 
 def test_a_published_model_is_the_average(train: Train) -> None:
     run = train("train.max_steps=5")
-    average = checkpoint.load(run.checkpoints / "step-000000005")["average"]
+    kept = checkpoint.load(run.checkpoints / "step-000000005")["objective"]
     model = AutoModel.from_pretrained(run.model_folder)
     for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, average[name], rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(tensor, kept[AVERAGE + name], rtol=0, atol=0, msg=name)
 
 
 def test_check_of_a_run_that_starts_from_a_model(train: Train, tiny: Path) -> None:

@@ -41,6 +41,7 @@ from mmssl.schedules import constant, cosine
 from mmssl.testing import inputs_of, small_processor
 
 SAMPLES = 8
+DROPS = {"drop_path_rate": 0.3, "dropout": 0.1}
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
@@ -234,6 +235,29 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(kind: str) -> None:
         norms.append(history[0]["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     assert_close(moments[0], moments[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["masked", "supervised", "jepa"])
+def test_micro_batches_drop_what_the_whole_batch_drops(kind: str) -> None:
+    """With texts of different lengths, each micro-batch padded to its own longest."""
+    case, ids = pick(kind, "text"), torch.arange(SAMPLES)
+    processor, moments = small_processor("text"), list[dict[str, Tensor]]()
+    raw = find("text").example(SAMPLES, 0)
+    for parts in (1, 2, 4):
+        batches = [
+            Batch({"text": processor.collate([processor(raw[i]) for i in some])}, keys(0, 0, some), some, some % 2)
+            for some in ids.chunk(parts)
+        ]
+        objective = build(case, **DROPS)
+        torch.manual_seed(parts)
+        options = TrainOptions(batch_size=SAMPLES, accumulation=parts, max_steps=1, clip_norm=None, schedule=constant(warmup=0))
+        training = Training(objective, options)
+        fit(training, iter(batches), lambda row: False)
+        state = training.optimizer.state_dict()["state"]
+        moments.append({key: value["exp_avg"] for key, value in state.items()})
+    for found in moments[1:]:
+        for key, gradient in moments[0].items():
+            assert_close(found[key], gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()) + 1e-9)
 
 
 @pytest.mark.parametrize("name", installed())

@@ -76,7 +76,7 @@ def build(kind: str, name: str) -> tuple[Objective, Batch]:
     return objective, batch
 
 
-every_case = pytest.mark.parametrize(("kind", "name"), itertools.product([*OBJECTIVES, *SETTINGS], installed()))
+every_case = pytest.mark.parametrize(("kind", "name"), list(itertools.product([*OBJECTIVES, *SETTINGS], installed())))
 
 
 @every_case

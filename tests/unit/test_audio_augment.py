@@ -99,10 +99,12 @@ def test_gain_is_an_offset_of_spectrograms_and_a_factor_of_waveforms() -> None:
     assert_close(factor.log(), change[:, :1].expand_as(factor), 1e-4)
 
 
-def test_mixing_adds_power() -> None:
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_mixing_adds_power(shift: float) -> None:
+    """Of the other sound as it is in its own view: both were shifted, each by its own draw."""
     inputs = batch_of(40)
-    x, lengths = inputs["audio_fbank"], inputs["audio_lengths"]
-    views = AudioAugment(gain=0.0, mix=0.5)(inputs, draws_of(torch.arange(40)))["audio_fbank"]
+    x, lengths = AudioAugment(gain=0.0, shift=shift)(inputs, draws_of(torch.arange(40)))["audio_fbank"], inputs["audio_lengths"]
+    views = AudioAugment(gain=0.0, shift=shift, mix=0.5)(inputs, draws_of(torch.arange(40)))["audio_fbank"]
     found = 0
     for i in range(40):
         share = draws_of(torch.tensor([i])).between("audio mix", 0.0, 0.5, 1).item()

@@ -67,10 +67,10 @@ def test_layers_learn_slower_the_deeper_they_lie(kind: str, modality: str, setti
     objective, _ = objective_of(kind, modality, **{key: make() for key, make in settings.items()})
     assert len(objective.model.encoder.layers) == 2
     starts = {
-        "model.encoder.layers.1.": 0.5,
-        "model.encoder.layers.0.": 0.25,
-        "model.encoder.prefix": 0.125,
-        "model.adapters.": 0.125,
+        "networks.student.encoder.layers.1.": 0.5,
+        "networks.student.encoder.layers.0.": 0.25,
+        "networks.student.encoder.prefix": 0.125,
+        "networks.student.adapters.": 0.125,
     }
     for name, scale in by_name(objective, "scale", layer_decay=0.5).items():
         expected = [value for start, value in starts.items() if name.startswith(start)]

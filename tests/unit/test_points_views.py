@@ -12,8 +12,10 @@ from transformers import ViTConfig, ViTModel
 
 from mmssl.draws import Draws, keys
 from mmssl.masking import Random
-from mmssl.objectives.targets import Rendered
-from mmssl.testing import inputs_of, small_model
+from mmssl.objectives import Masked, Setup
+from mmssl.objectives.predictors import Transformer
+from mmssl.objectives.targets import Raw, Rendered
+from mmssl.testing import batch_of, inputs_of, small_model
 from mmssl_modalities._points_views import AXES, FAR, depth_maps
 
 SIZE = 32
@@ -91,8 +93,8 @@ def test_features_are_those_of_the_patch_that_a_token_lies_in(tmp_path: Path) ->
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     ViTModel(ViTConfig(**shape, image_size=SIZE, patch_size=8)).save_pretrained(tmp_path)
     target, model, inputs = Rendered(model=str(tmp_path), size=SIZE), small_model("points"), inputs_of("points")
-    target.prepare(model, ["points"])
-    features, saliency = target.read(model, "points", inputs)
+    batch, objective = batch_of("points"), Masked(model, Setup(), targets=[Raw(), target], predictor=Transformer(predict="all"))
+    features, saliency = target.read(objective.scene("points", inputs, batch))
     rendering = model.adapter("points").render(inputs, SIZE)
     b, v, n, _ = rendering.places.shape
     assert features.shape == (b, n, v * 16) and saliency.shape == (b, n)

@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
+from importlib.metadata import EntryPoint
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmssl.draws import Draws, keys
 from mmssl.modality import Inputs, Modality, find
-from mmssl.plugins import points
+from mmssl.plugins import MODALITIES, points
 from mmssl.processor import MMSSLProcessor
 from mmssl.testing import LAWS, small_model
 from mmssl_modalities._tabular_cells import bag, name_bag
@@ -490,7 +490,11 @@ LAWS_OF_VARIANTS = [law for law in LAWS if law not in ("golden_order", "gradient
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Modality], str]]:
     def install(modality: Modality) -> str:
-        monkeypatch.setitem(points(), "variant", SimpleNamespace(load=lambda: replace(modality, name="variant")))
+        class Variant(EntryPoint):
+            def load(self) -> Modality:
+                return replace(modality, name="variant")
+
+        monkeypatch.setitem(points(), "variant", Variant("variant", "tests:VARIANT", MODALITIES))
         find.cache_clear()
         return "variant"
 
