@@ -14,10 +14,10 @@ from mmssl_catalogue import MODALITIES, first_lines, header, points, recipes_fou
 
 PARTS = {
     "objectives": "mmssl.objectives:OBJECTIVES",
-    "targets": "mmssl.objectives.targets:TARGETS",
-    "predictors": "mmssl.objectives.predictors:PREDICTORS",
+    "targets": "mmssl.objectives.predict.targets:TARGETS",
+    "predictors": "mmssl.objectives.predict.predictors:PREDICTORS",
     "samplers": "mmssl.masking:SAMPLERS",
-    "losses": "mmssl.objectives.distances:LOSSES",
+    "losses": "mmssl.objectives.predict.distances:LOSSES",
 }
 """Where mmssl's own parts of each kind are listed, for `mmssl list`, which reads their sources."""
 

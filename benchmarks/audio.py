@@ -18,8 +18,8 @@ import soundfile
 import torch
 import torchaudio
 
-from mmssl_modalities._audio_fbank import Filterbank
 from mmssl_modalities.audio import AudioProcessor
+from mmssl_modalities.audio.fbank import Filterbank
 
 RATE = 16000
 BINS = 128

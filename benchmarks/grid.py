@@ -30,12 +30,12 @@ from matplotlib.figure import Figure
 import mmssl
 from mmssl import files
 from mmssl.evaluation import Evaluator, Row, extract, random_init
-from mmssl.history import History
-from mmssl.losses.health import effective_rank
+from mmssl.evaluation.history import History
+from mmssl.losses.spectrum import effective_rank
 from mmssl.model import MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import load
-from mmssl.run import Run, command_line, facts
+from mmssl.training.run import Run, command_line, facts
 
 ROOT = Path(__file__).parents[1]
 TRAINED = {"masked": "masked", "jepa": "JEPA"}

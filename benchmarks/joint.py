@@ -21,10 +21,10 @@ from statistics import fmean, median
 from typing import Any
 
 import mmssl
-from mmssl import recipe as recipes
 from mmssl.data import Batch
-from mmssl.pretrain import Session
-from mmssl.run import Run
+from mmssl.recipe import recipe as recipes
+from mmssl.training.run import Run
+from mmssl.training.session import Session
 
 NAME = "joint/six_modalities"
 PLACES = {

@@ -19,18 +19,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import keys
-from mmssl.loop import set_attention
 from mmssl.masking import Random
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Clock, Objective, Setup
-from mmssl.objectives.jepa import Jepa
-from mmssl.objectives.masked import Masked
-from mmssl.objectives.predictors import Transformer
+from mmssl.objectives.predict import Jepa, Masked
+from mmssl.objectives.predict.predictors import Transformer
 from mmssl.objectives.supervised import Supervised
+from mmssl.training.loop import set_attention
 
 RATIOS = (0.5, 0.75, 0.9)
 MASKS = (1, 2, 4, 8)

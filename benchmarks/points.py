@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 
 from mmssl.losses.points import chamfer
-from mmssl_modalities._points_geometry import farthest_points, group_points, nearest_points
-from mmssl_modalities._points_voxels import voxel_groups
 from mmssl_modalities.points import PointsProcessor
+from mmssl_modalities.points.geometry import farthest_points, group_points, nearest_points
+from mmssl_modalities.points.voxels import voxel_groups
 
 CLOUDS, POINTS, GROUPS, SIZE = 64, 1024, 64, 32
 LARGE = (1_000, 10_000, 100_000, 1_000_000)

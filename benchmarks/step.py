@@ -22,18 +22,18 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from mmssl import recipe
-from mmssl.build import make_config
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import set_attention
-from mmssl.memory import keep_freed_memory
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Setup
-from mmssl.objectives.masked import Masked
-from mmssl.objectives.targets import Normalised
+from mmssl.objectives.predict import Masked
+from mmssl.objectives.predict.targets import Normalised
 from mmssl.processor import MMSSLProcessor
+from mmssl.recipe import recipe
+from mmssl.training.allocator import keep_freed_memory
+from mmssl.training.loop import set_attention
+from mmssl.training.start import make_config
 
 SIDE = 32
 PRODUCT = 4096

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from mmssl.yaml12 import parse
+from mmssl.recipe.yaml12 import parse
 from mmssl_catalogue import header, recipes_found
 
 PAGE = Path(__file__).with_name("papers.md")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.recipe import json_schema
-from mmssl.schema import PLAIN, describe
+from mmssl.recipe.messages import PLAIN, describe
 
 Schema = dict[str, Any]
 Definitions = Mapping[str, Schema]

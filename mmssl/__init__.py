@@ -4,11 +4,15 @@ Importing mmssl registers its classes with transformers' AutoConfig, AutoModel a
 should show its help before torch is imported, starts in `mmssl_cli`.
 """
 
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 _HOMES = {
-    "MMSSLConfig": "mmssl.config",
+    "MMSSLConfig": "mmssl.model",
     "MMSSLModel": "mmssl.model",
     "MMSSLProcessor": "mmssl.processor",
     "check": "mmssl.api",
@@ -31,4 +35,19 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+_OLD_PATHS = {"mmssl.config": "mmssl.model", "mmssl.encoder": "mmssl.model", "mmssl.teacher": "mmssl.model.teacher"}
+"""Paths by which other packages import what is elsewhere now."""
+
+
+class _OldPaths(MetaPathFinder, Loader):
+    """Finds the module of today by its old path."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in _OLD_PATHS else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = import_module(_OLD_PATHS[module.__name__])
+
+
+sys.meta_path.append(_OldPaths())
 import_module("mmssl.model")

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from mmssl import files
-from mmssl import recipe as recipes
-from mmssl.build import Pieces, build, cut_stream, modalities_of
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
-from mmssl.history import History
+from mmssl.evaluation.history import History
 from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import Objective
-from mmssl.pretrain import pretrain
 from mmssl.processor import MMSSLProcessor
-from mmssl.progress import track
-from mmssl.run import Run
-from mmssl.splits import open_splits
+from mmssl.recipe import recipe as recipes
+from mmssl.training.build import Pieces, build, cut_stream, modalities_of
+from mmssl.training.progress import track
+from mmssl.training.run import Run
+from mmssl.training.session import pretrain
+from mmssl.training.splits import open_splits
 
 RecipeLike = str | Path | Mapping[str, Any]
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -40,7 +40,7 @@ def train(recipe: RecipeLike, overrides: Overrides = (), *, rows: Rows | None = 
     overrides: texts `train.lr=1e-3`, or a dict with dotted keys; sections: `train={"lr": 1e-3}`, merged into the recipe.
     rows: data in memory in place of `data.path`, or by source in place of the paths of `data.sources`.
 
-    RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.pretrain.pretrain` for the rest.
+    RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.training.session.pretrain` for the rest.
     """
     return pretrain(read(recipe, overrides, sections), rows)
 

@@ -35,10 +35,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import mmssl
-from mmssl import recipe as recipes
 from mmssl.evaluation.features import random_init
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
+from mmssl.recipe import recipe as recipes
 
 SETS = ("ArrowHead", "OSULeaf", "ItalyPowerDemand", "BasicMotions")
 RECIPE = "data2vec_ucr"

@@ -15,18 +15,19 @@ class BudgetOrder:
     as large as its longest sample allows, and all batches are shuffled, so that any batch of any epoch can be asked for at any
     time. The last batch of a bucket is filled up with a few samples from its beginning.
 
-    lengths: tokens of each sample. multiple: batch sizes are multiples of it (processes x micro-batches).
-    ValueError if a batch cannot hold `multiple` of the longest samples.
+    lengths: tokens of each sample. shares: into how many parts a batch will be cut (processes x micro-batches); it has a sample for
+        each of them, and is the same for any number of them.
+    ValueError if a batch cannot hold a sample for each share.
     """
 
-    def __init__(self, lengths: Sequence[int], tokens: int, seed: int, *, multiple: int = 1, shuffle: bool = True) -> None:
+    def __init__(self, lengths: Sequence[int], tokens: int, seed: int, *, shares: int = 1, shuffle: bool = True) -> None:
         self.num_samples, self.tokens, self.seed, self.shuffle = len(lengths), tokens, seed, shuffle
         sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
         longest = int(sizes.max())
-        if tokens < multiple * longest:
+        if tokens < shares * longest:
             raise ValueError(
-                f"a step of {tokens} tokens cannot hold {multiple} samples of {longest} tokens, the longest there are; raise "
-                f"train.batch_tokens to at least {multiple * longest}, or cut the samples shorter"
+                f"a step of {tokens} tokens cannot hold {shares} samples of {longest} tokens, the longest there are; raise "
+                f"train.batch_tokens to at least {shares * longest}, or cut the samples shorter"
             )
         self._buckets: list[Int[np.ndarray, " n"]] = []
         self._shapes: list[tuple[int, int]] = []
@@ -37,8 +38,8 @@ class BudgetOrder:
             above = limit
             if len(bucket):
                 self._buckets.append(bucket)
-                count = -(-len(bucket) // (tokens // int(sizes[bucket].max()) // multiple * multiple))
-                self._shapes.append((count, -(-len(bucket) // (count * multiple)) * multiple))
+                count = -(-len(bucket) // (tokens // int(sizes[bucket].max())))
+                self._shapes.append((count, max(shares, -(-len(bucket) // count))))
         self._epoch: tuple[int, list[Int[np.ndarray, " k"]]] | None = None
 
     @property

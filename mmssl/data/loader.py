@@ -201,12 +201,11 @@ def _batches(reader: _Reader, shares: Iterable[Share], workers: int, pin_memory:
 def _shares(
     batch_of: Callable[[int], Int[np.ndarray, " k"]], steps: Iterable[int], mine: range, num_shares: int
 ) -> Iterator[Share]:
-    """The shares of one process: those numbered `mine` of the equal shares of the batch of every step."""
+    """The shares of one process, those numbered `mine`: the batch of every step in parts that differ by a sample at most."""
     for step in steps:
-        batch = batch_of(step)
-        size = len(batch) // num_shares
+        shares = np.array_split(batch_of(step), num_shares)
         for share in mine:
-            yield step, batch[share * size : (share + 1) * size]
+            yield step, shares[share]
 
 
 def loader(
@@ -231,7 +230,7 @@ def loader(
     """The micro-batches of one process, for the optimizer steps `start_step` .. `end_step` (None: without end).
 
     Step s takes positions s * batch_size .. (s + 1) * batch_size of an `Order`, or batch s of a `BudgetOrder`, and cuts them into
-    world * micro_batches equal shares, so that the samples of a step and their keys do not depend on the number of processes,
+    world * micro_batches shares, so that the samples of a step and their keys do not depend on the number of processes,
     micro-batches or workers.
 
     batch_size: samples per optimizer step, over all processes; None with a `BudgetOrder`, which knows.

@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 @runtime_checkable
 class Track(Protocol):
-    """Passes items on while it shows how many were consumed, as `mmssl.progress.track` does."""
+    """Passes items on while it shows how many were consumed, as `mmssl.training.progress.track` does."""
 
     def __call__(self, items: Iterable[Item], what: str, total: int | None = None, /, *, unit: str = "items") -> Iterable[Item]:
         """what: a word or two on the work. total: how many items will come; None: their length, if they have one.

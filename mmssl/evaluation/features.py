@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels, Source, Track, batches, cut, silent
 from mmssl.data.source import OnError
 from mmssl.modality import Inputs, Processor, find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.processor import MMSSLProcessor
 
 RAW = "features"

@@ -9,14 +9,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import DataOptions, Labels, Source, Track, silent
 from mmssl.evaluation import probes
 from mmssl.evaluation.features import Features, extract, random_init, raw_features
+from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
 from mmssl.evaluation.table import PRETRAINED, RANDOM, RAW, Row, Table
-from mmssl.history import Exposure, History, label_column
-from mmssl.model import MMSSLModel, load_model
+from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
 
 PROTOCOL = "mmssl-frozen-v2"

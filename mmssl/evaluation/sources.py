@@ -13,7 +13,7 @@ from mmssl.data import DataOptions, Labels, Source
 from mmssl.data.identity import content_digits, parts_of, share_rows
 from mmssl.data.source import LABEL, Columns
 from mmssl.evaluation import probes
-from mmssl.history import History, label_column
+from mmssl.evaluation.history import History, label_column
 
 SPLIT_SEED = 0
 FEWEST_OF_A_CLASS = 3

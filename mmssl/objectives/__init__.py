@@ -1,9 +1,8 @@
 """Objectives by the name that a recipe gives them."""
 
 from mmssl.objectives.base import Objective, Output, Setup, Step
-from mmssl.objectives.jepa import Jepa
-from mmssl.objectives.masked import Masked
 from mmssl.objectives.networks import Clock
+from mmssl.objectives.predict import Jepa, Masked
 from mmssl.objectives.supervised import Supervised
 from mmssl.objectives.terms import Mean, Metric, Term, Terms
 from mmssl.plugins import Parts

@@ -6,9 +6,8 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from mmssl.config import MMSSLConfig
-from mmssl.model import MMSSLModel, load_model
-from mmssl.teacher import ema_copy, ema_update
+from mmssl.model import MMSSLConfig, MMSSLModel, load_model
+from mmssl.model.teacher import ema_copy, ema_update
 
 Published = Literal["student", "teacher"]
 AVERAGE = "average"

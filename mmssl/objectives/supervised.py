@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.data import Batch
-from mmssl.encoder import initialise_all
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLModel, initialise_all
 from mmssl.objectives.base import Objective, Setup, Step
 from mmssl.objectives.terms import Mean, Term, Terms
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmssl import api
-from mmssl.loop import Training
-from mmssl.pretrain import Session
-from mmssl.run import Run
+from mmssl.training.loop import Training
+from mmssl.training.run import Run
+from mmssl.training.session import Session
 
 TINY = """
 modalities:

@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 
 import mmssl_cli as cli
-from mmssl import api, checkpoint
+from mmssl import api
 from mmssl.data import Batch, open_streams
 from mmssl.objectives import OBJECTIVES, Output
 from mmssl.objectives.base import ALONE, Step
-from mmssl.objectives.masked import Masked
-from mmssl.run import Run
+from mmssl.objectives.predict import Masked
+from mmssl.training import checkpoint
+from mmssl.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 import mmssl
-from mmssl.loop import Training
+from mmssl.training.loop import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from mmssl import api, cli
 from mmssl.evaluation import Table
-from mmssl.history import FILE, History
+from mmssl.evaluation.history import FILE, History
 from mmssl.model import load_model
-from mmssl.pretrain import Session
-from mmssl.run import Interrupted, Run
+from mmssl.training.run import Interrupted, Run
+from mmssl.training.session import Session
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 

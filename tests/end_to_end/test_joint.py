@@ -12,10 +12,10 @@ from transformers import AutoModel, AutoProcessor
 from mmssl import api
 from mmssl.data import Order
 from mmssl.draws import keys
-from mmssl.loop import Training
 from mmssl.model import load_model
-from mmssl.pretrain import Session
-from mmssl.run import Run
+from mmssl.training.loop import Training
+from mmssl.training.run import Run
+from mmssl.training.session import Session
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 

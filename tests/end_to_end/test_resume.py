@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 import mmssl_cli as cli
-from mmssl import api, checkpoint
+from mmssl import api
 from mmssl.evaluation import Evaluator
-from mmssl.run import Interrupted, Run
+from mmssl.training import checkpoint
+from mmssl.training.run import Interrupted, Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
@@ -291,7 +292,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(train: Train) -> None:
     with pytest.raises(ValueError, match="the weights belong to another architecture: ") as caught:
         train("init=runs/tiny", "encoder.hidden_size=32", "train.max_steps=2")
     message = str(caught.value)
-    assert re.search(r"student\.encoder\.\S+ is \[16(, \d+)*\], expected \[32(, \d+)*\]", message), message
+    assert re.search(r"networks\.\S+ is \[16(, \d+)*\], expected \[32(, \d+)*\]", message), message
     assert re.search(r"; and \d+ more\. Use the recipe that they were trained with$", message), message
 
 

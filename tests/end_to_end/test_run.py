@@ -18,11 +18,12 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import mmssl
 import mmssl_cli as cli
-from mmssl import api, checkpoint
+from mmssl import api
 from mmssl.data import Source
 from mmssl.evaluation import Table
 from mmssl.recipe import load
-from mmssl.run import Run
+from mmssl.training import checkpoint
+from mmssl.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,7 +83,7 @@ def test_the_record_says_how_the_run_was_made(finished: Run) -> None:
 
 
 def test_the_commit_is_that_of_the_working_directory(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmssl.run.git_commit", lambda: "0123abc-dirty")
+    monkeypatch.setattr("mmssl.training.run.git_commit", lambda: "0123abc-dirty")
     assert train("train.max_steps=1").read_record()["commit"] == "0123abc-dirty"
 
 

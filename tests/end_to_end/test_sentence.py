@@ -8,11 +8,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.model.sentence import write_sentence_files
 from mmssl.processor import MMSSLProcessor
-from mmssl.sentence import write_sentence_files
 from mmssl.testing import SMALL, small_processor
 
 NAMES = ("text", "image", "audio")

@@ -27,8 +27,8 @@ from typing import Any, NoReturn
 import torch
 
 import mmssl_cli as cli
-from mmssl import checkpoint
-from mmssl.run import newest_of
+from mmssl.training import checkpoint
+from mmssl.training.run import newest_of
 
 NAME = "tiny"
 STEPS = 40

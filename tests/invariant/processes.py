@@ -15,16 +15,15 @@ from dataclasses import replace
 import torch
 from safetensors.torch import save_file
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, fit
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import OBJECTIVES, Setup
-from mmssl.objectives.predictors import MaskToken
-from mmssl.options import TrainOptions
-from mmssl.schedules import constant
+from mmssl.objectives.predict.predictors import MaskToken
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant
+from mmssl.training.loop import Training, fit
 
 NAMES, SAMPLES, STEPS = ("image", "timeseries"), 8, 6
 

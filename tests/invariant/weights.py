@@ -27,9 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mmssl
-from mmssl.loop import Training
-from mmssl.pretrain import Session
-from mmssl.recipe import load, recipes_found
+from mmssl.recipe import load
+from mmssl.recipe.recipe import recipes_found
+from mmssl.training.loop import Training
+from mmssl.training.session import Session
 
 STEPS = 4
 LAWS = Path(__file__).parents[1] / "laws" / "test_recipes.py"

@@ -21,8 +21,8 @@ import mmssl
 import mmssl_cli as cli
 from mmssl.evaluation import Table
 from mmssl.objectives import OBJECTIVES
-from mmssl.pretrain import Session
-from mmssl.run import Run
+from mmssl.training.run import Run
+from mmssl.training.session import Session
 
 ROWS, COLUMNS = 240, 8
 STEPS = {True: 100, False: 10}

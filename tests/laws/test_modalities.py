@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmssl import encoder
 from mmssl.draws import Draws
 from mmssl.modality import Adapter, Inputs, Modality, Processor, find
-from mmssl.objectives.predictors import mask_token
+from mmssl.model import encoder, layers
+from mmssl.objectives.predict.predictors import mask_token
 from mmssl.plugins import installed, points
 from mmssl.testing import LAWS
 from mmssl.tokens import Tokens
@@ -355,7 +355,7 @@ def maskless_attention(
     return (weights @ value).transpose(1, 2), weights
 
 
-def forgetful_mlp(self: encoder.Mlp, x: Tensor) -> Tensor:
+def forgetful_mlp(self: layers.Mlp, x: Tensor) -> Tensor:
     """A layer that does something else when it is run again."""
     vars(self)["calls"] = vars(self).get("calls", 0) + 1
     return self.down_proj(self.up_proj(x).relu() * vars(self)["calls"])
@@ -367,8 +367,8 @@ FAULTS: list[tuple[str, str, Any, str, Any]] = [
     ("hidden_content_stays_hidden", "image", Tokens, "take", next_token),
     ("losses_know_nothing_hidden", "image", Tokens, "take", next_token),
     ("micro_batches_change_nothing", "text", mask_token, "anywhere", padded_donors),
-    ("attention_backends_agree", "image", encoder, "eager_attention_forward", maskless_attention),
-    ("gradient_checkpointing_agrees", "image", encoder.Mlp, "forward", forgetful_mlp),
+    ("attention_backends_agree", "image", layers, "eager_attention_forward", maskless_attention),
+    ("gradient_checkpointing_agrees", "image", layers.Mlp, "forward", forgetful_mlp),
 ]
 
 

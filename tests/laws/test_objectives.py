@@ -22,23 +22,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mmssl import checkpoint
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, Labels
 from mmssl.draws import keys
-from mmssl.encoder import initialise_all
-from mmssl.loop import Training, TrainingError, fit
 from mmssl.masking import SAMPLERS
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel, initialise_all
 from mmssl.objectives import OBJECTIVES, Objective, Setup, Step, Term, Terms
-from mmssl.objectives.predictors import PREDICTORS
-from mmssl.objectives.targets import Clusters, Latent, RandomCodes, Target
+from mmssl.objectives.predict.predictors import PREDICTORS
+from mmssl.objectives.predict.targets import Clusters, Latent, RandomCodes, Target
 from mmssl.objectives.terms import State
-from mmssl.options import TrainOptions
 from mmssl.plugins import installed
-from mmssl.schedules import constant, cosine
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant, cosine
 from mmssl.testing import inputs_of, small_processor
+from mmssl.training import checkpoint
+from mmssl.training.loop import Training, TrainingError, fit
 
 SAMPLES = 8
 DROPS = {"drop_path_rate": 0.3, "dropout": 0.1}
@@ -368,9 +366,9 @@ def test_bf16_follows_fp32_and_keeps_the_weights_in_fp32(case: Case) -> None:
 
 COMPILED = """
 import json, sys
-from mmssl.loop import Training, fit
-from mmssl.options import TrainOptions
-from mmssl.schedules import constant
+from mmssl.training.loop import Training, fit
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant
 from mmssl.testing import objective_of
 
 def losses(compile):

@@ -11,8 +11,8 @@ from transformers import ViTConfig, ViTModel
 
 from mmssl.masking import Random
 from mmssl.objectives.predict import Predict
-from mmssl.objectives.predictors import PREDICTORS, MaskToken, Similar, Transformer
-from mmssl.objectives.targets import Hidden, Raw, Rendered, Teacher
+from mmssl.objectives.predict.predictors import PREDICTORS, MaskToken, Similar, Transformer
+from mmssl.objectives.predict.targets import Hidden, Raw, Rendered, Teacher
 from mmssl.plugins import installed
 from mmssl.testing import hidden_content_is_not_used, objective_of, small_model
 

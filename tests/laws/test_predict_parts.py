@@ -9,9 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.distances import InfoNce
-from mmssl.objectives.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Unordered
-from mmssl.objectives.targets import Assignments, Embedding, Encoding, Gradients, Hog, Latent, Position, Raw
+from mmssl.objectives.predict.distances import InfoNce
+from mmssl.objectives.predict.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Unordered
+from mmssl.objectives.predict.targets import Assignments, Embedding, Encoding, Gradients, Hog, Latent, Position, Raw
 from mmssl.plugins import installed
 from mmssl.testing import OBJECTIVE_LAWS, batch_of, small_model
 

@@ -8,12 +8,13 @@ import torch
 from transformers import AutoModel, AutoProcessor, ViTConfig, ViTModel
 
 import mmssl
-from mmssl.build import fit_processor, make_config
 from mmssl.data import open_streams
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.recipe import Recipe, load
-from mmssl.yaml12 import parse
+from mmssl.recipe.yaml12 import parse
+from mmssl.training.build import fit_processor
+from mmssl.training.start import make_config
 from mmssl_catalogue import header, recipes_found
 
 ROWS = 12

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import mmssl
-from mmssl.build import build, cut_stream, labels_of, modalities_of
 from mmssl.data import Batch, BudgetOrder, Order, loader, open_streams
 from mmssl.draws import Draws
-from mmssl.loop import Training, fit
 from mmssl.modality import Augment, Inputs, Others, find, mixing
 from mmssl.objectives import Objective
 from mmssl.recipe import Recipe, load
+from mmssl.training.build import build, cut_stream, labels_of, modalities_of
+from mmssl.training.loop import Training, fit
 
 SAMPLES, BATCH, STEPS, TOKENS = 24, 8, 10, 1200
 PARTS = (1, 2, 4)

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl import checkpoint
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, fit
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Clock, Setup, Step, Term
-from mmssl.objectives.distances import SameSample
-from mmssl.objectives.masked import Masked
-from mmssl.objectives.parts import Answer, Scene
-from mmssl.objectives.predictors import MaskToken
-from mmssl.objectives.targets import Clusters, Quantised, RandomCodes, Target
-from mmssl.options import TrainOptions
+from mmssl.objectives.predict import Masked
+from mmssl.objectives.predict.distances import SameSample
+from mmssl.objectives.predict.parts import Answer, Scene
+from mmssl.objectives.predict.predictors import MaskToken
+from mmssl.objectives.predict.targets import Clusters, Quantised, RandomCodes, Target
 from mmssl.plugins import installed
-from mmssl.schedules import constant
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant
 from mmssl.testing import TARGET_LAWS, batch_of, small_model
+from mmssl.training import checkpoint
+from mmssl.training.loop import Training, fit
 
 SAMPLES = 6
 TARGETS: dict[str, Callable[[], Target]] = {
@@ -197,5 +197,5 @@ def test_loss_that_is_a_mean_is_refused() -> None:
 def test_views_with_other_tokens_than_the_samples_cannot_have_clean_targets() -> None:
     augment = find("timeseries").augment(drop=0.9)
     objective = Masked(small_model("timeseries"), Setup({"timeseries": augment}), predictor=MaskToken(), view="clean")
-    with pytest.raises(ValueError, match=r"objective\.view: clean needs views whose tokens lie at the places .*; choose same"):
+    with pytest.raises(ValueError, match=r"objective\.view: clean needs views whose tokens lie where .*; choose same"):
         objective(batch_of("timeseries"))

@@ -9,9 +9,9 @@ import torch
 
 from mmssl.data import Batch
 from mmssl.objectives import OBJECTIVES, Clock, Masked, Objective, Setup, Step
-from mmssl.objectives.distances import LOSSES, Chamfer, InfoNce, Loss, SameSample
-from mmssl.objectives.predictors import PREDICTORS, Causal, CrossAttention, MaskToken, Similar, Transformer, Unordered
-from mmssl.objectives.targets import (
+from mmssl.objectives.predict.distances import LOSSES, Chamfer, InfoNce, Loss, SameSample
+from mmssl.objectives.predict.predictors import PREDICTORS, Causal, CrossAttention, MaskToken, Similar, Transformer, Unordered
+from mmssl.objectives.predict.targets import (
     TARGETS,
     Assignments,
     Clusters,

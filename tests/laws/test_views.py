@@ -12,9 +12,9 @@ from torch.testing import assert_close
 from mmssl.data import Batch, Labels
 from mmssl.modality import Augment, Inputs, find
 from mmssl.objectives import OBJECTIVES, Objective, Setup
-from mmssl.objectives.masked import Masked
-from mmssl.objectives.predictors import MaskToken
-from mmssl.objectives.targets import Clusters, Latent, Normalised, RandomCodes, Raw, Target, Teacher
+from mmssl.objectives.predict import Masked
+from mmssl.objectives.predict.predictors import MaskToken
+from mmssl.objectives.predict.targets import Clusters, Latent, Normalised, RandomCodes, Raw, Target, Teacher
 from mmssl.plugins import installed
 from mmssl.testing import batch_of, small_model
 

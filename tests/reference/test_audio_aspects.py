@@ -9,8 +9,8 @@ import torchaudio
 from torch.testing import assert_close
 
 from mmssl.modality import Inputs
-from mmssl_modalities._audio_aspects import LOWEST, cqt, cqt_bins, cqt_kernels, mfcc
 from mmssl_modalities.audio import AudioAdapter, AudioProcessor
+from mmssl_modalities.audio.aspects import LOWEST, cqt, cqt_bins, cqt_kernels, mfcc
 
 RATE = 16000
 

@@ -9,17 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws, keys
 from mmssl.losses.sinkhorn import sinkhorn
 from mmssl.masking import Split
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.distances import CrossEntropy, InfoNce
-from mmssl.objectives.parts import Predictor, Target
-from mmssl.objectives.predictors import CrossAttention, MaskToken
-from mmssl.objectives.targets import Assignments, Embedding, Raw
+from mmssl.objectives.predict.distances import CrossEntropy, InfoNce
+from mmssl.objectives.predict.parts import Predictor, Target
+from mmssl.objectives.predict.predictors import CrossAttention, MaskToken
+from mmssl.objectives.predict.targets import Assignments, Embedding, Raw
 from mmssl.testing import objective_of
 from mmssl.tokens import gather
 

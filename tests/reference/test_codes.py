@@ -11,9 +11,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl.objectives.targets.kmeans import first_centroids, fit_residual, lloyd, nearest, residual
-from mmssl.objectives.targets.random_codes import RandomQuantiser, used
-from mmssl.objectives.targets.vectors import WIDEST, Vectors, moments
+from mmssl.objectives.predict.targets.kmeans import first_centroids, fit_residual, lloyd, nearest, residual
+from mmssl.objectives.predict.targets.random_codes import RandomQuantiser, used
+from mmssl.objectives.predict.targets.vectors import WIDEST, Vectors, moments
 
 
 def digits() -> Tensor:

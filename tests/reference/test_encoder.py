@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmssl.config import SIZES, MMSSLConfig, encoder_settings
-from mmssl.encoder import Encoder, Rotary, initialise_all, rotate
-from mmssl.model import MMSSLModel
+from mmssl.model import Encoder, MMSSLConfig, MMSSLModel, initialise_all
+from mmssl.model.config import SIZES, encoder_settings
+from mmssl.model.layers import Rotary, rotate
 from mmssl.tokens import Tokens
 
 Vector = list[float]

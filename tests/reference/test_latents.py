@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import keys
 from mmssl.masking import MultiBlock
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Jepa, Masked, Setup
 from mmssl.objectives.predict import Predict
-from mmssl.objectives.predictors import MaskToken, Transformer
-from mmssl.objectives.targets import Latent
+from mmssl.objectives.predict.predictors import MaskToken, Transformer
+from mmssl.objectives.predict.targets import Latent
 from mmssl.tokens import Tokens, cat
 
 PATCH, GRID = 4, 4

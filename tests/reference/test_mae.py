@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import keys
 from mmssl.masking import Column, Split
 from mmssl.modality import Inputs
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.distances import LOSSES
-from mmssl.objectives.predictors import MaskToken, Transformer
-from mmssl.objectives.targets import TARGETS
+from mmssl.objectives.predict.distances import LOSSES
+from mmssl.objectives.predict.predictors import MaskToken, Transformer
+from mmssl.objectives.predict.targets import TARGETS
 from mmssl.tokens import Tokens, gather
 
 SIDE, PATCH, CHANNELS = 12, 4, 3

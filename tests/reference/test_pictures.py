@@ -10,16 +10,15 @@ from skimage.feature import hog
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import keys
 from mmssl.modality import Inputs, Patch
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.grids import assemble, disassemble
-from mmssl.objectives.parts import Target
-from mmssl.objectives.predictors import MaskToken
-from mmssl.objectives.targets import Gradients, Hog
+from mmssl.objectives.predict.grids import assemble, disassemble
+from mmssl.objectives.predict.parts import Target
+from mmssl.objectives.predict.predictors import MaskToken
+from mmssl.objectives.predict.targets import Gradients, Hog
 from mmssl.testing import inputs_of, small_model
 
 PATCH, CHANNELS, HEIGHT, WIDTH = 8, 3, 16, 24

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmssl.losses.points import SetDistance, chamfer, set_regression
-from mmssl_modalities._points_geometry import farthest_points, group_points, nearest_points
+from mmssl_modalities.points.geometry import farthest_points, group_points, nearest_points
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5))
 Point = list[float]

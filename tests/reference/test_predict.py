@@ -11,10 +11,10 @@ from torch import Tensor
 from mmssl.losses.similarity import copies_loss, mixture, similarity_weights
 from mmssl.masking import Column, Subset
 from mmssl.objectives import Jepa, Setup
-from mmssl.objectives.distances import Mse
 from mmssl.objectives.predict import Predict
-from mmssl.objectives.predictors import MaskToken, Transformer
-from mmssl.objectives.targets import Hidden, Latent, Raw, Teacher
+from mmssl.objectives.predict.distances import Mse
+from mmssl.objectives.predict.predictors import MaskToken, Transformer
+from mmssl.objectives.predict.targets import Hidden, Latent, Raw, Teacher
 from mmssl.testing import batch_of, objective_of, small_model
 
 

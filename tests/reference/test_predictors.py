@@ -10,18 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws, keys
-from mmssl.encoder import Encoder, initialise_all
 from mmssl.masking import Random, Split
-from mmssl.model import MMSSLModel
+from mmssl.model import Encoder, MMSSLConfig, MMSSLModel, initialise_all
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.distances import Mse
-from mmssl.objectives.parts import Predicted, Predictor
-from mmssl.objectives.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Transformer, Unordered
-from mmssl.objectives.predictors.cross_attention import across
-from mmssl.objectives.targets import Embedding, Encoding, Position
+from mmssl.objectives.predict.distances import Mse
+from mmssl.objectives.predict.parts import Predicted, Predictor
+from mmssl.objectives.predict.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Transformer, Unordered
+from mmssl.objectives.predict.predictors.cross_attention import across
+from mmssl.objectives.predict.targets import Embedding, Encoding, Position
 from mmssl.tokens import Tokens, cat, gather
 
 PATCH, GRID = 4, 4
@@ -90,7 +88,9 @@ def test_decoder_of_cae_has_no_way_to_the_visible_tokens(monkeypatch: pytest.Mon
     for fixed in (False, True):
         values = tokens.values.detach().requires_grad_()
         if fixed:
-            monkeypatch.setattr("mmssl.objectives.predictors.cross_attention.across", lambda *given: across(*given).detach())
+            monkeypatch.setattr(
+                "mmssl.objectives.predict.predictors.cross_attention.across", lambda *given: across(*given).detach()
+            )
         predicted = objective.predictor(objective.model.encoder, replace(tokens, values=values), parts, batch.draws)
         assert predicted.latent is not None and predicted.latent.shape == predicted.values.shape
         (gradient,) = torch.autograd.grad(predicted.values.sum(), values, allow_unused=True, materialize_grads=True)

@@ -12,7 +12,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _sample_negative_indi
 
 from mmssl.draws import Draws, keys
 from mmssl.losses.contrast import pick_negatives, same_sample, token_info_nce
-from mmssl.objectives.targets.quantised import GumbelQuantiser, gumbel, perplexities
+from mmssl.objectives.predict.targets.quantised import GumbelQuantiser, gumbel, perplexities
 
 GROUPS, CODES, WIDTH = 2, 12, 16
 

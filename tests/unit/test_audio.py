@@ -15,10 +15,10 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
-from mmssl.schema import section
-from mmssl_modalities._audio_decode import at_rate
-from mmssl_modalities._audio_fbank import FLOOR, Filterbank, Window, cosines
+from mmssl.recipe.sections import section
 from mmssl_modalities.audio import AUDIO, AudioProcessor
+from mmssl_modalities.audio.decode import at_rate
+from mmssl_modalities.audio.fbank import FLOOR, Filterbank, Window, cosines
 
 RAW: dict[str, Any] = {"mean": 0.0, "std": 1.0}
 """Leaves log-mel values as they are."""
@@ -190,7 +190,7 @@ def test_fit_passes_over_bad_sounds_but_needs_one() -> None:
 
 
 def test_fit_reads_no_more_windows_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmssl_modalities._audio_processor.FIT_SAMPLES", 20)
+    monkeypatch.setattr("mmssl_modalities.audio.processor.FIT_SAMPLES", 20)
     stream = iter([noise(0.1)] * 10 + [object()] * 5)
     processor = AudioProcessor(**SMALL, max_seconds=0.05)
     processor.fit(stream)

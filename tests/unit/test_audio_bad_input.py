@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmssl_modalities._audio_file import MAX_VALUES, File
 from mmssl_modalities.audio import AudioProcessor
+from mmssl_modalities.audio.file import MAX_VALUES, File
 
 PROCESSOR = AudioProcessor(sample_rate=8000, mel_bins=8, patch=(4, 4), mean=-8.0, std=4.0, max_seconds=2.0)
 WAVES = AudioProcessor(frontend="waveform", sample_rate=8000, normalise="utterance", max_seconds=2.0)
@@ -192,7 +192,7 @@ def test_mixed_rates_and_channels_make_one_batch() -> None:
 
 def test_a_file_that_claims_too_much(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """FLAC names its length in the header, and silence costs nothing."""
-    monkeypatch.setattr("mmssl_modalities._audio_file.MAX_VALUES", 3000)
+    monkeypatch.setattr("mmssl_modalities.audio.file.MAX_VALUES", 3000)
     unlimited = AudioProcessor(sample_rate=8000, mel_bins=8, patch=(4, 4), mean=0.0, std=1.0, max_seconds=None)
     with pytest.raises(ValueError, match=r"the sound has 4,000 frames of 1 channels; at most 3,000 values are decoded at once"):
         unlimited(WAV)

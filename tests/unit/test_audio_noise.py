@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from mmssl.draws import Draws, keys
 from mmssl.modality import Inputs
-from mmssl_modalities._audio_noise import Levels
 from mmssl_modalities.audio import AudioAugment, AudioProcessor
+from mmssl_modalities.audio.noise import Levels
 
 COUNT, BINS = 24, 8
 

@@ -9,13 +9,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from mmssl.config import MMSSLConfig
-from mmssl.encoder import initialise_all
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel, initialise_all
 from mmssl.objectives import Setup
-from mmssl.objectives.masked import Masked
-from mmssl_modalities._audio_stem import WaveformStem
+from mmssl.objectives.predict import Masked
 from mmssl_modalities.audio import AUDIO, AudioAdapter, AudioProcessor, patchify, unpatchify
+from mmssl_modalities.audio.stem import WaveformStem
 
 RAW: dict[str, Any] = {"mean": 0.0, "std": 1.0}
 """Leaves log-mel values as they are."""

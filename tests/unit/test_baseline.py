@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmssl.draws import Draws, keys
-from mmssl.objectives.baseline import Unexplained, Yardstick, constant, constant_loss, variety
-from mmssl.objectives.distances import L1, Chamfer, Cosine, CrossEntropy, InfoNce, Loss, Mse, SmoothL1
+from mmssl.objectives.predict.baseline import Unexplained, Yardstick, constant, constant_loss, variety
+from mmssl.objectives.predict.distances import L1, Chamfer, Cosine, CrossEntropy, InfoNce, Loss, Mse, SmoothL1
 from mmssl.objectives.terms import Mean
 
 DRAWS = Draws(keys(0, 0, torch.arange(3)))

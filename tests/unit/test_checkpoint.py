@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mmssl.checkpoint import load, newest, prune, rng_state, save, set_rng_state, step_path
+from mmssl.training.checkpoint import load, newest, prune, rng_state, save, set_rng_state, step_path
 
 FILES = ("tensors.safetensors", "state.json", "manifest.json")
 
@@ -274,7 +274,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from mmssl.checkpoint import load, newest, prune, save, step_path
+from mmssl.training.checkpoint import load, newest, prune, save, step_path
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)  # a forked child would wait for the parent's threads for ever
@@ -334,7 +334,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exce
         filename.write_bytes(b"half of it")
         raise raised
 
-    monkeypatch.setattr("mmssl.checkpoint.save_file", fail)
+    monkeypatch.setattr("mmssl.training.checkpoint.save_file", fail)
     with pytest.raises(OSError, match=r"the disk is full: step-000000004 did not fit into") as caught:
         save(step_path(tmp_path, 4), {"weights": torch.zeros(1_000_000)})
     message = str(caught.value)
@@ -348,7 +348,7 @@ def test_other_write_errors_name_the_checkpoint(tmp_path: Path, monkeypatch: pyt
     def fail(tensors: dict[str, torch.Tensor], filename: Path) -> None:
         raise SafetensorError("I/O error: Input/output error (os error 5)")
 
-    monkeypatch.setattr("mmssl.checkpoint.save_file", fail)
+    monkeypatch.setattr("mmssl.training.checkpoint.save_file", fail)
     with pytest.raises(OSError, match=r"cannot write checkpoint .*step-000000004: I/O error") as caught:
         write_steps(tmp_path, 4)
     assert caught.value.errno == errno.EIO

@@ -16,11 +16,12 @@ import pytest
 
 import mmssl_cli as cli
 from mmssl import __version__
-from mmssl.build import build
 from mmssl.data import open_streams
 from mmssl.plugins import installed
-from mmssl.recipe import load, sections
-from mmssl.run import Interrupted
+from mmssl.recipe import load
+from mmssl.recipe.recipe import sections
+from mmssl.training.build import build
+from mmssl.training.run import Interrupted
 from mmssl_catalogue import recipes_found
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ IMPORTED = """
 import sys
 sys.argv[:] = eval(sys.argv[1])
 import mmssl
-from mmssl.run import command_line
+from mmssl.training.run import command_line
 from transformers import AutoConfig, AutoModel
 config = AutoConfig.for_model("mmssl", modalities={}, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
 print(type(AutoModel.from_config(config)).__name__, command_line())

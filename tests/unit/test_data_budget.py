@@ -19,13 +19,13 @@ def epoch(order: BudgetOrder, number: int = 0) -> list[np.ndarray]:
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=80), st.integers(1, 4), st.integers(0, 3))
 def test_every_sample_is_in_every_epoch_within_the_budget(lengths: list[int], multiple: int, seed: int) -> None:
     tokens = 2 * multiple * max(max(lengths), 1)
-    order = BudgetOrder(lengths, tokens, seed, multiple=multiple)
+    order = BudgetOrder(lengths, tokens, seed, shares=multiple)
     for number in (0, 1, 5):
         found = epoch(order, number)
         assert set(np.concatenate(found).tolist()) == set(range(len(lengths)))
         for batch in found:
             longest = max(lengths[i] for i in batch)
-            assert len(batch) % multiple == 0
+            assert len(batch) >= multiple
             assert longest * len(batch) <= tokens
             assert longest <= SHORT or min(max(lengths[i], 1) for i in batch) >= longest / GROWTH - 1
 
@@ -70,4 +70,14 @@ def test_a_budget_too_small_for_the_longest_sample() -> None:
     with pytest.raises(
         ValueError, match=r"a step of 100 tokens cannot hold 2 samples of 60 tokens.*train.batch_tokens to at least 120"
     ):
-        BudgetOrder([10, 60], 100, 0, multiple=2)
+        BudgetOrder([10, 60], 100, 0, shares=2)
+
+
+def test_a_step_is_the_same_however_it_is_cut() -> None:
+    """Lengths that no number of shares divides evenly."""
+    lengths = [(7 * i) % 50 + 3 for i in range(211)]
+    whole = BudgetOrder(lengths, 512, seed=1)
+    for shares in (2, 4, 8):
+        cut = BudgetOrder(lengths, 512, seed=1, shares=shares)
+        assert cut.batches_per_epoch == whole.batches_per_epoch
+        assert all((cut.batch(i) == whole.batch(i)).all() for i in range(2 * whole.batches_per_epoch))

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch, with_others
 from mmssl.draws import Draws, keys
-from mmssl.loop import Training, fit
 from mmssl.modality import Inputs, MixesSamples, Others, Processor, find, mixing, pad_cat
+from mmssl.model import MMSSLConfig
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.predictors import MaskToken
-from mmssl.objectives.predictors.donors import anywhere, same_place
-from mmssl.options import TrainOptions
-from mmssl.small import SMALL, small_model, small_processor
+from mmssl.objectives.predict.predictors import MaskToken
+from mmssl.objectives.predict.predictors.donors import anywhere, same_place
+from mmssl.recipe.options import TrainOptions
+from mmssl.testing import SMALL, small_model, small_processor
 from mmssl.tokens import Tokens
+from mmssl.training.loop import Training, fit
 from mmssl_modalities.audio import AudioAugment, AudioProcessor
 from mmssl_modalities.tabular import TabularAugment
 from mmssl_modalities.timeseries import TimeseriesAugment

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl.config import MMSSLConfig, encoder_settings
 from mmssl.draws import Draws, keys
-from mmssl.encoder import Chances, Drop, Encoder, NoDrop, initialise_all
+from mmssl.model import Encoder, MMSSLConfig, initialise_all
+from mmssl.model.config import encoder_settings
+from mmssl.model.layers import Chances, Drop, NoDrop
 from mmssl.tokens import Tokens, cat
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}

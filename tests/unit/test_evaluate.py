@@ -14,7 +14,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from mmssl.config import MMSSLConfig, encoder_settings
 from mmssl.data import DataOptions, Source, open_streams
 from mmssl.evaluation import (
     EvaluateOptions,
@@ -27,9 +26,10 @@ from mmssl.evaluation import (
     random_init,
     raw_features,
 )
-from mmssl.history import History
+from mmssl.evaluation.history import History
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.model.config import encoder_settings
 from mmssl.processor import MMSSLProcessor
 
 DIGITS = DataOptions(path="bundled:digits")

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import mmssl
-from mmssl.health import PATIENCE, RULES, Flag, Watch
-from mmssl.loop import TrainingError
-from mmssl.run import Run
+from mmssl.training.health import PATIENCE, RULES, Flag, Watch
+from mmssl.training.loop import TrainingError
+from mmssl.training.run import Run
 
 Row = dict[str, float]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmssl.schema import section
+from mmssl.recipe.sections import section
 from mmssl_modalities.image import IMAGE, ImageAdapter, ImageProcessor, patchify, unpatchify
 
 RAW: dict[str, Any] = {"mean": 0.0, "std": 1.0}

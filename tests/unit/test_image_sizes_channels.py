@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from mmssl_modalities._image_processor import largest_grid
 from mmssl_modalities.image import IMAGE, ImageAdapter, ImageProcessor
+from mmssl_modalities.image.processor import largest_grid
 
 RAW: dict[str, Any] = {"mean": 0.0, "std": 1.0}
 BANDS = ["red", "green", "blue", "nir", "swir"]

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl import checkpoint
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, fit
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Clock, Setup
-from mmssl.objectives.jepa import Jepa
-from mmssl.objectives.predictors import Transformer
-from mmssl.objectives.targets import Latent
-from mmssl.options import TrainOptions
-from mmssl.schedules import constant
+from mmssl.objectives.predict import Jepa
+from mmssl.objectives.predict.predictors import Transformer
+from mmssl.objectives.predict.targets import Latent
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import constant
 from mmssl.testing import batch_of, small_model
+from mmssl.training import checkpoint
+from mmssl.training.loop import Training, fit
 
 Weights = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraConfig
 from torch import Tensor, nn
 
-from mmssl.linear import in_one_product, is_plain
+from mmssl.model.linear import in_one_product, is_plain
 
 
 def three(seed: int = 0) -> tuple[nn.Linear, nn.Linear, nn.Linear]:

@@ -11,17 +11,18 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 from torch.testing import assert_close
 
-from mmssl import checkpoint
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.loop import Training, TrainOptions, fit
 from mmssl.modality import find
 from mmssl.objectives import Setup
-from mmssl.objectives.jepa import Jepa
-from mmssl.objectives.predictors import Transformer
-from mmssl.objectives.targets import Latent
-from mmssl.schedules import Schedule, constant, cosine
+from mmssl.objectives.predict import Jepa
+from mmssl.objectives.predict.predictors import Transformer
+from mmssl.objectives.predict.targets import Latent
+from mmssl.recipe.options import TrainOptions
+from mmssl.recipe.schedules import Schedule, constant, cosine
 from mmssl.testing import small_model, small_processor
+from mmssl.training import checkpoint
+from mmssl.training.loop import Training, fit
 
 SAMPLES = 8
 

@@ -13,7 +13,7 @@ SHAPES = 30
 SCRIPT = f"""
 import sys
 import torch
-from mmssl import memory
+from mmssl.training import allocator as memory
 
 memory.KERNELS = int(sys.argv[1])
 memory.keep_kernels()

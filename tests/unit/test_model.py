@@ -19,11 +19,10 @@ from torch import Tensor
 from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from mmssl.config import MMSSLConfig
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.model.pooling import Pooling
 from mmssl.plugins import installed
-from mmssl.pooling import Pooling
 from mmssl.processor import MMSSLProcessor
 from mmssl.testing import inputs_of, small_model, small_processor
 

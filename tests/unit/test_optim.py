@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from mmssl.objectives import Objective
-from mmssl.objectives.predictors import MaskToken
-from mmssl.optim import adamw, decays, parameter_groups, set_lr
+from mmssl.objectives.predict.predictors import MaskToken
 from mmssl.testing import objective_of
+from mmssl.training.optim import adamw, decays, parameter_groups, set_lr
 
 CASES = [
     ("masked", "image", {}),

@@ -8,7 +8,7 @@ import pytest
 
 import mmssl_cli as cli
 from mmssl.masking import SAMPLERS, Sampler
-from mmssl.objectives.targets import TARGETS
+from mmssl.objectives.predict.targets import TARGETS
 from mmssl.plugins import installed, points
 from mmssl.recipe import RecipeError, json_schema, load
 
@@ -18,7 +18,7 @@ ENERGY = '''
 """Targets of an acme package."""
 
 from mmssl.masking import Random, Sampler
-from mmssl.objectives.targets import Raw
+from mmssl.objectives.predict.targets import Raw
 
 
 class Energy(Raw):
@@ -112,7 +112,7 @@ def test_modality_that_cannot_be_imported_names_the_package(install: Install) ->
 @pytest.mark.parametrize("what", ["Energy()", "Sampler", "len"])
 def test_part_of_another_kind_is_refused(what: str, install: Install) -> None:
     install("acme-energy", f"{ENERGY}\nENERGY = {what}\n", targets="energy = acme_energy:ENERGY")
-    message = "'energy' of mmssl.targets must be a subclass of mmssl.objectives.parts.Target; package acme-energy gives "
+    message = "'energy' of mmssl.targets must be a subclass of mmssl.objectives.predict.parts.Target; package acme-energy gives "
     with pytest.raises(TypeError, match=f"{message}acme_energy:ENERGY, which is "):
         load(recipe("energy"))
 

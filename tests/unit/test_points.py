@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mmssl.modality import Inputs
-from mmssl.schema import section
-from mmssl_modalities._points_voxels import hash_order, voxel_groups
+from mmssl.recipe.sections import section
 from mmssl_modalities.points import POINTS, PointsAdapter, PointsProcessor
+from mmssl_modalities.points.voxels import hash_order, voxel_groups
 
 
 def cloud(n: int = 100, seed: int = 0, width: int = 3) -> np.ndarray:

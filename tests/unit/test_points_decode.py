@@ -13,9 +13,9 @@ import trimesh
 from plyfile import PlyData, PlyElement
 
 from mmssl.modality import Inputs
-from mmssl_modalities import _points_files
-from mmssl_modalities._points_files import sample_surface
 from mmssl_modalities.points import PointsProcessor
+from mmssl_modalities.points import files as _points_files
+from mmssl_modalities.points.files import sample_surface
 
 FILE_FEATURES = {"color": 3, "normal": 3, "intensity": 1}
 

@@ -13,10 +13,10 @@ from transformers import ViTConfig, ViTModel
 from mmssl.draws import Draws, keys
 from mmssl.masking import Random
 from mmssl.objectives import Masked, Setup
-from mmssl.objectives.predictors import Transformer
-from mmssl.objectives.targets import Raw, Rendered
+from mmssl.objectives.predict.predictors import Transformer
+from mmssl.objectives.predict.targets import Raw, Rendered
 from mmssl.testing import batch_of, inputs_of, small_model
-from mmssl_modalities._points_views import AXES, FAR, depth_maps
+from mmssl_modalities.points.views import AXES, FAR, depth_maps
 
 SIZE = 32
 CORNERS = torch.tensor([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])

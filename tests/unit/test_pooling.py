@@ -9,9 +9,9 @@ import torch
 
 import mmssl
 from mmssl.data import Labels
+from mmssl.model.pooling import STATISTICS, concatenated, every_token, statistics
 from mmssl.objectives.base import Setup
 from mmssl.objectives.supervised import Supervised
-from mmssl.pooling import STATISTICS, concatenated, every_token, statistics
 from mmssl.testing import batch_of, inputs_of, small_model
 from mmssl.tokens import Tokens
 

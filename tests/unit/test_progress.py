@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mmssl.progress import Progress, compact, duration, track
+from mmssl.report.numbers import compact
+from mmssl.training.progress import Progress, duration, track
 
 METRICS = {"std": 0.5, "loss": 0.123456, "lr": 1e-3, "best knn": 0.9123}
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 import mmssl_catalogue
-from mmssl import modality, recipe, yaml12
-from mmssl.recipe import RecipeError, changed_keys, find_recipe, json_schema, load, override
-from mmssl.schema import read_docstring, section, shown
+from mmssl import modality
+from mmssl.recipe import RecipeError, changed_keys, find_recipe, json_schema, load, override, recipe, yaml12
+from mmssl.recipe.messages import shown
+from mmssl.recipe.sections import read_docstring, section
 from mmssl_catalogue import header, recipes_found
 
 ROOT = Path(__file__).parents[2]

@@ -14,14 +14,16 @@ from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mmssl.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, label
-from mmssl.config import MMSSLConfig, encoder_settings
 from mmssl.data import Source
 from mmssl.evaluation import Row, Table
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.model.config import encoder_settings
 from mmssl.processor import MMSSLProcessor
-from mmssl.report import compact_count, fenced, model_card, plain, write_report
+from mmssl.report import model_card, write_report
+from mmssl.report.card import fenced
+from mmssl.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, label
+from mmssl.report.page import compact_count, plain
 
 VOID = {"meta", "img", "line", "path", "circle", "br"}
 BAD = '<script src="https://example.org/x.js"></script> & "quoted"'

@@ -37,17 +37,25 @@ def declared_modalities(setup_cfg: ConfigParser) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def test_every_modality_file_has_its_entry_point(setup_cfg: ConfigParser) -> None:
-    files = {path.stem: f"mmssl_modalities.{path.stem}" for path in PLUGINS.glob("[!_]*.py")}
+def test_every_modality_has_its_entry_point(setup_cfg: ConfigParser) -> None:
+    packages = {init.parent.name: f"mmssl_modalities.{init.parent.name}" for init in PLUGINS.glob("*/__init__.py")}
     declared = {key: value.split(":")[0] for key, value in declared_modalities(setup_cfg).items()}
-    advice = "setup.cfg needs a line `name = mmssl_modalities.name:NAME` for each file of modalities/mmssl_modalities"
-    assert files == declared, advice
+    advice = "setup.cfg needs a line `name = mmssl_modalities.name:NAME` for each package of modalities/mmssl_modalities"
+    assert packages == declared, advice
 
 
 def test_installed_entry_points_are_the_declared_ones(setup_cfg: ConfigParser) -> None:
     ours = [point for point in entry_points(group="mmssl.modalities") if point.value.startswith("mmssl_modalities.")]
     advice = "setup.cfg changed after installation: run `pip install -e .` again"
     assert {point.name: point.value for point in ours} == declared_modalities(setup_cfg), advice
+
+
+def test_the_top_of_the_package_reads_as_a_table_of_contents(setup_cfg: ConfigParser) -> None:
+    hidden = ("__init__.py", "__main__.py", "__pycache__", "py.typed")
+    names = [path.name for path in (ROOT / "mmssl").iterdir() if path.name not in hidden]
+    assert len(names) <= 18, "a new file belongs into one of the rooms"
+    floors = setup_cfg["importlinter:contract:floors"]["layers"].split("\n")
+    assert len([floor for floor in floors if floor.strip()]) <= 9, "few floors, one direction"
 
 
 def test_packages_of_setup_cfg_are_the_packages_on_disk(setup_cfg: ConfigParser) -> None:
@@ -57,7 +65,7 @@ def test_packages_of_setup_cfg_are_the_packages_on_disk(setup_cfg: ConfigParser)
     assert set(setup_cfg["options"]["py_modules"].split()) == {path.stem for path in MODULES}
 
 
-SPEAKING = ("mmssl_cli.py", "mmssl/pretrain.py")
+SPEAKING = ("mmssl_cli.py", "mmssl/training/session.py")
 """What prints: the command and the session of a run. All other code logs, or returns what is to be said."""
 
 
@@ -71,7 +79,7 @@ def test_the_library_prints_nothing(path: Path) -> None:
 # A column of a dataset; a type in plain words.
 NO_MODALITY = {
     "mmssl/data/bundled.py": {"image"},
-    "mmssl/schema.py": {"text"},
+    "mmssl/recipe/messages.py": {"text"},
 }
 ORDINARY = {"text", "points"}
 """Names of modalities that are everyday words of code: as identifiers they say nothing, as strings they do."""

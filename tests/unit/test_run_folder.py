@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmssl import recipe as recipes
 from mmssl.recipe import Recipe
-from mmssl.run import Run, newest_of
+from mmssl.recipe import recipe as recipes
+from mmssl.training.run import Run, newest_of
 
 NAMES = ("vit", "vit-16", "vit-16-2", "vit-2", "a[b]", "a*", "ab", "v.t", "vit-")
 

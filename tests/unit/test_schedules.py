@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mmssl.schedules import SCHEDULES, Schedule, Warmup, constant, cosine, infinite, linear, wsd
+from mmssl.recipe.schedules import SCHEDULES, Schedule, Warmup, constant, cosine, infinite, linear, wsd
 
 STEPS = 1000
 

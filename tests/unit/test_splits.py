@@ -13,9 +13,9 @@ import pytest
 
 from mmssl import api
 from mmssl.data import Source
-from mmssl.history import FILE, Exposure, History, Trained
+from mmssl.evaluation.history import FILE, Exposure, History, Trained
 from mmssl.recipe import Recipe, load
-from mmssl.splits import Splits, open_splits
+from mmssl.training.splits import Splits, open_splits
 
 ROWS = 61
 COLUMNS = {"label": "kind", "tabular": ["x", "y"]}

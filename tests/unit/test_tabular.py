@@ -14,10 +14,9 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.utils import Bunch
 
-from mmssl.config import MMSSLConfig
 from mmssl.draws import Draws, keys
-from mmssl.encoder import initialise_all
 from mmssl.modality import Inputs
+from mmssl.model import MMSSLConfig, initialise_all
 from mmssl_modalities.tabular import TABULAR, TabularAdapter, TabularAugment, TabularProcessor
 
 NAN = math.nan

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from mmssl.draws import Draws, keys
 from mmssl.modality import Inputs, Modality, find
-from mmssl.plugins import MODALITIES, points
 from mmssl.processor import MMSSLProcessor
 from mmssl.testing import LAWS, small_model
-from mmssl_modalities._tabular_cells import bag, name_bag
+from mmssl_catalogue import MODALITIES, points
 from mmssl_modalities.tabular import TABULAR, TabularAdapter, TabularAugment, TabularProcessor
+from mmssl_modalities.tabular.cells import bag, name_bag
 
 NAN = math.nan
 DAY = 86400.0

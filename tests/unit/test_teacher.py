@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmssl.teacher import ema_copy, ema_update
+from mmssl.model.teacher import ema_copy, ema_update
 
 
 def make() -> nn.Sequential:

@@ -20,10 +20,10 @@ from transformers import AutoProcessor, PreTrainedTokenizerFast
 from mmssl.draws import Draws, keys
 from mmssl.modality import Inputs
 from mmssl.processor import MMSSLProcessor
-from mmssl.schema import section
-from mmssl_modalities._text_picture import COLUMNS, drawable
-from mmssl_modalities._text_processor import hashed_ngrams, windows
+from mmssl.recipe.sections import section
 from mmssl_modalities.text import TEXT, TextAdapter, TextAugment, TextProcessor
+from mmssl_modalities.text.picture import COLUMNS, drawable
+from mmssl_modalities.text.processor import hashed_ngrams, windows
 
 CORPUS = TEXT.example(200, 0)
 HARD = ["Zürich 東京 🏳️‍🌈", "e\u0301 = é", "\x00\x1f\x7f", "שלום עולם", "a\r\n\tb  c\u2028d", "\ufeffBOM", "𓀀 \U0010ffff"]

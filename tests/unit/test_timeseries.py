@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws, keys
 from mmssl.modality import Inputs
-from mmssl.model import MMSSLModel
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Setup
-from mmssl.objectives.masked import Masked
-from mmssl_modalities._timeseries_tokens import NumericEmbedding, compress, expand
+from mmssl.objectives.predict import Masked
 from mmssl_modalities.timeseries import TIMESERIES, TimeseriesAdapter, TimeseriesAugment, TimeseriesProcessor
+from mmssl_modalities.timeseries.tokens import NumericEmbedding, compress, expand
 
 NAN = math.nan
 RAW: dict[str, Any] = {"normalise": "none"}

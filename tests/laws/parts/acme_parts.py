@@ -11,12 +11,10 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.config import MMSSLConfig
 from mmssl.data import Batch
 from mmssl.draws import Draws
-from mmssl.encoder import Encoder, initialise_all
 from mmssl.masking import Scored, Split
-from mmssl.model import MMSSLModel
+from mmssl.model import Encoder, MMSSLConfig, MMSSLModel, initialise_all
 from mmssl.objectives import Mean, Objective, Setup, Step, Term, Terms
 from mmssl.objectives.distances import Loss, PerToken, Regression
 from mmssl.objectives.parts import Answer, Predicted, Predictor, Scene, Target

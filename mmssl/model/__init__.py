@@ -1,0 +1,8 @@
+"""The published model: configuration, encoder, pooling, and the face that Hugging Face knows."""
+
+from mmssl.model.config import MMSSLConfig as MMSSLConfig
+from mmssl.model.encoder import Encoder as Encoder
+from mmssl.model.layers import initialise_all as initialise_all
+from mmssl.model.model import MMSSLModel as MMSSLModel
+from mmssl.model.model import load_model as load_model
+from mmssl.model.model import no_weights_bar as no_weights_bar

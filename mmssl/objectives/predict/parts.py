@@ -1,0 +1,268 @@
+"""What the parts of prediction are: a predictor, targets, and what they see of a batch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor, nn
+
+from mmssl.draws import Draws
+from mmssl.masking import Split
+from mmssl.modality import Inputs
+from mmssl.model import Encoder, MMSSLConfig, MMSSLModel
+from mmssl.objectives.networks import Clock, Networks
+from mmssl.objectives.predict.distances import Loss
+from mmssl.objectives.terms import Metric, Term
+from mmssl.tokens import Tokens
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch of one modality as targets see it. What several targets need is computed once, when it is first asked for.
+
+    networks: the student and its copies.
+    inputs: what targets are computed from: the view that the student sees, or the samples as they are (`view: clean`).
+    tokens: the student's tokens of its own view, before the encoder.
+    draws: random numbers of the samples; with several masks per sample of the batch repeated so many times.
+    divide: says which tokens are seen and hidden.
+    clean: whether `inputs` are not what the student sees.
+    clock: how far the run is, before this step.
+    diagnose: whether to measure what is too dear for every step.
+    """
+
+    networks: Networks
+    name: str
+    inputs: Inputs
+    tokens: Tokens
+    draws: Draws
+    divide: Callable[["Scene"], Split]
+    clean: bool = False
+    clock: Clock = field(default_factory=Clock)
+    diagnose: bool = False
+
+    @property
+    def model(self) -> MMSSLModel:
+        """The student."""
+        return self.networks.student
+
+    @property
+    def valid(self) -> Bool[Tensor, "b n"]:
+        """Which tokens are there, as a tensor."""
+        return self.tokens.valid_or_ones()
+
+    @cached_property
+    def parts(self) -> Split:
+        """Which tokens are seen and hidden; with several masks per sample for the batch repeated so many times."""
+        return self.divide(self)
+
+    @cached_property
+    def target_tokens(self) -> Tokens:
+        """The student's tokens of `inputs`, before the encoder."""
+        return replace(self.model.embed(self.name, self.inputs), keys=self.tokens.keys) if self.clean else self.tokens
+
+    @cached_property
+    def content(self) -> dict[str, Tensor]:
+        """What each token holds: `Adapter.target`."""
+        return self.model.adapter(self.name).target(self.inputs)
+
+    @torch.no_grad()
+    def embedded(self, network: str) -> Tokens:
+        """What a copy of the model makes of `inputs` before its encoder."""
+        return self.once(f"embedded by {network}", lambda: self.networks[network].embed(self.name, self.inputs))
+
+    @torch.no_grad()
+    def encoded(self, network: str) -> Tokens:
+        """What a copy of the model makes of `inputs`, prefix tokens first."""
+        return self.once(f"encoded by {network}", lambda: self.networks[network].encoder(self.embedded(network)))
+
+    def once(self, key: str, compute: Callable[[], Found]) -> Found:
+        """What `compute` gives, computed at the first call with this key."""
+        if key not in self._known:
+            self._known[key] = compute()
+        found: Found = self._known[key]
+        return found
+
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a target says of a batch.
+
+    values: per part the target of every token: float `[b, n, t]` (NaN = nothing) or integer `[b, n]` (-100 = nothing); with several
+        masks of a sample also `[masks x b, ...]`. None at all where all of its loss is in `terms`.
+    terms: further parts of the loss, of a codebook, say; the target's `weight` is not applied to them.
+    metrics: to be logged.
+    """
+
+    values: Mapping[str, Tensor]
+    terms: Mapping[str, Term] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What an `Answer` weighs, without its values.
+
+    there: per part which tokens have a target.
+    weights: of each of its terms, summed over the batch.
+    """
+
+    there: Mapping[str, Bool[Tensor, "b n"]]
+    weights: Mapping[str, Num[Tensor, ""]] = field(default_factory=dict)
+
+
+def moved(state: Mapping[str, Tensor], places: Mapping[str, str], gone: Collection[str] = ()) -> dict[str, Tensor]:
+    """A target's state with the copies of the model, by the prefix where they stood, under their names now; `gone` is left out."""
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        place = next((place for place in places if key.startswith(f"{place}.")), None)
+        name = key if place is None else f"networks.copies.{places[place]}{key.removeprefix(place)}"
+        found |= {} if key in gone else {name: value}
+    return found
+
+
+def has_target(values: Tensor) -> Bool[Tensor, "b n"]:
+    """Which tokens have a target at all."""
+    return ~values.isnan().all(-1) if values.is_floating_point() else values != -100
+
+
+def anything(content: Mapping[str, Tensor]) -> Bool[Tensor, "b n"]:
+    """Tokens that hold something."""
+    return torch.stack([has_target(value) for value in content.values()]).any(0)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One vector for each place where something is predicted.
+
+    values: what prediction heads read.
+    index: the places among the tokens of the modality.
+    real: which of them count; None: all.
+    latent: the same places before a decoder that only serves reconstruction; None: there is none.
+    terms: further parts of the loss.
+    """
+
+    values: Float[Tensor, "b m w"]
+    index: Int[Tensor, "b m"]
+    real: Bool[Tensor, "b m"] | None = None
+    latent: Float[Tensor, "b m w"] | None = None
+    terms: Mapping[str, Term] = field(default_factory=dict)
+
+
+class Predictor(nn.Module, ABC):
+    """From what is seen to one vector of `width` for each place that is predicted: owns how the encoder is called.
+
+    Keyword-only arguments are recipe keys; `prepare` builds what depends on the model.
+    """
+
+    width: int
+    views: int = 1
+    """Views of a sample that it needs; beyond the first one they come as `others`."""
+    masks: int = 1
+    """Masks of each sample in a batch, as the objective sets it: row r is a mask of sample r modulo rows / masks."""
+    everywhere: bool = False
+    """Whether it answers at the seen places too."""
+    over_batch: bool = False
+    """Whether the answer for a sample depends on the others of its micro-batch."""
+    mixes: bool = False
+    """Whether it takes content from other samples: then it gets the tokens of the whole step as `pool`, and the `place` of each
+    sample of the batch among them."""
+
+    @abstractmethod
+    def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
+        """Build the weights for an encoder; `identities`: some of its tokens carry one."""
+
+    @abstractmethod
+    def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted: ...
+
+    def places(self, tokens: Tokens, parts: Split) -> tuple[Int[Tensor, "b m"], Bool[Tensor, "b m"] | None]:
+        """Where it will answer, and which of these places count (None: all): `index` and `real` of what `forward` returns."""
+        if not self.everywhere:
+            return parts.hidden, parts.hidden_real
+        b, n, _ = tokens.values.shape
+        return torch.arange(n, device=tokens.values.device).expand(b, n), tokens.valid
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each term of `Predicted.terms` in one batch."""
+        return {}
+
+
+class Target(nn.Module, ABC):
+    """What is to be predicted for a token. Keyword-only arguments are recipe keys.
+
+    loss: distance between prediction and target; null: what suits it.
+    weight: factor on its loss.
+    """
+
+    raw: bool = True
+    """Whether it can be copied from the content of the token itself, so that a stem must not carry that to visible tokens."""
+    from_latent: bool = False
+    """Whether it is compared with `Predicted.latent`, where a predictor has that."""
+    over_batch: bool = False
+    """Whether what it says of a sample depends on the others of its micro-batch."""
+    everywhere: bool = False
+    """Whether it says nothing unless the seen places are predicted too."""
+    default_loss: Callable[[], Loss] | None = None
+    """Its loss when the recipe names none; None: squared error, or the Chamfer distance of tokens that are sets of points."""
+
+    def __init__(self, loss: Loss | None, weight: float) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weight = weight
+
+    def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
+        """Build what depends on the model, and ask for the copies of it. ValueError where it makes no sense for a modality."""
+
+    @abstractmethod
+    def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
+        """Outputs of the linear head of each of its parts for a modality: values, or classes. 0: no head, the predictor's own."""
+
+    @abstractmethod
+    def forward(self, scene: Scene) -> Answer:
+        """What is to be predicted for the batch. Nothing is kept for later: see `observe`."""
+
+    @torch.no_grad()
+    def outline(self, scene: Scene) -> Outline:
+        """What `forward` weighs. A target whose values are dear says it without computing them."""
+        answer = self(scene)
+        there = {key: has_target(value) for key, value in answer.values.items()}
+        return Outline(there, {key: term.weight.sum() for key, term in answer.terms.items()})
+
+    def head(self, width: int, size: int) -> nn.Module:
+        """What makes `size` outputs of the predictor's `width` values; for size 0 nothing."""
+        return nn.Linear(width, size) if size else nn.Identity()
+
+    def saliency(self, scene: Scene) -> Float[Tensor, "b n"] | None:
+        """How much each token matters, for samplers that ask (`guided`); None if it cannot say. The scene has no `parts` yet."""
+        return None
+
+    def observes(self, name: str, clock: Clock) -> bool:
+        """Whether `observe` is to be called before the next step on a modality."""
+        return False
+
+    @torch.no_grad()
+    def observe(self, scenes: Sequence[Scene]) -> None:
+        """Learn from all batches of a step what is not learned by gradient: statistics of the content, codebooks."""
+
+    def after_step(self, clock: Clock) -> None:
+        """Called once per optimizer step, after the networks have moved."""
+
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Its state from the time when it held copies of the model itself, as it is named now: those under `networks.copies`."""
+        return state
+
+    def shown(self, predicted: Float[Tensor, "b m t"], truth: Float[Tensor, "b m t"]) -> Float[Tensor, "b m t"] | None:
+        """A prediction in the values of `Adapter.target`, for pictures; None if it is nothing that can be shown.
+
+        truth: that target at the same places.
+        """
+        return None

@@ -1,0 +1,366 @@
+"""Hide and predict: the one machine behind masked modelling and JEPA.
+
+A sampler hides tokens, a predictor encodes what is left and answers at the hidden places, targets say what the answer should be,
+and losses how far it is from that. All of them are parts of a recipe; a paper is a setting of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Num
+from torch import Tensor, nn
+
+from mmssl.data import Batch
+from mmssl.draws import Draws
+from mmssl.masking import Sampler, Split, preferred, split_in_order
+from mmssl.modality import Inputs, Processor, find
+from mmssl.model import MMSSLModel, initialise_all
+from mmssl.objectives.base import ALONE, Objective, Setup, Step
+from mmssl.objectives.networks import Clock, Published
+from mmssl.objectives.predict.baseline import Unexplained, Yardstick, constant, variety
+from mmssl.objectives.predict.distances import Chamfer, CrossEntropy, Loss, Mse
+from mmssl.objectives.predict.parts import Predicted, Predictor, Scene, Target, anything
+from mmssl.objectives.terms import Largest, Metric, Rows, Term, Terms
+from mmssl.tokens import Tokens, gather
+
+
+class Heads(nn.ModuleDict):
+    """A prediction of each part of a target, linear unless the target has another head; of size 0 what the predictor gives."""
+
+    def __init__(self, target: Target, width: int, sizes: Mapping[str, int]) -> None:
+        super().__init__({key: target.head(width, size) for key, size in sizes.items()})
+
+    def forward(self, hidden: Tensor) -> dict[str, Tensor]:
+        return {key: head(hidden) for key, head in self.items()}
+
+
+class Predict(Objective):
+    """Predict targets at hidden places. Its arguments are those of `Masked` and `Jepa`."""
+
+    def __init__(
+        self,
+        model: MMSSLModel,
+        setup: Setup,
+        *,
+        mask: Sampler | None,
+        masks: int,
+        predictor: Predictor,
+        targets: Sequence[Target],
+        view: Literal["same", "clean"],
+        publish: Published,
+    ) -> None:
+        super().__init__(model, setup)
+        if not targets:
+            raise ValueError("objective.targets is empty: name what is to be predicted, as in targets: [{name: raw}]")
+        check(model, self.modalities, targets)
+        self.samplers = {name: mask or preferred(find(name).mask) for name in self.modalities}
+        self.masks, self.clean = masks, view == "clean"
+        self.predictor = predictor
+        self.predictor.masks = masks
+        if not predictor.everywhere and any(target.everywhere for target in targets):
+            raise ValueError(
+                "objective.targets: a target is about seen places too (hidden, or places: seen), but the predictor answers at "
+                "hidden ones only; set predictor.predict: all"
+            )
+        self.predictor.prepare(model.config, identities=any(model.adapter(name).has_identity for name in self.modalities))
+        self.targets = nn.ModuleList(targets)
+        for target in targets:
+            target.prepare(self.networks, self.modalities)
+        self.heads = nn.ModuleList(
+            nn.ModuleDict({name: Heads(target, self.predictor.width, target.sizes(model, name)) for name in self.modalities})
+            for target in targets
+        )
+        self.losses = [{name: self.loss_for(target, name) for name in self.modalities} for target in targets]
+        initialise_all(self.predictor, model.config)
+        initialise_all(self.heads, model.config)
+        if publish == "teacher" and not self.networks.teachers:
+            raise ValueError("objective.publish: teacher needs a target that keeps one, such as latent; choose student")
+        self.publish = publish
+
+    @property
+    def every_target(self) -> list[Target]:
+        """The targets, in the recipe's order."""
+        return [cast(Target, target) for target in self.targets]
+
+    def head(self, number: int, name: str) -> Heads:
+        """What predicts target `number` for a modality."""
+        return cast(Heads, cast(nn.ModuleDict, self.heads[number])[name])
+
+    def loss_for(self, target: Target, name: str) -> Loss:
+        """The loss of a target's float parts for a modality."""
+        size = self.model.adapter(name).point_dim
+        loss = target.loss
+        if loss is None and target.default_loss is not None:
+            return target.default_loss()
+        if loss is None:
+            return Chamfer(point_dim=size) if size else Mse()
+        if isinstance(loss, Chamfer):
+            if not size:
+                raise ValueError(
+                    f"objective.targets: chamfer compares sets of points, but the tokens of {name!r} are none; choose mse or null"
+                )
+            return replace(loss, point_dim=size)
+        return loss
+
+    def terms(self, batch: Batch, step: Step) -> Terms:
+        name = batch.modality
+        scene, predicted = self.predict(name, self.view(batch, name), batch, step)
+        terms, metrics, losses = dict[str, Term](), dict[str, Metric](), dict[str, Metric]()
+        extras, yardsticks = dict(predicted.terms), list[Yardstick]()
+        if step.diagnose:
+            metrics["input_std"] = Rows(scene.tokens.mean().detach(), variety)
+        for number, target in enumerate(self.every_target):
+            answer = target(scene)
+            if answer.values:
+                term, yardstick, measured = self.target_term(number, scene, predicted, answer.values)
+                terms[f"loss_{number + 1}"], losses[f"loss_{number + 1}"] = term.times(target.weight), term.measured
+                yardsticks += [] if yardstick is None else [yardstick]
+                metrics |= measured
+            extras |= {free_name(key, extras): term for key, term in answer.terms.items()}
+            metrics |= answer.metrics
+        if len(terms) + len(extras) > 1:
+            metrics |= losses | {key: term.measured for key, term in extras.items()}
+        if yardsticks:
+            metrics["unexplained"] = Unexplained(tuple(yardsticks))
+        return Terms(terms | extras, metrics)
+
+    def target_term(
+        self, number: int, scene: Scene, predicted: Predicted, values: Mapping[str, Tensor]
+    ) -> tuple[Term, Yardstick | None, dict[str, Metric]]:
+        """The loss of one target over all its parts and the places that have one, what a constant prediction loses, and metrics."""
+        losses, counted, constants, metrics = [], [], [], dict[str, list[Tensor]]()
+        for key, guess in self.guesses(number, scene, predicted).items():
+            truth = self.truth(number, scene, predicted, key, values[key])
+            if truth.is_floating_point() and isinstance(self.head(number, scene.name)[key], nn.Identity):
+                same_width(guess, truth)
+            loss = self.loss_of(number, scene.name, truth)
+            each, there = loss(guess, truth, predicted.real, scene.draws)
+            counts = there if predicted.real is None else there & predicted.real
+            losses.append(each)
+            counted.append(counts)
+            for name, value in loss.metrics(guess.masked_fill(~counts[..., None], 0)).items():
+                metrics.setdefault(name, []).append(value)
+            if scene.diagnose:
+                constants.append(constant(loss, truth, counts, predicted.real, scene.draws, guess.shape[-1]))
+        term = Term.tokens(torch.stack(losses), torch.stack(counted))
+        yardstick = Yardstick(self.every_target[number].weight, term.measured, tuple(constants)) if scene.diagnose else None
+        return term, yardstick, {name: Largest(torch.stack(values).amax()) for name, values in metrics.items()}
+
+    def guesses(self, number: int, scene: Scene, predicted: Predicted) -> dict[str, Tensor]:
+        """The prediction of each part of a target."""
+        latent = self.every_target[number].from_latent and predicted.latent is not None
+        guesses: dict[str, Tensor] = self.head(number, scene.name)(predicted.latent if latent else predicted.values)
+        return guesses
+
+    def truth(self, number: int, scene: Scene, predicted: Predicted, key: str, values: Tensor) -> Tensor:
+        """The target of a part at the places that are predicted. ValueError for anything but a value for every token."""
+        self.check_every_token(number, scene, key, values)
+        return gather(repeated(values, len(predicted.index)), predicted.index)
+
+    def check_every_token(self, number: int, scene: Scene, key: str, values: Tensor) -> None:
+        """ValueError if a target has no value for every token of the student's view."""
+        b, n = scene.tokens.values.shape[:2]
+        if values.dim() == 2 + values.is_floating_point() and values.shape[1] == n and len(values) % b == 0:
+            return
+        if scene.clean and (known := scene.target_tokens.values.shape[1]) != n:
+            raise ValueError(
+                f"objective.view: clean needs views whose tokens lie where those of the samples lie, but views of {scene.name!r} "
+                f"have {n} tokens and the samples {known}; choose same, or leave out the augmentation that moves them"
+            )
+        raise ValueError(
+            f"objective.targets: {type(self.every_target[number]).__name__} gives {key!r} of shape {list(values.shape)}; expected "
+            f"a target for each token, not a mean of them: float [{b}, {n}, values] with NaN, or integer [{b}, {n}] with -100, "
+            "where there is none"
+        )
+
+    def loss_of(self, number: int, name: str, truth: Tensor) -> Loss:
+        """The loss of a part; integer targets are classes whatever the loss."""
+        loss = self.losses[number][name]
+        return loss if truth.is_floating_point() or loss.classes else CrossEntropy()
+
+    @torch.no_grad()
+    def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
+        scene = self.scene(batch.modality, self.view(batch, batch.modality), batch, step)
+        index, real = self.predictor.places(scene.tokens.repeat(self.masks), scene.parts)
+        found = {key: torch.tensor(weight, device=index.device) for key, weight in self.predictor.weights().items()}
+        weights = dict[str, Tensor]()
+        for number, target in enumerate(self.every_target):
+            outline = target.outline(scene)
+            for key, there in outline.there.items():
+                self.check_every_token(number, scene, key, there)
+            counts = [self.counted(number, scene.name, there, index, real) for there in outline.there.values()]
+            if counts:
+                weights[f"loss_{number + 1}"] = torch.stack(counts).sum()
+            found |= {free_name(key, found): weight for key, weight in outline.weights.items()}
+        return weights | found
+
+    def counted(self, number: int, name: str, there: Tensor, index: Tensor, real: Bool[Tensor, "b m"] | None) -> Tensor:
+        """How many of the predicted places have a target; `there` says which tokens have, or what it is."""
+        at = gather(repeated(there, len(index)), index)
+        if at.dtype != torch.bool:
+            at = self.loss_of(number, name, at).there(at)
+        return (at if real is None else at & real).sum()
+
+    @torch.no_grad()
+    def observe(self, batches: Sequence[Batch], step: Step) -> None:
+        name = batches[0].modality
+        observing = [target for target in self.every_target if target.observes(name, step.clock)]
+        if observing:
+            scenes = [self.scene(name, self.view(batch, name), batch, step) for batch in batches]
+            for target in observing:
+                target.observe(scenes)
+
+    def scene(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> Scene:
+        """What targets see of one view."""
+        tokens, draws = self.model.embed(name, inputs).keyed(batch.draws.fork(0)), batch.draws
+        if self.masks > 1:
+            draws = draws.repeat(self.masks)
+        seen = batch.inputs[name] if self.clean else inputs
+        divide = partial(self.divide, inputs=inputs)
+        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose)
+
+    def divide(self, scene: Scene, inputs: Inputs) -> Split:
+        """Which tokens of a view are seen and hidden. ValueError if none can be hidden."""
+        tokens, adapter = scene.tokens, self.model.adapter(scene.name)
+        available = anything(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
+        coords = tokens.coords.repeat(self.masks, 1, 1)
+        valid, free = (None if mask is None else mask.repeat(self.masks, 1) for mask in (tokens.valid, available))
+        parts = split_in_order(
+            self.samplers[scene.name],
+            lambda: self.saliency(scene).repeat(self.masks, 1),
+            coords,
+            valid,
+            free,
+            scene.draws,
+        )
+        if not parts.hidden.shape[1]:
+            raise ValueError(
+                f"masked modelling hides tokens and shows others, but no sample of this batch has two tokens of {scene.name!r} "
+                "with something to predict. Make tokens of smaller parts of a sample, or leave empty samples out"
+            )
+        return parts
+
+    def predict(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> tuple[Scene, Predicted]:
+        """What was seen and hidden of one view, and the predictor's answer at the places that are predicted."""
+        scene = self.scene(name, inputs, batch, step)
+        views = range(1, self.predictor.views)
+        others = [self.model.embed(name, self.view(batch, name, i)).keyed(batch.draws.fork(i)) for i in views]
+        many = [tokens.repeat(self.masks) for tokens in (scene.tokens, *others)]
+        donors = self.donors(name, scene.tokens, batch) if self.predictor.mixes else {}
+        return scene, self.predictor(self.model.encoder, many[0], scene.parts, scene.draws, many[1:], **donors)
+
+    def donors(self, name: str, tokens: Tokens, batch: Batch) -> dict[str, Any]:
+        """The tokens of the whole optimizer step, in the views that the encoder sees, and which samples of it the batch has."""
+        if batch.others is None:
+            return {"pool": tokens, "place": torch.arange(len(tokens.values), device=tokens.values.device).repeat(self.masks)}
+        step = batch.others[name]
+        view = self.augmented(name, step.inputs, Draws(step.keys), 0)
+        return {"pool": self.model.embed(name, view), "place": step.place.repeat(self.masks)}
+
+    @property
+    def over_batch(self) -> list[str]:
+        found = [f"predictor ({type(self.predictor).__name__})"] if self.predictor.over_batch else []
+        for number, target in enumerate(self.every_target):
+            losses = {type(loss).__name__ for loss in self.losses[number].values() if loss.over_batch}
+            names = [*([type(target).__name__] if target.over_batch else []), *sorted(losses)]
+            found += [f"targets[{number}] ({', '.join(names)})"] if names else []
+        return found
+
+    @property
+    def mixes(self) -> bool:
+        return super().mixes or self.predictor.mixes
+
+    def saliency(self, scene: Scene) -> Tensor:
+        """How much each token matters, by the first target that can say."""
+        for target in self.every_target:
+            if (found := target.saliency(scene)) is not None:
+                return found
+        raise ValueError("objective.mask.guided needs a target that says what matters, such as rendered; add one, or leave it out")
+
+    def after_step(self, clock: Clock) -> None:
+        super().after_step(clock)
+        for target in self.every_target:
+            target.after_step(clock)
+
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = dict(state)
+        for number, target in enumerate(self.every_target):
+            prefix = f"targets.{number}."
+            own = {key.removeprefix(prefix): found.pop(key) for key in state if key.startswith(prefix)}
+            found |= {key if key.startswith("networks.") else prefix + key: value for key, value in target.renamed(own).items()}
+        return found
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
+        """What was seen and what the model fills in, drawn by the modality, without augmentation."""
+        name = batch.modality
+        plain = replace(batch, inputs={name: batch.inputs[name]})
+        scene, predicted = self.predict(name, plain.inputs[name], plain)
+        for number in range(len(self.targets)):
+            if (shown := self.shown(number, scene, predicted)) is not None:
+                samples = len(batch)
+                hidden = scene.parts.hidden_places(scene.tokens.values.shape[1])[:samples]
+                values = {key: value[:samples] for key, value in shown.items()}
+                figure = find(name).picture(batch.inputs[name], hidden, values, processors[name])
+                return {f"{name}: seen and predicted": figure}
+        return {}
+
+    def shown(self, number: int, scene: Scene, predicted: Predicted) -> dict[str, Tensor] | None:
+        """Predictions of one target in the values of `Adapter.target`, at the place of their tokens, NaN elsewhere."""
+        guesses, found = self.head(number, scene.name)(predicted.values), dict[str, Tensor]()
+        for key, content in scene.content.items():
+            content = repeated(content, len(predicted.index))
+            if key not in guesses:
+                return None
+            guess = guesses[key]
+            if content.is_floating_point():
+                guess = self.every_target[number].shown(guess, gather(content, predicted.index))
+            if guess is None:
+                return None
+            found[key] = at_places(guess.float(), predicted, content.shape[1])
+        return found
+
+
+def at_places(values: Tensor, predicted: Predicted, count: int) -> Tensor:
+    """`[b, count, t]` with values at the places that were predicted, NaN elsewhere."""
+    full = values.new_full((len(values), count, values.shape[-1]), float("nan"))
+    rows = torch.arange(len(full), device=full.device)[:, None].expand_as(predicted.index)
+    kept = torch.ones_like(predicted.index, dtype=torch.bool) if predicted.real is None else predicted.real
+    full[rows[kept], predicted.index[kept]] = values[kept]
+    return full
+
+
+def same_width(guess: Tensor, truth: Tensor) -> None:
+    """ValueError where a target without a head meets a predictor of another width."""
+    if guess.shape[-1] != truth.shape[-1]:
+        raise ValueError(
+            f"objective.predictor gives {guess.shape[-1]} values for each place, but the target has {truth.shape[-1]} and no head "
+            "between them. Set the predictor's hidden_size to that of the encoder, or the target's head: true"
+        )
+
+
+def free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """`name`, or with the first number from 2 on that makes it new."""
+    names = (name if number == 1 else f"{name}_{number}" for number in count(1))
+    return next(each for each in names if each not in taken)
+
+
+def repeated(values: Tensor, count: int) -> Tensor:
+    """The batch as often as makes `count` rows: a target that is the same for all masks of a sample."""
+    return values if len(values) == count else values.repeat(count // len(values), *[1] * (values.dim() - 1))
+
+
+def check(model: MMSSLModel, names: Sequence[str], targets: Sequence[Target]) -> None:
+    """ValueError where prediction would train or publish something meaningless."""
+    for name in names:
+        if model.adapter(name).overlapping and any(target.raw for target in targets):
+            raise ValueError(
+                f"modality {name!r} has an overlapping stem: hidden content reaches visible tokens, so raw targets can be copied; "
+                "choose its non-overlapping adapter, or an objective with latent targets"
+            )
+    if model.config.pooling == "attention":
+        raise ValueError("encoder.pooling: attention has weights that masked modelling never trains; choose another")

@@ -1,0 +1,91 @@
+"""The sections `train` and `run` of a recipe."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmssl.recipe.schedules import Schedule, cosine
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+Whole = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How long and how fast to train.
+
+    batch_size: samples per optimizer step, over all devices and accumulation steps.
+    batch_tokens: tokens per optimizer step, padding included, in the place of batch_size: many short samples, or few long ones.
+    freeze: part of the model that stays as it is: encoder = what `init` brought along, so that only the adapters of the recipe's
+        modalities learn, and the experts of those that the saved model lacked; null: none.
+    accumulation: micro-batches per optimizer step.
+    max_steps: budget in optimizer steps.
+    max_epochs: budget in passes over the data.
+    max_minutes: budget in minutes of training; evaluation does not count. The first budget that is used up ends the run.
+    lr: peak learning rate, as it is (no scaling with the batch size).
+    schedule: course of the learning rate.
+    weight_decay: decoupled weight decay of projection matrices; biases, norms and embeddings have none.
+    betas: AdamW's decay rates of the gradient's first and second moment.
+    eps: AdamW's epsilon.
+    layer_decay: factor on the learning rate from each layer to the one below it; 1: none.
+    clip_norm: largest norm of the gradient; null: no clipping.
+    ema: momentum of an average of the weights, which is then what is published; null: none.
+    precision: auto = bf16 where the hardware has it natively, else fp32.
+    compile: torch.compile the objective.
+    gradient_checkpointing: recompute activations in the backward pass to save memory.
+    attention: attention kernel; auto = sdpa on an accelerator, eager on a CPU, where it is faster for short sequences and in bf16.
+    log_every: steps between rows of metrics.jsonl.
+    checkpoint_every: steps between checkpoints; one is always written at the end and on interruption.
+    keep_last: checkpoints kept.
+    trackers: experiment trackers, beside the local metrics.jsonl.
+    """
+
+    batch_size: Whole = 256
+    batch_tokens: Whole | None = None
+    freeze: Literal["encoder"] | None = None
+    accumulation: Whole = 1
+    max_steps: Whole | None = None
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Schedule = field(default_factory=cosine)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    ema: Share | None = None
+    precision: Precision = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    attention: Attention = "auto"
+    log_every: Whole = 10
+    checkpoint_every: Whole = 500
+    keep_last: Whole = 3
+    trackers: tuple[Tracker, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
+            raise ValueError("the run needs a budget: set train.max_steps, train.max_epochs or train.max_minutes")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"train.batch_size must be a multiple of train.accumulation; got {self.batch_size} and {self.accumulation}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run is kept, and its seed.
+
+    dir: folder of all runs.
+    name: folder of this run inside it; null: the recipe's name. A taken name gets -2, -3, ...
+    seed: seed of the weights, of the order of samples and of every random draw.
+    """
+
+    dir: str = "runs"
+    name: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0

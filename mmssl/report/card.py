@@ -1,0 +1,79 @@
+"""The card of a published model, as the Hub shows it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from mmssl.evaluation import SCORES, Table
+from mmssl.modality import find
+
+
+def model_card(
+    *, name: str, modalities: Sequence[str], tables: Sequence[Table], record: Mapping[str, Any], recipe_yaml: str
+) -> str:
+    """README.md of a published model: metadata for the Hugging Face Hub, how to use it, how good it is, how it was made.
+
+    record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
+    """
+    scores = [result for table in tables for result in results(table)]
+    header = ModelCardData(
+        library_name="mmssl",
+        pipeline_tag="feature-extraction",
+        tags=["mmssl", "self-supervised-learning", *modalities],
+        model_name=name if scores else None,
+        eval_results=scores or None,
+    )
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    parts = [
+        f"---\n{header.to_yaml()}\n---",
+        f"# {name}",
+        f"A self-supervised encoder for {' and '.join(modalities)} data, pretrained with mmssl. "
+        "Its licence is not set: add `license:` to the header of this file before you publish it.",
+        "## Use",
+        *(fenced(usage(modality), "python") for modality in modalities),
+        *(["## Evaluation"] if tables else []),
+        *(text for table in tables for text in (table.verdict, table.to_markdown())),
+        "## How it was made",
+        fenced(record["command"], "bash"),
+        f"Versions: {versions}.",
+        fenced(recipe_yaml.rstrip(), "yaml"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def results(table: Table) -> list[EvalResult]:
+    """The scores of the model in the Hub's form, where accuracies are shares; none of samples whose labels it was trained on."""
+    first, is_share = table.rows[0], table.metric == "accuracy"
+    if first.seen:
+        return []
+    return [
+        EvalResult(
+            task_type="feature-extraction",
+            dataset_type=table.data,
+            dataset_name=table.data,
+            metric_type="accuracy" if is_share else "r_squared",
+            metric_name=f"{title} ({table.protocol})",
+            metric_value=round(vars(first)[key] / (100 if is_share else 1), 4),
+        )
+        for key, title in SCORES.items()
+    ]
+
+
+def usage(modality: str) -> str:
+    """How features are computed, as a person would type it."""
+    keyword = find(modality).keyword
+    return f"""import mmssl  # registers the classes below
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("path/to/this/folder").eval()
+processor = AutoProcessor.from_pretrained("path/to/this/folder")
+features = model(**processor({keyword}={keyword})).pooler_output"""
+
+
+def fenced(text: str, language: str) -> str:
+    """A Markdown code block that ends where `text` does, whatever it holds."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text}\n{fence}"

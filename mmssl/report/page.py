@@ -1,0 +1,119 @@
+"""What a run leaves for people: a self-contained page of its results, and the card of its model."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from mmssl import files
+from mmssl.evaluation import SCORES, Table
+from mmssl.report.charts import Chart, chart
+from mmssl.report.numbers import compact
+
+REPORT = "report.html"
+NOT_DRAWN = ("step", "epoch", "samples", "seconds", "skipped", "flags")
+"""Columns of metrics.jsonl that say where a run is, or what is wrong with it, not how well it does."""
+TITLES = {"loss": "Loss", "lr": "Learning rate", "samples_per_second": "Samples per second", "grad_norm": "Gradient norm"}
+LINEAR = ("lr", "samples_per_second")
+TILES = {"parameters": "parameters", "steps": "steps", "samples": "samples", "minutes": "minutes of training", "skipped": "skipped"}
+"""Facts that are shown large, with their captions."""
+OWN_PLACE = ("command", "skipped_messages", "flags")
+"""Facts with a section of their own."""
+
+Row = Mapping[str, int | float]
+
+
+def write_report(
+    run_folder: Path,
+    *,
+    recipe_yaml: str,
+    tables: Sequence[Table],
+    figures: Mapping[str, Figure],
+    metrics: Sequence[Row],
+    facts: Mapping[str, Any],
+) -> Path:
+    """Write `report.html` into the folder of a run: one file without scripts, that loads nothing from elsewhere; returns its path.
+
+    figures: pictures by title. metrics: rows of metrics.jsonl, each with its `step`.
+    facts: `command`, `skipped_messages` (a list), `flags` (each with `name`, `step` and `message`), the numbers named in `TILES`,
+        and anything else worth a line.
+    """
+    page = _template().render(
+        name=run_folder.name,
+        tables=tables,
+        scores=SCORES,
+        tiles=[(compact_count(facts[key]), caption) for key, caption in TILES.items() if key in facts],
+        charts=charts(metrics, tables[0] if len(tables) == 1 else None),
+        pictures=[(title, picture(figure)) for title, figure in figures.items()],
+        facts=[(key, plain(value)) for key, value in facts.items() if key not in (*TILES, *OWN_PLACE)],
+        recipe=recipe_yaml,
+        command=facts.get("command"),
+        flags=facts.get("flags", []),
+        skipped=facts.get("skipped", 0),
+        messages=facts.get("skipped_messages", []),
+    )
+    path = run_folder / REPORT
+    files.write_text(path, page)
+    return path
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("mmssl.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.j2")
+
+
+def charts(metrics: Sequence[Row], table: Table | None) -> list[Chart]:
+    """Charts of all metrics over steps: loss first, then probes during training beside the baselines, then the others."""
+    names = dict.fromkeys(key for row in metrics for key in row if key not in (*NOT_DRAWN, *SCORES))
+    order = sorted(names, key=lambda name: name != "loss")
+    found = [
+        chart(
+            TITLES.get(name, name.replace("_", " ").capitalize()),
+            {name: series(metrics, name)},
+            allow_log=name not in LINEAR,
+            from_zero=name in LINEAR,
+        )
+        for name in order
+    ]
+    return [chart for chart in (*found[:1], probe_chart(metrics, table), *found[1:]) if chart is not None]
+
+
+def probe_chart(metrics: Sequence[Row], table: Table | None) -> Chart | None:
+    """Scores during training; levels are the linear probes of the baselines."""
+    levels = {} if table is None else {f"{name}, linear probe": table.row(name).probe for name in table.margins}
+    return chart("Probes during training", {title: series(metrics, key) for key, title in SCORES.items()}, levels=levels)
+
+
+def series(metrics: Sequence[Row], name: str) -> list[tuple[int | float, int | float]]:
+    return [(row["step"], row[name]) for row in metrics if name in row]
+
+
+def picture(figure: Figure) -> str:
+    """A figure as a data URL."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, bbox_inches="tight", facecolor="white")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def compact_count(value: int | float) -> str:
+    """A number as a person would say it: 360, 1,797, 12.3k, 2.67M, 9.98."""
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10_000 else compact(value, 3)
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def plain(value: Any) -> str:
+    """A fact in words; what it holds is listed, empty values are a dash."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items() if item not in (None, "", []))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "-" if value is None else str(value)

@@ -1,0 +1,114 @@
+"""From a recipe's sections, or a saved model, to processor, model and objective."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mmssl.data import Labels, Source, Stream, Track, cut, silent
+from mmssl.data.loader import READ
+from mmssl.modality import Modality, Processor, ReadsProcessor, find
+from mmssl.model import MMSSLModel
+from mmssl.objectives import OBJECTIVES, Objective, Setup
+from mmssl.objectives.base import Augment
+from mmssl.processor import MMSSLProcessor
+from mmssl.recipe import Recipe, RecipeError
+from mmssl.training.start import freeze, load_saved, make_config, new_modalities, saved_model
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a recipe describes, before any training. notes: what whoever runs it should be told."""
+
+    processor: MMSSLProcessor
+    objective: Objective
+    notes: tuple[str, ...] = ()
+
+
+def build(
+    recipe: Recipe,
+    streams: Mapping[str, Stream],
+    labels: Labels | None,
+    fitted: MMSSLProcessor | None = None,
+    *,
+    track: Track = silent,
+) -> Pieces:
+    """The processor (fitted on its source unless given), and the objective with its model, weights drawn from the recipe's seed."""
+    saved, frozen = saved_model(recipe), recipe.section("train").freeze is not None
+    if frozen and recipe.init is None:
+        raise RecipeError("train.freeze: a frozen encoder must come from a trained model; name it, as in init: runs/mae/model")
+    torch.manual_seed(recipe.section("run").seed)
+    before = MMSSLProcessor.from_pretrained(saved) if saved else None
+    processor = fitted or fit_processor(recipe, streams, before, track=track)
+    model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
+    if frozen:
+        freeze(model, list(recipe.modalities), known=list(before.processors) if before else [])
+    augments = {
+        name: augment_of(find(name), parts["augment"], processor.processors[name]) for name, parts in recipe.modalities.items()
+    }
+    name, settings = recipe.objective
+    notes = new_modalities(recipe, saved, before) if saved and before else []
+    return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels), **settings), tuple(notes))
+
+
+def augment_of(modality: Modality, keys: Mapping[str, Any], processor: Processor) -> Augment:
+    """The random view that a recipe asks for, of samples of a fitted processor."""
+    augment = modality.augment(**keys)
+    return augment.with_processor(processor) if isinstance(augment, ReadsProcessor) else augment
+
+
+def fit_processor(
+    recipe: Recipe, streams: Mapping[str, Stream], before: MMSSLProcessor | None = None, *, track: Track = silent
+) -> MMSSLProcessor:
+    """The processors of a recipe's modalities, those with statistics or vocabularies fitted on all rows of their sources.
+
+    before: the processors of a saved model, which stay as they are; those of modalities that the recipe does not train stay only
+        where its encoder is frozen, as the others would no longer fit their encoder.
+    """
+    known = before.processors if before else {}
+    keep = recipe.section("train").freeze is not None
+    processors = {name: processor for name, processor in known.items() if keep or name in recipe.modalities}
+    for name, parts in recipe.modalities.items():
+        if name in known:
+            continue
+        modality = find(name)
+        processor = modality.processor(**parts["processor"])
+        if not processor.fitted:
+            source = next(stream.source for stream in streams.values() if name in stream.modalities)
+            processor.fit(raw_samples(source, modality, track))
+        processors[name] = processor
+    return MMSSLProcessor(processors)
+
+
+def labels_of(recipe: Recipe, streams: Mapping[str, Stream]) -> Labels | None:
+    """The labels, if the objective learns from them; ValueError if there are several sources.
+
+    Rows that are held out have their say in what kind of labels there are, and which classes: scores go by all of them.
+    """
+    if not recipe.needs_labels:
+        return None
+    if len(streams) > 1:
+        raise ValueError(
+            f"objective {recipe.objective[0]} learns the labels of one source; got {', '.join(streams)}. Use data.path"
+        )
+    source = next(iter(streams.values())).source
+    return source.labels(like=source.whole().labels() if source.num_held_out else None)
+
+
+def modalities_of(stream: Stream, processor: MMSSLProcessor) -> dict[str, tuple[Modality, Processor]]:
+    """The plug-ins and processors of the modalities of a source."""
+    return {name: (find(name), processor.processors[name]) for name in stream.modalities}
+
+
+def cut_stream(stream: Stream, processor: MMSSLProcessor, track: Track = silent) -> Stream:
+    """The stream with a sample for every piece of a long row; see `mmssl.data.cut`."""
+    return replace(stream, source=cut(stream.source, modalities_of(stream, processor), track=track))
+
+
+def raw_samples(source: Source, modality: Modality, track: Track) -> Iterator[Any]:
+    """All raw samples of a modality, in order."""
+    narrow = source.only([modality])
+    for start in track(range(0, len(source), READ), f"fitting {modality.name}", unit="reads"):
+        for row in narrow.rows(range(start, min(start + READ, len(source)))):
+            yield narrow.raw(modality, row)

@@ -1,0 +1,377 @@
+"""One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean as mean
+from typing import Any
+
+from mmssl import files
+from mmssl.data import batches
+from mmssl.data.options import ONLY, Rows
+from mmssl.evaluation import Evaluator, Table
+from mmssl.evaluation.history import History, Trained
+from mmssl.model import no_weights_bar
+from mmssl.model.sentence import write_sentence_files
+from mmssl.processor import MMSSLProcessor
+from mmssl.recipe import Recipe
+from mmssl.report import model_card, write_report
+from mmssl.training import checkpoint
+from mmssl.training.build import Pieces, build, cut_stream, modalities_of
+from mmssl.training.feed import Feed
+from mmssl.training.health import Watch
+from mmssl.training.loop import Training, TrainingError, fit
+from mmssl.training.progress import Progress, track
+from mmssl.training.run import Interrupted, Run, StopRequest, now, stop_on_signals
+from mmssl.training.splits import Scored, open_splits
+from mmssl.training.start import run_to_continue
+
+PICTURED = 8
+"""Samples in the pictures of the report."""
+
+
+def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
+    """Run a recipe to its end, or continue it; returns the run.
+
+    rows: data in memory in place of `data.path`, or by source in place of the paths of `data.sources`.
+    Interrupted on SIGINT or SIGTERM, after a checkpoint; TrainingError if the loss is not finite.
+    """
+    run = Run.open(recipe, recipe.resume)
+    with ExitStack() as stack:
+        stack.enter_context(files.exclusive(run.folder))
+        files.sweep(run.folder)
+        if run.finished:
+            print(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
+            return run
+        with run.dropped_if_useless():
+            session = Session(recipe, run, rows)
+            stop = stack.enter_context(stop_on_signals())
+            session.train(stop)
+        session.finish(stop)
+    return run
+
+
+class Session:
+    """A run at work: what it trains, on what, and where it writes."""
+
+    def __init__(self, recipe: Recipe, run: Run, rows: Rows | None) -> None:
+        self.recipe, self.run = recipe, run
+        self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
+        splits = open_splits(recipe, rows, self.begun())
+        self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
+        self.pieces = self.build()
+        self.streams = {name: cut_stream(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
+        self.check_data()
+        self.training = Training(self.pieces.objective, self.options, project_dir=str(run.folder))
+        self.feed = Feed(recipe, self.streams, self.pieces.processor, self.training, self.labels, run.folder, track)
+        self.training.steps_per_epoch = self.feed.steps_per_epoch
+        self.samples_logged = 0
+        self.window: list[dict[str, float]] = []
+        self.watches = {name: Watch() for name in self.streams}
+        self.probes: dict[str, float] = {}
+        self.saved: int | None = None
+        self.restore()
+        self.evaluators = {name: self.evaluator(scored) for name, scored in splits.scored.items()}
+
+    def recorded(self) -> tuple[Trained, ...]:
+        """What the run has written down about its training; nothing before it began."""
+        return History.read(self.run.folder).trained
+
+    def begun(self) -> dict[str, str | None] | None:
+        """Of a run that goes on, the label columns by which its sources were held out when it began; None for a new run."""
+        if known := self.recorded():
+            return {entry.source: entry.held_out for entry in known}
+        return {} if "data" in self.run.read_record() else None  # of a version that held nothing out
+
+    def build(self) -> Pieces:
+        """Processor and objective; the fitted processor is kept with the run, so that resuming fits nothing anew."""
+        kept = self.run.folder / "processor"
+        before = run_to_continue(self.recipe)
+        known = kept if kept.exists() else before / "processor" if before else None
+        fitted = MMSSLProcessor.from_pretrained(known) if known else None
+        pieces = build(self.recipe, self.streams, self.labels, fitted, track=track)
+        for note in pieces.notes:
+            print(note)
+        if not kept.exists():
+            with files.new_folder(kept) as folder:
+                pieces.processor.save_pretrained(folder)
+        return pieces
+
+    def check_data(self) -> None:
+        """ValueError if the run was started on other data: it could not continue to the weights of an uninterrupted one."""
+        sources = {name: stream.source for name, stream in self.streams.items()}
+        found = {name: {"samples": len(source), "columns": source.column_names} for name, source in sources.items()}
+        known = self.run.read_record().get("data", found)
+        for name, source in sources.items():
+            if known.get(name) != found[name]:
+                raise ValueError(
+                    f"cannot resume {self.run.folder}: {source} is not what it was. Started on {known.get(name)}, it is now "
+                    f"{found[name]}. Restore the data, or leave resume out to start a new run; init={self.run.folder} carries the "
+                    "weights over"
+                )
+        before = {entry.source: entry for entry in self.recorded()}
+        for entry in self.history.trained[-len(self.streams) :]:
+            if entry.held_out is not None and entry.source in before and before[entry.source].labels != entry.labels:
+                raise ValueError(
+                    f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide which "
+                    "rows are held out. Restore the data, or leave resume out to start a new run"
+                )
+        self.history.write(self.run.folder)
+        self.run.record(data=found)
+
+    def restore(self) -> None:
+        """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
+        checkpoint.prune(self.run.checkpoints, self.options.keep_last)
+        newest, before = checkpoint.newest(self.run.checkpoints), run_to_continue(self.recipe)
+        if newest:
+            state = checkpoint.load(newest)
+            self.training.restore(state)
+            self.feed.restore(state["feed"])
+            self.window, self.samples_logged, self.saved = state["window"], state["samples_logged"], self.training.counters.step
+            for name, watch in self.watches.items():
+                watch.restore(state["watches"][name])
+            print(f"continuing from {newest}, step {self.saved}")
+        elif before:
+            self.continue_from(before)
+        self.run.truncate(self.training.counters.step)
+        self.run.record(flags=self.flags())
+
+    def continue_from(self, before: Path) -> None:
+        """Start with the weights, the optimizer and the counters of another run. ValueError if the budget is used up already."""
+        newest = checkpoint.newest(before / "checkpoints")
+        if newest is None:
+            raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give a model folder, or another run")
+        state = checkpoint.load(newest)
+        self.training.restore(state)
+        step = self.training.counters.step
+        self.feed.continue_from(state["feed"])
+        self.samples_logged = self.training.counters.samples
+        if self.training.progress >= 1:
+            raise ValueError(
+                f"init: {before} has made {step} steps, and the budget of this recipe counts them: nothing is left to train. "
+                f"Raise train.max_steps (or max_epochs, max_minutes), or start from its model: init={before / 'model'}"
+            )
+        print(f"carrying on from {newest}, step {step}")
+
+    def train(self, stop: StopRequest) -> None:
+        """Train to the end of the budget. On a signal: checkpoint, then Interrupted with the command that continues."""
+        self.tell_micro_batches()
+        total, unit = (self.options.max_minutes * 60, "seconds") if self.options.max_minutes else (self.total_steps(), "steps")
+        trackers = self.training.accelerator
+        if self.options.trackers:
+            trackers.init_trackers(self.run.folder.name, config=flat(self.recipe.resolved()))
+        with Progress(self.run.folder.name, total, unit) as bar:
+            self.show_progress(bar, {})
+
+            def on_step(row: dict[str, float]) -> bool:
+                self.after_step(row, bar)
+                return stop.signum is not None
+
+            try:
+                fit(self.training, iter(self.feed), on_step)
+            except TrainingError as error:
+                raise TrainingError(self.explain(error), error.samples) from None
+            finally:
+                if self.options.trackers:
+                    trackers.end_training()
+        self.save()
+        self.stop_if_asked(stop)
+
+    def tell_micro_batches(self) -> None:
+        """Say which parts of the objective are about the samples of a micro-batch, where a step has several."""
+        parts, options = self.pieces.objective.over_batch, self.options
+        if parts and options.accumulation > 1:
+            size = "" if options.batch_tokens else f" of {options.batch_size // options.accumulation} samples"
+            print(
+                f"note: {', '.join(parts)} compare samples with each other: with train.accumulation={options.accumulation} "
+                f"those of each micro-batch{size}, not of the whole step"
+            )
+
+    def explain(self, error: TrainingError) -> str:
+        """What to tell of a loss or gradient that is not finite: where, with which rows, and how to go on."""
+        source = self.streams[self.feed.current].source
+        rows = [source.row_number(i) for i in error.samples]
+        # The checkpoint right before the failure holds the very weights that failed: perhaps they are broken already.
+        good = checkpoint.newest(self.run.checkpoints, below=self.training.counters.step)
+        how = f", which a new run carries on from with init={self.run.folder}" if good else ""
+        return (
+            f"{error}; its samples are the rows {rows} of {source}. Last good checkpoint: {good or 'none yet'}{how}. "
+            "Lower train.lr or train.clip_norm, train with train.precision=fp32, or look at those samples"
+        )
+
+    def stop_if_asked(self, stop: StopRequest) -> None:
+        """Interrupted if a signal asked for it; call it when a checkpoint is written."""
+        if stop.signum is not None:
+            how = f"Continue with:\n  {self.run.resume_command}"
+            raise Interrupted(f"stopped after step {self.saved}; a checkpoint is written. {how}", stop.signum)
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the budget, where it counts steps or epochs."""
+        options = self.options
+        epochs = [round(options.max_epochs * self.training.steps_per_epoch)] if options.max_epochs else []
+        return min([*epochs, *([options.max_steps] if options.max_steps else [])])
+
+    def after_step(self, row: dict[str, float], bar: Progress) -> None:
+        """Whatever is due after a step: probe, log, checkpoint, and the bar."""
+        step, done = self.training.counters.step, self.training.progress >= 1
+        self.window.append(row)
+        self.raise_flags(row, bar)
+        self.feed.learn(row["loss"])
+        if len(self.streams) > 1:
+            row[f"loss_{self.feed.current}"] = row["loss"]
+        every = max((evaluator.options.every for evaluator in self.evaluators.values()), default=0)
+        probe = every > 0 and step % every == 0
+        if probe:
+            self.probes = self.probe()
+        if step % self.options.log_every == 0 or probe or done:
+            self.log(self.probes if probe else {})
+        if step % self.options.checkpoint_every == 0 and not done:
+            self.save()
+        self.show_progress(bar, row)
+
+    def raise_flags(self, row: dict[str, float], bar: Progress) -> None:
+        """Tell of signs that the run goes wrong, each once: on the screen, in metrics.jsonl, run.json and the report."""
+        raised = self.watches[self.feed.current].see(self.training.counters.step, row, self.training.progress)
+        for flag in raised:
+            bar.message(f"warning: {flag.name} at step {flag.step}: {flag.message}")
+        if raised:
+            self.run.record(flags=self.flags())
+
+    def flags(self) -> list[dict[str, Any]]:
+        """All flags, in the order of their steps; with several sources each names its own."""
+        several = len(self.watches) > 1
+        found = [
+            asdict(flag) | ({"source": name} if several else {}) for name, watch in self.watches.items() for flag in watch.flags
+        ]
+        return sorted(found, key=lambda flag: flag["step"])
+
+    def show_progress(self, bar: Progress, row: dict[str, float]) -> None:
+        counters = self.training.counters
+        metrics = {key: row[key] for key in ("loss", "lr") if key in row} | self.probes
+        done = counters.seconds if bar.unit == "seconds" else counters.step
+        bar.update(done, metrics=metrics, samples=counters.samples, skipped=counters.skipped)
+
+    def log(self, extra: dict[str, float]) -> None:
+        """A row of metrics.jsonl: means over the steps since the last one."""
+        counters, options = self.training.counters, self.options
+        rows, self.window = self.window, []
+        means = {key: mean([row[key] for row in rows if key in row]) for key in dict.fromkeys(key for row in rows for key in row)}
+        epoch = counters.step / self.training.steps_per_epoch
+        rate = (counters.samples - self.samples_logged) / sum(row["step_seconds"] for row in rows)
+        self.samples_logged = counters.samples
+        row: dict[str, Any] = {
+            "step": counters.step,
+            "epoch": round(epoch, 4),
+            "samples": counters.samples,
+            "seconds": round(counters.seconds, 3),
+        }
+        means.pop("step_seconds")
+        row |= means | {"samples_per_second": rate, "skipped": counters.skipped} | extra
+        if flags := self.flags():
+            row["flags"] = ", ".join(dict.fromkeys(flag["name"] for flag in flags))
+        self.run.log(row)
+        if options.trackers:
+            self.training.accelerator.log(row, step=counters.step)
+
+    def save(self) -> None:
+        """Write a checkpoint, and drop those beyond `keep_last`."""
+        step = self.training.counters.step
+        if step != self.saved:
+            unlogged = {"window": self.window, "samples_logged": self.samples_logged, "feed": self.feed.state()}
+            unlogged["watches"] = {name: watch.state() for name, watch in self.watches.items()}
+            checkpoint.save(checkpoint.step_path(self.run.checkpoints, step), self.training.state() | unlogged)
+            self.saved = step
+        checkpoint.prune(self.run.checkpoints, self.options.keep_last)
+
+    def probe(self) -> dict[str, float]:
+        """Scores of the model as it is now; those of several sources carry their names."""
+        model, found = self.training.published(), dict[str, float]()
+        for name, evaluator in self.evaluators.items():
+            scores = evaluator.score(model)
+            found |= scores if name == ONLY else {f"{key}_{name}": value for key, value in scores.items()}
+        return found
+
+    def evaluator(self, scored: Scored) -> Evaluator:
+        """What scores the model on one source."""
+        model, settings = self.pieces.processor, self.pieces.objective.model.config
+        found = Evaluator(scored.options, scored.data, model, settings, sources=scored.sources, history=self.history, track=track)
+        if found.exposure(self.history).labelled:
+            print(
+                f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "
+                "these rows are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
+            )
+        return found
+
+    def finish(self, stop: StopRequest) -> None:
+        """Score the model, publish it, write the report. Interrupted on a signal that came while it was scored."""
+        model = self.training.published().eval()
+        tables = {name: evaluator.table(model) for name, evaluator in self.evaluators.items()}
+        self.stop_if_asked(stop)
+        if tables:
+            written = {name: table.to_dict() for name, table in tables.items()}
+            files.write_json(self.run.table_file, written.get(ONLY, written))
+        for table in tables.values():
+            table.print()
+        self.publish(list(tables.values()))
+        counters = self.training.counters
+        facts = {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "steps": counters.step,
+            "samples": counters.samples,
+            "minutes": round(counters.seconds / 60, 2),
+            "skipped": counters.skipped,
+            "skipped_messages": self.feed.skips,
+            "flags": self.flags(),
+        }
+        record = self.run.read_record()
+        write_report(
+            self.run.folder,
+            recipe_yaml=self.recipe.to_yaml(),
+            tables=list(tables.values()),
+            figures=self.pictures(),
+            metrics=self.run.rows(),
+            facts=facts | {key: record[key] for key in ("command", "commit", "hardware", "versions", "started")},
+        )
+        self.run.record(finished=now(), **facts)
+        print(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
+
+    def publish(self, tables: Sequence[Table]) -> None:
+        """Write the Hugging Face folder: weights as safetensors, configuration, processor, card."""
+        model, record = self.training.published(), self.run.read_record()
+        with files.new_folder(self.run.model_folder) as folder:
+            with no_weights_bar():
+                model.save_pretrained(folder)
+            self.pieces.processor.save_pretrained(folder)
+            write_sentence_files(folder, self.pieces.processor.processors)
+            self.history.write(folder)
+            card = model_card(
+                name=self.run.folder.name,
+                modalities=list(self.recipe.modalities),
+                tables=tables,
+                record=record,
+                recipe_yaml=self.recipe.to_yaml(),
+            )
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def pictures(self) -> dict[str, Any]:
+        """The objective's pictures of the first samples of every source."""
+        self.training.objective.eval()
+        found: dict[str, Any] = {}
+        for stream in self.streams.values():
+            modalities = modalities_of(stream, self.pieces.processor)
+            try:
+                first = next(batches(stream.source, modalities, PICTURED, labels=self.labels, on_error=self.data.on_error))
+            except ValueError as error:
+                print(f"the report has no pictures of {stream.source}: {error}")
+                continue
+            found |= self.training.objective.pictures(first.to(self.training.device), self.pieces.processor.processors)
+        return found
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values that every tracker takes."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return out
