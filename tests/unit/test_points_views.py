@@ -94,7 +94,8 @@ def test_features_are_those_of_the_patch_that_a_token_lies_in(tmp_path: Path) ->
     ViTModel(ViTConfig(**shape, image_size=SIZE, patch_size=8)).save_pretrained(tmp_path)
     target, model, inputs = Rendered(model=str(tmp_path), size=SIZE), small_model("points"), inputs_of("points")
     batch, objective = batch_of("points"), Masked(model, Setup(), targets=[Raw(), target], predictor=Transformer(predict="all"))
-    features, saliency = target.read(objective.scene("points", inputs, batch))
+    scene = objective.scene("points", inputs, batch)
+    features, saliency = target.read(scene)
     rendering = model.adapter("points").render(inputs, SIZE)
     b, v, n, _ = rendering.places.shape
     assert features.shape == (b, n, v * 16) and saliency.shape == (b, n)
@@ -116,4 +117,4 @@ def test_features_are_those_of_the_patch_that_a_token_lies_in(tmp_path: Path) ->
         assert_close(features[0, token, 16 * view : 16 * view + 16], total, rtol=1e-4, atol=1e-5)
         attention += share / v
     assert saliency[0, token].item() == pytest.approx(math.log(attention), rel=1e-4)
-    assert target.read(model, "points", inputs)[0] is features, "the same inputs are looked at once"
+    assert target.read(scene)[0] is features, "a scene is looked at once"
