@@ -116,4 +116,4 @@ def other_content(inputs: Inputs) -> Inputs:
     """Other values at the same places."""
     if any(value.is_floating_point() for value in inputs.values()):
         return {key: value * value.abs() if value.is_floating_point() else value for key, value in inputs.items()}
-    return {key: value ^ 1 if value.shape[1:].numel() > 1 else value for key, value in inputs.items()}
+    return {key: value & ~1 if value.shape[1:].numel() > 1 else value for key, value in inputs.items()}

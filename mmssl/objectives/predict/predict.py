@@ -158,24 +158,8 @@ class Predict(Objective):
 
     def truth(self, number: int, scene: Scene, predicted: Predicted, key: str, values: Tensor) -> Tensor:
         """The target of a part at the places that are predicted. ValueError for anything but a value for every token."""
-        self.check_every_token(number, scene, key, values)
+        scene.check(type(self.every_target[number]).__name__, key, values)
         return gather(repeated(values, len(predicted.index)), predicted.index)
-
-    def check_every_token(self, number: int, scene: Scene, key: str, values: Tensor) -> None:
-        """ValueError if a target has no value for every token of the student's view."""
-        b, n = scene.tokens.values.shape[:2]
-        if values.dim() == 2 + values.is_floating_point() and values.shape[1] == n and len(values) % b == 0:
-            return
-        if scene.clean and (known := scene.target_tokens.values.shape[1]) != n:
-            raise ValueError(
-                f"objective.view: clean needs views whose tokens lie where those of the samples lie, but views of {scene.name!r} "
-                f"have {n} tokens and the samples {known}; choose same, or leave out the augmentation that moves them"
-            )
-        raise ValueError(
-            f"objective.targets: {type(self.every_target[number]).__name__} gives {key!r} of shape {list(values.shape)}; expected "
-            f"a target for each token, not a mean of them: float [{b}, {n}, values] with NaN, or integer [{b}, {n}] with -100, "
-            "where there is none"
-        )
 
     def loss_of(self, number: int, name: str, truth: Tensor) -> Loss:
         """The loss of a part; integer targets are classes whatever the loss."""
@@ -190,8 +174,6 @@ class Predict(Objective):
         weights = dict[str, Tensor]()
         for number, target in enumerate(self.every_target):
             outline = target.outline(scene)
-            for key, there in outline.there.items():
-                self.check_every_token(number, scene, key, there)
             counts = [self.counted(number, scene.name, there, index, real) for there in outline.there.values()]
             if counts:
                 weights[f"loss_{number + 1}"] = torch.stack(counts).sum()
