@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mmssl.objectives import Clock, Masked, Setup
+from mmssl.objectives import Masked, Setup
 from mmssl.objectives.predict.distances import InfoNce
 from mmssl.objectives.predict.predictors import Causal, Conv, CrossAttention, MaskToken, Siamese, Unordered
 from mmssl.objectives.predict.targets import Assignments, Embedding, Encoding, Gradients, Hog, Latent, Position, Raw
 from mmssl.plugins import installed
-from mmssl.testing import batch_of, small_model
+from mmssl.testing import OBJECTIVE_LAWS, batch_of, small_model
 
 STEPS = 50
 PICTURES = ["audio", "image"]
@@ -64,6 +64,9 @@ PARTS = {
 CASES = [(kind, name) for kind, parts in PARTS.items() for name in installed() if name not in parts.refused]
 REFUSED = [(kind, name, message) for kind, parts in PARTS.items() for name, message in sorted(parts.refused.items())]
 
+LAWS = ["every_weight_learns", "loss_falls", "loss_is_a_function_of_batch_and_state", "weights_are_those_of_the_terms"]
+"""Of objectives; resuming and micro-batches are looked at in test_objectives.py and test_step.py."""
+
 every_case = pytest.mark.parametrize(("kind", "name"), CASES)
 
 
@@ -72,44 +75,11 @@ def build(kind: str, name: str) -> Masked:
 
 
 @every_case
-def test_all_of_it_learns(kind: str, name: str) -> None:
-    objective, batch = build(kind, name).train(), batch_of(name)
-    objective.networks.make()
-    frozen = {id(p) for p in objective.networks.copies.parameters()}
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
-    history = []
-    for step in range(STEPS):
-        output = objective(batch)
-        output.loss.backward()
-        for key, parameter in objective.named_parameters():
-            if id(parameter) in frozen:
-                assert parameter.grad is None, f"{key} of a teacher gets a gradient"
-            elif step == 0:
-                assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{key} gets no finite gradient"
-                assert parameter.grad.any(), f"the gradient of {key} is zero"
-        optimizer.step()
-        optimizer.zero_grad()
-        objective.after_step(Clock(step + 1, step / STEPS))
-        assert all(metric.value.isfinite() and not metric.value.requires_grad for metric in output.metrics.values())
-        history.append(output.loss.item())
-        if history[-1] < 0.9 * history[0]:
-            return
-    raise AssertionError(f"the loss does not fall: {history}")
-
-
-@every_case
-def test_state_is_all_there_is(kind: str, name: str) -> None:
-    """Another objective with the same state has the same loss, bit by bit, and the loss is a function of the batch."""
-    first, batch = build(kind, name).eval(), batch_of(name)
-    expected = first(batch).loss
-    assert torch.equal(first(batch).loss, expected)
-    torch.manual_seed(1)
-    second = build(kind, name).eval()
-    for parameter in second.parameters():
-        parameter.data.normal_()
-    second.networks.make()
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(second(batch).loss, expected)
+@pytest.mark.parametrize(
+    "law", ["every_weight_learns", "loss_falls", "loss_is_a_function_of_batch_and_state", "weights_are_those_of_the_terms"]
+)
+def test_law(law: str, kind: str, name: str) -> None:
+    OBJECTIVE_LAWS[law](lambda model, setup: Masked(model, setup, **PARTS[kind].settings(name)), name)
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[0] not in ("position", "next embedding")])

@@ -23,7 +23,7 @@ from mmssl.draws import Draws
 from mmssl.modality import Augment, Inputs, Others, find, mixing
 from mmssl.objectives import Objective
 from mmssl.recipe import Recipe, load
-from mmssl.training.build import build, cut_stream, labels_of, modalities_of
+from mmssl.training.build import Pieces, build, cut_stream, labels_of, modalities_of
 from mmssl.training.loop import Training, fit
 
 SAMPLES, BATCH, STEPS, TOKENS = 24, 8, 10, 1200
@@ -39,25 +39,14 @@ OF_A_BATCH = {
 }
 """Parts that no case below holds, with the reason."""
 
-BATCH_METRICS = {
-    "input_std": "a deviation between samples",
-    "target_sample_std": "a deviation between samples",
-    "target_rank": "a rank of all samples",
-    "codes_used": "an entropy of the codes of all samples",
-    "perplexity": "an entropy of the codes of all samples",
-    "largest_logit": "a largest value of all samples",
-    "unexplained": "a share of the loss of the mean of all targets",
-    "step_seconds": "a time",
-}
-"""Logged numbers that are no means over samples, with what they are."""
-
 
 # Samples
 
 
 def image(draw: np.random.Generator, number: int) -> Any:
-    raw = find("image").example(number + 1, 3)[number]
-    return raw.resize(tuple(int(side) for side in 16 * draw.integers(2, 5, 2)))
+    raw = find("image").example(number + 1, 3)[number].resize(tuple(int(side) for side in 16 * draw.integers(2, 5, 2)))
+    # Plain rows would have gradients of no direction, where rounding decides on the orientation of a histogram.
+    return np.clip(np.asarray(raw) + draw.normal(0, 20, (raw.height, raw.width, 3)), 0, 255).astype(np.uint8)
 
 
 def text(draw: np.random.Generator, number: int) -> Any:
@@ -173,7 +162,7 @@ CHOICES = {
     "latent layers": Choice({"name": "latent", "layers": 2, "part": "ffn", "normalise": "instance", "final": "layer"}, WIDE),
     "hog": Choice({"name": "hog"}, REGRESSED, PICTURES),
     "gradients": Choice({"name": "gradients", "scales": [1, 3]}, REGRESSED, PICTURES),
-    "position": Choice({"name": "position", "grid": [256, 1, 8, 8]}, CLASSES, ("audio", "image", "text"), [{"name": "unordered"}]),
+    "position": Choice({"name": "position", "grid": [256, 1, 4, 4]}, CLASSES, ("audio", "image", "text"), [{"name": "unordered"}]),
     "embedding": Choice({"name": "embedding"}, WIDE),
     "encoder": Choice({"name": "encoder"}, WIDE, (), [{"name": "cross_attention", "decoder_layers": 1}]),
     "random codes": Choice({"name": "random_codes", "codebooks": 2, "codes": 32, "width": 8}, CLASSES),
@@ -190,7 +179,7 @@ CHOICES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """An objective on a modality, as a recipe's section."""
 
@@ -230,13 +219,14 @@ CASES += [
     for name in RAGGED
     if not choice.modalities or name in choice.modalities
 ]
-QUICK = random.Random(0).sample(range(len(CASES)), len(CASES) // 3)
-"""The third of the cases that is not slow."""
+QUICK = {name: random.Random(name).sample([case for case in CASES if case.name == name], 6) for name in RAGGED}
+"""The third of the cases that is not slow; of the longer law the first two of each modality."""
 
-every_case = pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, id=str(case), marks=[] if i in QUICK else [pytest.mark.slow]) for i, case in enumerate(CASES)],
-)
+
+def cases(quick: int) -> list[Any]:
+    """All cases, all but the first so many quick ones of each modality marked as slow."""
+    chosen = {str(case) for found in QUICK.values() for case in found[:quick]}
+    return [pytest.param(case, id=str(case), marks=[] if str(case) in chosen else [pytest.mark.slow]) for case in CASES]
 
 
 # Runs
@@ -260,6 +250,7 @@ def settings(name: str, objective: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@cache
 def recipe_of(case: Case) -> Recipe:
     return load(settings(case.name, case.objective), {"encoder": noise()})
 
@@ -272,22 +263,31 @@ class Ran(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def run(recipe: Recipe, parts: int, *, steps: int = STEPS, double: bool = False, tokens: int | None = None) -> Ran:
-    """Train on the drawn samples, each step in so many micro-batches; `tokens`: steps of a token budget."""
-    data, options = recipe.section("data"), replace(recipe.section("train"), accumulation=parts)
-    names = list(recipe.modalities)
-    streams = open_streams(data, names, rows_of(names[0]))
+def opened(recipe: Recipe) -> tuple[Pieces, dict[str, Any]]:
+    """What a recipe builds on the drawn samples, and how the loader is to read them."""
+    (name,) = recipe.modalities
+    streams = open_streams(recipe.section("data"), [name], rows_of(name))
     labels = labels_of(recipe, streams)
     pieces = build(recipe, streams, labels)
     stream = cut_stream(next(iter(streams.values())), pieces.processor)
-    read = {"source": stream.source, "modalities": modalities_of(stream, pieces.processor), "seed": 0, "labels": labels}
-    # Batches of the same samples for every number of micro-batches.
-    order: Any = Order(len(stream.source), 0)
+    return pieces, {"source": stream.source, "modalities": modalities_of(stream, pieces.processor), "seed": 0, "labels": labels}
+
+
+def whole_source(read: Mapping[str, Any]) -> Batch:
+    """All samples as one batch."""
+    count = len(read["source"])
+    return next(loader(**read, order=Order(count, 0, shuffle=False), batch_size=count))
+
+
+def run(recipe: Recipe, parts: int, *, steps: int = STEPS, double: bool = False, tokens: int | None = None) -> Ran:
+    """Train on the drawn samples, each step in so many micro-batches; `tokens`: steps of a token budget."""
+    pieces, read = opened(recipe)
+    order: Any = Order(len(read["source"]), 0)
     if tokens is not None:
-        whole = next(loader(**read, order=Order(len(stream.source), 0, shuffle=False), batch_size=len(stream.source)))
-        lengths = pieces.objective.model.count_tokens(names[0], whole.inputs[names[0]]).tolist()
-        order = BudgetOrder(lengths, tokens, 0, multiple=max(PARTS))
+        (name, inputs), *_ = whole_source(read).inputs.items()
+        order = BudgetOrder(pieces.objective.model.count_tokens(name, inputs).tolist(), tokens, 0, shares=parts)
     batches = loader(**read, order=order, batch_size=None if tokens else BATCH, micro_batches=parts)
+    options = replace(recipe.section("train"), accumulation=parts)
     training = Training(in_float64(pieces.objective) if double else pieces.objective, options)
     gradient: dict[str, Tensor] = {}
     rows: list[dict[str, float]] = []
@@ -319,10 +319,12 @@ class InFloat64:
 
 
 def in_float64(objective: Objective) -> Objective:
-    """The objective with weights and views in float64."""
+    """The objective with weights and views in float64. Buffers stay as they are: codebooks are compared in float32 anyway."""
     augments = {name: InFloat64(augment) for name, augment in objective.setup.augments.items()}
     objective.setup = replace(objective.setup, augments=augments)
-    return objective.double()
+    for parameter in objective.parameters():
+        parameter.data = parameter.data.double()
+    return objective
 
 
 def doubled(batch: Batch) -> Batch:
@@ -345,18 +347,20 @@ def distance(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> flo
 
 
 def check_rows(found: list[dict[str, float]], expected: list[dict[str, float]], tolerance: float) -> None:
-    """Logged rows agree, but for numbers that are no means over samples."""
+    """Logged rows agree in all but the time."""
     for step, (one, other) in enumerate(zip(found, expected, strict=True), 1):
         assert one.keys() == other.keys()
-        for key in one.keys() - BATCH_METRICS.keys():
+        for key in one.keys() - {"step_seconds"}:
             assert one[key] == pytest.approx(other[key], rel=tolerance, abs=1e-7), f"{key} of step {step}"
 
 
 # Laws
 
 
-@every_case
+@pytest.mark.parametrize("case", cases(quick=6))
 def test_gradient_loss_and_metrics_of_a_step_in_float64(case: Case) -> None:
+    if case.what == "quantised":
+        pytest.skip("chooses codes by maps of float32 vectors, whatever its weights are")
     recipe = recipe_of(case)
     whole, *split = (run(recipe, parts, steps=1, double=True) for parts in PARTS)
     assert any(value.any() for value in whole.gradient.values())
@@ -365,7 +369,7 @@ def test_gradient_loss_and_metrics_of_a_step_in_float64(case: Case) -> None:
         check_rows(one.rows, whole.rows, 1e-6)
 
 
-@every_case
+@pytest.mark.parametrize("case", cases(quick=2))
 def test_weights_after_ten_steps(case: Case) -> None:
     recipe = recipe_of(case)
     whole, *split = (run(recipe, parts) for parts in PARTS)
@@ -375,38 +379,40 @@ def test_weights_after_ten_steps(case: Case) -> None:
         assert distance(one.weights, whole.weights) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", ["masked", "jepa"])
-@pytest.mark.parametrize("name", RAGGED)
-def test_steps_of_a_token_budget(name: str, kind: str) -> None:
-    recipe = recipe_of(Case(name, kind, {"name": kind, **DEFAULT[kind]}))
+BUDGETS = [case for case in CASES if case.what in ("masked", "jepa")]
+QUICK_BUDGETS = ("text-masked", "audio-jepa")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(one, id=str(one), marks=[] if str(one) in QUICK_BUDGETS else [pytest.mark.slow]) for one in BUDGETS]
+)
+def test_steps_of_a_token_budget(case: Case) -> None:
+    recipe = recipe_of(case)
     whole, *split = (run(recipe, parts, tokens=TOKENS) for parts in PARTS)
     for one in split:
         assert distance(one.gradient, whole.gradient) <= 1e-5
         assert distance(one.weights, whole.weights) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["text", "tabular"])
-def test_published_model_and_log_of_a_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "options"), [("tabular", {}), ("text", {"train.batch_tokens": TOKENS})])
+def test_published_model_and_log_of_a_run(
+    name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = recipe_of(Case(name, "masked", {"name": "masked", **DEFAULT["masked"]})).resolved()
-    runs = [mmssl.train(recipe, {"train.accumulation": k, "train.log_every": 1}, rows=rows_of(name)) for k in (1, 4)]
+    recipe = recipe_of(next(case for case in CASES if str(case) == f"{name}-masked")).resolved()
+    changes = options | {"train.log_every": 1}
+    runs = [mmssl.train(recipe, changes | {"train.accumulation": parts}, rows=rows_of(name)) for parts in (1, 4)]
     one, other = (load_file(run.model_folder / "model.safetensors") for run in runs)
     assert distance(other, one) <= 1e-5
     for a, b in zip(*(list(run.rows()) for run in runs), strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
-        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
+        for key in ("loss", "grad_norm", "unexplained"):
+            assert b[key] == pytest.approx(a[key], rel=1e-4)
 
 
-def test_samples_are_ragged() -> None:
+@pytest.mark.parametrize("name", RAGGED)
+def test_samples_are_ragged(name: str) -> None:
     """Or the laws above would hold for a mean of means."""
-    for name in RAGGED:
-        recipe = recipe_of(Case(name, "masked", {"name": "masked", **DEFAULT["masked"]}))
-        streams = open_streams(recipe.section("data"), [name], rows_of(name))
-        model = build(recipe, streams, None).objective.model
-        processor = find(name).processor(**recipe.modalities[name]["processor"])
-        if not processor.fitted:
-            processor.fit(find(name).example(32, 1))
-        raws = [row if not find(name).columns else row[find(name).columns[0]] for row in rows_of(name)]
-        targets = model.adapter(name).target(processor.batch(raws))
-        counts = sum((~t.isnan()).any(-1).sum(1) if t.is_floating_point() else (t != -100).sum(1) for t in targets.values())
-        assert len(set(counts.tolist())) > 1, name
+    pieces, read = opened(recipe_of(next(case for case in CASES if str(case) == f"{name}-masked")))
+    targets = pieces.objective.model.adapter(name).target(whole_source(read).inputs[name])
+    there = [~value.isnan().all(-1) if value.is_floating_point() else value != -100 for value in targets.values()]
+    assert len(set(torch.stack(there).any(0).sum(1).tolist())) > 1

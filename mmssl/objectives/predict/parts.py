@@ -88,6 +88,21 @@ class Scene:
         found: Found = self._known[key]
         return found
 
+    def check(self, target: str, key: str, values: Tensor) -> None:
+        """ValueError if what a target gives for a part has no value for every token of the student's view."""
+        b, n = self.tokens.values.shape[:2]
+        if values.dim() == 2 + values.is_floating_point() and values.shape[1] == n and len(values) % b == 0:
+            return
+        if self.clean and (known := self.target_tokens.values.shape[1]) != n:
+            raise ValueError(
+                f"objective.view: clean needs views whose tokens lie where those of the samples lie, but views of {self.name!r} "
+                f"have {n} tokens and the samples {known}; choose same, or leave out the augmentation that moves them"
+            )
+        raise ValueError(
+            f"objective.targets: {target} gives {key!r} of shape {list(values.shape)}; expected a target for each token, not a "
+            f"mean of them: float [{b}, {n}, values] with NaN, or integer [{b}, {n}] with -100, where there is none"
+        )
+
     @cached_property
     def _known(self) -> dict[str, Any]:
         return {}
@@ -234,6 +249,8 @@ class Target(nn.Module, ABC):
     def outline(self, scene: Scene) -> Outline:
         """What `forward` weighs. A target whose values are dear says it without computing them."""
         answer = self(scene)
+        for key, value in answer.values.items():
+            scene.check(type(self).__name__, key, value)
         there = {key: has_target(value) for key, value in answer.values.items()}
         return Outline(there, {key: term.weight.sum() for key, term in answer.terms.items()})
 

@@ -142,7 +142,7 @@ class Predict(Objective):
             counts = there if predicted.real is None else there & predicted.real
             losses.append(each)
             counted.append(counts)
-            for name, value in loss.metrics(guess).items():
+            for name, value in loss.metrics(guess.masked_fill(~counts[..., None], 0)).items():
                 metrics.setdefault(name, []).append(value)
             if scene.diagnose:
                 constants.append(constant(loss, truth, counts, predicted.real, scene.draws, guess.shape[-1]))
@@ -158,12 +158,7 @@ class Predict(Objective):
 
     def truth(self, number: int, scene: Scene, predicted: Predicted, key: str, values: Tensor) -> Tensor:
         """The target of a part at the places that are predicted. ValueError for anything but a value for every token."""
-        b, n = scene.tokens.values.shape[:2]
-        if values.dim() < 2 or values.shape[1] != n or len(values) % b:
-            raise ValueError(
-                f"objective.targets: {type(self.every_target[number]).__name__} gives {key!r} of shape {list(values.shape)}; "
-                f"expected a target for each of [{b}, {n}] tokens (NaN or -100 where there is none), not a mean of them"
-            )
+        scene.check(type(self.every_target[number]).__name__, key, values)
         return gather(repeated(values, len(predicted.index)), predicted.index)
 
     def loss_of(self, number: int, name: str, truth: Tensor) -> Loss:

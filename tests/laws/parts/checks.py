@@ -1,16 +1,31 @@
-"""What the author of the package writes: recipes that name the parts."""
+"""What the author of the package writes: the laws of the parts, and recipes that name them."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from acme_parts import Energy, Every, LogCosh, PlacesOnly
+from acme_parts import Agreement, Energy, Every, LogCosh, PlacesOnly
 from transformers import AutoModel
 
 import mmssl
 from mmssl.recipe import RecipeError, json_schema, load
+from mmssl.testing import OBJECTIVE_LAWS, TARGET_LAWS
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
+FLOATS = ["audio", "image", "points", "sensor", "tabular", "timeseries"]
+"""Modalities whose tokens hold floats, which have an energy; one of them is from another package."""
+
+
+@pytest.mark.parametrize("name", [*FLOATS, "text"])
+@pytest.mark.parametrize("law", OBJECTIVE_LAWS)
+def test_law_of_objectives(law: str, name: str) -> None:
+    OBJECTIVE_LAWS[law](Agreement, name)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("law", TARGET_LAWS)
+def test_law_of_targets(law: str, name: str) -> None:
+    TARGET_LAWS[law](Energy, name)
 
 
 def test_recipe_names_the_parts() -> None:
