@@ -61,6 +61,11 @@ def state_of(objective: Objective) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in objective.state_dict().items()}
 
 
+def saying(what: str) -> Callable[[str], str]:
+    """The message of a comparison, with what is compared."""
+    return lambda text: f"{what}: {text}"
+
+
 def every_weight_learns(make: Make, name: str) -> None:
     """Trained weights get a finite gradient; teachers and what is frozen get none, and stay as they are."""
     objective = made(make, name)
@@ -102,7 +107,7 @@ def loss_is_a_function_of_batch_and_state(make: Make, name: str) -> None:
         objective.eval()
     other.load_state_dict(one.state_dict())
     before, expected = state_of(one), one(batch).loss
-    assert_close(state_of(one), before, rtol=0, atol=0, msg=lambda text: f"a forward pass changes the state: {text}")
+    assert_close(state_of(one), before, rtol=0, atol=0, msg=saying("a forward pass changes the state"))
     assert torch.equal(one(batch).loss, expected), "the loss of a batch depends on what came before it"
     assert torch.equal(other(batch).loss, expected), "the loss depends on something that the state does not hold"
 
@@ -129,7 +134,7 @@ def weights_are_those_of_the_terms(make: Make, name: str) -> None:
         known, terms = objective.weights(batch, Step()), objective.terms(batch, Step()).terms
         assert known.keys() == terms.keys(), f"weights() knows {sorted(known)}, terms() gives {sorted(terms)}"
         for key, term in terms.items():
-            assert_close(known[key].double(), term.weight.sum().double(), msg=lambda text, key=key: f"weight of {key!r}: {text}")
+            assert_close(known[key].double(), term.weight.sum().double(), msg=saying(f"weight of {key!r}"))
 
 
 def micro_batches_make_the_step(make: Make, name: str) -> None:
@@ -142,17 +147,22 @@ def micro_batches_make_the_step(make: Make, name: str) -> None:
     whole, *others = (first_step(make, name, parts) for parts in (1, 2, 4))
     for row, gradient in others:
         for key, value in whole[0].items():
-            assert_close(row[key], value, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key} of a step: {text}")
+            assert_close(row[key], value, rtol=1e-4, atol=1e-6, msg=saying(f"{key} of a step"))
         error = (gradient - whole[1]).norm() / whole[1].norm()
         assert error < 1e-5, f"the gradient of a step in micro-batches is off by {error:.1e}"
 
 
 def first_step(make: Make, name: str, parts: int) -> tuple[dict[str, float], Tensor]:
     """What the first step logs, and its gradient times a constant: AdamW's first moment."""
-    one, rows = training(made(make, name), parts), list[dict[str, float]]()
-    fit(one, steps(name, parts), lambda row: rows.append(row) or True)
+    one, found = training(made(make, name), parts), dict[str, float]()
+
+    def stop(row: dict[str, float]) -> bool:
+        found.update(row)
+        return True
+
+    fit(one, steps(name, parts), stop)
     moments = [value["exp_avg"].flatten() for value in one.optimizer.state_dict()["state"].values()]
-    return {key: value for key, value in rows[0].items() if key != "step_seconds"}, torch.cat(moments)
+    return {key: value for key, value in found.items() if key != "step_seconds"}, torch.cat(moments)
 
 
 OBJECTIVE_LAWS: dict[str, Callable[[Make, str], None]] = {
@@ -227,10 +237,13 @@ def as_objective(law: Callable[[Make, str], None], target: Callable[[], Target],
 
 
 TARGET_LAWS: dict[str, Callable[[Callable[[], Target], str], None]] = {
-    law.__name__: law
-    for law in (
-        targets_have_a_value_for_every_token,
-        hidden_content_reaches_the_loss_through_the_target_alone,
-        several_masks_share_a_target,
-    )
-} | {name: partial(as_objective, law) for name, law in OBJECTIVE_LAWS.items()}
+    **{
+        law.__name__: law
+        for law in (
+            targets_have_a_value_for_every_token,
+            hidden_content_reaches_the_loss_through_the_target_alone,
+            several_masks_share_a_target,
+        )
+    },
+    **{name: partial(as_objective, law) for name, law in OBJECTIVE_LAWS.items()},
+}

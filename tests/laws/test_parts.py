@@ -55,6 +55,7 @@ def small(name: str, settings: Settings, seed: int = 0) -> tuple[Predict, Any]:
 def check_learning(name: str, settings: Settings) -> Predict:
     """The loss falls on one batch, every trained weight gets a finite gradient, and frozen weights stay as they are."""
     objective, batch = small(name, settings)
+    objective.networks.make()
     frozen = {key: value.clone() for key, value in objective.named_parameters() if not value.requires_grad}
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3, weight_decay=0)
     losses = []
