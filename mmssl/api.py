@@ -73,6 +73,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"recipe      {checked.name}: valid",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
+    lines += [f"note        {note}" for note in splits.notes]
     for stream in streams.values():
         lines += check_stream(checked, pieces, stream, labels, fixed)
     return "\n".join(lines)

@@ -117,6 +117,11 @@ class Source:
         return self._table.parts
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the rows were read, a sentence each."""
+        return tuple(self._table.notes)
+
+    @property
     def column_names(self) -> list[str]:
         """Names of the dataset's columns."""
         return self._table.columns

@@ -13,11 +13,13 @@ class Table(ABC):
 
     columns: column names. label: the column that is known to hold the label, or None.
     parts: what the rows come from: files, or names such as `bundled:wine/train`; empty for rows in memory.
+    notes: what a user should know of how they were read, a sentence each: told once, by whoever runs.
     """
 
     columns: list[str]
     label: str | None = None
     parts: Sequence[Path | str] = ()
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...

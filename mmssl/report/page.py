@@ -21,7 +21,7 @@ TITLES = {"loss": "Loss", "lr": "Learning rate", "samples_per_second": "Samples 
 LINEAR = ("lr", "samples_per_second")
 TILES = {"parameters": "parameters", "steps": "steps", "samples": "samples", "minutes": "minutes of training", "skipped": "skipped"}
 """Facts that are shown large, with their captions."""
-OWN_PLACE = ("command", "skipped_messages", "flags")
+OWN_PLACE = ("command", "skipped_messages", "flags", "notes")
 """Facts with a section of their own."""
 
 Row = Mapping[str, int | float]
@@ -39,8 +39,8 @@ def write_report(
     """Write `report.html` into the folder of a run: one file without scripts, that loads nothing from elsewhere; returns its path.
 
     figures: pictures by title. metrics: rows of metrics.jsonl, each with its `step`.
-    facts: `command`, `skipped_messages` (a list), `flags` (each with `name`, `step` and `message`), the numbers named in `TILES`,
-        and anything else worth a line.
+    facts: `command`, `skipped_messages` and `notes` (lists), `flags` (each with `name`, `step` and `message`), the numbers named in
+        `TILES`, and anything else worth a line.
     """
     page = _template().render(
         name=run_folder.name,
@@ -55,6 +55,7 @@ def write_report(
         flags=facts.get("flags", []),
         skipped=facts.get("skipped", 0),
         messages=facts.get("skipped_messages", []),
+        notes=facts.get("notes", []),
     )
     path = run_folder / REPORT
     files.write_text(path, page)

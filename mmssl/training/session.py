@@ -60,6 +60,9 @@ class Session:
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
         splits = open_splits(recipe, rows, self.begun())
         self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
+        self.notes = splits.notes
+        for note in self.notes:
+            print(f"note: {note}")
         self.pieces = self.build()
         self.streams = {name: cut_stream(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
         self.check_data()
@@ -323,6 +326,7 @@ class Session:
             "skipped": counters.skipped,
             "skipped_messages": self.feed.skips,
             "flags": self.flags(),
+            "notes": list(self.notes),
         }
         record = self.run.read_record()
         write_report(

@@ -34,6 +34,13 @@ class Splits:
     scored: dict[str, Scored]
     history: History
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the data were read, each once."""
+        read = [stream.source for stream in self.streams.values()]
+        read += [source for scored in self.scored.values() for source in (scored.sources.train, scored.sources.test)]
+        return tuple(dict.fromkeys(note for source in read for note in source.notes))
+
 
 def open_splits(recipe: Recipe, rows: Rows | None = None, begun: Mapping[str, str | None] | None = None) -> Splits:
     """Open the data of a run. Where labels are learned, now or in an earlier run, the fifth that will be scored is held out.
