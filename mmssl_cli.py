@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from mmssl_catalogue import MODALITIES, first_lines, header, points, recipes_found
 
@@ -103,8 +104,23 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--modality", help="which of the model's modalities; needed if it has several")
     command.add_argument("--column", nargs="+", help="dataset column of the modality, several for a table")
     command.add_argument("--batch-size", type=int, default=256)
+    command.add_argument("--missing", nargs="+", default=[], metavar="WORD", help="words that are missing values in table files")
+    command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="text or number, where read as the other")
+    command.add_argument("--delimiter", help="of csv files: one character, or tab")
+    command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
     what = "what to do with a sample that cannot be read"
     command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
+
+
+def table_format(options: argparse.Namespace) -> Any:
+    """How the cells of table files are written, as the command says."""
+    from pydantic import TypeAdapter
+
+    from mmssl.data.formats import TableFormat
+
+    types = dict(pair.split("=", 1) for pair in options.types)
+    said = {"missing": options.missing, "types": types, "delimiter": options.delimiter, "decimal": options.decimal}
+    return TypeAdapter(TableFormat).validate_python(said)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -128,6 +144,7 @@ def evaluate(options: argparse.Namespace) -> None:
         test_limit=options.test_limit,
         batch_size=options.batch_size,
         on_error=options.on_error,
+        table_format=table_format(options),
         compare=dict(pair.split("=", 1) for pair in options.compare),
     )
     table.print()
@@ -147,6 +164,7 @@ def embed(options: argparse.Namespace) -> None:
         column=options.column,
         batch_size=options.batch_size,
         on_error=options.on_error,
+        table_format=table_format(options),
     )
     print(f"{count} embeddings in {options.output}")
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmssl import files
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
+from mmssl.data.formats import PLAIN, TableFormat
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
@@ -119,6 +120,7 @@ def evaluate(
     test_limit: int | None = None,
     batch_size: int = 256,
     on_error: OnError = "raise",
+    table_format: TableFormat = PLAIN,
     compare: Mapping[str, str] | None = None,
 ) -> Table:
     """Probe a saved model on labelled data beside raw features and random weights; `mmssl.evaluation.PROTOCOL` says how.
@@ -127,6 +129,7 @@ def evaluate(
 
     model: folder or Hub id. data: as `data.path` of a recipe.
     modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
+    table_format: how the cells of csv, jsonl and parquet files are written.
     compare: more models, folders or Hub ids, by the name of their row.
     """
     processor, loaded = load(model)
@@ -139,7 +142,8 @@ def evaluate(
         test_limit=test_limit,
         batch_size=batch_size,
     )
-    where = DataOptions(path=data, split=train_split, columns=column_map(name, column, label), on_error=on_error)
+    columns = column_map(name, column, label)
+    where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(table_format))
     evaluator = Evaluator(options, where, processor, loaded.config, history=History.read(model), track=track)
     return evaluator.table(loaded, others=compare)
 
@@ -154,6 +158,7 @@ def embed(
     column: str | Sequence[str] | None = None,
     batch_size: int = 256,
     on_error: OnError = "raise",
+    table_format: TableFormat = PLAIN,
 ) -> int:
     """Write the pooled output of every sample to a parquet file, columns `row` and `embedding`; returns their number.
 
@@ -161,7 +166,7 @@ def embed(
     """
     processor, loaded = load(model)
     name = choose_modality(modality, processor)
-    source = Source(path=data, split=split, columns=column_map(name, column, None))
+    source = Source(path=data, split=split, columns=column_map(name, column, None), table_format=table_format)
     type_ = pa.list_(pa.float32(), loaded.pooled_size(name))
     schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
     output, count = Path(output), 0

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mmssl.data.formats import TableFormat
 from mmssl.data.mix import Mixing, Weights
 from mmssl.data.source import Columns, OnError, Source
 from mmssl.data.tables import Row
@@ -16,13 +17,17 @@ ONLY = "data"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
+class SourceOptions(TableFormat):
     """One of several sources that a run mixes; its name is that of the modality it holds, unless `modalities` says more.
 
     path: as data.path.
     split: one part of the data; null: all of it.
     columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
     limit: keep that many rows, evenly spaced; null: all.
+    missing: what stands for a missing value in table files besides an empty cell, such as [NA, "?", "-999"].
+    types: text or number, for columns of table files that would be read as the other, as in {zip: text}.
+    delimiter: between the cells of csv files, one character or the word tab; null: a comma, in .tsv files a tab.
+    decimal: the decimal sign in csv files.
     weight: how often a step reads this source, beside the others.
     modalities: modalities that each of its rows holds, which then come in one batch; null: the one that the source is named after.
     """
@@ -36,7 +41,7 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class DataOptions(TableFormat):
     """What to learn from: where the samples are, and how they are read.
 
     path: bundled:digits, bundled:breast_cancer, bundled:wine or bundled:diabetes; a parquet, csv or jsonl file; a folder of such
@@ -45,6 +50,10 @@ class DataOptions:
     split: one part of the data; null: all of it.
     columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
     limit: keep that many rows, evenly spaced; null: all.
+    missing: what stands for a missing value in table files besides an empty cell, such as [NA, "?", "-999"].
+    types: text or number, for columns of table files that would be read as the other, as in {zip: text}.
+    delimiter: between the cells of csv files, one character or the word tab; null: a comma, in .tsv files a tab.
+    decimal: the decimal sign in csv files.
     sources: several sources in the place of path, by name; each step reads one of them.
     mixing: how often each of several sources is read.
     on_error: raise = stop at the first sample that cannot be read; skip = leave it out, up to half of the first 1,000.
@@ -76,7 +85,12 @@ class DataOptions:
         """
         if self.path is not None:
             only = SourceOptions(
-                path=self.path, split=self.split, columns=self.columns, limit=self.limit, modalities=tuple(modalities)
+                path=self.path,
+                split=self.split,
+                columns=self.columns,
+                limit=self.limit,
+                modalities=tuple(modalities),
+                **vars(self.table_format),
             )
             return {ONLY: only}
         found = dict(self.sources or {})
@@ -125,7 +139,13 @@ def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None
             source = Source.from_rows(rows[name] if isinstance(rows, Mapping) else rows, options.columns)
         else:
             try:
-                source = Source(path=options.path, split=options.split, columns=options.columns, limit=options.limit)
+                source = Source(
+                    path=options.path,
+                    split=options.split,
+                    columns=options.columns,
+                    limit=options.limit,
+                    table_format=options.table_format,
+                )
             except FileNotFoundError as error:
                 key = "data.path" if name == ONLY else f"data.sources.{name}.path"
                 raise FileNotFoundError(f"{key}: {error} (set {key}=PATH)") from error

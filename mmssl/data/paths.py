@@ -8,14 +8,15 @@ from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 
+from mmssl.data.formats import PLAIN, TableFormat
 from mmssl.data.tables import MediaTable, Table
 from mmssl.modality import find
 from mmssl.plugins import installed
 
 BUNDLED = "bundled:"
 
-_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json"}
-"""Files that are tables, and what reads them in the `datasets` library."""
+_BUILDERS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json"}
+"""Files that are tables, and what reads them: see `mmssl.data.local_tables.READERS`."""
 
 _MAGIC = re.compile(r"[*?\[]")
 _HUB_ID = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)(?::([\w.-]+))?")
@@ -31,8 +32,8 @@ class _File:
     label: str | None = None
 
 
-def open_table(path: str, split: str | None) -> Table:
-    """The table that `path` names; `split` None: all its rows.
+def open_table(path: str, split: str | None, table_format: TableFormat = PLAIN) -> Table:
+    """The table that `path` names; `split` None: all its rows. table_format: how the cells of table files are written.
 
     Raises FileNotFoundError for a missing file or folder, LookupError for an unknown split, ValueError for what cannot be read.
     """
@@ -42,11 +43,11 @@ def open_table(path: str, split: str | None) -> Table:
         return bundled_table(path.removeprefix(BUNDLED), split)
     local = Path(path).expanduser()
     if local.is_file():
-        return _read([_File(local)], path, split)
+        return _read([_File(local)], path, split, table_format)
     if local.is_dir():
-        return _read(_in_folder(local, path), path, split)
+        return _read(_in_folder(local, path), path, split, table_format)
     if _MAGIC.search(path):
-        return _read(_matching(local, path), path, split)
+        return _read(_matching(local, path), path, split, table_format)
     hub = _HUB_ID.fullmatch(path)
     if hub is None or _has_suffix(hub[1]):
         raise _missing(local)
@@ -168,7 +169,7 @@ def _one_format(files: list[Path], path: str) -> tuple[str, ...]:
     return tuple(common)
 
 
-def _read(files: list[_File], path: str, split: str | None) -> Table:
+def _read(files: list[_File], path: str, split: str | None, table_format: TableFormat) -> Table:
     kinds = _one_format([file.path for file in files], path)
     chosen = files if split is None else [file for file in files if file.split == split]
     if not chosen:
@@ -179,8 +180,8 @@ def _read(files: list[_File], path: str, split: str | None) -> Table:
         table = MediaTable(kinds, [str(file) for file in paths], [file.label for file in chosen])
     else:
         _require_datasets(path)
-        from mmssl.data.arrow import files_table
+        from mmssl.data.local_tables import files_table
 
-        table = files_table(kinds[0], paths, path)
+        table = files_table(kinds[0], paths, path, [file.path for file in files], table_format)
     table.parts = paths
     return table

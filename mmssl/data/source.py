@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
+from mmssl.data.formats import PLAIN, TableFormat
 from mmssl.data.labels import Kind, Labels
 from mmssl.data.paths import open_table
 from mmssl.data.tables import Row, RowTable, Table
@@ -30,12 +31,21 @@ class Source:
     columns: the dataset's column for a modality name or for "label"; several columns for a modality that reads a whole row. Bundled
         data and media folders know their label column.
     limit: keep that many rows, evenly spaced, as many datasets are sorted by class.
+    table_format: how the cells of csv, jsonl and parquet files are written.
 
     Raises FileNotFoundError, LookupError (a split or column that does not exist) or ValueError (what cannot be read, or is empty).
     """
 
-    def __init__(self, *, path: str, split: str | None = None, columns: Columns | None = None, limit: int | None = None) -> None:
-        self._setup(open_table(path, split), path, split, columns)
+    def __init__(
+        self,
+        *,
+        path: str,
+        split: str | None = None,
+        columns: Columns | None = None,
+        limit: int | None = None,
+        table_format: TableFormat = PLAIN,
+    ) -> None:
+        self._setup(open_table(path, split, table_format), path, split, columns)
         if limit is not None:
             self._keep(limit)
 
@@ -190,6 +200,7 @@ class Source:
 
     def _unclaimed(self) -> list[str]:
         claimed = {name for names in self.columns.values() for name in ([names] if isinstance(names, str) else names)}
+        claimed |= set(self._table.index)
         return [name for name in self.column_names if name not in claimed]
 
     def raw(self, modality: Modality, row: Row) -> Any:

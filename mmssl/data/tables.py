@@ -12,11 +12,13 @@ class Table(ABC):
     """Rows that can be read in any order, and cheaply handed to a worker process.
 
     columns: column names. label: the column that is known to hold the label, or None.
+    index: those columns that number the rows, from which no sample is read unless they are named.
     parts: what the rows come from: files, or names such as `bundled:wine/train`; empty for rows in memory.
     notes: what a user should know of how they were read, a sentence each: told once, by whoever runs.
     """
 
     columns: list[str]
+    index: Sequence[str] = ()
     label: str | None = None
     parts: Sequence[Path | str] = ()
     notes: Sequence[str] = ()

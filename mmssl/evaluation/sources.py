@@ -124,12 +124,13 @@ def open_sources(
             return in_fifths(whole, options, history, "Rows in memory: a fifth of them are the test samples.")
     if path is None:
         raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
-    whole = Source(path=path, split=options.train_split, columns=columns)
+    whole = Source(path=path, split=options.train_split, columns=columns, table_format=data.table_format)
     if options.train_split is None and options.test_split is None:
         return in_fifths(whole, options, history, "A fifth of the rows are the test samples (train_split: null).")
     required_labels(whole)
     try:
-        test = Source(path=path, split=options.test_split or "test", columns=columns, limit=options.test_limit)
+        split, cells = options.test_split or "test", data.table_format
+        test = Source(path=path, split=split, columns=columns, limit=options.test_limit, table_format=cells)
     except LookupError as error:
         if options.test_split is not None:
             raise

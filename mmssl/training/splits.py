@@ -111,6 +111,7 @@ def open_scored(recipe: Recipe, streams: Mapping[str, Stream], rows: Rows | None
     for name, stream in streams.items():
         if LABEL in stream.source.columns:
             where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit")}
+            where |= vars(stream.options.table_format)
             its, own = replace(options, modality=stream.modalities[0]), replace(data, sources=None, **where)
             yield name, Scored(its, own, open_sources(its, own, rows_of(rows, name), history))
 

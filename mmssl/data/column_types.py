@@ -1,0 +1,233 @@
+"""One type for a column: over all rows of a file, and over all files.
+
+Texts of a csv file are numbers if the numbers read back as the same texts: `01234`, `1e5` and numbers of 20 digits are codes, and
+stay text. Whole numbers and decimals together are decimals. Cells of a JSON column that have no common type stay what they are.
+"""
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmssl.data.formats import ColumnType, Decimal
+
+JSON = {b"mmssl": b"json"}
+"""Metadata of a field whose cells are JSON, as their types differ."""
+
+EXACT = 2**53
+"""Whole numbers up to here are the same as float64."""
+
+_BOOLEANS = pa.array(["true", "false", "True", "False", "TRUE", "FALSE"])
+_DECIMAL = (
+    r"^(-?(0|[1-9][0-9]{0,14}|(0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)"  # at most 15 digits where no decimal point follows
+    r"|-?((0|[1-9][0-9]*)\.?[0-9]*[eE][+-]|((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)[eE])[0-9]+"
+    r"|[nN]a[nN]|-?[iI]nf(inity)?)$"
+)
+"""Decimals as programs write them. Without a point or a sign, 1e5 is a code."""
+
+
+class Guess:
+    """What type the texts of a column have, after all that were seen.
+
+    decimal: the decimal sign. asked: what the user says; ValueError for a text that is no number where numbers are asked for.
+    """
+
+    def __init__(self, decimal: Decimal = ".", asked: ColumnType | None = None) -> None:
+        self.decimal: Decimal = decimal
+        self.asked: ColumnType | None = asked
+        self.rows = 0
+        self._possible = [] if asked == "text" else [pa.bool_(), pa.int64(), pa.float64()]
+        self._empty = True
+
+    def see(self, texts: pa.StringArray) -> None:
+        """Narrow the choice by more cells, nulls for missing ones."""
+        seen, self.rows = self.rows, self.rows + len(texts)
+        cells = texts.drop_null()
+        if not len(cells):
+            return
+        self._empty = False
+        if self.asked == "number":
+            self._check(texts, seen)
+            self._possible = [kind for kind in self._possible if pa.types.is_float64(kind) or self._is(cells, kind)]
+        elif self._possible:
+            self._possible = [kind for kind in self._possible if self._is(cells, kind)]
+
+    @property
+    def type(self) -> pa.DataType:
+        """The narrowest type of all texts; null if there is none."""
+        if self._empty:
+            return pa.null()
+        return self._possible[0] if self._possible else pa.string()
+
+    def read(self, texts: pa.StringArray, kind: pa.DataType) -> pa.Array:
+        """The cells as values of a type that fits them."""
+        if pa.types.is_string(kind):
+            return texts
+        if pa.types.is_null(kind):
+            return pa.nulls(len(texts))
+        if pa.types.is_boolean(kind):
+            return pc.ascii_lower(texts).cast(pa.bool_())
+        return _plain(texts, self.decimal).cast(kind)
+
+    def _is(self, cells: pa.StringArray, kind: pa.DataType) -> bool:
+        if pa.types.is_boolean(kind):
+            return _all(pc.is_in(cells, _BOOLEANS))
+        plain = _plain(cells, self.decimal)
+        if pa.types.is_int64(kind):
+            numbers = _cast(plain, kind)
+            return numbers is not None and _all(pc.equal(numbers.cast(pa.string()), plain))
+        numbers = _cast(plain, kind)
+        return numbers is not None and _all(pc.match_substring_regex(plain, _DECIMAL)) and not _overflows(numbers, plain)
+
+    def _check(self, texts: pa.StringArray, seen: int) -> None:
+        """ValueError naming the first cell that is no number, whatever its leading zeros."""
+        plain = _plain(texts, self.decimal)
+        if _cast(plain, pa.float64()) is not None:
+            return
+        for row, text in enumerate(plain.to_pylist()):
+            if text is not None and _cast(pa.array([text]), pa.float64()) is None:
+                raise ValueError(
+                    f"row {seen + row}: {texts[row].as_py()!r} is no number, and types asks for one. Say what is missing with "
+                    "data.missing, what the decimal sign is with data.decimal, or read the column as text"
+                )
+
+
+def _plain(texts: pa.StringArray, decimal: Decimal) -> pa.StringArray:
+    """Texts without blanks around them, and with a decimal point. A point beside decimal commas groups thousands: no number."""
+    trimmed = pc.ascii_trim_whitespace(texts)
+    if decimal == ".":
+        return trimmed
+    return pc.replace_substring(pc.replace_substring(trimmed, ".", "_"), ",", ".")
+
+
+def _all(values: pa.BooleanArray) -> bool:
+    return bool(pc.all(values).as_py())
+
+
+def _cast(texts: pa.StringArray, kind: pa.DataType) -> pa.Array | None:
+    try:
+        return texts.cast(kind)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _overflows(numbers: pa.DoubleArray, texts: pa.StringArray) -> bool:
+    """Whether a text of digits is too large for a float."""
+    infinite = pc.is_inf(numbers)
+    return bool(pc.any(infinite).as_py()) and not _all(pc.match_substring_regex(texts.filter(infinite), "^-?[iI]nf"))
+
+
+def common(types: Sequence[pa.DataType]) -> pa.DataType | None:
+    """The type that all parts of a column can have without another meaning; None if there is none: numbers are no text."""
+    found = pa.null()
+    for kind in types:
+        joined = _common(found, kind)
+        if joined is None:
+            return None
+        found = joined
+    return found
+
+
+def _common(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    if a == b or pa.types.is_null(b):
+        return a
+    if pa.types.is_null(a):
+        return b
+    if _is_text(a) and _is_text(b):
+        return pa.large_string()
+    if _is_bytes(a) and _is_bytes(b):
+        return pa.large_binary()
+    if {_family(a), _family(b)} == {"integer", "decimal"}:
+        return pa.float64()
+    if _family(a) != _family(b):
+        return None
+    try:
+        return pa.unify_schemas([pa.schema([("c", a)]), pa.schema([("c", b)])], promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+
+
+def _family(kind: pa.DataType) -> str:
+    """Types of one family have a common type that changes no value's meaning."""
+    if pa.types.is_integer(kind):
+        return "integer"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "decimal"
+    if is_list(kind):
+        return "list of " + _family(kind.value_type).replace("integer", "decimal")
+    return "struct" if pa.types.is_struct(kind) else str(kind).partition("[")[0]
+
+
+def is_json(field: pa.Field) -> bool:
+    """Whether cells are JSON, as their types differ; `datasets` has a type of its own for such columns."""
+    return (field.metadata or {}).get(b"mmssl") == b"json" or getattr(field.type, "extension_name", "") == "arrow.json"
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def converted(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A part of a column in the common type. ValueError if a whole number is too large for decimals."""
+    if column.type == kind:
+        return column
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), kind)
+    if pa.types.is_integer(column.type) and pa.types.is_floating(kind) and not fits_float(column):
+        raise ValueError(f"whole numbers beyond 2^53, such as {_largest(column)}, beside decimals would lose their last digits")
+    return column.cast(kind)
+
+
+def fits_float(column: pa.Array) -> bool:
+    """Whether whole numbers are the same as float64."""
+    return _largest(column) <= EXACT
+
+
+def _largest(column: pa.Array) -> int:
+    ends = pc.min_max(column).as_py()
+    return max(abs(ends["min"] or 0), abs(ends["max"] or 0))
+
+
+def to_json(column: pa.Array) -> pa.StringArray:
+    """Cells as JSON, which keeps the type of each."""
+    return pa.array([None if cell is None else json.dumps(cell) for cell in column.to_pylist()], pa.string())
+
+
+def asked_type(kind: pa.DataType, asked: ColumnType) -> pa.DataType:
+    """The type of a typed column that the user calls text or number."""
+    if asked == "text":
+        return kind if _is_text(kind) else pa.string()
+    return kind if _family(kind) in ("integer", "decimal") else pa.float64()
+
+
+def as_asked(column: pa.Array, asked: ColumnType) -> pa.Array:
+    """A typed column as text or number. ValueError for a text that is no number."""
+    kind = asked_type(column.type, asked)
+    if column.type == kind or pa.types.is_null(column.type) or asked == "text":
+        return column.cast(kind)
+    texts = column.cast(pa.string())
+    guess = Guess(asked="number")
+    guess.see(texts)
+    return guess.read(texts, kind)
+
+
+def without(column: pa.Array, missing: Sequence[str]) -> pa.Array:
+    """A column with nulls where a cell is one of these words, or the number that such a word is."""
+    kind = column.type
+    if missing and _is_text(kind):
+        hit = pc.is_in(pc.utf8_trim_whitespace(column), pa.array(missing, kind))
+    elif missing and _family(kind) in ("integer", "decimal"):
+        numbers = [found[0].as_py() for word in missing if (found := _cast(pa.array([word]), pa.float64())) is not None]
+        hit = pc.is_in(column.cast(pa.float64(), safe=False), pa.array(numbers, pa.float64()))
+    else:
+        return column
+    return pc.if_else(hit, pa.scalar(None, kind), column)

@@ -1,0 +1,165 @@
+"""Comma-separated files, as texts."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+from mmssl.data.formats import SIGNS, TAB, TableFormat
+
+DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+UNNAMED = "Unnamed: "
+"""What a column without a name is called, as pandas does, with its number."""
+
+_BLOCK = 2**20
+_LARGEST_BLOCK = 2**30
+_ENCODINGS = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\x1f\x8b": "gzip",
+}
+
+
+class CsvFile:
+    """One file. ValueError naming it, and the row, for whatever is not a table of named columns."""
+
+    def __init__(self, path: Path, table_format: TableFormat) -> None:
+        self.path = path
+        self.delimiter = table_format.sign or ("\t" if path.suffix.lower() == ".tsv" else ",")
+        self._asked = table_format.delimiter is not None
+        self._block = _BLOCK
+        self.names = self._header()
+        self.size = path.stat().st_size
+
+    @property
+    def index(self) -> list[str]:
+        """The first column if it has no name: pandas and R write the index of their rows so."""
+        return [name for name in self.names[:1] if name == f"{UNNAMED}0"]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All cells as texts, null where a cell is empty."""
+        wrong: list[arrow_csv.InvalidRow] = []
+
+        def refuse(row: arrow_csv.InvalidRow) -> str:
+            wrong.append(row)
+            return "error"
+
+        done = 0
+        while True:
+            seen = 0
+            try:
+                for batch in self._open(refuse):
+                    new = batch.slice(max(0, done - seen))
+                    seen += batch.num_rows
+                    if new.num_rows:
+                        done += new.num_rows
+                        yield new
+                break
+            except pa.ArrowInvalid as error:
+                if "straddling" not in str(error) or self._block >= _LARGEST_BLOCK:
+                    raise self._error(self._reason(error, wrong)) from error
+                self._block *= 8  # a row is longer than a block
+        self._check_end()
+
+    def _open(self, refuse: "arrow_csv.InvalidRowHandler") -> arrow_csv.CSVStreamingReader:
+        return arrow_csv.open_csv(
+            self.path,
+            read_options=arrow_csv.ReadOptions(column_names=self.names, skip_rows_after_names=1, block_size=self._block),
+            parse_options=arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=refuse),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(self.names, pa.string()),
+                strings_can_be_null=True,
+                null_values=[""],
+                quoted_strings_can_be_null=True,
+            ),
+        )
+
+    def _header(self) -> list[str]:
+        with self.path.open("rb") as file:
+            start = file.read(4)
+        if not start:
+            raise self._error("it is empty: a csv file begins with the names of its columns")
+        for mark, what in _ENCODINGS.items():
+            if start.startswith(mark):
+                raise self._error(f"it is {what}, not text in UTF-8. Save it as CSV in UTF-8")
+        try:
+            with self._text() as lines:
+                names = next(csv.reader(lines, delimiter=self.delimiter), [])
+        except UnicodeDecodeError as error:
+            raise self._error(self._not_utf8()) from error
+        except csv.Error as error:
+            raise self._error(str(error)) from error
+        names = [name or f"{UNNAMED}{number}" for number, name in enumerate(names)]
+        self._check_names(names)
+        return names
+
+    def _text(self) -> TextIO:
+        csv.field_size_limit(sys.maxsize)
+        return self.path.open(encoding="utf-8-sig", newline="")
+
+    def _check_names(self, names: list[str]) -> None:
+        if not names:
+            raise self._error("its first line is empty: a csv file begins with the names of its columns")
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
+            places = [str(number) for number, name in enumerate(names, 1) if name == twice[0]]
+            raise self._error(f"the columns {' and '.join(places)} are both called {twice[0]!r}. Give each a name of its own")
+        other = next((sign for sign in (*DELIMITERS, ",") if sign != self.delimiter and sign in names[0]), None)
+        if len(names) == 1 and other and not self._asked:
+            raise self._error(
+                f"it has one column, {names[0]!r}: is {DELIMITERS.get(other, 'a comma')} its delimiter? "
+                f"Then set data.delimiter={TAB if other == SIGNS[TAB] else other!r}"
+            )
+
+    def _reason(self, error: pa.ArrowInvalid, wrong: "list[arrow_csv.InvalidRow]") -> str:
+        if wrong:
+            row = wrong[0]
+            text = row.text if len(row.text) <= 80 else row.text[:80] + "..."
+            return (
+                f"row {self._uneven()} has {row.actual_columns} cells, its header names {row.expected_columns} columns "
+                f"({', '.join(self.names[:8])}): {text!r}. Name every column, and put cells that hold the delimiter in quotes"
+            )
+        if "UTF8" in str(error):
+            return self._not_utf8()
+        return str(error)
+
+    def _uneven(self) -> int:
+        """The first row of other than the header's number of cells."""
+        with self._text() as lines:
+            rows = (row for row in csv.reader(lines, delimiter=self.delimiter) if row)
+            return next(number for number, row in enumerate(rows, -1) if len(row) != len(self.names))
+
+    def _not_utf8(self) -> str:
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    return f"line {number} is no UTF-8 (byte {line[error.start]:#x}). Save it as CSV in UTF-8"
+        return "it is no UTF-8. Save it as CSV in UTF-8"
+
+    def _check_end(self) -> None:
+        """ValueError if the last quote is never closed: the rest of the file would be one cell."""
+        quotes = 0
+        with self.path.open("rb") as file:
+            while part := file.read(2**20):
+                quotes += part.count(b'"')
+        if quotes % 2 == 0:  # a quote within quotes is doubled
+            return
+        rows = -1
+        try:
+            with self._text() as lines:
+                for _ in csv.reader(lines, delimiter=self.delimiter, strict=True):
+                    rows += 1
+        except csv.Error as error:
+            if "unexpected end of data" in str(error):
+                what = f"row {rows}: a quote is opened and never closed. Close it, or double it where it is text"
+                raise self._error(what) from error
+
+    def _error(self, reason: str) -> ValueError:
+        return ValueError(f"cannot read {self.path}: {reason}")
