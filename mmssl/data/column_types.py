@@ -28,57 +28,56 @@ _DECIMAL = (
 
 
 class Guess:
-    """What type the texts of a column have, after all that were seen.
+    """What type the texts of a column have, after all that were seen: the narrowest of truth values, whole numbers and decimals.
 
     decimal: the decimal sign. asked: what the user says; ValueError for a text that is no number where numbers are asked for.
+    type: null as long as no cell was there.
     """
 
     def __init__(self, decimal: Decimal = ".", asked: ColumnType | None = None) -> None:
         self.decimal: Decimal = decimal
         self.asked: ColumnType | None = asked
-        self.rows = 0
-        self._possible = [] if asked == "text" else [pa.bool_(), pa.int64(), pa.float64()]
-        self._empty = True
+        self.type = pa.null()
+        self._rows = 0
+        self._exact = True  # all whole numbers so far are the same as float64
 
-    def see(self, texts: pa.StringArray) -> None:
-        """Narrow the choice by more cells, nulls for missing ones."""
-        seen, self.rows = self.rows, self.rows + len(texts)
-        cells = texts.drop_null()
-        if not len(cells):
-            return
-        self._empty = False
+    def see(self, texts: pa.StringArray) -> pa.Array:
+        """Widen the type by more cells, nulls for missing ones; returns them as what they were taken for."""
+        seen, self._rows = self._rows, self._rows + len(texts)
+        if pa.types.is_string(self.type) or texts.null_count == len(texts):
+            return texts
+        if self.asked == "text":
+            self.type = pa.string()
+            return texts
         if self.asked == "number":
             self._check(texts, seen)
-            self._possible = [kind for kind in self._possible if pa.types.is_float64(kind) or self._is(cells, kind)]
-        elif self._possible:
-            self._possible = [kind for kind in self._possible if self._is(cells, kind)]
-
-    @property
-    def type(self) -> pa.DataType:
-        """The narrowest type of all texts; null if there is none."""
-        if self._empty:
-            return pa.null()
-        return self._possible[0] if self._possible else pa.string()
-
-    def read(self, texts: pa.StringArray, kind: pa.DataType) -> pa.Array:
-        """The cells as values of a type that fits them."""
-        if pa.types.is_string(kind):
+        elif self.type in (pa.null(), pa.bool_()) and _all(pc.is_in(texts.drop_null(), _BOOLEANS)):
+            self.type = pa.bool_()
             return texts
-        if pa.types.is_null(kind):
-            return pa.nulls(len(texts))
-        if pa.types.is_boolean(kind):
-            return pc.ascii_lower(texts).cast(pa.bool_())
-        return _plain(texts, self.decimal).cast(kind)
+        plain = _plain(texts, self.decimal)
+        if pa.types.is_null(self.type) or pa.types.is_int64(self.type):
+            numbers = _whole(plain)
+            if numbers is not None:
+                self.type, self._exact = pa.int64(), self._exact and fits_float(numbers)
+                return numbers
+        if not pa.types.is_boolean(self.type) and self._exact:
+            numbers = _cast(plain, pa.float64())
+            if numbers is not None and (self.asked == "number" or _are_decimals(plain, numbers)):
+                self.type = pa.float64()
+                return numbers
+        self.type = pa.string()
+        return texts
 
-    def _is(self, cells: pa.StringArray, kind: pa.DataType) -> bool:
-        if pa.types.is_boolean(kind):
-            return _all(pc.is_in(cells, _BOOLEANS))
-        plain = _plain(cells, self.decimal)
-        if pa.types.is_int64(kind):
-            numbers = _cast(plain, kind)
-            return numbers is not None and _all(pc.equal(numbers.cast(pa.string()), plain))
-        numbers = _cast(plain, kind)
-        return numbers is not None and _all(pc.match_substring_regex(plain, _DECIMAL)) and not _overflows(numbers, plain)
+    def read(self, texts: pa.StringArray, seen: pa.Array | None = None) -> pa.Array:
+        """The cells in the type of the column. seen: what `see` took them for."""
+        if pa.types.is_string(self.type):
+            return texts
+        if pa.types.is_null(self.type):
+            return pa.nulls(len(texts))
+        if pa.types.is_boolean(self.type):
+            return pc.ascii_lower(texts).cast(pa.bool_())
+        numbers = _plain(texts, self.decimal) if seen is None or pa.types.is_string(seen.type) else seen
+        return numbers.cast(self.type)
 
     def _check(self, texts: pa.StringArray, seen: int) -> None:
         """ValueError naming the first cell that is no number, whatever its leading zeros."""
@@ -102,7 +101,7 @@ def _plain(texts: pa.StringArray, decimal: Decimal) -> pa.StringArray:
 
 
 def _all(values: pa.BooleanArray) -> bool:
-    return bool(pc.all(values).as_py())
+    return bool(pc.all(values, min_count=0).as_py())
 
 
 def _cast(texts: pa.StringArray, kind: pa.DataType) -> pa.Array | None:
@@ -112,10 +111,23 @@ def _cast(texts: pa.StringArray, kind: pa.DataType) -> pa.Array | None:
         return None
 
 
-def _overflows(numbers: pa.DoubleArray, texts: pa.StringArray) -> bool:
-    """Whether a text of digits is too large for a float."""
+def _whole(texts: pa.StringArray) -> pa.Int64Array | None:
+    """Whole numbers, if these read back as the same texts."""
+    numbers = _cast(texts, pa.int64())
+    return numbers if numbers is not None and _all(pc.equal(numbers.cast(pa.string()), texts)) else None
+
+
+def _are_decimals(texts: pa.StringArray, numbers: pa.DoubleArray) -> bool:
+    """Whether all texts are decimals as programs write them, of a size that a float holds."""
+    odd = pc.invert(pc.match_substring(texts, "."))
+    for start in ("0", "-0"):
+        odd = pc.or_(odd, pc.and_not(pc.starts_with(texts, start), pc.starts_with(texts, start + ".")))
+    for sign in ("e", "E", "+"):
+        odd = pc.or_(odd, pc.match_substring(texts, sign))
+    if not _all(pc.match_substring_regex(texts.filter(odd), _DECIMAL)):
+        return False
     infinite = pc.is_inf(numbers)
-    return bool(pc.any(infinite).as_py()) and not _all(pc.match_substring_regex(texts.filter(infinite), "^-?[iI]nf"))
+    return not pc.any(infinite).as_py() or _all(pc.match_substring_regex(texts.filter(infinite), "^-?[iI]nf"))
 
 
 def common(types: Sequence[pa.DataType]) -> pa.DataType | None:
@@ -216,8 +228,7 @@ def as_asked(column: pa.Array, asked: ColumnType) -> pa.Array:
         return column.cast(kind)
     texts = column.cast(pa.string())
     guess = Guess(asked="number")
-    guess.see(texts)
-    return guess.read(texts, kind)
+    return guess.see(texts).cast(kind)
 
 
 def without(column: pa.Array, missing: Sequence[str]) -> pa.Array:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from mmssl.data.column_types import EXACT, JSON
@@ -63,11 +64,14 @@ class JsonLines:
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         number = 0
         try:
-            with self.path.open(encoding="utf-8-sig") as lines:
+            with self.path.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
                     if line.isspace():
                         continue
-                    row = json.loads(line)
+                    try:
+                        row = orjson.loads(line)
+                    except orjson.JSONDecodeError:  # of NaN, numbers beyond 64 bits, a byte order mark, and mistakes
+                        row = json.loads(line.decode("utf-8-sig"))
                     if not isinstance(row, dict):
                         raise self._error(
                             f"line {number} holds a {type(row).__name__}; every line must hold an object, as in "
@@ -79,7 +83,7 @@ class JsonLines:
                 f"line {number}: {error.msg} (character {error.colno}); every line must hold a JSON object"
             ) from error
         except UnicodeDecodeError as error:
-            raise self._error(f"after line {number} there is no UTF-8 (byte {error.object[error.start]:#x})") from error
+            raise self._error(f"line {number} is no UTF-8 (byte {error.object[error.start]:#x}). Save it in UTF-8") from error
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(f"cannot read {self.path}: {reason}")
@@ -100,7 +104,7 @@ def _hashable(cell: Any) -> bool:
 
 def typed(cells: Sequence[Any]) -> tuple[pa.Array, bool]:
     """Cells as an array, and whether it holds their JSON, as they have no common type."""
-    kinds = {type(cell) for cell in cells} - {type(None)}
+    kinds = set(map(type, cells)) - {type(None)}
     try:
         if kinds == {int, float} and all(abs(cell) <= EXACT for cell in cells if isinstance(cell, int)):
             return pa.array(cells, pa.float64()), False

@@ -1,7 +1,9 @@
 """Tables in csv, jsonl and parquet files: one type for each column, over all rows and all files."""
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,22 +20,25 @@ from mmssl.data.json_lines import JsonLines
 from mmssl.data.parquet_files import ParquetFile
 from mmssl.data.tables import Row, Table
 
-IN_MEMORY = 2**27
+IN_MEMORY = 2**22
 """Bytes up to which a table is kept in memory. A larger one is copied to the cache of `datasets` and mapped from there."""
+HELD = 2**27
+"""Bytes up to which texts are held while the types of their columns are found. Larger files are read twice."""
 VERSION = 1
-"""Of what a copy holds: files are not copied again while it, the bytes of the files and the format are the same."""
+"""Of what a copy holds: files are not copied again while it, their bytes and what is said of them are the same."""
 
 
 @runtime_checkable
 class Reader(Protocol):
     """Files of one kind.
 
-    schema: the columns and their types in all rows. index: columns that number the rows. notes: what to tell the user.
+    schema: the columns and their types in all rows. index: columns that number the rows.
+    missing: how many cells of each column are missing as `TableFormat.missing` says, where they were counted.
     """
 
     schema: pa.Schema
     index: list[str]
-    notes: list[str]
+    missing: dict[str, int]
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """All rows of some columns, in the types of `schema`. ValueError naming the file for what cannot be read."""
@@ -42,17 +47,53 @@ class Reader(Protocol):
         """Bytes of some columns, about."""
 
 
-def files_table(builder: str, paths: Sequence[Path], path: str, every: Sequence[Path], table_format: TableFormat) -> "FileTable":
+def files_table(builder: str, paths: Sequence[Path], path: str, every: Sequence[Path], table_format: TableFormat) -> Table:
     """The rows of the files `paths`, one after another. ValueError naming the file that cannot be read.
 
     builder: parquet, csv or json. path: what the user wrote, for messages. every: all files of it, whose splits share their types.
     """
     table_format.check(builder, path)
-    reader: Reader = READERS[builder](paths, every, table_format)
-    unknown = [name for name in table_format.types if name not in reader.schema.names]
+    found: Table
+    if builder == "parquet" or sum(file.stat().st_size for file in paths) <= IN_MEMORY:
+        reader: Reader = READERS[builder](paths, every, table_format)
+        found, missing = FileTable(reader, paths, table_format), reader.missing
+    else:
+        found, missing = copied_table(builder, paths, every, table_format)
+    unknown = [name for name in table_format.types if name not in found.columns]
     if unknown:
-        raise LookupError(f"data.types names {unknown[0]!r}, which {path} has not; it has {', '.join(reader.schema.names)}")
-    return FileTable(reader, paths, table_format)
+        raise LookupError(f"data.types names {unknown[0]!r}, which {path} has not; it has {', '.join(found.columns)}")
+    found.notes = notes(found.index, missing, path)
+    return found
+
+
+def notes(index: Sequence[str], missing: Mapping[str, int], path: str) -> list[str]:
+    """What to tell of how a table was read."""
+    names, told = " and ".join(map(repr, index)), [f"{count:,} in column {name!r}" for name, count in missing.items() if count]
+    found = [f"{path}: {names} is the index of the rows, and no input; to read it, name it in data.columns"] if index else []
+    return [*found, f"{path}: cells that are missing, as data.missing says: {', '.join(told)}"] if told else found
+
+
+def copied_table(
+    builder: str, paths: Sequence[Path], every: Sequence[Path], table_format: TableFormat
+) -> tuple[ArrowTable, dict[str, int]]:
+    """A table of texts that is large: read once, and kept as a copy with its types. Returns it with its `Reader.missing`."""
+    chosen = [number for number, path in enumerate(every) if path in paths]
+    place = copy_place(fingerprint(every, repr((VERSION, builder, table_format, chosen))))
+    if not place.exists():
+        reader = READERS[builder](paths, every, table_format)
+        said = json.dumps({"index": reader.index, "missing": reader.missing})
+        schema, names = reader.schema.with_metadata({"mmssl": said}), reader.schema.names
+        write_copy(place, schema, lambda: reader.batches(names), reader.size(names))
+    with pa.memory_map(str(place)) as file, pa.ipc.open_stream(file) as stream:
+        known = json.loads(stream.schema.metadata[b"mmssl"])
+    table = ArrowTable(datasets.Dataset.from_file(str(place)))
+    table.index = known["index"]
+    return table, known["missing"]
+
+
+def copy_place(key: str) -> Path:
+    """Where a copy lies."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "mmssl" / f"{key}.arrow"
 
 
 class FileTable(Table):
@@ -63,7 +104,6 @@ class FileTable(Table):
     ) -> None:
         self.columns = list(reader.schema.names if names is None else names)
         self.index = [name for name in reader.index if name in self.columns]
-        self.notes = reader.notes
         self._reader, self._paths, self._format = reader, paths, table_format
         self._opened: dict[tuple[str, ...], ArrowTable] = {}
 
@@ -99,8 +139,7 @@ class FileTable(Table):
         schema = pa.schema([self._reader.schema.field(name) for name in names], metadata=self._reader.schema.metadata)
         if self._reader.size(names) <= IN_MEMORY:
             return datasets.Dataset(pa.Table.from_batches(self._reader.batches(names), schema).combine_chunks())
-        key = fingerprint(self._paths, repr((VERSION, self._format, schema.to_string(), list(names))))
-        place = Path(datasets.config.HF_DATASETS_CACHE) / "mmssl" / f"{key}.arrow"
+        place = copy_place(fingerprint(self._paths, repr((VERSION, self._format, schema.to_string(), list(names)))))
         if not place.exists():
             write_copy(place, schema, lambda: self._reader.batches(names), self._reader.size(names))
         return datasets.Dataset.from_file(str(place))
@@ -108,23 +147,34 @@ class FileTable(Table):
 
 def fingerprint(paths: Sequence[Path], said: str) -> str:
     """What files hold, byte by byte, and what was said of them: no time stamp tells whether a file is the same."""
-    digest = xxhash.xxh3_128(said.encode())
-    for path in paths:
-        with path.open("rb") as file:
-            while part := file.read(2**22):
-                digest.update(part)
-        digest.update(path.stat().st_size.to_bytes(8, "little"))
+    digest, sizes = xxhash.xxh3_128(said.encode()), [path.stat().st_size for path in paths]
+    with bar("looking for changes", sum(sizes)) as shown:
+        for path, size in zip(paths, sizes, strict=True):
+            with path.open("rb") as file:
+                while part := file.read(2**22):
+                    digest.update(part)
+                    shown.update(len(part))
+            digest.update(size.to_bytes(8, "little"))
     return digest.hexdigest()
+
+
+def bar(what: str, size: int) -> Any:
+    """A bar of `datasets`, as its own readers draw, where there is much to read and somebody watches."""
+    return datasets.utils.tqdm(desc=what, total=size, unit="B", unit_scale=True, disable=size < 2**28 or not sys.stderr.isatty())
 
 
 def write_copy(place: Path, schema: pa.Schema, batches: Callable[[], Iterator[pa.RecordBatch]], size: int) -> None:
     """Write a table that is too large for memory. OSError naming the cache, and how to have it elsewhere."""
-    bar = datasets.utils.tqdm(desc=f"copying to {place.parent}", total=size, unit="B", unit_scale=True)
     try:
-        with bar, files.new_file(place) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        with (
+            bar(f"copying to {place.parent}", size) as shown,
+            files.new_file(place) as part,
+            pa.OSFile(str(part), "wb") as sink,
+            pa.ipc.new_stream(sink, schema) as writer,
+        ):
             for batch in batches():
                 writer.write_batch(batch)
-                bar.update(batch.nbytes)
+                shown.update(batch.nbytes)
     except OSError as error:
         if not error.errno:
             raise
@@ -145,22 +195,22 @@ class CsvReader:
         first = self._files[0]
         same_columns([(file.path, file.names) for file in known.values()])
         self.index = first.index
-        self.notes = index_notes(self.index, first.path)
+        self.missing = dict.fromkeys(first.names, 0)
         self._size = sum(file.size for file in self._files)
-        self._kept: list[pa.RecordBatch] | None = [] if self._size <= IN_MEMORY else None
+        self._kept: list[tuple[pa.RecordBatch, list[pa.Array]]] | None = [] if self._size <= HELD else None
         self._guesses = {name: Guess(table_format.decimal, table_format.types.get(name)) for name in first.names}
-        counts = dict.fromkeys(first.names, 0)
         for file in known.values():
-            for batch in self._texts(file, counts):
-                for name, guess in self._guesses.items():
-                    try:
-                        guess.see(batch[name])
-                    except ValueError as error:
-                        raise ValueError(f"cannot read {file.path}, column {name}: {error}") from error
+            for batch in self._texts(file, count=file in self._files):
+                seen = [self._see(file, name, batch[name]) for name in first.names]
                 if self._kept is not None and file in self._files:
-                    self._kept.append(batch)
-        self.notes += missing_notes(counts)
+                    self._kept.append((batch, seen))
         self.schema = pa.schema([(name, guess.type) for name, guess in self._guesses.items()])
+
+    def _see(self, file: CsvFile, name: str, texts: pa.StringArray) -> pa.Array:
+        try:
+            return self._guesses[name].see(texts)
+        except ValueError as error:
+            raise ValueError(f"cannot read {file.path}, column {name}: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": None}
@@ -169,20 +219,24 @@ class CsvReader:
         return self._size
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        texts = (batch for file in self._files for batch in self._texts(file)) if self._kept is None else self._kept
-        schema = pa.schema([self.schema.field(name) for name in names])
-        for batch in texts:
-            yield pa.record_batch([self._guesses[name].read(batch[name], schema.field(name).type) for name in names], schema=schema)
+        schema, places = pa.schema([self.schema.field(name) for name in names]), [self.schema.names.index(name) for name in names]
+        if self._kept is not None:
+            for batch, seen in self._kept:
+                arrays = [self._guesses[name].read(batch[name], seen[place]) for name, place in zip(names, places, strict=True)]
+                yield pa.record_batch(arrays, schema=schema)
+            return
+        for file in self._files:
+            for batch in self._texts(file):
+                yield pa.record_batch([self._guesses[name].read(batch[name]) for name in names], schema=schema)
 
-    def _texts(self, file: CsvFile, counts: dict[str, int] | None = None) -> Iterator[pa.RecordBatch]:
+    def _texts(self, file: CsvFile, *, count: bool = False) -> Iterator[pa.RecordBatch]:
         for batch in file.batches():
             if not self._format.missing:
                 yield batch
                 continue
             cells = {name: without(batch[name], self._format.missing) for name in file.names}
             for name, found in cells.items():
-                if counts is not None:
-                    counts[name] += found.null_count - batch[name].null_count
+                self.missing[name] += (found.null_count - batch[name].null_count) * count
             yield pa.record_batch(cells)
 
 
@@ -193,9 +247,9 @@ class JsonReader:
         known = {path: JsonLines(path, table_format) for path in every}
         self._files = [known[path] for path in paths]
         self._size = sum(file.size for file in self._files)
-        self._kept: list[pa.RecordBatch] | None = [] if self._size <= IN_MEMORY else None
+        self._kept: list[pa.RecordBatch] | None = [] if self._size <= HELD else None
         self.index: list[str] = []
-        self.notes: list[str] = []
+        self.missing: dict[str, int] = {}
         types, coded, large = dict[str, dict[pa.DataType, None]](), set[str](), set[str]()
         for file in known.values():
             for batch in file.batches():
@@ -247,7 +301,7 @@ class ParquetReader:
         same_columns([(file.path, [name for name in file.schema.names if name not in file.index]) for file in filled])
         names = [name for name in first.schema.names if all(name in file.schema.names for file in filled)]
         self.index = [name for name in names if name in first.index]
-        self.notes = index_notes(self.index, first.path)
+        self.missing: dict[str, int] = {}
         self.schema = pa.schema([self._field(name, filled) for name in names], metadata=huggingface_only(first.schema.metadata))
 
     def size(self, names: Sequence[str]) -> int:
@@ -310,13 +364,3 @@ def same_columns(found: Sequence[tuple[Path, Sequence[str]]]) -> None:
                 f"the files do not fit together: {first} has the columns {', '.join(names)}; {path} has {', '.join(others)}. "
                 "Choose files of one kind with a pattern"
             )
-
-
-def index_notes(index: Sequence[str], path: Path) -> list[str]:
-    names = " and ".join(map(repr, index))
-    return [f"{path}: {names} is the index of its rows, and no input; to read it, name it in data.columns"] if index else []
-
-
-def missing_notes(counts: dict[str, int]) -> list[str]:
-    told = [f"{count:,} in column {name!r}" for name, count in counts.items() if count]
-    return [f"cells that are missing, as data.missing says: {', '.join(told)}"] if told else []

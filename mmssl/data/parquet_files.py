@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-_ROWS = 1024
-"""Rows that are read at a time: few, as each may hold a picture."""
+_BYTES = 2**24
+"""Read at a time, about: many rows of numbers, few of pictures."""
 
 
 class ParquetFile:
@@ -49,7 +49,8 @@ class ParquetFile:
         dotted = any("." in name for name in self.schema.names)  # which the reader takes for parts of a column
         try:
             with parquet.ParquetFile(self.path, memory_map=True) as file:
-                for batch in file.iter_batches(_ROWS, columns=None if dotted else list(names)):
+                rows = max(1, _BYTES * self.num_rows // max(1, self.size(names)))
+                for batch in file.iter_batches(rows, columns=None if dotted else list(names)):
                     yield batch.select(list(names))
         except (pa.ArrowException, OSError) as error:
             raise self._error(error) from error
