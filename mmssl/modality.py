@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmssl.contents import Content
 from mmssl.draws import Draws
 from mmssl.plugins import installed, load
 from mmssl.tokens import Tokens
@@ -54,6 +55,14 @@ class Processor(ABC):
     def fitted(self) -> bool:
         """Whether `fit` has nothing left to do."""
         return True
+
+    def contents(self, samples: Iterable[Any]) -> list[Content]:
+        """What the fitted processor takes the parts of raw samples for, and what looks odd; told to the user.
+
+        samples: some of the source, evenly spaced over it; a modality whose samples are dear need not take all of them. Cells that
+        cannot be read are passed over: the loader deals with them. Nothing to tell: an empty list.
+        """
+        return []
 
     @abstractmethod
     def __call__(self, raw: Any) -> Inputs:
