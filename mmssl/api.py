@@ -22,7 +22,7 @@ from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import Objective
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
-from mmssl.training.build import Pieces, build, contents_of, cut_stream, modalities_of
+from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.progress import track
 from mmssl.training.run import Run
 from mmssl.training.session import pretrain
@@ -79,13 +79,15 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     told = {name: contents_of(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     for name, stream in streams.items():
         lines += check_stream(checked, pieces, stream, labels, fixed)
-        lines += content_lines(told[name])
+        lines += content_lines(told[name], splits.streams[name].source.num_rows)
     return "\n".join(lines)
 
 
-def content_lines(told: Mapping[str, Sequence[contents.Content]]) -> list[str]:
+def content_lines(told: Mapping[str, Sequence[contents.Content]], size: int) -> list[str]:
     """Lines about what the samples of one source hold, and the way out of what looks odd."""
     found = []
+    if size > EXAMINED and any(told.values()):
+        found.append(f"looked at   {EXAMINED:,} of {size:,} samples, evenly spaced")
     for name, parts in told.items():
         found += [f"{title:11} {line}" for title, line in zip(chain([name], repeat("")), contents.lines(parts), strict=False)]
         found += [f"odd         {note}" for note in contents.notes(parts)]

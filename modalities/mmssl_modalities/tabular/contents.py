@@ -3,13 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from mmssl.contents import Content, Odd, cut, share
-from mmssl_modalities.tabular.cells import DATES, NUMBERS, is_missing
+from mmssl_modalities.tabular.cells import NUMBERS, is_missing
 from mmssl_modalities.tabular.columns import CategoricalColumn, Column, DateColumn, HashedColumn, TextColumn
 
 MOST = 0.8
@@ -79,28 +78,33 @@ def _content(name: str, cells: list[Any], count: int, column: Column | None) -> 
     if column is None:
         return Content(name, "left out", missing=missing, example=example)
     values = Counter(cell if isinstance(cell, str) else _comparable(cell) for cell in cells)
-    kind, detail = _kind(column, len(values))
+    kind, detail = _kind(column, values)
     return Content(name, kind, detail, missing, example, tuple(_odd(column, cells, values)))
 
 
 def _comparable(cell: Any) -> Any:
     """A cell that can be counted; equal numbers are one, whatever their type."""
-    return float(cell) if isinstance(cell, np.floating) else cell if isinstance(cell, NUMBERS + DATES) else repr(cell)
+    if isinstance(cell, str | date):
+        return cell
+    try:
+        return float(cell) if isinstance(cell, NUMBERS) else repr(cell)
+    except (OverflowError, ValueError):  # beyond float64, or a signalling NaN
+        return repr(cell)
 
 
-def _kind(column: Column, distinct: int) -> tuple[str, str]:
+def _kind(column: Column, values: Counter[Any]) -> tuple[str, str]:
     match column:
         case CategoricalColumn():
             kept = len(column.categories)
-            return "category", f"{kept:,} classes" + ("; rarer ones share one" if distinct > kept else "")
+            return "category", f"{kept:,} class{'es' if kept != 1 else ''}{' and one for the rest' if len(values) > kept else ''}"
         case HashedColumn():
             return "category", f"hashed to {column.num_classes:,} classes"
         case DateColumn():
             return "date", ""
         case TextColumn():
             return "text", ""
-        case _:
-            return "number", ""
+    numbers = [value for value in values if isinstance(value, float)]
+    return "number", f"{min(numbers):g} to {max(numbers):g}" if numbers else ""
 
 
 def _odd(column: Column, cells: list[Any], values: Counter[Any]) -> Iterable[Odd]:
@@ -109,8 +113,8 @@ def _odd(column: Column, cells: list[Any], values: Counter[Any]) -> Iterable[Odd
         yield Odd("constant", "one value in all rows", _CONSTANT_OUT)
         return
     if not isinstance(column, CategoricalColumn | HashedColumn):
-        if not isinstance(column, DateColumn | TextColumn) and _counts_rows(cells):
-            yield Odd("row number", "each row has the next whole number", _COUNT_OUT)
+        if not isinstance(column, DateColumn | TextColumn) and _counts_rows(cells, values):
+            yield Odd("row number", "whole numbers that rise from row to row", _COUNT_OUT)
         return
     texts = {value: number for value, number in values.items() if isinstance(value, str)}
     gaps = {value: number for value, number in texts.items() if value.strip().lower() in GAPS or not value.strip()}
@@ -124,13 +128,12 @@ def _odd(column: Column, cells: list[Any], values: Counter[Any]) -> Iterable[Odd
         yield Odd("identifier", f"{len(values):,} categories in {len(cells):,} cells", _OWN_OUT)
 
 
-def _counts_rows(cells: list[Any]) -> bool:
-    """Whether numbers are 0, 1, 2, ... or 1, 2, 3, ..., or every so many of them, as rows are numbered."""
-    if len(cells) < FEWEST or not all(isinstance(cell, int | np.integer) or float(cell).is_integer() for cell in cells):
+def _counts_rows(cells: list[Any], values: Counter[Any]) -> bool:
+    """Whether numbers rise as rows are numbered; some rows may be held out, or not looked at."""
+    found = list(values)
+    if not FEWEST <= len(cells) == len(found) or not all(isinstance(value, float) and value.is_integer() for value in found):
         return False
-    steps = np.diff(np.array([float(cell) for cell in cells]))
-    # Rows that are looked at are evenly spaced, up to rounding, where there are many.
-    return bool(steps.min() > 0 and steps.max() - steps.min() <= 1)
+    return all(before < after for before, after in pairwise(found))
 
 
 def _seem(values: list[str]) -> Odd | None:
