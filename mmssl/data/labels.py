@@ -143,6 +143,8 @@ def _plain(cell: Any) -> Any:
     if isinstance(cell, np.generic):
         cell = cell.item()
     if isinstance(cell, Decimal):
+        if cell.is_nan():
+            return math.nan
         return int(cell) if cell.is_finite() and cell == cell.to_integral_value() else float(cell)
     return cell
 
@@ -182,6 +184,8 @@ def is_missing(cell: Any) -> bool:
 
 
 def _cell_type(cells: list[Any], place: _Place) -> type:
+    if not cells:
+        raise ValueError(f"{place.where} has no rows, and so no labels")
     types = {type(cell) for cell in cells}
     if types == {int, float}:
         return float
