@@ -59,7 +59,8 @@ def read(recipe: RecipeLike, overrides: Overrides, sections: Mapping[str, Any]) 
 def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str:
     """Validate a recipe and build what it describes without training; returns a summary.
 
-    Shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per sample, the shapes of one batch, the loss of the untrained model, and the memory of a step.
+    Shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per sample, the shapes
+    of one batch, the loss of the untrained model, and the memory of a step.
     """
     checked = read(recipe, overrides, sections)
     train_options = checked.section("train")

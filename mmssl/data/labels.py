@@ -194,8 +194,8 @@ def _cell_type(cells: list[Any], place: _Place) -> type:
         alike = (int, float) if type(first) in (int, float) else (type(first),)
         other = next(position for position, cell in enumerate(cells) if type(cell) not in alike)
         raise ValueError(
-            f"rows {place.row_of(0)} and {place.row_of(other)} of {place.where}: labels must all be of one type; got {_told(first)} "
-            f"and {_told(cells[other])}. Write them alike: all as text, or all as numbers"
+            f"rows {place.row_of(0)} and {place.row_of(other)} of {place.where}: labels must all be of one type; got "
+            f"{_told(first)} and {_told(cells[other])}. Write them alike: all as text, or all as numbers"
         )
     return types.pop()
 
@@ -215,14 +215,17 @@ def _natural_kind(cells: list[Any], cell_type: type) -> Kind:
 
 
 def _check_unlabelled(cells: list[Any], place: _Place) -> None:
-    """ValueError where -1 stands beside the classes 0, 1, 2, ...: it says that a row has no label. {-1, 1} and {-1, 0, 1} are classes."""
+    """ValueError where -1 stands beside the classes 0, 1, 2, ...: it mostly says that a row has no label.
+
+    {-1, 1} and {-1, 0, 1} are classes, as are those below 0.
+    """
     distinct = set(cells)
     if UNLABELLED not in distinct or min(distinct) < UNLABELLED or max(distinct) < 2:
         return
     marked = [position for position, cell in enumerate(cells) if cell == UNLABELLED]
     raise ValueError(
-        f"{place.row(marked[0])}: the label -1 beside the classes {_numbers_told(distinct - {UNLABELLED})} mostly says that a row has "
-        f"no label; {len(marked):,} of {len(cells):,} rows have it. {_WITHOUT}. If -1 is a class like the others, say so with "
+        f"{place.row(marked[0])}: the label -1 beside the classes {_numbers_told(distinct - {UNLABELLED})} mostly says that a row "
+        f"has no label; {len(marked):,} of {len(cells):,} rows have it. {_WITHOUT}. If -1 is a class like the others, say so with "
         f"{_KEYS}: classification; if it is a number, regression"
     )
 
@@ -281,7 +284,9 @@ def _name(cell: Any) -> str:
 
 def _class_names(cells: list[Any], cell_type: type, where: str) -> list[str]:
     if cell_type is float and not _few(cells):
-        raise ValueError(f"{where}: {len(set(cells))} distinct numbers in {len(cells)} rows are no classes. Use regression: leave {_KEYS} out")
+        raise ValueError(
+            f"{where}: {len(set(cells))} distinct numbers in {len(cells)} rows are no classes. Use regression: leave {_KEYS} out"
+        )
     return [_name(cell) for cell in sorted(set(cells))]
 
 

@@ -64,7 +64,7 @@ class Objective(nn.Module, ABC):
     """
 
     needs_labels: ClassVar[bool] = False
-    """Whether batches must carry labels. A key `kind` (classification, regression) then says what labels are; null: as they look."""
+    """Whether batches must carry labels. Its key `kind`, if it has one, says what labels are (classification, regression)."""
     publish: Published = "student"
     """Which network a run publishes."""
 

@@ -17,7 +17,6 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
 from mmssl.training.start import freeze, load_saved, make_config, new_modalities, saved_model
 
-
 EXAMINED = 10_000
 """Samples of a source, evenly spaced, by which it is told what they hold."""
 

@@ -291,7 +291,9 @@ def test_fuzz_arrays(values: list[float], shape: tuple[int, ...], rate: Any, kin
     judged(array)
 
 
-def streamed(values: np.ndarray, order: str = "<", *, riff: int = 0, size: int = 0, before: bytes = b"", after: bytes = b"") -> bytes:
+def streamed(
+    values: np.ndarray, order: str = "<", *, riff: int = 0, size: int = 0, before: bytes = b"", after: bytes = b""
+) -> bytes:
     """A WAV file of 16 bits at 8 kHz with these size fields, and chunks before and after the samples."""
     tag = b"RIFF" if order == "<" else b"RIFX"
     form = struct.pack(f"{order}HHIIHH", 1, 1, 8000, 16000, 2, 16)

@@ -88,5 +88,7 @@ def test_wide_tables_are_summarised(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     write([{f"x{j}": (i * j) % 11 for j in range(120)} for i in range(12)])
     summary = api.check(RECIPE)
-    assert "tabular     120 parts (120 number); those that look odd:\n            x0    number, 0 to 0, such as 0; constant" in summary
+    assert (
+        "tabular     120 parts (120 number); those that look odd:\n            x0    number, 0 to 0, such as 0; constant" in summary
+    )
     assert " x1 " not in summary

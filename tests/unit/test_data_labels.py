@@ -1,5 +1,4 @@
 import re
-
 from datetime import datetime
 from decimal import Decimal
 
@@ -125,7 +124,13 @@ def test_a_cell_that_is_no_label_is_named(cell, told, names):
 
 @given(
     st.lists(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=2) | st.decimals(),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=3)
+        | st.lists(st.integers(), max_size=2)
+        | st.decimals(),
         max_size=30,
     ),
     st.sampled_from([None, "classification", "regression"]),
@@ -183,10 +188,20 @@ def test_other_split_is_numbered_like_the_training_split():
             ValueError,
             "rows 0 and 2 of data.csv, column y: labels must all be of one type; got 'a' (str) and 1 (int). Write them alike",
         ),
-        ([True, 1], {}, ValueError, "rows 0 and 1 of data.csv, column y: labels must all be of one type; got True (bool) and 1 (int)"),
+        (
+            [True, 1],
+            {},
+            ValueError,
+            "rows 0 and 1 of data.csv, column y: labels must all be of one type; got True (bool) and 1 (int)",
+        ),
         ([1, 2.5, "x"], {}, ValueError, "rows 0 and 2 of data.csv, column y: labels must all be of one type; got 1 (int) and 'x'"),
         (["a", 1], {"row_of": lambda i: 10 * i}, ValueError, "rows 0 and 10 of data.csv"),
-        ([0, 2], {"class_names": ["a", "b"]}, ValueError, "row 1 of data.csv, column y: the data name 2 classes, numbered from 0; got 2"),
+        (
+            [0, 2],
+            {"class_names": ["a", "b"]},
+            ValueError,
+            "row 1 of data.csv, column y: the data name 2 classes, numbered from 0; got 2",
+        ),
         (["a", "a"], {}, ValueError, "classification needs at least two classes; every row is 'a'"),
         ([1, 1], {"class_names": ["a", "b"]}, ValueError, "at least two classes; every row is 'b'"),
         (["a", "b"], {"kind": "regression"}, ValueError, "regression needs numbers; got str, such as 'a'"),

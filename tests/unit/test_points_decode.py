@@ -275,7 +275,14 @@ def test_intensities_and_other_features_by_the_same_rule() -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize(
     "comment",
-    [b"comment caf\xe9", "comment café".encode(), b"obj_info \xff\xfe", b"comment", b"comment end_header", b"comment element vertex 99999999999"],
+    [
+        b"comment caf\xe9",
+        "comment café".encode(),
+        b"obj_info \xff\xfe",
+        b"comment",
+        b"comment end_header",
+        b"comment element vertex 99999999999",
+    ],
 )
 def test_comments_of_a_ply_header_are_passed_over(comment: bytes, end: bytes, text: bool) -> None:
     data = coloured_ply(255, "u1", text=text)

@@ -123,7 +123,10 @@ def test_identifiers_row_numbers_and_constants() -> None:
 
 def test_kinds_missing_cells_and_examples() -> None:
     when = datetime(2024, 2, 29)
-    rows = [{"n": 1.5, "c": "a", "d": when, "t": "some words", "b": True, "more": 1}, {"n": None, "c": "b", "d": None, "t": "", "b": False}]
+    rows = [
+        {"n": 1.5, "c": "a", "d": when, "t": "some words", "b": True, "more": 1},
+        {"n": None, "c": "b", "d": None, "t": "", "b": False},
+    ]
     processor = TabularProcessor(text_columns=["t"])
     processor.fit([{name: cell for name, cell in row.items() if name != "more"} for row in rows])
     found = {part.name: (part.kind, part.detail, part.missing, part.example) for part in processor.contents([*rows, "no row"])}
@@ -174,5 +177,13 @@ def test_drawn_tables_are_told_as_pandas_counts_them(data: st.DataObject, count:
 def test_cells_that_no_column_holds_do_not_stop_it() -> None:
     processor = TabularProcessor()
     processor.fit([{"c": 1.0}, {"c": 2.0}])
-    rows: list[Any] = [{"c": Decimal("sNaN")}, {"c": [1]}, {"c": {"a": 1}}, {"c": 10**400}, {"c": math.inf}, {"c": np.array([1])}, None]
+    rows: list[Any] = [
+        {"c": Decimal("sNaN")},
+        {"c": [1]},
+        {"c": {"a": 1}},
+        {"c": 10**400},
+        {"c": math.inf},
+        {"c": np.array([1])},
+        None,
+    ]
     assert processor.contents(rows)[0].kind == "number"

@@ -98,7 +98,9 @@ def scale_contents(full_scale: Mapping[str, float | Mapping[Stored, float]], fea
     for feature in features:
         decided = full_scale.get(feature)
         if isinstance(decided, Mapping):
-            found += [Content(feature, _WORDS[stored], _by(most), odd=_odd(feature, stored, most)) for stored, most in decided.items()]
+            found += [
+                Content(feature, _WORDS[stored], _by(most), odd=_odd(feature, stored, most)) for stored, most in decided.items()
+            ]
         elif decided is not None:
             found.append(Content(feature, "values", _by(decided)))
     return found

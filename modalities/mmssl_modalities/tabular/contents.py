@@ -37,21 +37,22 @@ _DATES = (
     re.compile(r"(?:[^\W\d_]{3,9},? )?[^\W\d_]{3,9} \d{1,2},? \d{4}(?:[ ,].*)?"),
 )
 
+_LEAVE_OUT = "Leave the column out: name those to use in data.columns.tabular"
 _NUMBERS_OUT = (
     "As text every spelling is a category of its own. Write plain numbers (54.72), or name decimal sign and gaps "
     "(data.decimal, data.missing)"
 )
 _GAPS_OUT = (
-    "Here it is a category like any other. If it says that a value is missing, leave the cell empty, or name the word (data.missing)"
+    "Here it is a category like any other. If it says that a value is missing, leave the cell empty, or name the word "
+    "(data.missing)"
 )
-_OWN_OUT = (
-    "Nothing can be learned of values that do not come again. Leave the column out: name those to use in data.columns.tabular; if it "
-    "is text to be read as words, name it in text_columns"
-)
-_COUNT_OUT = "Row numbers give away the order of the rows. Leave the column out: name those to use in data.columns.tabular"
-_CONSTANT_OUT = "Such a column says nothing. Leave it out: name those to use in data.columns.tabular"
+_OWN_OUT = f"Nothing can be learned of values that do not come again. {_LEAVE_OUT}; if it is text to be read as words, name it in text_columns"
+_COUNT_OUT = f"Row numbers give away the order of the rows. {_LEAVE_OUT}"
+_CONSTANT_OUT = f"Such a column says nothing. {_LEAVE_OUT}"
 _ISO_OUT = "As text every date is a category of its own. Name the column in datetime_columns"
-_DATES_OUT = "As text every date is a category of its own. Write dates in ISO 8601 (2024-02-29), and name the column in datetime_columns"
+_DATES_OUT = (
+    "As text every date is a category of its own. Write it in ISO 8601 (2024-02-29), and name the column in datetime_columns"
+)
 
 
 def table_contents(rows: Iterable[Any], columns: Sequence[Column]) -> list[Content]:

@@ -46,8 +46,9 @@ class TimeseriesProcessor(Processor):
     """A series of any length, with any number of channels, to its values with gaps, statistics and times.
 
     A raw series is a 1-d or 2-d array, tensor or list of numbers, a pandas Series, a DataFrame whose columns are the channels, or a
-    dict with "values" and either "times" (numbers or dates, one per sample) or "rate" (samples per unit of time). The index of a
-    pandas series gives the times too, unless it counts samples: dates, periods, durations or numbers. NaN and None are missing values, never zeros.
+    dict with "values" and either "times" (numbers or dates, one per sample) or "rate" (samples per unit of time). The index of
+    a pandas series gives the times too, unless it counts samples: dates, periods, durations or numbers. NaN and None are missing
+    values, never zeros.
 
     Makes `timeseries_values`, float32 `[c, t]`, 0 where missing; `timeseries_observed`, bool `[c, t]`; with instance normalisation
     `timeseries_statistics`, `[c, 2]`, location and scale; for series that are not evenly sampled, or not at `rate`,
