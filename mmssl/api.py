@@ -11,17 +11,19 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mmssl import contents, files
+from mmssl import files
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
 from mmssl.evaluation.history import History
+from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import Objective
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
+from mmssl.report import contents
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.progress import track
 from mmssl.training.run import Run
@@ -84,7 +86,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     return "\n".join(lines)
 
 
-def content_lines(told: Mapping[str, Sequence[contents.Content]], size: int) -> list[str]:
+def content_lines(told: Mapping[str, Sequence[Content]], size: int) -> list[str]:
     """Lines about what the samples of one source hold, and the way out of what looks odd."""
     found = []
     if size > EXAMINED and any(told.values()):

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmssl.contents import Content
 from mmssl.draws import Draws
 from mmssl.plugins import installed, load
 from mmssl.tokens import Tokens
@@ -26,6 +25,31 @@ from mmssl_catalogue import points
 
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Something that looks odd in a part: what it is, how it shows there, and the way out, which parts of one kind share."""
+
+    what: str
+    how: str
+    way_out: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """One part of the raw samples: a column of a table, the channels of a series.
+
+    kind: what it is taken for (number, category, left out). detail: more of that (12 classes).
+    missing: share of the samples that lack it; None: that has no meaning. example: one value, as text.
+    """
+
+    name: str
+    kind: str
+    detail: str = ""
+    missing: float | None = None
+    example: str = ""
+    odd: tuple[Odd, ...] = ()
 
 
 class Processor(ABC):

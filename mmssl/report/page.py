@@ -10,9 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from mmssl import files
-from mmssl.contents import share
 from mmssl.evaluation import SCORES, Table
 from mmssl.report.charts import Chart, chart
+from mmssl.report.contents import share
 from mmssl.report.numbers import compact
 
 REPORT = "report.html"

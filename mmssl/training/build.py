@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from mmssl.contents import Content
 from mmssl.data import Labels, Source, Stream, Track, cut, silent
 from mmssl.data.loader import READ
-from mmssl.modality import Modality, Processor, ReadsProcessor, find
+from mmssl.modality import Content, Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.objectives.base import Augment

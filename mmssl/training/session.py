@@ -8,7 +8,6 @@ from statistics import fmean as mean
 from typing import Any
 
 from mmssl import files
-from mmssl.contents import notes
 from mmssl.data import batches
 from mmssl.data.options import ONLY, Rows
 from mmssl.evaluation import Evaluator, Table
@@ -17,7 +16,7 @@ from mmssl.model import no_weights_bar
 from mmssl.model.sentence import write_sentence_files
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
-from mmssl.report import model_card, write_report
+from mmssl.report import contents, model_card, write_report
 from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.feed import Feed
@@ -106,13 +105,13 @@ class Session:
     def look_at_samples(self) -> dict[str, list[dict[str, Any]]]:
         """What the samples hold, by modality (and source, of several), as JSON values; what looks odd is told and noted."""
         found = {name: contents_of(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
-        odd = dict.fromkeys(note for parts in found.values() for told in parts.values() for note in notes(told))
+        odd = dict.fromkeys(note for parts in found.values() for told in parts.values() for note in contents.notes(told))
         for note in odd:
             print(f"note: {note}")
         self.notes = tuple(dict.fromkeys((*self.notes, *odd)))
         several = len(found) > 1
         return {
-            f"{source}: {name}" if several and source != name else name: [content.record() for content in told]
+            f"{source}: {name}" if several and source != name else name: [contents.record(content) for content in told]
             for source, parts in found.items()
             for name, told in parts.items()
             if told

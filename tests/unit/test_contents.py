@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mmssl import api
-from mmssl.contents import LISTED, Content, Odd, lines, notes, share
+from mmssl.modality import Content, Odd
+from mmssl.report.contents import LISTED, lines, notes, share
 
 ODD = Odd("constant", "one value", "Leave it out")
 

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.contents import Content
-from mmssl.modality import Inputs, Processor, pad_stack
+from mmssl.modality import Content, Inputs, Processor, pad_stack
 from mmssl_modalities.points.decode import num_channels, read_cloud
 from mmssl_modalities.points.geometry import group_points
 from mmssl_modalities.points.scales import DECIDED, Extremes, FullScale, scale_contents, scaled
@@ -53,8 +52,8 @@ class PointsProcessor(Processor):
         the coordinates. Colours and intensities in whole numbers, and colours of PLY files, are scaled to [0, 1]; other values stay
         as they are.
     full_scale: the value that becomes 1, by feature ({color: 65535}), or by feature and how it is stored (uint8, uint16, whole,
-        ply); null: bytes are divided by 255, 16-bit numbers too where none in the training clouds is above 255, else by 65,535; colours
-        in other whole numbers and in decimals of PLY files by 255 (65,535) where some are above 1 (255).
+        ply); null: bytes are divided by 255, 16-bit numbers too where none in the training clouds is above 255, else by 65,535;
+        colours in other whole numbers and in decimals of PLY files by 255 (65,535) where some are above 1 (255).
     mesh_points: points that are taken from the surface of a mesh.
     max_points: largest number of points in a cloud, a guard against damaged files that announce billions.
     """

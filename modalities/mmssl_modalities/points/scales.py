@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from pydantic import Field
 
-from mmssl.contents import Content, Odd
+from mmssl.modality import Content, Odd
 
 Positive = Annotated[float, Field(gt=0)]
 Stored = Literal["uint8", "uint16", "whole", "ply"]

@@ -7,8 +7,8 @@ from datetime import date, datetime
 from itertools import pairwise
 from typing import Any
 
-from mmssl.contents import Content, Odd, cut, share
-from mmssl_modalities.tabular.cells import NUMBERS, is_missing
+from mmssl.modality import Content, Odd
+from mmssl_modalities.tabular.cells import NUMBERS, is_missing, shown
 from mmssl_modalities.tabular.columns import CategoricalColumn, Column, DateColumn, HashedColumn, TextColumn
 
 MOST = 0.8
@@ -46,7 +46,9 @@ _GAPS_OUT = (
     "Here it is a category like any other. If it says that a value is missing, leave the cell empty, or name the word "
     "(data.missing)"
 )
-_OWN_OUT = f"Nothing can be learned of values that do not come again. {_LEAVE_OUT}; if it is text to be read as words, name it in text_columns"
+_OWN_OUT = (
+    f"Nothing can be learned of values that do not come again. {_LEAVE_OUT}; or in text_columns, if it is text to be read as words"
+)
 _COUNT_OUT = f"Row numbers give away the order of the rows. {_LEAVE_OUT}"
 _CONSTANT_OUT = f"Such a column says nothing. {_LEAVE_OUT}"
 _ISO_OUT = "As text every date is a category of its own. Name the column in datetime_columns"
@@ -75,7 +77,7 @@ def table_contents(rows: Iterable[Any], columns: Sequence[Column]) -> list[Conte
 def _content(name: str, cells: list[Any], count: int, column: Column | None) -> Content:
     """One column; `cells` are those that are not missing, of `count` rows."""
     missing = 1 - len(cells) / count
-    example = cut(repr(cells[0]) if isinstance(cells[0], str) else str(cells[0])) if cells else ""
+    example = (shown(cells[0]) if isinstance(cells[0], str | int) else str(cells[0])) if cells else ""
     if column is None:
         return Content(name, "left out", missing=missing, example=example)
     values = Counter(cell if isinstance(cell, str) else _comparable(cell) for cell in cells)
@@ -120,7 +122,7 @@ def _odd(column: Column, cells: list[Any], values: Counter[Any]) -> Iterable[Odd
     texts = {value: number for value, number in values.items() if isinstance(value, str)}
     gaps = {value: number for value, number in texts.items() if value.strip().lower() in GAPS or not value.strip()}
     if gaps:
-        total = share(sum(gaps.values()) / len(cells))
+        total = f"{sum(gaps.values()):,} of {len(cells):,} cells"
         yield Odd("gaps written as words", f"{', '.join(map(repr, list(gaps)[:4]))} in {total}", _GAPS_OUT)
     others = [value for value in texts if value not in gaps]
     if seem := _seem(others):
@@ -141,7 +143,7 @@ def _seem(values: list[str]) -> Odd | None:
     """What most distinct texts of a column seem to be, if that is dates or numbers."""
     if not values:
         return None
-    example = f"as {cut(repr(values[0]))}"
+    example = f"as {shown(values[0])}"
     if sum(any(pattern.fullmatch(value.strip()) for pattern in _DATES) for value in values) >= MOST * len(values):
         return Odd("dates in text", example, _ISO_OUT if all(map(_is_iso, values)) else _DATES_OUT)
     found = [match for match in map(_NUMBER.fullmatch, values) if match]
@@ -150,7 +152,7 @@ def _seem(values: list[str]) -> Odd | None:
     units = Counter((match["unit"] or "").strip() for match in found)
     if len(units) - ("" in units) > UNITS:
         return None
-    example = f"as {cut(repr(found[0].string))}"
+    example = f"as {shown(found[0].string)}"
     return Odd("numbers in text", example, _NUMBERS_OUT)
 
 

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
-from mmssl.contents import Content
-from mmssl.modality import Inputs, Processor
+from mmssl.modality import Content, Inputs, Processor
 from mmssl_modalities.tabular.cells import placed
 from mmssl_modalities.tabular.columns import (
     DATE_VALUES,

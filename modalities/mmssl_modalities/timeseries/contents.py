@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmssl.contents import Content, Odd
+from mmssl.modality import Content, Odd
 from mmssl_modalities.timeseries.read import Layout, Series, read_series
 
 _OTHER: dict[Layout, Layout] = {"channels_first": "time_first", "time_first": "channels_first"}

@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.contents import Content
-from mmssl.modality import Inputs, Processor, pad_stack
+from mmssl.modality import Content, Inputs, Processor, pad_stack
 from mmssl_modalities.timeseries.contents import series_contents
 from mmssl_modalities.timeseries.read import Layout, Series, read_series
 

@@ -1,9 +1,11 @@
-"""What a modality took raw samples for, part by part, and what looks odd: told in `mmssl check`, in the run and in its report."""
+"""What a modality took raw samples for, part by part, and what looks odd: as lines, notes and records, for people."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from mmssl.modality import Content
 
 LISTED = 40
 """Parts that `mmssl check` lists one by one; of more it lists the odd ones, and counts the others by kind."""
@@ -13,33 +15,10 @@ SHOWN = 32
 """Characters of an example."""
 
 
-@dataclass(frozen=True)
-class Odd:
-    """Something that looks odd in a part: what it is, how it shows there, and the way out, which parts of one kind share."""
-
-    what: str
-    how: str
-    way_out: str
-
-
-@dataclass(frozen=True)
-class Content:
-    """One part of the raw samples: a column of a table, the channels of a series.
-
-    kind: what it is taken for (number, category, left out). detail: more of that (12 classes).
-    missing: share of the samples that lack it; None: that has no meaning. example: one value, as text.
-    """
-
-    name: str
-    kind: str
-    detail: str = ""
-    missing: float | None = None
-    example: str = ""
-    odd: tuple[Odd, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self) | {"odd": [f"{odd.what}{_in_brackets(odd.how)}" for odd in self.odd]}
+def record(content: Content) -> dict[str, Any]:
+    """A part as JSON values."""
+    odd = [f"{odd.what}{_in_brackets(odd.how)}" for odd in content.odd]
+    return asdict(content) | {"example": cut(content.example), "odd": odd}
 
 
 def cut(text: str) -> str:
@@ -66,7 +45,7 @@ def _line(content: Content, width: int) -> str:
     if content.missing:
         parts.append(f"{share(content.missing)} missing")
     if content.example:
-        parts.append(f"such as {content.example}")
+        parts.append(f"such as {cut(content.example)}")
     odd = "".join(f"; {odd.what}{_in_brackets(odd.how)}" for odd in content.odd)
     return f"{cut(content.name):{width}}  {', '.join(parts)}{odd}"
 
