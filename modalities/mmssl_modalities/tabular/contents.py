@@ -1,5 +1,6 @@
 """What the columns of a table are taken for, and what looks odd in them: numbers and dates in text, gaps in words, identifiers."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ FEWEST = 20
 """Cells from which on a column may seem an identifier: of fewer, chance makes all of them differ."""
 UNITS = 4
 """Units that the numbers of one column may have; codes with a letter behind them have more."""
+PARSED = 1000
+"""Distinct texts of a column that are tried as numbers and dates."""
 GAPS = frozenset({"na", "n/a", "#n/a", "nan", "none", "null", "nil", "missing", "?", "-", "--", ".", "\\n", "<na>", "nat"})
 """What people write for a gap, in lower case."""
 
@@ -143,6 +146,7 @@ def _seem(values: list[str]) -> Odd | None:
     """What most distinct texts of a column seem to be, if that is dates or numbers."""
     if not values:
         return None
+    values = values[:: math.ceil(len(values) / PARSED)]
     example = f"as {shown(values[0])}"
     if sum(any(pattern.fullmatch(value.strip()) for pattern in _DATES) for value in values) >= MOST * len(values):
         return Odd("dates in text", example, _ISO_OUT if all(map(_is_iso, values)) else _DATES_OUT)
