@@ -68,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("model", help="folder or Hub id of a model")
     add_data_arguments(command)
     command.add_argument("--label", help="label column (bundled data know theirs)")
+    kinds = ["classification", "regression"]
+    command.add_argument("--kind", choices=kinds, help="what the labels are; default: classes if text or few whole numbers")
     command.add_argument("--train-split", default="train")
     command.add_argument("--test-split", help="default: test if there is one, else a fifth of the training rows")
     command.add_argument("--train-limit", type=int, help="use that many training samples")
@@ -138,6 +140,7 @@ def evaluate(options: argparse.Namespace) -> None:
         modality=options.modality,
         column=options.column,
         label=options.label,
+        kind=options.kind,
         train_split=options.train_split,
         test_split=options.test_split,
         train_limit=options.train_limit,

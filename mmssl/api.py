@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from torch import Tensor
 from mmssl import files
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
 from mmssl.data.formats import PLAIN, TableFormat
+from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
 from mmssl.evaluation.history import History
+from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model
 from mmssl.objectives import Objective
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
-from mmssl.training.build import Pieces, build, cut_stream, modalities_of
+from mmssl.report import contents
+from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.progress import track
 from mmssl.training.run import Run
 from mmssl.training.session import pretrain
@@ -58,7 +62,8 @@ def read(recipe: RecipeLike, overrides: Overrides, sections: Mapping[str, Any]) 
 def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str:
     """Validate a recipe and build what it describes without training; returns a summary.
 
-    Shows parameters, tokens per sample, the shapes of one batch, the loss of the untrained model, and the memory of a step.
+    Shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per sample, the shapes
+    of one batch, the loss of the untrained model, and the memory of a step.
     """
     checked = read(recipe, overrides, sections)
     train_options = checked.section("train")
@@ -75,9 +80,22 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
     lines += [f"note        {note}" for note in splits.notes]
-    for stream in streams.values():
+    told = {name: contents_of(stream, pieces.processor, track) for name, stream in splits.streams.items()}
+    for name, stream in streams.items():
         lines += check_stream(checked, pieces, stream, labels, fixed)
+        lines += content_lines(told[name], splits.streams[name].source.num_rows)
     return "\n".join(lines)
+
+
+def content_lines(told: Mapping[str, Sequence[Content]], size: int) -> list[str]:
+    """Lines about what the samples of one source hold, and the way out of what looks odd."""
+    found = []
+    if size > EXAMINED and any(told.values()):
+        found.append(f"looked at   {EXAMINED:,} of {size:,} samples, evenly spaced")
+    for name, parts in told.items():
+        found += [f"{title:11} {line}" for title, line in zip(chain([name], repeat("")), contents.lines(parts), strict=False)]
+        found += [f"odd         {note}" for note in contents.notes(parts)]
+    return found
 
 
 def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels: Labels | None, fixed: int) -> list[str]:
@@ -114,6 +132,7 @@ def evaluate(
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
     label: str | None = None,
+    kind: Kind | None = None,
     train_split: str | None = "train",
     test_split: str | None = None,
     train_limit: int | None = None,
@@ -130,6 +149,7 @@ def evaluate(
     model: folder or Hub id. data: as `data.path` of a recipe.
     modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
     table_format: how the cells of csv, jsonl and parquet files are written.
+    kind: what the labels are; None: text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     compare: more models, folders or Hub ids, by the name of their row.
     """
     processor, loaded = load(model)
@@ -137,6 +157,7 @@ def evaluate(
     options = EvaluateOptions(
         train_split=train_split,
         test_split=test_split,
+        kind=kind,
         modality=name,
         train_limit=train_limit,
         test_limit=test_limit,

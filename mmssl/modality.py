@@ -27,6 +27,31 @@ Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
 
 
+@dataclass(frozen=True)
+class Odd:
+    """Something that looks odd in a part: what it is, how it shows there, and the way out, which parts of one kind share."""
+
+    what: str
+    how: str
+    way_out: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """One part of the raw samples: a column of a table, the channels of a series.
+
+    kind: what it is taken for (number, category, left out). detail: more of that (12 classes).
+    missing: share of the samples that lack it; None: that has no meaning. example: one value, as text.
+    """
+
+    name: str
+    kind: str
+    detail: str = ""
+    missing: float | None = None
+    example: str = ""
+    odd: tuple[Odd, ...] = ()
+
+
 class Processor(ABC):
     """One raw sample to named tensors: deterministic, picklable, runs on CPU workers.
 
@@ -54,6 +79,14 @@ class Processor(ABC):
     def fitted(self) -> bool:
         """Whether `fit` has nothing left to do."""
         return True
+
+    def contents(self, samples: Iterable[Any]) -> list[Content]:
+        """What the fitted processor takes the parts of raw samples for, and what looks odd; told to the user.
+
+        samples: some of the source, evenly spaced over it; a modality whose samples are dear need not take all of them. Cells that
+        cannot be read are passed over: the loader deals with them. Nothing to tell: an empty list.
+        """
+        return []
 
     @abstractmethod
     def __call__(self, raw: Any) -> Inputs:

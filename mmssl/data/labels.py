@@ -1,23 +1,29 @@
 """Labels of a source: what kind they are, and how classes are numbered."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import date
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 Kind = Literal["classification", "regression"]
 
 FEW_CLASSES = 20
-"""Up to so many distinct integers are class numbers, however few rows there are."""
+"""Up to so many distinct whole numbers are class numbers, however few rows there are."""
 ROWS_PER_CLASS = 10
-"""More distinct integers than `FEW_CLASSES` are class numbers if each has so many rows on average."""
+"""More distinct whole numbers than `FEW_CLASSES` are class numbers if each has so many rows on average."""
+UNLABELLED = -1
+"""What data sets write for rows without a label, beside the classes 0, 1, 2, ..."""
 
 _SHOWN = 8
+_KEYS = "objective.kind or evaluate.kind (`kind` in Python)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +32,13 @@ class Labels:
 
     names: class names in the order of their indices; empty for regression.
     values: int64 class indices, or float32 values for regression.
+    reason: what they are taken for and why, in words.
     """
 
     kind: Kind
     names: list[str]
     values: Shaped[np.ndarray, " n"]
+    reason: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -52,26 +60,30 @@ class Labels:
     ) -> "Labels":
         """Labels from the cells of a column.
 
-        Strings and booleans are classes, floats are regressed, integers are classes when few of them are distinct; `kind` decides
-        otherwise. Classes are numbered in sorted order, or in that of `class_names`, into which integer cells then point.
+        Strings and booleans are classes; whole numbers, stored as decimals or not, are classes when few of them are distinct; other
+        numbers are regressed; `kind` decides otherwise. Classes are numbered in sorted order, or in that of `class_names`, into
+        which integer cells then point.
 
         where: names the column in messages. like: number the classes as in these labels (of the training split).
         row_of: turns a position in `column` into the row number that a user knows.
-        Raises ValueError for a missing label, cells of several types, a kind that does not fit, fewer than two classes, or a class
-        that `like` does not have; TypeError for cells that are no labels.
+        Raises ValueError for a missing label, -1 where it seems to stand for one, cells of several types, a kind that does not fit,
+        fewer than two classes, or a class that `like` does not have; TypeError for cells that are no labels.
         """
-        cells = _present(column, class_names, where, row_of)
-        cell_type = _cell_type(cells, where)
-        if like is not None:
-            kind = like.kind
-        elif kind is None:
-            kind = _natural_kind(cells, cell_type)
+        place = _Place(where, row_of)
+        cells = _named(_present(column, class_names, place), class_names, place)
+        cell_type = _cell_type(cells, place)
+        chosen = kind
+        kind = like.kind if like is not None else chosen or _natural_kind(cells, cell_type)
         if kind == "regression":
-            return cls(kind, [], _numbers(cells, cell_type, where, row_of))
+            values = _numbers(cells, cell_type, place)
+            return cls(kind, [], values, _values_told(cells, chosen) if like is None else like.reason)
         if like is not None:
-            return cls(kind, like.names, _indices(cells, like.names, where))
+            return cls(kind, like.names, _indices(cells, like.names, where), like.reason)
+        if chosen is None:
+            _check_unlabelled(cells, place)
         names = list(class_names) if class_names is not None else _class_names(cells, cell_type, where)
-        labels = cls(kind, names, _indices(cells, names, where))
+        reason = _classes_told(names, cell_type, chosen, given=class_names is not None)
+        labels = cls(kind, names, _indices(cells, names, where), reason)
         labels._check_several(where)
         return labels
 
@@ -82,18 +94,85 @@ class Labels:
             raise ValueError(f"{where}: classification needs at least two classes; every row is {only}")
 
 
-def _present(column: Sequence[Any], class_names: Sequence[str] | None, where: str, row_of: Callable[[int], int]) -> list[Any]:
-    """The cells as Python values, class numbers replaced by their names; ValueError if one is missing."""
-    cells = [cell.item() if isinstance(cell, np.generic) else cell for cell in column]
-    missing = [position for position, cell in enumerate(cells) if is_missing(cell) or (class_names is not None and cell == -1)]
+def natural_classes(
+    column: Sequence[Any], *, where: str, class_names: Sequence[str] | None = None, row_of: Callable[[int], int] = int
+) -> Int[np.ndarray, " n"] | None:
+    """Classes by which a column's rows may be grouped, whatever kind a user says, -1 one of them; None for numbers."""
+    place = _Place(where, row_of)
+    cells = _named(_present(column, class_names, place), class_names, place)
+    if _natural_kind(cells, cell_type := _cell_type(cells, place)) == "regression":
+        return None
+    names = list(class_names) if class_names is not None else _class_names(cells, cell_type, where)
+    return _indices(cells, names, where)
+
+
+class _Place(NamedTuple):
+    """Which column cells are of, and what their rows are called, for messages."""
+
+    where: str
+    row_of: Callable[[int], int]
+
+    def row(self, position: int) -> str:
+        return f"row {self.row_of(position)} of {self.where}"
+
+
+def _present(column: Sequence[Any], class_names: Sequence[str] | None, place: _Place) -> list[Any]:
+    """The cells as Python values. TypeError for one that is no label, ValueError if one is missing."""
+    cells = [_plain(cell) for cell in column]
+    for position, cell in enumerate(cells):
+        if not is_missing(cell) and not isinstance(cell, str | bool | int | float):
+            raise TypeError(f"{place.row(position)}: labels are strings, booleans or numbers; got {_told(cell)}. {_way_out(cell)}")
+    unlabelled = class_names is not None
+    missing = [position for position, cell in enumerate(cells) if is_missing(cell) or (unlabelled and cell == UNLABELLED)]
     if missing:
         raise ValueError(
-            f"row {row_of(missing[0])} of {where}: the label is missing; every row needs one, and {len(missing):,} of "
-            f"{len(cells):,} have none. Drop such rows; or use all rows without labels, by an objective that learns none, and "
-            "score on other data (evaluate.path) or not at all (evaluate=null)"
+            f"{place.row(missing[0])}: the label is missing; every row needs one, and {len(missing):,} of "
+            f"{len(cells):,} have none. {_WITHOUT}"
         )
+    return cells
+
+
+_WITHOUT = (
+    "Drop such rows; or use all rows without labels, by an objective that learns none, and "
+    "score on other data (evaluate.path) or not at all (evaluate=null)"
+)
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as a Python value; decimals of a database as numbers."""
+    if isinstance(cell, np.generic):
+        cell = cell.item()
+    if isinstance(cell, Decimal):
+        if cell.is_nan():
+            return math.nan
+        return int(cell) if cell.is_finite() and cell == cell.to_integral_value() else float(cell)
+    return cell
+
+
+def _told(cell: Any) -> str:
+    text = " ".join(repr(cell).split())
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(cell).__name__})"
+
+
+def _way_out(cell: Any) -> str:
+    if isinstance(cell, Mapping):
+        return "Make a column of the value that is the label, or name another label column"
+    if isinstance(cell, bytes | bytearray | memoryview):
+        return "Decode it to text, or name another label column"
+    if isinstance(cell, date):
+        return "Make a number or text of it, or name another label column"
+    return "A row has one label: make a column of one value of it, or name another label column"
+
+
+def _named(cells: list[Any], class_names: Sequence[str] | None, place: _Place) -> list[Any]:
+    """The cells, class numbers replaced by their names."""
     if class_names is None:
         return cells
+    for position, cell in enumerate(cells):
+        if not isinstance(cell, str) and not (isinstance(cell, int) and 0 <= cell < len(class_names)):
+            raise ValueError(
+                f"{place.row(position)}: the data name {len(class_names)} classes, numbered from 0; got {_told(cell)}. Correct it"
+            )
     return [cell if isinstance(cell, str) else class_names[cell] for cell in cells]
 
 
@@ -104,15 +183,20 @@ def is_missing(cell: Any) -> bool:
     return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)
 
 
-def _cell_type(cells: list[Any], where: str) -> type:
+def _cell_type(cells: list[Any], place: _Place) -> type:
+    if not cells:
+        raise ValueError(f"{place.where} has no rows, and so no labels")
     types = {type(cell) for cell in cells}
     if types == {int, float}:
         return float
-    names = ", ".join(sorted(t.__name__ for t in types))
-    if not types <= {str, bool, int, float}:
-        raise TypeError(f"{where}: labels are strings, booleans or numbers; got {names}")
     if len(types) != 1:
-        raise ValueError(f"{where}: labels must all be of one type; got {names}")
+        first = cells[0]
+        alike = (int, float) if type(first) in (int, float) else (type(first),)
+        other = next(position for position, cell in enumerate(cells) if type(cell) not in alike)
+        raise ValueError(
+            f"rows {place.row_of(0)} and {place.row_of(other)} of {place.where}: labels must all be of one type; got "
+            f"{_told(first)} and {_told(cells[other])}. Write them alike: all as text, or all as numbers"
+        )
     return types.pop()
 
 
@@ -121,19 +205,76 @@ def _few(cells: list[Any]) -> bool:
     return distinct <= FEW_CLASSES or distinct * ROWS_PER_CLASS <= len(cells)
 
 
+def _is_whole(cells: list[Any]) -> bool:
+    return all(isinstance(cell, int) or cell.is_integer() for cell in set(cells))
+
+
 def _natural_kind(cells: list[Any], cell_type: type) -> Kind:
-    numeric = cell_type is float or (cell_type is int and not _few(cells))
+    numeric = cell_type in (int, float) and not (_few(cells) and _is_whole(cells))
     return "regression" if numeric else "classification"
 
 
-def _numbers(cells: list[Any], cell_type: type, where: str, row_of: Callable[[int], int]) -> Shaped[np.ndarray, " n"]:
+def _check_unlabelled(cells: list[Any], place: _Place) -> None:
+    """ValueError where -1 stands beside the classes 0, 1, 2, ...: it mostly says that a row has no label.
+
+    {-1, 1} and {-1, 0, 1} are classes, as are those below 0.
+    """
+    distinct = set(cells)
+    if UNLABELLED not in distinct or min(distinct) < UNLABELLED or max(distinct) < 2:
+        return
+    marked = [position for position, cell in enumerate(cells) if cell == UNLABELLED]
+    raise ValueError(
+        f"{place.row(marked[0])}: the label -1 beside the classes {_numbers_told(distinct - {UNLABELLED})} mostly says that a row "
+        f"has no label; {len(marked):,} of {len(cells):,} rows have it. {_WITHOUT}. If -1 is a class like the others, say so with "
+        f"{_KEYS}: classification; if it is a number, regression"
+    )
+
+
+def _numbers_told(numbers: Iterable[Any]) -> str:
+    listed = [_name(number) for number in sorted(numbers)]
+    return ", ".join(listed if len(listed) <= _SHOWN else [*listed[: _SHOWN - 1], "...", listed[-1]])
+
+
+def _classes_told(names: Sequence[str], cell_type: type, chosen: Kind | None, *, given: bool) -> str:
+    shown = ", ".join(names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "...", names[-1]])
+    why = {str: "as it holds text", bool: "as it holds true and false", int: "as it has few distinct whole numbers"}.get(
+        cell_type, "as it has few distinct whole numbers, stored as decimals"
+    )
+    if given:
+        why = "which the data name"
+    if chosen:
+        why = "as the key kind says"
+    minus = f"; {UNLABELLED} is taken for a class" if cell_type in (int, float) and str(UNLABELLED) in names else ""
+    return f"{len(names):,} classes ({shown}), {why}{minus}"
+
+
+def _values_told(cells: list[Any], chosen: Kind | None) -> str:
+    distinct = set(cells)
+    why = "as the key kind says" if chosen else "many distinct whole numbers" if _is_whole(cells) else "with decimals"
+    return f"{len(distinct):,} values between {min(distinct):g} and {max(distinct):g}, {why}: regression"
+
+
+def _numbers(cells: list[Any], cell_type: type, place: _Place) -> Shaped[np.ndarray, " n"]:
     if cell_type not in (int, float):
-        raise ValueError(f"{where}: regression needs numbers; got {cell_type.__name__}, such as {cells[0]!r}. Use classification")
-    values = np.asarray(cells, dtype=np.float32)
+        raise ValueError(
+            f"{place.where}: regression needs numbers; got {cell_type.__name__}, such as {cells[0]!r}. Use classification"
+        )
+    try:
+        with np.errstate(over="ignore"):
+            values = np.asarray(cells, dtype=np.float64).astype(np.float32)
+    except OverflowError:  # an integer beyond float64
+        values = np.asarray([_as_float(cell) for cell in cells], dtype=np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        raise ValueError(f"row {row_of(int(bad[0]))} of {where}: a label must be a finite float32 number; got {cells[bad[0]]}")
+        raise ValueError(f"{place.row(int(bad[0]))}: a label must be a finite float32 number; got {_told(cells[bad[0]])}")
     return values
+
+
+def _as_float(cell: float) -> float:
+    try:
+        return float(cell)
+    except OverflowError:
+        return math.inf
 
 
 def _name(cell: Any) -> str:
@@ -143,7 +284,9 @@ def _name(cell: Any) -> str:
 
 def _class_names(cells: list[Any], cell_type: type, where: str) -> list[str]:
     if cell_type is float and not _few(cells):
-        raise ValueError(f"{where}: {len(set(cells))} distinct numbers in {len(cells)} rows are no classes. Use regression")
+        raise ValueError(
+            f"{where}: {len(set(cells))} distinct numbers in {len(cells)} rows are no classes. Use regression: leave {_KEYS} out"
+        )
     return [_name(cell) for cell in sorted(set(cells))]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mmssl.data.formats import PLAIN, TableFormat
-from mmssl.data.labels import Kind, Labels
+from mmssl.data.labels import Kind, Labels, natural_classes
 from mmssl.data.paths import open_table
 from mmssl.data.tables import Row, RowTable, Table
 from mmssl.modality import Modality
@@ -102,6 +102,13 @@ class Source:
             raise ValueError(f"no row of {self} is left")
         if limit is not None:
             source._keep(limit)
+        return source
+
+    def evenly(self, count: int) -> "Source":
+        """At most `count` of the rows that the source keeps, evenly spaced, none of them cut."""
+        source = copy.copy(self)
+        source._ends = None
+        source._keep(count)
         return source
 
     def without(self, rows: Int[np.ndarray, " k"]) -> "Source":
@@ -222,12 +229,6 @@ class Source:
         cells = self._table.column(name)
         return cells if self._kept is None else [cells[i] for i in self._kept]
 
-    def labelled(self, column: str) -> "Source":
-        """The source with the labels of another column."""
-        source = copy.copy(self)
-        source.columns = self.columns | {LABEL: column}
-        return source
-
     def labels(self, *, kind: Kind | None = None, like: Labels | None = None) -> Labels | None:
         """The labels, or None without a label column. See `Labels.read` for `kind`, `like` and errors."""
         name = self.columns.get(LABEL)
@@ -235,14 +236,19 @@ class Source:
             return None
         if not isinstance(name, str):
             raise ValueError(f"{self}: columns.label must be one column; got {name}")
-        cells = self.cells(name)
-        names = self._table.class_names(name)
-        where = f"{self}, column {name}"
-        return Labels.read(
-            cells,
-            where=where,
-            class_names=names,
-            kind=kind,
-            like=like,
-            row_of=lambda row: row if self._kept is None else int(self._kept[row]),
-        )
+        return Labels.read(self.cells(name), **self._label_place(name), kind=kind, like=like)
+
+    def natural_classes(self, column: str) -> Int[np.ndarray, " n"] | None:
+        """Classes by which the rows may be grouped; None for a column of numbers. See `mmssl.data.labels.natural_classes`."""
+        return natural_classes(self.cells(column), **self._label_place(column))
+
+    def _label_place(self, name: str) -> dict[str, Any]:
+        return {
+            "where": f"{self}, column {name}",
+            "class_names": self._table.class_names(name),
+            "row_of": lambda row: row if self._kept is None else int(self._kept[row]),
+        }
+
+    def label_note(self, labels: Labels) -> str:
+        """What its labels are taken for, and why."""
+        return f"label {self.columns[LABEL]}: {labels.reason}"

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from mmssl.data import DataOptions, Labels, Source
 from mmssl.data.identity import content_digits, parts_of, share_rows
+from mmssl.data.labels import Kind
 from mmssl.data.source import LABEL, Columns
 from mmssl.evaluation import probes
 from mmssl.evaluation.history import History, label_column
@@ -32,6 +33,8 @@ class EvaluateOptions:
     test_split: part that is scored; null: `test` if the data have it, else a fifth of train_split, on which a run that learns
         labels does not train.
     columns: columns as in data.columns; with the data of the section data they add to its columns.
+    kind: what the labels are: classification or regression; null: as the objective takes them, if it learns the same column, else
+        text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     modality: which of the model's modalities to score; null: the only one.
     train_limit: keep that many training rows, evenly spaced.
     test_limit: keep that many test rows, evenly spaced.
@@ -44,6 +47,7 @@ class EvaluateOptions:
     train_split: str | None = "train"
     test_split: str | None = None
     columns: Columns | None = None
+    kind: Kind | None = None
     modality: str | None = None
     train_limit: Annotated[int, Field(gt=0)] | None = None
     test_limit: Annotated[int, Field(gt=0)] | None = None
@@ -77,15 +81,12 @@ class Sources:
 def fifth_of(source: Source, column: str) -> Fifth:
     """A fifth of all rows of the dataset of a source, of every class of a label column: the same for every limit, run and model.
 
-    ValueError if there are too few rows.
+    Whatever kind a user says: what one run held out as classes, another may score as numbers.
     """
-    whole = source.whole().labelled(column)
-    labels = whole.labels()
-    assert labels is not None, "a column is named"
-    groups = labels.tensor() if labels.kind == "classification" else torch.zeros(len(labels))
-    rows = np.flatnonzero(probes.held_out(groups, SPLIT_SEED).numpy())
-    check_parts(whole, labels, rows)
-    return Fifth(rows, column)
+    whole = source.whole()
+    classes = whole.natural_classes(column)
+    groups = torch.zeros(len(whole)) if classes is None else torch.from_numpy(classes)
+    return Fifth(np.flatnonzero(probes.held_out(groups, SPLIT_SEED).numpy()), column)
 
 
 def check_parts(source: Source, labels: Labels, rows: Int[np.ndarray, " k"]) -> None:
@@ -127,7 +128,7 @@ def open_sources(
     whole = Source(path=path, split=options.train_split, columns=columns, table_format=data.table_format)
     if options.train_split is None and options.test_split is None:
         return in_fifths(whole, options, history, "A fifth of the rows are the test samples (train_split: null).")
-    required_labels(whole)
+    required_labels(whole, kind=options.kind)
     try:
         split, cells = options.test_split or "test", data.table_format
         test = Source(path=path, split=split, columns=columns, limit=options.test_limit, table_format=cells)
@@ -140,7 +141,7 @@ def open_sources(
 
 def in_parts(whole: Source, test: Source, options: EvaluateOptions) -> Sources:
     """Two parts of the data. ValueError if one has rows of the other."""
-    classes, column = required_labels(whole), label_column(whole)
+    classes, column = required_labels(whole, kind=options.kind), label_column(whole)
     inputs = [name for name in whole.column_names if name != column]
     if share_rows(parts_of(whole), parts_of(test)) or content_digits(whole, inputs) == content_digits(test, inputs):
         raise ValueError(
@@ -153,19 +154,18 @@ def in_parts(whole: Source, test: Source, options: EvaluateOptions) -> Sources:
 
 def in_fifths(whole: Source, options: EvaluateOptions, history: History | None, note: str) -> Sources:
     """Four fifths of the rows of a dataset, and one that is scored."""
-    labels, own = required_labels(whole), label_column(whole)
+    labels, own = required_labels(whole, kind=options.kind), label_column(whole)
     assert own is not None, "labels were read from it"
     fifth = fifth_of(whole, (history or History()).held_out_by(whole) or own)
-    if fifth.column != own:
-        check_parts(whole, labels, fifth.rows)
+    check_parts(whole, labels, fifth.rows)
     others = np.setdiff1d(np.arange(len(whole)), fifth.rows)
     train, test = whole.select(others, options.train_limit), whole.select(fifth.rows, options.test_limit)
     return Sources(train, required_labels(train, labels), test, required_labels(test, labels), fifth, note)
 
 
-def required_labels(source: Source, like: Labels | None = None) -> Labels:
+def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | None = None) -> Labels:
     """The labels of a source, its classes numbered as in `like`; ValueError if it has none, or reads them as samples too."""
-    labels = source.labels(like=like)
+    labels = source.labels(kind=kind, like=like)
     if labels is None:
         raise ValueError(
             f"evaluation needs labels, and {source} names no label column; it has {', '.join(source.column_names)}. "

@@ -64,7 +64,7 @@ class Objective(nn.Module, ABC):
     """
 
     needs_labels: ClassVar[bool] = False
-    """Whether batches must carry labels."""
+    """Whether batches must carry labels. Its key `kind`, if it has one, says what labels are (classification, regression)."""
     publish: Published = "student"
     """Which network a run publishes."""
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.data import Batch
+from mmssl.data.labels import Kind
 from mmssl.model import MMSSLModel, initialise_all
 from mmssl.objectives.base import Objective, Setup, Step
 from mmssl.objectives.terms import Mean, Term, Terms
@@ -18,16 +19,27 @@ from mmssl.objectives.terms import Mean, Term, Terms
 class Supervised(Objective):
     """A linear head on the pooled output: cross-entropy for classes, mean squared error of standardised values otherwise.
 
+    kind: what the labels are: classification or regression; null: text, booleans and few distinct whole numbers are classes, other
+        numbers are regressed.
     label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
     """
 
     needs_labels = True
 
-    def __init__(self, model: MMSSLModel, setup: Setup, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> None:
+    def __init__(
+        self,
+        model: MMSSLModel,
+        setup: Setup,
+        *,
+        kind: Kind | None = None,
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
         super().__init__(model, setup)
         labels = setup.labels
         if labels is None:
             raise ValueError("the supervised objective needs labels: name their column, data.columns.label=COLUMN")
+        if kind not in (None, labels.kind):
+            raise ValueError(f"objective.kind is {kind}, but the labels were read for {labels.kind}; read them with kind={kind!r}")
         self.classes = labels.kind == "classification"
         if label_smoothing and not self.classes:
             raise ValueError("objective.label_smoothing belongs to classes, but the labels are numbers; leave it out")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -115,6 +115,12 @@ class Recipe:
         constructor: Any = type(self.root["objective"]).constructor
         needed: bool = constructor.needs_labels
         return needed
+
+    @property
+    def label_kind(self) -> Literal["classification", "regression"] | None:
+        """What the objective takes its labels for, if its key `kind` says it."""
+        keys: Section = self.root["objective"]
+        return keys.values().get("kind") if self.needs_labels else None
 
     @property
     def fingerprint(self) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mmssl import files
 from mmssl.evaluation import SCORES, Table
 from mmssl.report.charts import Chart, chart
+from mmssl.report.contents import share
 from mmssl.report.numbers import compact
 
 REPORT = "report.html"
@@ -21,8 +22,10 @@ TITLES = {"loss": "Loss", "lr": "Learning rate", "samples_per_second": "Samples 
 LINEAR = ("lr", "samples_per_second")
 TILES = {"parameters": "parameters", "steps": "steps", "samples": "samples", "minutes": "minutes of training", "skipped": "skipped"}
 """Facts that are shown large, with their captions."""
-OWN_PLACE = ("command", "skipped_messages", "flags", "notes")
+OWN_PLACE = ("command", "skipped_messages", "flags", "notes", "contents")
 """Facts with a section of their own."""
+MOST_PARTS = 300
+"""Parts of samples (columns of a table) that the page lists; run.json has all."""
 
 Row = Mapping[str, int | float]
 
@@ -39,8 +42,8 @@ def write_report(
     """Write `report.html` into the folder of a run: one file without scripts, that loads nothing from elsewhere; returns its path.
 
     figures: pictures by title. metrics: rows of metrics.jsonl, each with its `step`.
-    facts: `command`, `skipped_messages` and `notes` (lists), `flags` (each with `name`, `step` and `message`), the numbers named in
-        `TILES`, and anything else worth a line.
+    facts: `command`, `skipped_messages` and `notes` (lists), `contents` (by modality, records of `mmssl.contents.Content`), `flags`
+        (each with `name`, `step` and `message`), the numbers named in `TILES`, and anything else worth a line.
     """
     page = _template().render(
         name=run_folder.name,
@@ -56,6 +59,9 @@ def write_report(
         skipped=facts.get("skipped", 0),
         messages=facts.get("skipped_messages", []),
         notes=facts.get("notes", []),
+        contents={name: odd_first(parts) for name, parts in facts.get("contents", {}).items()},
+        most=MOST_PARTS,
+        share=share,
     )
     path = run_folder / REPORT
     files.write_text(path, page)
@@ -67,6 +73,11 @@ def _template() -> Any:
         loader=PackageLoader("mmssl.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html.j2")
+
+
+def odd_first(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that look odd before the others, as the page shows `MOST_PARTS`; else in their order."""
+    return sorted(parts, key=lambda part: not part["odd"]) if len(parts) > MOST_PARTS else list(parts)
 
 
 def charts(metrics: Sequence[Row], table: Table | None) -> list[Chart]:

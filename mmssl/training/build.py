@@ -8,13 +8,16 @@ import torch
 
 from mmssl.data import Labels, Source, Stream, Track, cut, silent
 from mmssl.data.loader import READ
-from mmssl.modality import Modality, Processor, ReadsProcessor, find
+from mmssl.modality import Content, Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.objectives.base import Augment
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
 from mmssl.training.start import freeze, load_saved, make_config, new_modalities, saved_model
+
+EXAMINED = 10_000
+"""Samples of a source, evenly spaced, by which it is told what they hold."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def fit_processor(
 def labels_of(recipe: Recipe, streams: Mapping[str, Stream]) -> Labels | None:
     """The labels, if the objective learns from them; ValueError if there are several sources.
 
-    Rows that are held out have their say in what kind of labels there are, and which classes: scores go by all of them.
+    Rows that are held out have their say in what kind of labels there are, and which classes: scores go by all of them. Else the
+    objective's key `kind` says what they are.
     """
     if not recipe.needs_labels:
         return None
@@ -93,7 +97,8 @@ def labels_of(recipe: Recipe, streams: Mapping[str, Stream]) -> Labels | None:
             f"objective {recipe.objective[0]} learns the labels of one source; got {', '.join(streams)}. Use data.path"
         )
     source = next(iter(streams.values())).source
-    return source.labels(like=source.whole().labels() if source.num_held_out else None)
+    kind = recipe.label_kind
+    return source.labels(kind=kind, like=source.whole().labels(kind=kind) if source.num_held_out else None)
 
 
 def modalities_of(stream: Stream, processor: MMSSLProcessor) -> dict[str, tuple[Modality, Processor]]:
@@ -108,7 +113,20 @@ def cut_stream(stream: Stream, processor: MMSSLProcessor, track: Track = silent)
 
 def raw_samples(source: Source, modality: Modality, track: Track) -> Iterator[Any]:
     """All raw samples of a modality, in order."""
+    yield from _samples(source, modality, track, f"fitting {modality.name}")
+
+
+def _samples(source: Source, modality: Modality, track: Track, title: str) -> Iterator[Any]:
     narrow = source.only([modality])
-    for start in track(range(0, len(source), READ), f"fitting {modality.name}", unit="reads"):
+    for start in track(range(0, len(source), READ), title, unit="reads"):
         for row in narrow.rows(range(start, min(start + READ, len(source)))):
             yield narrow.raw(modality, row)
+
+
+def contents_of(stream: Stream, processor: MMSSLProcessor, track: Track = silent) -> dict[str, list[Content]]:
+    """What the modalities of a source took its samples for, by modality; of many samples `EXAMINED` are looked at."""
+    some = stream.source.evenly(EXAMINED)
+    return {
+        name: each.contents(_samples(some, modality, track, f"looking at {name}"))
+        for name, (modality, each) in modalities_of(stream, processor).items()
+    }

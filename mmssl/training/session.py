@@ -16,9 +16,9 @@ from mmssl.model import no_weights_bar
 from mmssl.model.sentence import write_sentence_files
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
-from mmssl.report import model_card, write_report
+from mmssl.report import contents, model_card, write_report
 from mmssl.training import checkpoint
-from mmssl.training.build import Pieces, build, cut_stream, modalities_of
+from mmssl.training.build import Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.feed import Feed
 from mmssl.training.health import Watch
 from mmssl.training.loop import Training, TrainingError, fit
@@ -64,6 +64,7 @@ class Session:
         for note in self.notes:
             print(f"note: {note}")
         self.pieces = self.build()
+        self.contents = self.look_at_samples()
         self.streams = {name: cut_stream(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
         self.check_data()
         self.training = Training(self.pieces.objective, self.options, project_dir=str(run.folder))
@@ -101,6 +102,21 @@ class Session:
                 pieces.processor.save_pretrained(folder)
         return pieces
 
+    def look_at_samples(self) -> dict[str, list[dict[str, Any]]]:
+        """What the samples hold, by modality (and source, of several), as JSON values; what looks odd is told and noted."""
+        found = {name: contents_of(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
+        odd = dict.fromkeys(note for parts in found.values() for told in parts.values() for note in contents.notes(told))
+        for note in odd:
+            print(f"note: {note}")
+        self.notes = tuple(dict.fromkeys((*self.notes, *odd)))
+        several = len(found) > 1
+        return {
+            f"{source}: {name}" if several and source != name else name: [contents.record(content) for content in told]
+            for source, parts in found.items()
+            for name, told in parts.items()
+            if told
+        }
+
     def check_data(self) -> None:
         """ValueError if the run was started on other data: it could not continue to the weights of an uninterrupted one."""
         sources = {name: stream.source for name, stream in self.streams.items()}
@@ -121,7 +137,7 @@ class Session:
                     "rows are held out. Restore the data, or leave resume out to start a new run"
                 )
         self.history.write(self.run.folder)
-        self.run.record(data=found)
+        self.run.record(data=found, contents=self.contents)
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
@@ -327,6 +343,7 @@ class Session:
             "skipped_messages": self.feed.skips,
             "flags": self.flags(),
             "notes": list(self.notes),
+            "contents": self.contents,
         }
         record = self.run.read_record()
         write_report(

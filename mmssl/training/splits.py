@@ -37,9 +37,14 @@ class Splits:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of how the data were read, each once."""
+        parts = [scored.sources for scored in self.scored.values()]
         read = [stream.source for stream in self.streams.values()]
-        read += [source for scored in self.scored.values() for source in (scored.sources.train, scored.sources.test)]
-        return tuple(dict.fromkeys(note for source in read for note in source.notes))
+        read += [source for part in parts for source in (part.train, part.test)]
+        notes = [note for source in read for note in source.notes]
+        if self.labels is not None:
+            notes += [stream.source.label_note(self.labels) for stream in self.streams.values()]
+        notes += [part.train.label_note(part.train_labels) for part in parts]
+        return tuple(dict.fromkeys(notes))
 
 
 def open_splits(recipe: Recipe, rows: Rows | None = None, begun: Mapping[str, str | None] | None = None) -> Splits:
@@ -105,6 +110,8 @@ def open_scored(recipe: Recipe, streams: Mapping[str, Stream], rows: Rows | None
     data: DataOptions = recipe.section("data")
     if options is None:
         return
+    if options.kind is None and options.path is None and LABEL not in (options.columns or {}):
+        options = replace(options, kind=recipe.label_kind)
     if data.path is not None or options.path is not None:
         yield ONLY, Scored(options, data, open_sources(options, data, rows_of(rows, ONLY), history))
         return

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmssl_modalities.audio import AudioProcessor
+from mmssl_modalities.audio.decode import cut, read_sound
 from mmssl_modalities.audio.file import MAX_VALUES, File
 
 PROCESSOR = AudioProcessor(sample_rate=8000, mel_bins=8, patch=(4, 4), mean=-8.0, std=4.0, max_seconds=2.0)
@@ -288,3 +289,42 @@ def test_fuzz_arrays(values: list[float], shape: tuple[int, ...], rate: Any, kin
     judged((array, rate))
     judged({"array": array, "sampling_rate": rate})
     judged(array)
+
+
+def streamed(
+    values: np.ndarray, order: str = "<", *, riff: int = 0, size: int = 0, before: bytes = b"", after: bytes = b""
+) -> bytes:
+    """A WAV file of 16 bits at 8 kHz with these size fields, and chunks before and after the samples."""
+    tag = b"RIFF" if order == "<" else b"RIFX"
+    form = struct.pack(f"{order}HHIIHH", 1, 1, 8000, 16000, 2, 16)
+    head = tag + struct.pack(f"{order}I", riff) + b"WAVEfmt " + struct.pack(f"{order}I", 16) + form + before
+    return head + b"data" + struct.pack(f"{order}I", size) + values.astype(f"{order}i2").tobytes() + after
+
+
+INFO = b"LIST\x0c\x00\x00\x00INFOISFT\x00\x00\x00\x00"
+RAMP = np.arange(-500, 500) * 30
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("riff", [0, 2**32 - 1, 2036])
+@pytest.mark.parametrize("size", [0, 2**32 - 1, 2**31 - 1, 2000])
+def test_a_streamed_wav_is_read_to_its_end(order: str, riff: int, size: int, tmp_path: Path) -> None:
+    before = INFO if order == "<" else b""
+    data = streamed(RAMP, order, riff=riff, size=size, before=before)
+    (tmp_path / "streamed.wav").write_bytes(data)
+    for raw in (data, str(tmp_path / "streamed.wav"), data + b"\x01"):
+        waveform, rate = read_sound(raw, 8000)
+        assert rate == 8000
+        np.testing.assert_array_equal(waveform[0], (RAMP / 2**15).astype(np.float32))
+    parts = [read_sound(part, 8000)[0] for part in cut(str(tmp_path / "streamed.wav"), 8000, 0.05)]
+    np.testing.assert_array_equal(np.concatenate(parts, 1)[0], (RAMP / 2**15).astype(np.float32))
+
+
+def test_streamed_silence_is_sound() -> None:
+    assert read_sound(streamed(np.zeros(100)), 8000)[0].shape == (1, 100)
+
+
+@pytest.mark.parametrize("after", [b"", INFO])
+def test_a_truly_empty_wav_holds_no_samples(after: bytes) -> None:
+    with pytest.raises(ValueError, match="holds no samples"):
+        read_sound(streamed(np.zeros(0), riff=36 + len(after), after=after), 8000)

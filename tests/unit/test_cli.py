@@ -187,6 +187,7 @@ def test_check_tells_what_a_recipe_would_build(capsys: pytest.CaptureFixture[str
     found = re.fullmatch(
         r"recipe      quickstart: valid\n"
         rf"model       {sizes[0]:,} parameters, with the objective {sizes[1]:,}\n"
+        r"note        label target: 10 classes \(0, 1, 2, 3, 4, 5, 6, \.\.\., 9\), .*\n"
         r"data        bundled:digits \(train\), 1,437 samples\n"
         r"tokens      image: 16 per sample\n"
         r"batch       pixel_values \[64, 1, 8, 8\] float32\n"

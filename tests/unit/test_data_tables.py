@@ -199,8 +199,9 @@ def test_json_numbers_nulls_and_keys():
 
 
 def test_labels_of_several_types_are_refused():
+    Path("t.jsonl").write_text('{"label": "a"}\n{"label": 1}\n')
     with pytest.raises(ValueError, match=r"labels"):
-        source("t.jsonl", '{"label": "a"}\n{"label": 1}\n').labelled("label").labels()
+        Source(path="t.jsonl", columns={"label": "label"}).labels()
 
 
 def test_parquet_files_of_several_types():

@@ -193,6 +193,7 @@ def test_the_order_by_hash_depends_on_values_only() -> None:
 )
 def test_settings_survive_json_and_pickle(settings: dict[str, Any]) -> None:
     processor = PointsProcessor(**settings)
+    processor.fit([])
     assert processor.fitted
     plain = json.loads(json.dumps(processor.settings(), allow_nan=False))
     raw = cloud(width=3 + processor.channels)

@@ -1,5 +1,6 @@
 """Everything that a point cloud may be held in: arrays, dicts, files, meshes."""
 
+import json
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -161,6 +162,134 @@ def test_features_of_files() -> None:
         found = inputs["points_groups"][order, 0, 3:].numpy()
         np.testing.assert_allclose(found[:, 0], points * 100 / 65535, atol=1e-6)
         np.testing.assert_allclose(found[:, 2], points * 300 / 65535, atol=1e-6)
+
+
+def colours_in(processor: PointsProcessor, raw: Any) -> np.ndarray:
+    """The largest colour of a cloud, as the model sees it."""
+    return processor(raw)["points_groups"][..., 3:].amax().item()
+
+
+def coloured_las(largest: int, count: int = 30) -> bytes:
+    las = laspy.LasData(laspy.LasHeader(version="1.4", point_format=7))
+    las.x, las.y, las.z = cloud(count).T
+    las.red = las.green = las.blue = np.linspace(0, largest, count).astype(np.uint16)
+    stream = BytesIO()
+    las.write(stream)
+    return stream.getvalue()
+
+
+def coloured_ply(largest: float, kind: str, *, text: bool = False, count: int = 30) -> bytes:
+    rows = np.zeros(count, [(name, "f4") for name in "xyz"] + [(name, kind) for name in ("red", "green", "blue")])
+    for name, column in zip("xyz", cloud(count).T, strict=True):
+        rows[name] = column
+    for name in ("red", "green", "blue"):
+        rows[name] = np.linspace(0, largest, count)
+    stream = BytesIO()
+    PlyData([PlyElement.describe(rows, "vertex")], text=text, comments=["made by hand"]).write(stream)
+    return stream.getvalue()
+
+
+def in_memory(largest: float, kind: str) -> dict[str, np.ndarray]:
+    return {"points": cloud(30), "color": np.linspace(0, largest, 90).reshape(30, 3).astype(kind)}
+
+
+BITS_8: dict[str, Any] = {
+    "las": coloured_las(255),
+    "uint16 in memory": in_memory(255, "uint16"),
+    "big-endian": in_memory(255, ">u2"),
+    "int64 in memory": in_memory(255, "int64"),
+    "npz": npz_bytes(**in_memory(255, "uint16")),
+    "uint8": in_memory(255, "uint8"),
+    "ply ushort": coloured_ply(255, "u2"),
+    "ply int": coloured_ply(255, "i4"),
+    "ply float": coloured_ply(255, "f4"),
+    "ply double": coloured_ply(255, "f8"),
+    "ply text": coloured_ply(255, "f4", text=True),
+    "ply uchar": coloured_ply(255, "u1"),
+    "ply shares": coloured_ply(1, "f4"),
+    "shares": in_memory(1, "float32"),
+}
+
+
+@pytest.mark.parametrize("kind", BITS_8)
+def test_colours_of_8_bits_are_known_by_the_whole_data_set(kind: str) -> None:
+    processor = PointsProcessor(features={"color": 3})
+    assert not processor.fitted
+    processor.fit([BITS_8[kind], "no such file.ply", BITS_8[kind]])
+    assert processor.fitted
+    assert colours_in(processor, BITS_8[kind]) == pytest.approx(1)
+    saved = PointsProcessor(**json.loads(json.dumps(processor.settings())))
+    assert saved.fitted
+    assert colours_in(saved, BITS_8[kind]) == pytest.approx(1)
+    told = processor.contents(iter(()))
+    assert sum(len(part.odd) for part in told) == int(kind not in ("uint8", "ply uchar", "ply shares", "shares"))
+
+
+@pytest.mark.parametrize("dark", [coloured_las(200), in_memory(200, "uint16"), coloured_ply(200, "u2"), coloured_ply(200, "f4")])
+def test_a_dark_cloud_of_16_bits_next_to_bright_ones_stays_one(dark: Any) -> None:
+    bright = coloured_ply(65535, "f4") if isinstance(dark, bytes) and b"float red" in dark[:400] else coloured_las(65535)
+    for clouds in ([dark, bright], [bright, dark]):
+        processor = PointsProcessor(features={"color": 3})
+        processor.fit(clouds)
+        assert colours_in(processor, dark) == pytest.approx(200 / 65535, rel=1e-4)
+        assert not [odd for part in processor.contents(()) for odd in part.odd if odd.what.startswith("8-bit")]
+
+
+def test_a_key_sets_the_full_scale() -> None:
+    dark = coloured_las(200)
+    for full_scale in ({"color": 65535.0}, {"color": {"uint16": 65535.0}}):
+        processor = PointsProcessor(features={"color": 3}, full_scale=full_scale)
+        assert processor.fitted
+        assert colours_in(processor, dark) == pytest.approx(200 / 65535)
+    twelve = PointsProcessor(features={"color": 3}, full_scale={"color": 4095.0})
+    assert colours_in(twelve, coloured_las(4095)) == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"full_scale names 'colour', which is none of processor.features by name: color"):
+        PointsProcessor(features={"color": 3}, full_scale={"colour": 255.0})
+
+
+def test_a_cloud_brighter_than_training_is_refused_not_burnt_out() -> None:
+    processor = PointsProcessor(features={"color": 3})
+    processor.fit([coloured_las(255)])
+    with pytest.raises(ValueError, match=r"'color' holds values up to 65535, but no training cloud had one above 255.*full_scale"):
+        processor(coloured_las(65535))
+
+
+def test_a_model_of_before_reads_as_it_did() -> None:
+    before = PointsProcessor(features={"color": 3, "intensity": 1}).settings()
+    del before["full_scale"]
+    processor = PointsProcessor(**before)
+    raw = in_memory(255, "uint16") | {"intensity": np.full(30, 100, np.uint16)}
+    assert processor(raw)["points_groups"][..., 3:].amax().item() == pytest.approx(255 / 65535)
+    assert processor.contents(()) == []
+
+
+def test_intensities_and_other_features_by_the_same_rule() -> None:
+    raw = {"points": cloud(30), "intensity": np.arange(30, dtype=np.uint16), "kind": np.arange(30, dtype=np.uint16)}
+    processor = PointsProcessor(features={"intensity": 1, "kind": 1})
+    processor.fit([raw])
+    found = processor(raw)["points_groups"][..., 3:].flatten(0, 1).amax(0)
+    assert found.tolist() == pytest.approx([29 / 255, 29 / 65535])
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    "comment",
+    [
+        b"comment caf\xe9",
+        "comment café".encode(),
+        b"obj_info \xff\xfe",
+        b"comment",
+        b"comment end_header",
+        b"comment element vertex 99999999999",
+    ],
+)
+def test_comments_of_a_ply_header_are_passed_over(comment: bytes, end: bytes, text: bool) -> None:
+    data = coloured_ply(255, "u1", text=text)
+    header, body = data.split(b"end_header\n")
+    header = header.replace(b"comment made by hand\n", comment + b"\n" + comment + b"\n")
+    odd = (header + b"end_header\n").replace(b"\n", end) + body
+    assert_same(PointsProcessor(features={"color": 3})(odd), PointsProcessor(features={"color": 3})(data))
 
 
 BOX = trimesh.creation.box(extents=(4, 2, 1))

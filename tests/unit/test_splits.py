@@ -13,6 +13,7 @@ import pytest
 
 from mmssl import api
 from mmssl.data import Source
+from mmssl.evaluation import EvaluateOptions, open_sources
 from mmssl.evaluation.history import FILE, Exposure, History, Trained
 from mmssl.recipe import Recipe, load
 from mmssl.training.splits import Splits, open_splits
@@ -371,3 +372,87 @@ def test_check_tells_how_many_rows_are_held_out() -> None:
     assert "held out" not in api.check(RECIPE, evaluate=None)
     with pytest.raises(ValueError, match=r"the 48 rows of cells.csv \(train\) \(13 more are held out for scores\); got 60"):
         api.check(RECIPE, {"train.batch_size": 60})
+
+
+# Kinds of labels
+
+
+def write_labels(labels: list[Any]) -> None:
+    Path("kinds.jsonl").write_text("".join(json.dumps({"x": i * 0.5, "y": label}) + "\n" for i, label in enumerate(labels)))
+
+
+def of_kinds(*overrides: str, labels: list[Any], objective: str = "supervised") -> Splits:
+    write_labels(labels)
+    data = {"path": "kinds.jsonl", "columns": {"label": "y", "tabular": ["x"]}}
+    return open_splits(load({**RECIPE, "objective": {"name": objective}, "data": data}, list(overrides)))
+
+
+GRADES = [3 + i % 6 for i in range(60)]
+
+
+def test_the_kind_of_labels_is_noted_once_for_training_and_scores() -> None:
+    splits = of_kinds(labels=GRADES)
+    assert [note for note in splits.notes if note.startswith("label")] == [
+        "label y: 6 classes (3, 4, 5, 6, 7, 8), as it has few distinct whole numbers"
+    ]
+    splits = of_kinds(labels=[grade + 0.5 for grade in GRADES])
+    assert "label y: 6 values between 3.5 and 8.5, with decimals: regression" in splits.notes
+
+
+def test_whole_numbers_stored_as_decimals_are_the_same_classes_in_the_same_fifth() -> None:
+    whole, decimals = of_kinds(labels=GRADES), of_kinds(labels=[float(grade) for grade in GRADES])
+    for splits in (whole, decimals):
+        assert splits.labels is not None
+        assert (splits.labels.kind, splits.labels.names) == ("classification", list("345678"))
+    rows = [splits.scored["data"].sources.fifth.rows for splits in (whole, decimals)]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(*rows)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trained", "scored"),
+    [
+        (["objective.kind=regression"], "regression", "regression"),
+        (["evaluate.kind=regression"], "classification", "regression"),
+        (["objective.kind=regression", "evaluate.kind=classification"], "regression", "classification"),
+        (["objective.kind=regression", "evaluate.path=kinds.jsonl", "evaluate.columns={label: y}"], "regression", "classification"),
+    ],
+)
+def test_keys_set_the_kind_and_the_fifth_stays(overrides: list[str], trained: str, scored: str) -> None:
+    natural, splits = of_kinds(labels=GRADES), of_kinds(*overrides, labels=GRADES)
+    assert splits.labels is not None
+    sources = splits.scored["data"].sources
+    assert (splits.labels.kind, sources.train_labels.kind, sources.test_labels.kind) == (trained, scored, scored)
+    assert sources.fifth is not None
+    np.testing.assert_array_equal(sources.fifth.rows, natural.scored["data"].sources.fifth.rows)  # type: ignore[union-attr]
+
+
+def test_minus_one_is_refused_until_the_kind_is_said() -> None:
+    labels = [i % 5 - 1 for i in range(60)]
+    for objective in ("supervised", "masked"):
+        with pytest.raises(ValueError, match=r"row 0 of kinds.jsonl .*12 of 60 rows have it.*objective.kind or evaluate.kind"):
+            of_kinds(labels=labels, objective=objective)
+    said = of_kinds("objective.kind=classification", labels=labels)
+    assert said.labels is not None
+    assert said.labels.names == ["-1", "0", "1", "2", "3"]
+    assert of_kinds("evaluate.kind=regression", labels=labels, objective="masked").scored["data"].sources.train_labels.names == []
+
+
+@pytest.mark.parametrize("label", [[1], {"id": 1}])
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "rows"])
+def test_a_list_or_dict_for_a_label_is_refused_by_row_column_and_type(label: Any, form: str) -> None:
+    table = [{"x": i * 0.5, "y": label} for i in range(60)]
+    recipe = load({**RECIPE, "data": {"path": f"kinds.{form}", "columns": {"label": "y", "tabular": ["x"]}}})
+    write_labels([label] * 60)
+    pd.DataFrame(table).to_parquet("kinds.parquet")
+    place = "rows in memory" if form == "rows" else rf"kinds\.{form} \(train\)"
+    with pytest.raises(
+        TypeError, match=rf"row 0 of {place}, column y: labels are strings.*\((list|dict|ndarray)\)\. .*name another"
+    ):
+        open_splits(recipe, table if form == "rows" else None)
+
+
+def test_evaluate_takes_the_kind() -> None:
+    write_labels(GRADES)
+    data = load({**RECIPE, "data": {"path": "kinds.jsonl", "columns": {"label": "y", "tabular": ["x"]}}}).section("data")
+    for kind in ("classification", "regression"):
+        assert open_sources(EvaluateOptions(kind=kind), data).test_labels.kind == kind  # type: ignore[arg-type]

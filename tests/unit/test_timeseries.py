@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,57 @@ def test_dates_are_times_in_seconds(zone: str | None) -> None:
     for raw in raws:
         assert times_of(processor, raw) == pytest.approx([0, 1, 4])
     assert times_of(processor, frame.reset_index(drop=True)) is None
+
+
+INDEXES: dict[str, tuple[Any, list[float] | None]] = {
+    "counted": (pd.RangeIndex(4), None),
+    "a part of a longer one": (pd.RangeIndex(100, 104), None),
+    "counted in decimals": (pd.Index([0.0, 1, 2, 3]), None),
+    "gaps of left-out rows": (pd.Index([0, 1, 4, 5]), [0, 1, 4, 5]),
+    "a part with gaps": (pd.Index([10, 11, 14, 15]), [0, 1, 4, 5]),
+    "unsigned numbers with gaps": (pd.Index([10, 11, 14, 15], dtype="uint8"), [0, 1, 4, 5]),
+    "seconds": (pd.Index([0.5, 1.5, 4.5, 5.5]), [0, 1, 4, 5]),
+    "dates": (pd.DatetimeIndex(["2024-01-01", "2024-01-02", "2024-01-05", "2024-01-06"]), [0, 1, 4, 5]),
+    "dates of a zone": (pd.DatetimeIndex(["2024-01-01", "2024-01-02", "2024-01-05", "2024-01-06"], tz="UTC"), [0, 1, 4, 5]),
+    "dates as objects": (pd.Index([date(2024, 1, day) for day in (1, 2, 5, 6)]), [0, 1, 4, 5]),
+    "periods": (pd.PeriodIndex(["2024-01-01", "2024-01-02", "2024-01-05", "2024-01-06"], freq="D"), [0, 1, 4, 5]),
+    "months": (pd.PeriodIndex(["2024-01", "2024-02", "2024-03", "2024-04"], freq="M"), [0, 1, 60 / 31, 91 / 31]),
+    "durations": (pd.to_timedelta([0, 1, 4, 5], unit="h"), [0, 1, 4, 5]),
+}
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_an_index_that_does_not_count_gives_times(kind: str) -> None:
+    index, expected = INDEXES[kind]
+    frame = pd.DataFrame({"a": [1.0, 2, 3, 4], "b": [4.0, 3, 2, 1]}, index=index)
+    for raw in (frame, frame["a"], {"values": frame}):
+        found = times_of(TimeseriesProcessor(), raw)
+        assert found is None if expected is None else found == pytest.approx(expected, abs=1e-5)
+    assert times_of(TimeseriesProcessor(), frame.reset_index(drop=True)) is None
+    if isinstance(index, pd.PeriodIndex):
+        assert times_of(TimeseriesProcessor(), {"values": [1, 2, 3, 4], "times": index}) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_index_beside_a_rate_counts_samples() -> None:
+    values = pd.Series([1.0, 2, 3, 4], index=[0, 1, 4, 5])
+    assert times_of(TimeseriesProcessor(rate=50.0), {"values": values, "rate": 50}) == pytest.approx([0, 1, 4, 5])
+    assert times_of(TimeseriesProcessor(rate=50.0), {"values": values.iloc[:2], "rate": 50}) is None
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "time_first"])
+def test_more_channels_than_samples_is_told_with_the_key(layout: Any) -> None:
+    raws = [np.ones((12, 3)), np.ones((9, 4)), [1.0, 2.0]][:2]
+    raws = raws if layout == "channels_first" else [raw.T for raw in raws]
+    processor = TimeseriesProcessor(layout=layout)
+    processor.fit(raws)
+    (found,) = processor.contents(iter([*raws, "bad"]))
+    assert found.detail == "9 to 12 channels of 3 to 4 samples"
+    (odd,) = found.odd
+    other = {"channels_first": "time_first", "time_first": "channels_first"}[layout]
+    assert odd.way_out.endswith(f"set processor.layout: {other}")
+    frames = [pd.DataFrame(np.ones((3, 12)))]
+    for others in ([*raws, np.ones((3, 12) if layout == "channels_first" else (12, 3))], frames, [[1.0, 2.0]], []):
+        assert not [odd for part in processor.contents(others) for odd in part.odd]
 
 
 # Fitting and settings
@@ -535,6 +587,21 @@ def test_the_picture_shows_hidden_parts_and_predictions() -> None:
     np.testing.assert_allclose(guess[2:4], curve[2:4], atol=1e-6)
     shown = np.asarray(second.lines[0].get_ydata())
     np.testing.assert_array_equal(np.isnan(shown), [False] * 3 + [True] * 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_picture_of_series_of_any_lengths(seed: int) -> None:
+    """The longest of a batch may be none of those that are drawn."""
+    processor = TimeseriesProcessor()
+    lengths = np.random.default_rng(seed).permutation([16, 16, 16, 24, 32, 32, 48, 64])
+    batch = batch_of(processor, *(np.arange(n, dtype=float)[None] for n in lengths))
+    adapter = TimeseriesAdapter(8, processor, patch_size=8)
+    target = {name: values.nan_to_num() for name, values in adapter.target(batch).items()}
+    hidden = torch.ones(next(iter(target.values())).shape[:2], dtype=torch.bool)
+    figure = TIMESERIES.picture(batch, hidden, target, processor)
+    for n, axes in zip(lengths, figure.axes, strict=False):
+        curve, guess = (np.isfinite(np.asarray(line.get_ydata(), dtype=float)) for line in axes.lines[:2])
+        assert curve.sum() == guess.sum() == n
 
 
 def test_examples_repeat_and_vary() -> None:

@@ -91,6 +91,26 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "times that overflow": (timed([-1e308, 0.0, 1e308]), "sample 2 has none"),
     "a missing date": (timed(np.array(["2026-01-01", "NaT", "2026-01-03"], "datetime64[D]")), "sample 1 has none"),
     "times in text": (timed(["2026-01-01", "2026-01-02", "2026-01-03"]), "'times' must be numbers or dates.*pandas.to_datetime"),
+    "an index in text": (
+        pd.Series([1.0, 2, 3], index=["a", "b", "c"]),
+        "gives its times: dates or numbers.*such as 'a'.*reset_index",
+    ),
+    "an index of dates in text": (pd.Series([1.0, 2], index=["2024-01-01", "2024-01-02"]), "pandas.to_datetime"),
+    "an index of two levels": (pd.Series([1.0, 2], index=pd.MultiIndex.from_product([[0], [1, 2]])), "got MultiIndex"),
+    "an index of truth values": (pd.Series([1.0, 2], index=[True, False]), "dates or numbers; got Index of bool"),
+    "an index of categories": (pd.Series([1.0, 2], index=pd.CategoricalIndex(["a", "b"])), "got CategoricalIndex"),
+    "an index of intervals": (pd.Series([1.0, 2], index=pd.interval_range(0, 2)), "got IntervalIndex"),
+    "shuffled rows": (
+        pd.Series([1.0, 2, 3], index=[2, 0, 1]),
+        "the index of a series gives its times: .*must increase.*sort_index",
+    ),
+    "reversed rows": (pd.DataFrame({"a": [1.0, 2, 3]}).iloc[::-1], "sample 1 comes 1 before sample 0"),
+    "rows put together": (pd.concat([pd.Series([1.0, 2])] * 2), "sample 2 comes 1 before sample 1.*reset_index"),
+    "a missing number in the index": (pd.Series([1.0, 2], index=[0, NAN]), "sample 1 has none"),
+    "a missing date in the index": (pd.Series([1.0, 2], index=pd.DatetimeIndex(["2024-01-01", None])), "sample 1 has none"),
+    "shuffled periods": (pd.Series([1.0, 2], index=pd.PeriodIndex(["2024-02", "2024-01"], freq="M")), "must increase"),
+    "dates and a rate": ({"values": pd.Series([1.0, 2, 3], index=DATES), "rate": 5}, "not both: times tell the rate"),
+    "seconds and a rate": ({"values": pd.Series([1.0, 2], index=[0.5, 0.7]), "rate": 5}, "not both: times tell the rate"),
     "one time": (timed(0.0), "'times' must be numbers or dates"),
 }
 """Raw samples, and what the error must say."""

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from mmssl_modalities.audio.wav import with_size
+
 Sound = tuple[np.ndarray, int]
 """Float32 values `[channels, samples]`, full scale at 1, and samples per second."""
 
@@ -86,7 +88,9 @@ class File:
     def _open(self) -> Any:
         soundfile, place = _soundfile(), self._place()
         try:
-            return soundfile.SoundFile(place)
+            file = soundfile.SoundFile(place)
+            streamed = None if file.frames else with_size(Path(place).read_bytes() if isinstance(place, str) else place.getvalue())
+            return file if streamed is None else soundfile.SoundFile(BytesIO(streamed))
         except (soundfile.SoundFileError, TypeError, ValueError, OSError):
             start = self._start()
             what = f"a file that starts with {start!r}" if start else "no bytes"

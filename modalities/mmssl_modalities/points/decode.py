@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor, strided
 
-from mmssl_modalities.points.files import read_file
+from mmssl_modalities.points.files import is_ply, read_file
+from mmssl_modalities.points.scales import Scale
 
 Cloud = tuple[np.ndarray, np.ndarray]
 """Coordinates `[n, 3]` and features `[n, f]`, float64."""
@@ -25,7 +26,6 @@ _NAMES = {
     "intensity": ("intensity", "intensities"),
 }
 """Keys under which a dict may hold the well-known features; others go by their own name."""
-_FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 
 
 def num_channels(features: Features) -> int:
@@ -33,21 +33,22 @@ def num_channels(features: Features) -> int:
     return sum(features.values()) if isinstance(features, dict) else features
 
 
-def read_cloud(raw: Any, features: Features, mesh_points: int, max_points: int) -> Cloud:
+def read_cloud(raw: Any, features: Features, mesh_points: int, max_points: int, scale: Scale) -> Cloud:
     """Coordinates and features of one raw cloud.
 
     raw: array, tensor or nested list `[n, 3 + f]`; dict of arrays; path or bytes of a file; or dict with "bytes" or "path" as the
         datasets library has it.
+    scale: brings the values of named features to [0, 1].
     Raises FileNotFoundError, TypeError or ValueError, which name the file when it is known.
     """
     if isinstance(raw, str | Path):
-        return _of_file(_bytes_of(raw), str(raw), features, mesh_points, max_points)
+        return _of_file(_bytes_of(raw), str(raw), features, mesh_points, max_points, scale)
     if isinstance(raw, bytes | bytearray | memoryview):
-        return _of_file(bytes(raw), "the point cloud", features, mesh_points, max_points)
+        return _of_file(bytes(raw), "the point cloud", features, mesh_points, max_points, scale)
     if isinstance(raw, Mapping):
         if any(raw.get(key) is not None for key in ("bytes", "path")):
-            return _of_record(raw, features, mesh_points, max_points)
-        return _checked(*_of_mapping(raw, "a point cloud", features), "a point cloud", max_points)
+            return _of_record(raw, features, mesh_points, max_points, scale)
+        return _checked(*_of_mapping(raw, "a point cloud", features, scale), "a point cloud", max_points)
     if isinstance(raw, np.ndarray | Tensor | Sequence):
         return _checked(*_of_table(as_numbers(raw, "a point cloud"), "a point cloud", features), "a point cloud", max_points)
     raise TypeError(
@@ -66,19 +67,22 @@ def _bytes_of(path: str | Path) -> bytes:
         raise ValueError(f"cannot read the point cloud file {path!s:.100}: {why}. Give the path of one file") from error
 
 
-def _of_record(record: Mapping[str, Any], features: Features, mesh_points: int, max_points: int) -> Cloud:
+def _of_record(record: Mapping[str, Any], features: Features, mesh_points: int, max_points: int, scale: Scale) -> Cloud:
     """The dict of an undecoded file column of the datasets library."""
     data, path = record.get("bytes"), record.get("path")
     if data is None:
-        return read_cloud(str(path), features, mesh_points, max_points)
+        return read_cloud(str(path), features, mesh_points, max_points, scale)
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"'bytes' of a point cloud are the content of a file; got {type(data).__name__}")
-    return _of_file(bytes(data), str(path or "the point cloud"), features, mesh_points, max_points)
+    return _of_file(bytes(data), str(path or "the point cloud"), features, mesh_points, max_points, scale)
 
 
-def _of_file(data: bytes, name: str, features: Features, mesh_points: int, max_points: int) -> Cloud:
+def _of_file(data: bytes, name: str, features: Features, mesh_points: int, max_points: int, scale: Scale) -> Cloud:
     found = read_file(data, name, tuple(features) if isinstance(features, dict) else (), mesh_points, max_points)
-    parts = _of_mapping(found, name, features) if isinstance(found, dict) else _of_table(as_numbers(found, name), name, features)
+    if isinstance(found, dict):
+        parts = _of_mapping(found, name, features, scale, of_ply=is_ply(data))
+    else:
+        parts = _of_table(as_numbers(found, name), name, features)
     return _checked(*parts, name, max_points)
 
 
@@ -135,7 +139,7 @@ def _advice(shape: tuple[int, ...], width: int) -> str:
     return "Set processor.features to the number of columns after x, y, z, and give each point a third coordinate"
 
 
-def _of_mapping(found: Mapping[str, Any], name: str, features: Features) -> Cloud:
+def _of_mapping(found: Mapping[str, Any], name: str, features: Features, scale: Scale, *, of_ply: bool = False) -> Cloud:
     """Coordinates under one key, features under theirs; keys that `features` does not name are passed over."""
     key = next((key for key in _COORDINATES if found.get(key) is not None), None)
     if key is None:
@@ -145,11 +149,12 @@ def _of_mapping(found: Mapping[str, Any], name: str, features: Features) -> Clou
         return _of_table(points, f"{name}: {key!r}", features)
     coordinates, none = _of_table(points, f"{name}: {key!r}", 0)
     wanted = features if isinstance(features, dict) else {"features": features}
-    columns = [_feature(found, part, count, len(coordinates), name) for part, count in wanted.items()]
-    return coordinates, np.concatenate([none, *columns], 1)
+    columns = {part: _feature(found, part, count, len(coordinates), name) for part, count in wanted.items()}
+    parts = [scale(part, values, of_ply, name) for part, values in columns.items()]
+    return coordinates, np.concatenate([none, *parts], 1)
 
 
-def _feature(found: Mapping[str, Any], part: str, channels: int, n: int, name: str) -> Float[np.ndarray, "n c"]:
+def _feature(found: Mapping[str, Any], part: str, channels: int, n: int, name: str) -> Shaped[np.ndarray, "n c"]:
     key = next((key for key in _NAMES.get(part, (part,)) if found.get(key) is not None), None)
     if key is None:
         raise ValueError(
@@ -157,7 +162,6 @@ def _feature(found: Mapping[str, Any], part: str, channels: int, n: int, name: s
             "Add them, or change features: those of files have names, as in {color: 3}"
         )
     values = as_numbers(found[key], f"{name}: {key!r}")
-    scale = _FULL_SCALE.get(values.dtype.name, 1.0)
     if values.ndim == 1:
         values = values[:, None]
     if values.shape != (n, channels):
@@ -165,7 +169,7 @@ def _feature(found: Mapping[str, Any], part: str, channels: int, n: int, name: s
             f"{name}: {key!r} needs shape [{n}, {channels}], a row for each point; got {list(values.shape)}. Correct it, or the "
             f"number of channels in processor.features"
         )
-    return values.astype(np.float64) / scale
+    return values
 
 
 def _keys(found: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ BYTES_PER_POINT = 256
 _EXTRA = "pip install mmssl[points]"
 _OFF = re.compile(rb"(?:\s|#[^\n]*\n)*(?:ST)?C?N?4?n?OFF")
 _PLY_COUNT = re.compile(rb"^[ \t]*element[ \t]+(\S+)[ \t]+(\d+)", re.MULTILINE)
+_PLY_COMMENT = re.compile(rb"(?<=[\r\n])(?:comment|obj_info)\b[^\r\n]*(?:\r\n|\r|\n)")
+_PLY_END = re.compile(rb"(?<=[\r\n])end_header\b")
 _PLY_CHANNELS = {
     "color": (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")),
     "normal": (("nx", "ny", "nz"),),
@@ -44,7 +46,7 @@ def read_file(data: bytes, name: str, features: Sequence[str], mesh_points: int,
         return _decoded(name, lambda: _read_npy(data))
     if data[:2] == b"PK":
         return _decoded(name, lambda: _read_npz(data, max_points))
-    if data[:3] == b"ply":
+    if is_ply(data):
         plyfile = _library("plyfile", "PLY")
         return _decoded(name, lambda: _read_ply(plyfile, data, features, max_points))
     if data[:4] == b"LASF":
@@ -55,6 +57,11 @@ def read_file(data: bytes, name: str, features: Sequence[str], mesh_points: int,
         return _decoded(name, lambda: _read_off(off, data, mesh_points))
     what = f"{len(data):,} bytes that start with {data[:8]!r}" if data else "no bytes"
     raise ValueError(f"{name} is no .npy, .npz, PLY, OFF, LAS or LAZ file; got {what}. Convert it, replace it or drop it")
+
+
+def is_ply(data: bytes) -> bool:
+    """Whether a file is PLY."""
+    return data[:3] == b"ply"
 
 
 def _library(module: str, formats: str) -> Any:
@@ -92,9 +99,9 @@ def _read_npz(data: bytes, max_points: int) -> Content:
 
 
 def _read_ply(plyfile: Any, data: bytes, features: Sequence[str], max_points: int) -> Content:
-    """The vertices; faces are passed over."""
-    end = data.find(b"end_header")
-    for element, digits in _PLY_COUNT.findall(data[: max(end, 0)].replace(b"\r", b"\n")):
+    """The vertices; faces are passed over, and comments, which are in any encoding."""
+    header, data = _without_comments(data)
+    for element, digits in _PLY_COUNT.findall(header.replace(b"\r", b"\n")):
         count = int(digits[:18])
         if count > len(data):  # every row takes a byte or more; without this check rows without a property would never end
             raise ValueError(
@@ -117,6 +124,15 @@ def _read_ply(plyfile: Any, data: bytes, features: Sequence[str], max_points: in
             if names is not None:
                 found[feature] = _columns(rows, names)
         return found
+
+
+def _without_comments(data: bytes) -> tuple[bytes, bytes]:
+    """The header of a PLY file, and the whole file, both without comments."""
+    end = _PLY_END.search(data)
+    if end is None:
+        return b"", data
+    header = _PLY_COMMENT.sub(b"", data[: end.end()])
+    return header, header + data[end.end() :]
 
 
 def _columns(rows: Shaped[np.ndarray, " n"], names: Sequence[str]) -> Shaped[np.ndarray, "n c"]:

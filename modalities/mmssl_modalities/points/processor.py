@@ -1,6 +1,7 @@
 """Raw point clouds to groups of points about centres, in patch units."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -9,9 +10,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Inputs, Processor, pad_stack
+from mmssl.modality import Content, Inputs, Processor, pad_stack
 from mmssl_modalities.points.decode import num_channels, read_cloud
 from mmssl_modalities.points.geometry import group_points
+from mmssl_modalities.points.scales import DECIDED, Extremes, FullScale, scale_contents, scaled
 from mmssl_modalities.points.voxels import hash_order, voxel_groups
 
 GROUPS = "points_groups"
@@ -47,7 +49,11 @@ class PointsProcessor(Processor):
     normalise: unit_sphere = centroid at the origin, farthest point at distance 1; centre = centroid at the origin; none.
     scale: patch units in one unit of normalised coordinates; null: half the root of num_groups, or 1 / voxel_size.
     features: channels of each named feature, in order ({color: 3, normal: 3, intensity: 1}), or the number of channels that follow
-        the coordinates. Colours and intensities of files are scaled to [0, 1]; other values stay as they are.
+        the coordinates. Colours and intensities in whole numbers, and colours of PLY files, are scaled to [0, 1]; other values stay
+        as they are.
+    full_scale: the value that becomes 1, by feature ({color: 65535}), or by feature and how it is stored (uint8, uint16, whole,
+        ply); null: bytes are divided by 255, 16-bit numbers too where none in the training clouds is above 255, else by 65,535;
+        colours in other whole numbers and in decimals of PLY files by 255 (65,535) where some are above 1 (255).
     mesh_points: points that are taken from the surface of a mesh.
     max_points: largest number of points in a cloud, a guard against damaged files that announce billions.
     """
@@ -64,6 +70,7 @@ class PointsProcessor(Processor):
         normalise: Literal["unit_sphere", "centre", "none"] = "unit_sphere",
         scale: PositiveFloat | None = None,
         features: dict[str, Positive] | Annotated[int, Field(ge=0)] = 0,
+        full_scale: FullScale | None = None,
         mesh_points: Positive = 2048,
         max_points: Positive = 10_000_000,
     ) -> None:
@@ -77,6 +84,10 @@ class PointsProcessor(Processor):
         self.scale = scale
         self.named_features = features
         self.channels = num_channels(features)
+        self.full_scale: FullScale = full_scale or {}
+        if unknown := [name for name in self.full_scale if not isinstance(features, dict) or name not in features]:
+            named = ", ".join(features) if isinstance(features, dict) else "none"
+            raise ValueError(f"processor.full_scale names {unknown[0]!r}, which is none of processor.features by name: {named}")
         self.mesh_points = mesh_points
         self.max_points = max_points
 
@@ -91,9 +102,35 @@ class PointsProcessor(Processor):
             "normalise": self.normalise,
             "scale": self.scale,
             "features": self.named_features,
+            "full_scale": self.full_scale or None,
             "mesh_points": self.mesh_points,
             "max_points": self.max_points,
         }
+
+    @property
+    def _undecided(self) -> list[str]:
+        """Features whose full scale goes by the training clouds, and is not known."""
+        named = self.named_features if isinstance(self.named_features, dict) else {}
+        return [name for name in DECIDED if name in named and name not in self.full_scale]
+
+    @property
+    def fitted(self) -> bool:
+        return not self._undecided
+
+    def fit(self, samples: Iterable[Any]) -> None:
+        """Find the full scale of colours and intensities in all clouds: a dark one alone does not tell 16 bits from 8.
+
+        Clouds that cannot be read are passed over: the loader deals with them as `data.on_error` says.
+        """
+        extremes = Extremes()
+        for raw in samples:
+            with suppress(ValueError, TypeError, FileNotFoundError):
+                read_cloud(raw, self.named_features, self.mesh_points, self.max_points, extremes.see)
+        self.full_scale = self.full_scale | {name: extremes.full_scale(name) for name in self._undecided}
+
+    def contents(self, samples: Iterable[Any]) -> list[Content]:
+        """What colours and intensities are divided by."""
+        return scale_contents(self.full_scale, self.named_features if isinstance(self.named_features, dict) else ())
 
     @property
     def unit(self) -> float:
@@ -104,7 +141,7 @@ class PointsProcessor(Processor):
         return 1 / self.voxel_size if self.tokenizer == "voxel" else self.num_groups**0.5 / 2
 
     def __call__(self, raw: Any) -> Inputs:
-        points, features = read_cloud(raw, self.named_features, self.mesh_points, self.max_points)
+        points, features = read_cloud(raw, self.named_features, self.mesh_points, self.max_points, scaled(self.full_scale))
         order = hash_order(np.concatenate([points, features], 1))[: self.num_points]
         points, features = points[order], features[order]
         origin = points.mean(0)

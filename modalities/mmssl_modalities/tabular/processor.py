@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
-from mmssl.modality import Inputs, Processor
+from mmssl.modality import Content, Inputs, Processor
 from mmssl_modalities.tabular.cells import placed
 from mmssl_modalities.tabular.columns import (
     DATE_VALUES,
@@ -23,6 +23,7 @@ from mmssl_modalities.tabular.columns import (
     Unseen,
     encode_column,
 )
+from mmssl_modalities.tabular.contents import table_contents
 from mmssl_modalities.tabular.fit import Rules, Survey, read_columns
 from mmssl_modalities.tabular.frames import columns_of, is_columnar, rows_of
 from mmssl_modalities.tabular.shared import CELL_NUMBERS, PADDING, SharedRows, shared_collate, shared_features, shared_sized
@@ -99,7 +100,7 @@ class TabularProcessor(Processor):
 
     def _use(self, columns: list[dict[str, Any]]) -> None:
         self.columns = columns
-        found = read_columns(columns, self.rules)
+        self.found = found = read_columns(columns, self.rules)
         self.numeric = [column for column in found if isinstance(column, NumericColumn)]
         self.categorical = [column for column in found if isinstance(column, ClassColumn)]
         self.dates = [column for column in found if isinstance(column, DateColumn)]
@@ -150,6 +151,10 @@ class TabularProcessor(Processor):
         if not kept:
             raise ValueError("a table is fitted on one value or more; every cell of the training rows is missing")
         self._use([survey.entry(self.rules) for survey in kept])
+
+    def contents(self, samples: Iterable[Any]) -> list[Content]:
+        """The columns of rows: their kinds, missing shares and examples, and what looks odd."""
+        return table_contents(samples, self.found)
 
     def _surveys(self, row: Any) -> dict[str, Survey]:
         names = list(_mapping(row))

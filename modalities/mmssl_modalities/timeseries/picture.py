@@ -21,11 +21,12 @@ APART = 5.0
 
 def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: TimeseriesProcessor) -> Figure:
     """Up to six samples, one below the other: their curves, hidden patches shaded, and the predictions there."""
-    inputs = {key: tensor[:PICTURED].cpu() for key, tensor in inputs.items()}
-    hidden = hidden[:PICTURED].cpu()
-    predicted = {key: tensor[:PICTURED].float().cpu() for key, tensor in predictions.items()}
+    inputs = {key: tensor.cpu() for key, tensor in inputs.items()}
+    predicted = {key: tensor.float().cpu() for key, tensor in predictions.items()}
+    # Of the whole batch: where its tokens lie depends on the longest series, which may be none of those drawn.
+    shaded, guess = (part[:PICTURED] for part in _in_place(inputs, hidden.cpu(), predicted))
+    inputs = {key: tensor[:PICTURED] for key, tensor in inputs.items()}
     values, there = inputs[VALUES].float(), observed(inputs)
-    shaded, guess = _in_place(inputs, hidden, predicted)
     mean, spread = (part[..., None] for part in moments(values, there)[1].unbind(-1))
     spread = spread.masked_fill(spread == 0, 1)
     curves, guess = ((part - mean) / spread for part in (values.masked_fill(~there, torch.nan), guess))

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Inputs, Processor, pad_stack
+from mmssl.modality import Content, Inputs, Processor, pad_stack
+from mmssl_modalities.timeseries.contents import series_contents
 from mmssl_modalities.timeseries.read import Layout, Series, read_series
 
 VALUES = "timeseries_values"
@@ -26,6 +27,8 @@ Channels = Literal["independent", "mixed"]
 
 FIT_SAMPLES = 10_000
 """Series from which `fit` takes the sizes and the rate."""
+EXAMINED = 1000
+"""Series by which it is told what they hold."""
 FEATURE_POINTS = 128
 """Samples per channel to which `features` brings series of various lengths."""
 MAX_FEATURE_POINTS = 1024
@@ -42,8 +45,9 @@ class TimeseriesProcessor(Processor):
     """A series of any length, with any number of channels, to its values with gaps, statistics and times.
 
     A raw series is a 1-d or 2-d array, tensor or list of numbers, a pandas Series, a DataFrame whose columns are the channels, or a
-    dict with "values" and either "times" (numbers or dates, one per sample) or "rate" (samples per unit of time). A DatetimeIndex
-    gives the times too. NaN and None are missing values, never zeros.
+    dict with "values" and either "times" (numbers or dates, one per sample) or "rate" (samples per unit of time). The index of
+    a pandas series gives the times too, unless it counts samples: dates, periods, durations or numbers. NaN and None are missing
+    values, never zeros.
 
     Makes `timeseries_values`, float32 `[c, t]`, 0 where missing; `timeseries_observed`, bool `[c, t]`; with instance normalisation
     `timeseries_statistics`, `[c, 2]`, location and scale; for series that are not evenly sampled, or not at `rate`,
@@ -142,6 +146,10 @@ class TimeseriesProcessor(Processor):
             self.length = lengths.pop() if len(lengths) == 1 else 0
         if self.rate is None and rates:
             self.rate = float(np.median(rates))
+
+    def contents(self, samples: Iterable[Any]) -> list[Content]:
+        """Numbers of channels and samples, gaps, and whether the axes of arrays seem exchanged, by the first 1,000 series."""
+        return series_contents(islice(samples, EXAMINED), self.layout)
 
     def __call__(self, raw: Any) -> Inputs:
         series = read_series(raw, self.layout)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from numbers import Real
 from typing import Any, Literal
@@ -48,11 +48,40 @@ def read_series(raw: Any, layout: Layout) -> Series:
     index = raw.index if isinstance(raw, pd.Series | pd.DataFrame) else None
     values = _frame(raw) if index is not None else _by_channel(to_floats(raw), layout)
     _check(values)
-    if times is None and isinstance(index, pd.DatetimeIndex | pd.TimedeltaIndex):
-        times = index
     if times is not None:
         times = _read_times(times, values.shape[1])
-    return Series(values, times, rate)
+    elif index is not None:
+        times = _index_times(index, rate)
+    return Series(values, times, rate if times is None else None)
+
+
+def _index_times(index: pd.Index, rate: float | None) -> Float[np.ndarray, " t"] | None:
+    """The times that the index of a pandas series gives: dates, periods, durations or numbers; None where it only counts samples.
+
+    With a rate, whole numbers count samples, of which some may lack. ValueError or TypeError for an index that is no time.
+    """
+    way_out = "Sort by it (sort_index), or drop it if it means nothing (reset_index(drop=True))"
+    if index.dtype == object and all(isinstance(item, date) for item in index):
+        index = pd.DatetimeIndex(index)
+    dates = isinstance(index, pd.PeriodIndex) or index.dtype.kind in "Mm"
+    if isinstance(index, pd.MultiIndex) or not (dates or index.dtype.kind in "iuf"):
+        raise TypeError(
+            f"the index of a series gives its times: dates or numbers; got {type(index).__name__} of {index.dtype}, such as "
+            f"{index[0]!r:.60}. Make dates of it (pandas.to_datetime), or drop it if it means nothing (reset_index(drop=True))"
+        )
+    if not dates and (_counts(index) or np.array_equal(index, np.arange(len(index)))):
+        return None
+    if rate is not None and (dates or index.dtype.kind == "f"):
+        raise ValueError(f"a series has a 'rate', or an index that gives its times, not both: times tell the rate. {way_out}")
+    try:
+        return _read_times(index, len(index)) / (rate or 1.0)
+    except ValueError as error:
+        raise ValueError(f"the index of a series gives its times: {error}. {way_out}") from None
+
+
+def _counts(index: pd.Index) -> bool:
+    """Whether whole numbers rise by one from sample to sample, as in a part of a longer series."""
+    return index.dtype.kind in "iu" and not index.hasnans and bool((np.diff(index.to_numpy().astype(np.int64)) == 1).all())
 
 
 def _entries(raw: Mapping[Any, Any]) -> tuple[Any, Any, float | None]:
@@ -210,6 +239,8 @@ def _read_times(raw: Any, length: int) -> Float[np.ndarray, " t"]:
 def _elapsed(raw: Any) -> Float[np.ndarray, "..."]:
     if isinstance(raw, pd.Series):
         raw = pd.Index(raw)
+    if isinstance(raw, pd.PeriodIndex):
+        raw = raw.to_timestamp()
     if isinstance(raw, pd.DatetimeIndex):
         raw = raw.to_numpy(dtype="datetime64[us]")
     if isinstance(raw, pd.Index):
