@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmssl.data.beside import Beside
 
 Row = dict[str, Any]
 
@@ -14,12 +17,14 @@ class Table(ABC):
     columns: column names. label: the column that is known to hold the label, or None.
     parts: what the rows come from: files, or names such as `bundled:wine/train`; empty for rows in memory.
     notes: what a user should know of how they were read, a sentence each: told once, by whoever runs.
+    beside: where files are that its cells name, if it was read from files.
     """
 
     columns: list[str]
     label: str | None = None
     parts: Sequence[Path | str] = ()
     notes: Sequence[str] = ()
+    beside: "Beside | None" = None
 
     @abstractmethod
     def __len__(self) -> int: ...
