@@ -4,6 +4,7 @@ import csv
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def _load(builder: str, files: Sequence[Path]) -> datasets.Dataset:
         for file in files:
             _check_header(file)
     try:
-        return datasets.load_dataset(builder, data_files=[str(file) for file in files], split="train")
+        return datasets.load_dataset(builder, data_files=[escape(str(file)) for file in files], split="train")
     except ValueError as error:
         if "corresponds to no data" not in str(error):
             raise

@@ -114,8 +114,8 @@ class Session:
             if known.get(name) != found[name]:
                 raise ValueError(
                     f"cannot resume {self.run.folder}: {source} is not what it was. Started on {known.get(name)}, it is now "
-                    f"{found[name]} (files: a digest of names and sizes). Restore the data, or leave resume out to start a new run; "
-                    f"init={self.run.folder} carries the weights over"
+                    f"{found[name]} (files: a digest of names and sizes). Restore the data, or leave resume out to start a new "
+                    f"run; init={self.run.folder} carries the weights over"
                 )
         before = {entry.source: entry for entry in self.recorded()}
         for entry in self.history.trained[-len(self.streams) :]:
