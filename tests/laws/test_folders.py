@@ -1,6 +1,6 @@
 """Law: a folder is read as an independent walk finds it, or refused: for trees of links, splits, classes and suffixes."""
 
-# ruff: noqa: PTH (independent of pathlib, too)
+# ruff: noqa: PTH113, PTH118, PTH120, PTH122, PTH206
 
 import os
 import tempfile
