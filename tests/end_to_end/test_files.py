@@ -39,7 +39,7 @@ def test_a_table_beside_media_files_trains_and_is_scored(train: Train) -> None:
     pictures("set").to_csv("set/metadata.csv", index=False)
     Path("set/notes.txt").touch()
     run = train("data={path: set, columns: {label: kind}}", "evaluate={}", "train.max_steps=2")
-    assert last_table(run).num_train == 19
+    assert last_table(run).num_train == 18
     notes = run.read_record()["notes"]
     assert "set: 1 file passed over: 1 .txt." in notes
     assert "set is read by set/metadata.csv: a row is a sample, its file is named by file_name." in notes
