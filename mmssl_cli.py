@@ -118,7 +118,7 @@ def table_format(options: argparse.Namespace) -> Any:
     """How the cells of table files are written, as the command says."""
     from pydantic import TypeAdapter
 
-    from mmssl.data.formats import TableFormat
+    from mmssl.data.table_format import TableFormat
 
     types = dict(pair.split("=", 1) for pair in options.types)
     said = {"missing": options.missing, "types": types, "delimiter": options.delimiter, "decimal": options.decimal}

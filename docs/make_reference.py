@@ -1,10 +1,17 @@
-"""Write docs/recipe.md, the reference of all keys of a recipe, from the JSON schema: `python docs/make_reference.py`."""
+"""Write docs/recipe.md, the reference of all keys of a recipe, from the JSON schema, and docs/files.md, what files may look like.
+
+python docs/make_reference.py
+"""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmssl.data.formats import TABLES
+from mmssl.data.split_names import ENDINGS, SPLITS
+from mmssl.modality import find
+from mmssl.plugins import installed
 from mmssl.recipe import json_schema
 from mmssl.recipe.messages import PLAIN, describe
 
@@ -123,9 +130,90 @@ def _nested_variants(section: Schema, definitions: Definitions, prefix: str = ""
             yield from _nested_variants(keys, definitions, f"{prefix}{key}.")
 
 
+FILES = """# What your files may look like
+
+`data.path` names a bundled set, a file, a folder, a pattern, or a dataset on the Hub. What exists on disk wins: a name with the
+signs of a pattern (`t[1].csv`, `data[1]/`) is a name if there is such a file or folder. What is not read is told once, by
+`mmssl check`, in the run and in the report.
+
+<!-- Written by docs/make_reference.py from the tables that the readers use: edit that file, or those tables, instead. -->
+
+## Suffixes
+
+Upper and lower case are alike. Hidden files and folders (`.name`) are left out. Files of other suffixes are passed over,
+counted, and told: `32 files passed over: 24 .heic, 8 without suffix`. A folder, or what a pattern matches, is of one kind.
+
+{suffixes}
+
+## Folders of media files
+
+Sub-folders name splits and classes, on either level:
+
+```
+pets/train/cat/1.jpg     splits, then classes
+pets/cat/train/1.jpg     classes, then splits
+pets/cat/1.jpg           classes alone: all files are of the split train
+pets/1.jpg               no classes; where all files are called so, splits by file names: train_1.jpg, test_1.jpg
+```
+
+One folder that holds all of them, as archives leave it, changes nothing. If some folders are called after a split and others
+beside them are not, or two words name one split (`test` and `eval`), the folder is refused and names them. Where classes really
+are called so (`train` beside `bus`), a pattern says it: `traffic/**/*.jpg` has no splits, and the first folder below `traffic`
+names the class.
+
+## Splits
+
+| split | words |
+|---|---|
+{splits}
+
+`data.split` takes the name of the split, or the word that the files use. Words are read in upper and lower case. The name of a
+folder may go on with {endings}, a sign or a number: `test_images`, `trainset`, `val2017`. A word inside of a name counts where
+several splits are named so: `seg_train` beside `seg_test`.
+
+Table files are read alike, by their own name or that of a folder: `train-00000-of-00010.parquet`, `dev.csv`, `mnist_test.csv`.
+Either all of them are called after a split or none: a nameless file might hold the test rows again.
+
+## Links
+
+Links to folders and files are followed, in folders and in patterns. A link that leads back to a folder above is not followed;
+links that lead nowhere are counted, and both are told. A folder that links make part of two others is read each time, and told.
+
+## A table beside media files
+
+A folder of media files with one table, or one for each split, is read by the table: a row is a sample, its columns are columns
+of the data.
+
+```
+pets/metadata.csv        file_name,label
+pets/images/1.jpg        images/1.jpg,cat
+```
+
+The file is named by the column `file_name`, as the `datasets` library has it, or by any column whose cells name files of the
+folder: relative to the table, to the folder, or by the end of their way if only one file ends so. It is found under the name
+that the modality looks for, such as `image`. A column `label` is the label; others are named by `data.columns`. Media files
+that the table does not name are told; a row without its file is told, and an error when it is read.
+
+In any table, a relative path in a cell of a media modality is looked for beside the table file first, then in the working
+directory.
+"""
+
+
+def files_page() -> str:
+    """The page on files, its tables those that the readers use."""
+    rows = [("tables", TABLES)] + [(name, find(name).suffixes) for name in installed() if find(name).suffixes]
+    suffixes = ["| kind | suffixes |\n|---|---|"] + [
+        f"| {name} | {' '.join(f'`{each}`' for each in found)} |" for name, found in rows
+    ]
+    splits = [f"| `{split}` | {', '.join(f'`{word}`' for word in words)} |" for split, words in SPLITS.items()]
+    endings = ", ".join(f"`{ending}`" for ending in ENDINGS)
+    return FILES.format(suffixes="\n".join(suffixes), splits="\n".join(splits), endings=endings)
+
+
 def main() -> None:
-    page = Path(__file__).with_name("recipe.md")
-    page.write_text(reference(json_schema()), encoding="utf-8")
+    folder = Path(__file__).parent
+    (folder / "recipe.md").write_text(reference(json_schema()), encoding="utf-8")
+    (folder / "files.md").write_text(files_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

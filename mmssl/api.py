@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mmssl import files
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
-from mmssl.data.formats import PLAIN, TableFormat
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
+from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
 from mmssl.evaluation.history import History
 from mmssl.modality import Content

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmssl.data.formats import ColumnType, Decimal
+from mmssl.data.table_format import ColumnType, Decimal
 
 JSON = {b"mmssl": b"json"}
 """Metadata of a field whose cells are JSON, as their types differ."""

@@ -9,7 +9,7 @@ from typing import TextIO
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from mmssl.data.formats import SIGNS, TAB, TableFormat
+from mmssl.data.table_format import SIGNS, TAB, TableFormat
 
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 UNNAMED = "Unnamed: "

@@ -1,52 +1,61 @@
-"""How the cells of table files are written, where they do not say it themselves."""
+"""What a file is by its suffix: a kind of table, or one sample of the modalities that read it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
-from pydantic import Field
+from mmssl.modality import find
+from mmssl.plugins import installed
 
-ColumnType = Literal["text", "number"]
-Decimal = Literal[".", ","]
-Delimiter = Annotated[str, Field(pattern=r"^(.|tab|\t)$")]
-TAB = "tab"
-SIGNS = {TAB: "\t"}
-"""Delimiters that have a name, as they are hard to type."""
+TABLES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json"}
+"""Files that are tables, and the kind of each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableFormat:
-    """What a user says of the cells of csv, jsonl and parquet files.
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name in lower case, with its dot; empty if there is none."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
 
-    missing: what stands for a missing value besides an empty cell, such as NA, ? or -999.
-    types: text or number for columns that would be read as the other: {zip: text}.
-    delimiter: between the cells of a csv file, one character or the word tab; null: a comma, in .tsv files a tab.
-    decimal: the decimal sign of numbers in csv files.
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table by its name."""
+    return suffix_of(name) in TABLES
+
+
+def formats(suffixes: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """What files of each suffix are, of these suffixes at least: see `all_formats`.
+
+    Plug-ins are asked, and for that imported, only if any suffix is none of a table.
     """
-
-    missing: tuple[str, ...] = ()
-    types: Mapping[str, ColumnType] = field(default_factory=dict)
-    delimiter: Delimiter | None = None
-    decimal: Decimal = "."
-
-    @property
-    def table_format(self) -> "TableFormat":
-        """Only what is said of the cells, of options that say more."""
-        return TableFormat(**{own.name: getattr(self, own.name) for own in fields(TableFormat)})
-
-    @property
-    def sign(self) -> str | None:
-        """The delimiter as the character that it is."""
-        return None if self.delimiter is None else SIGNS.get(self.delimiter, self.delimiter)
-
-    def check(self, builder: str, path: str) -> None:
-        """ValueError for a key that says something of csv files where there are none."""
-        asked = [("delimiter", self.delimiter)] if self.delimiter is not None else []
-        asked += [("decimal", self.decimal)] if self.decimal != "." else []
-        if asked and builder != "csv":
-            key, value = asked[0]
-            raise ValueError(f"{key}={value!r} is for csv files, and {path} holds {builder}: leave it out")
+    tables: dict[str, tuple[str, ...]] = {suffix: (kind,) for suffix, kind in TABLES.items()}
+    return tables if all(suffix in tables for suffix in suffixes) else all_formats()
 
 
-PLAIN = TableFormat()
-"""Of files of which nothing is said."""
+def all_formats() -> dict[str, tuple[str, ...]]:
+    """What files of each suffix are: a kind of table, or one sample each, by the columns of all modalities that read them."""
+    known: dict[str, tuple[str, ...]] = {suffix: (kind,) for suffix, kind in TABLES.items()}
+    for modality in map(find, installed()):
+        for suffix in modality.suffixes:
+            known[suffix] = (*known.get(suffix, ()), modality.columns[0])
+    return known
+
+
+def has_suffix(name: str) -> bool:
+    """Whether a name ends like a file's; the last digit of `zephyr-7b-v0.1` is no suffix."""
+    suffix = suffix_of(Path(name).name)
+    return suffix[1:].isalpha() or (suffix != "" and suffix in formats([suffix]))
+
+
+def one_format(files: Sequence[Path], path: str) -> tuple[str, ...]:
+    """What all of the files are: the kind of table, or the columns of every modality that reads each of them."""
+    known = formats({suffix_of(file.name) for file in files})
+    examples: dict[tuple[str, ...], Path] = {}
+    for file in files:
+        suffix = suffix_of(file.name)
+        if suffix not in known:
+            raise ValueError(f"cannot read {file}: its suffix must be one of {', '.join(known)}; got {suffix or 'none'}")
+        examples.setdefault(known[suffix], file)
+    common = [kind for kind in next(iter(examples)) if all(kind in kinds for kinds in examples)]
+    if not common:
+        shown = ", ".join(sorted(f"{' or '.join(kinds)} ({file})" for kinds, file in examples.items()))
+        raise ValueError(f"{path} mixes formats: {shown}. Choose one with a pattern such as folder/**/*{files[0].suffix}")
+    return tuple(common)

@@ -31,7 +31,7 @@ def content_digits(source: Source, columns: Sequence[str]) -> str | None:
     if not set(columns) <= set(whole.column_names):
         return None
     places = np.unique(np.arange(SAMPLED) * len(whole) // SAMPLED)
-    cells = (cell_bytes(row[name]) for row in whole.rows(places) for name in columns)
+    cells = (cell_bytes(row[name]) for row in whole.located(columns).rows(places) for name in columns)
     return _digits([str(len(whole)).encode(), *cells])
 
 
@@ -46,6 +46,18 @@ def parts_of(source: Source) -> frozenset[str]:
     return frozenset(
         "file:" + _digits([os.path.realpath(part).encode()]) if isinstance(part, Path) else part for part in source.parts
     )
+
+
+def files_digits(source: Source) -> str | None:
+    """The names and sizes of the files that a source is read from, in their order, as 16 digits; None if it is read from none.
+
+    Names count from the folder that holds all of them, so that the data may lie elsewhere.
+    """
+    files = [str(part.absolute()) for part in source.parts if isinstance(part, Path)]
+    if not files:
+        return None
+    top = len(os.path.commonpath([os.path.dirname(file) for file in files]))  # noqa: PTH120 (fast)
+    return _digits(f"{file[top:]}\0{os.stat(file).st_size}".encode(errors="surrogateescape") for file in files)  # noqa: PTH116
 
 
 def listed(parts: frozenset[str]) -> tuple[str, ...]:

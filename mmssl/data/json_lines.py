@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 
 from mmssl.data.column_types import EXACT, JSON
-from mmssl.data.formats import TableFormat
+from mmssl.data.table_format import TableFormat
 
 _ROWS = 4096
 """Rows that become one batch."""

@@ -15,9 +15,9 @@ from mmssl import files
 from mmssl.data.arrow import ArrowTable
 from mmssl.data.column_types import JSON, Guess, as_asked, asked_type, common, converted, fits_float, is_json, to_json, without
 from mmssl.data.csv_files import CsvFile
-from mmssl.data.formats import TableFormat
 from mmssl.data.json_lines import JsonLines
 from mmssl.data.parquet_files import ParquetFile
+from mmssl.data.table_format import TableFormat
 from mmssl.data.tables import Row, Table
 
 IN_MEMORY = 2**22

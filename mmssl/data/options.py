@@ -1,14 +1,14 @@
 """The recipe's `data` section: one source, or several that a run mixes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Field
 
-from mmssl.data.formats import TableFormat
 from mmssl.data.mix import Mixing, Weights
 from mmssl.data.source import Columns, OnError, Source
+from mmssl.data.table_format import TableFormat
 from mmssl.data.tables import Row
 from mmssl.draws import hash_text
 
@@ -16,11 +16,14 @@ ONLY = "data"
 """Name of the source of a run that does not mix."""
 
 
+_GIVE = "give one: path for one source, sources for several"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(TableFormat):
     """One of several sources that a run mixes; its name is that of the modality it holds, unless `modalities` says more.
 
-    path: as data.path.
+    path: as data.path; required unless rows in memory stand in its place.
     split: one part of the data; null: all of it.
     columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
     limit: keep that many rows, evenly spaced; null: all.
@@ -32,7 +35,7 @@ class SourceOptions(TableFormat):
     modalities: modalities that each of its rows holds, which then come in one batch; null: the one that the source is named after.
     """
 
-    path: str
+    path: str | None = None
     split: str | None = "train"
     columns: Columns | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -46,7 +49,7 @@ class DataOptions(TableFormat):
 
     path: bundled:digits, bundled:breast_cancer, bundled:wine or bundled:diabetes; a parquet, csv or jsonl file; a folder of such
         files, or of media files; a pattern such as shards/*.parquet; or a dataset on the Hugging Face Hub, name or
-        name:configuration. Required unless there are sources.
+        name:configuration. Required unless there are sources, or rows in memory.
     split: one part of the data; null: all of it.
     columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
     limit: keep that many rows, evenly spaced; null: all.
@@ -74,16 +77,15 @@ class DataOptions(TableFormat):
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (not self.sources):
-            both = "both data.path and data.sources are set" if self.path else "neither data.path nor data.sources is set"
-            raise ValueError(f"{both}; give one: path for one source, sources for several")
+        if self.path is not None and self.sources:
+            raise ValueError(f"both data.path and data.sources are set; {_GIVE}")
 
     def split_up(self, modalities: Sequence[str]) -> dict[str, SourceOptions]:
         """The sources by name; one that stands for `path` holds all of the recipe's modalities.
 
         ValueError for a source of a modality that the recipe lacks, and for a modality without a source.
         """
-        if self.path is not None:
+        if not self.sources:
             only = SourceOptions(
                 path=self.path,
                 split=self.split,
@@ -93,7 +95,7 @@ class DataOptions(TableFormat):
                 **vars(self.table_format),
             )
             return {ONLY: only}
-        found = dict(self.sources or {})
+        found = dict(self.sources)
         for name, options in found.items():
             for modality in options.modalities or (name,):
                 if modality not in modalities:
@@ -131,23 +133,43 @@ Rows = Sequence[Row] | Mapping[str, Sequence[Row]]
 def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None = None) -> dict[str, Stream]:
     """The sources of a run, by name; `rows` in memory stand in the place of their paths.
 
-    FileNotFoundError names the key whose path does not exist.
+    FileNotFoundError names the key whose path does not exist; ValueError for sources without path or rows, and rows without source.
     """
+    if isinstance(rows, Mapping) and not data.sources and rows.keys() != {ONLY}:
+        data = replace(data, path=None, sources={name: SourceOptions(columns=data.columns) for name in rows})
+    sources = data.split_up(modalities)
+    _check_rows(sources, rows)
     found = {}
-    for name, options in data.split_up(modalities).items():
+    for name, options in sources.items():
         if rows is not None:
-            source = Source.from_rows(rows[name] if isinstance(rows, Mapping) else rows, options.columns)
+            source = Source.from_rows(rows[name] if isinstance(rows, Mapping) else rows, options.columns, options.limit)
         else:
-            try:
-                source = Source(
-                    path=options.path,
-                    split=options.split,
-                    columns=options.columns,
-                    limit=options.limit,
-                    table_format=options.table_format,
-                )
-            except FileNotFoundError as error:
-                key = "data.path" if name == ONLY else f"data.sources.{name}.path"
-                raise FileNotFoundError(f"{key}: {error} (set {key}=PATH)") from error
+            source = _open(name, options)
         found[name] = Stream(name, source, options.modalities or (name,), options)
     return found
+
+
+def _check_rows(sources: Mapping[str, SourceOptions], rows: Rows | None) -> None:
+    """ValueError unless every source has a path or rows, and all rows a source."""
+    if isinstance(rows, Mapping) and rows.keys() != sources.keys():
+        raise ValueError(f"rows= is by source: data.sources has {', '.join(sources)}; got rows of {', '.join(rows) or 'none'}")
+    if rows is not None and not isinstance(rows, Mapping) and len(sources) > 1:
+        raise ValueError(f"rows= needs the rows of each source by its name, {', '.join(sources)}; got one list of rows")
+    if rows is None and ONLY in sources and sources[ONLY].path is None:
+        raise ValueError(f"neither data.path nor data.sources is set; {_GIVE} (data.path=PATH)")
+
+
+def _open(name: str, options: SourceOptions) -> Source:
+    key = "data.path" if name == ONLY else f"data.sources.{name}.path"
+    if options.path is None:
+        raise ValueError(f"{key} is not set; set {key}=PATH")
+    try:
+        return Source(
+            path=options.path,
+            split=options.split,
+            columns=options.columns,
+            limit=options.limit,
+            table_format=options.table_format,
+        )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}: {error} (set {key}=PATH)") from error

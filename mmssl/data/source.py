@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from mmssl.data.formats import PLAIN, TableFormat
+from mmssl.data.beside import beside_table
 from mmssl.data.labels import Kind, Labels, natural_classes
 from mmssl.data.paths import open_table
+from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import Row, RowTable, Table
 from mmssl.modality import Modality
 
@@ -24,9 +25,10 @@ OnError = Literal["raise", "skip"]
 class Source:
     """A table of raw rows.
 
-    path: `bundled:digits`, `bundled:breast_cancer`, `bundled:wine` or `bundled:diabetes`; a parquet, csv or jsonl file; a folder of
-        such files, with splits by file name (train*, test*, validation*); a folder of media files, whose sub-folders name splits,
-        then classes; a pattern such as `shards/*.parquet`; or a dataset on the Hugging Face Hub, `name` or `name:configuration`.
+    path: `bundled:digits`, `bundled:breast_cancer`, `bundled:wine` or `bundled:diabetes`; a parquet, csv or jsonl file; a
+        folder of such files, with splits by file name (train*, test*, validation*); a folder of media files, whose sub-folders
+        name splits and classes, or a table beside them their labels; a pattern such as `shards/*.parquet`; or a dataset on the
+        Hugging Face Hub, `name` or `name:configuration`.
     split: one part of the data; None: all of it.
     columns: the dataset's column for a modality name or for "label"; several columns for a modality that reads a whole row. Bundled
         data and media folders know their label column.
@@ -50,10 +52,12 @@ class Source:
             self._keep(limit)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Row], columns: Columns | None = None) -> "Source":
+    def from_rows(cls, rows: Sequence[Row], columns: Columns | None = None, limit: int | None = None) -> "Source":
         """A source of rows in memory, all with the same columns."""
         source = cls.__new__(cls)
         source._setup(RowTable(rows), "rows in memory", None, columns)
+        if limit is not None:
+            source._keep(limit)
         return source
 
     def _setup(self, table: Table, path: str, split: str | None, columns: Columns | None) -> None:
@@ -69,7 +73,7 @@ class Source:
         known: Columns = {} if table.label is None else {LABEL: table.label}
         self.columns = known | (columns or {})
         for use, names in self.columns.items():
-            self._check_columns(use, [names] if isinstance(names, str) else names)
+            self._check_columns(use, _names(names))
 
     def _check_columns(self, use: str, names: list[str]) -> None:
         for name in names:
@@ -206,8 +210,7 @@ class Source:
         return found
 
     def _unclaimed(self) -> list[str]:
-        claimed = {name for names in self.columns.values() for name in ([names] if isinstance(names, str) else names)}
-        claimed |= set(self._table.index)
+        claimed = {name for names in self.columns.values() for name in _names(names)} | set(self._table.index)
         return [name for name in self.column_names if name not in claimed]
 
     def raw(self, modality: Modality, row: Row) -> Any:
@@ -216,13 +219,20 @@ class Source:
         return row[place] if isinstance(place, str) else {name: row[name] for name in place}
 
     def only(self, modalities: Sequence[Modality]) -> "Source":
-        """The same source, which reads no other columns than these modalities need."""
+        """The same source, which reads no other columns than these modalities need; files that cells name are located."""
         places = [self.places(modality) for modality in modalities]
-        names = dict.fromkeys(name for place in places for name in ([place] if isinstance(place, str) else place))
+        names = dict.fromkeys(name for place in places for name in _names(place))
         narrow = copy.copy(self)
-        narrow._table = self._table.select(list(names))
+        media = [name for modality, place in zip(modalities, places, strict=True) if modality.suffixes for name in _names(place)]
+        narrow._table = beside_table(self._table.select(list(names)), media, self._table.beside)
         narrow.columns = {modality.name: place for modality, place in zip(modalities, places, strict=True)}
         return narrow
+
+    def located(self, names: Sequence[str]) -> "Source":
+        """The same source, in which cells of these columns that name a file beside the table hold its whole path."""
+        source = copy.copy(self)
+        source._table = beside_table(self._table, names, self._table.beside)
+        return source
 
     def cells(self, name: str) -> list[Any]:
         """What a column holds in the rows that the source keeps."""
@@ -252,3 +262,7 @@ class Source:
     def label_note(self, labels: Labels) -> str:
         """What its labels are taken for, and why."""
         return f"label {self.columns[LABEL]}: {labels.reason}"
+
+
+def _names(place: str | list[str]) -> list[str]:
+    return [place] if isinstance(place, str) else place

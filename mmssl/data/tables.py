@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmssl.data.beside import Beside
 
 Row = dict[str, Any]
 
@@ -15,6 +18,7 @@ class Table(ABC):
     index: those columns that number the rows, from which no sample is read unless they are named.
     parts: what the rows come from: files, or names such as `bundled:wine/train`; empty for rows in memory.
     notes: what a user should know of how they were read, a sentence each: told once, by whoever runs.
+    beside: where files are that its cells name, if it was read from files.
     """
 
     columns: list[str]
@@ -22,6 +26,7 @@ class Table(ABC):
     label: str | None = None
     parts: Sequence[Path | str] = ()
     notes: Sequence[str] = ()
+    beside: "Beside | None" = None
 
     @abstractmethod
     def __len__(self) -> int: ...

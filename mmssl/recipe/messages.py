@@ -110,7 +110,7 @@ def _place(model: type[Section], loc: Place) -> tuple[Place, type[Section]]:
     path: list[str | int] = []
     here, rest = model, list(loc)
     while rest:
-        path.append(rest.pop(0))
+        path.append(_key(rest.pop(0), here))
         field = here.fields().get(str(path[-1]))
         inner = [] if field is None else _sections(field.annotation)
         if rest and inner and (isinstance(rest[0], int) or _is_mapping(field)):
@@ -134,6 +134,13 @@ def _sections(annotation: Any) -> list[type[Section]]:
         return []
     members = [_sections(argument) for argument in arguments if argument is not NoneType]
     return [model for member in members for model in member] if all(members) else []
+
+
+def _key(part: str | int, here: type[Section]) -> str | int:
+    """A key as the user writes it: of a default pydantic names the field, which has an underscore behind."""
+    if isinstance(part, str) and part not in here.fields() and part.removesuffix("_") in here.fields():
+        return part.removesuffix("_")
+    return part
 
 
 def _is_mapping(field: FieldInfo | None) -> bool:

@@ -8,7 +8,8 @@ from statistics import fmean as mean
 from typing import Any
 
 from mmssl import files
-from mmssl.data import batches
+from mmssl.data import Source, batches
+from mmssl.data.identity import files_digits
 from mmssl.data.options import ONLY, Rows
 from mmssl.evaluation import Evaluator, Table
 from mmssl.evaluation.history import History, Trained
@@ -120,14 +121,17 @@ class Session:
     def check_data(self) -> None:
         """ValueError if the run was started on other data: it could not continue to the weights of an uninterrupted one."""
         sources = {name: stream.source for name, stream in self.streams.items()}
-        found = {name: {"samples": len(source), "columns": source.column_names} for name, source in sources.items()}
+        found = {name: _facts(source) for name, source in sources.items()}
         known = self.run.read_record().get("data", found)
         for name, source in sources.items():
+            before = known.get(name)
+            if before and "files" not in before:  # of a version that did not write it down
+                before["files"] = found[name]["files"]
             if known.get(name) != found[name]:
                 raise ValueError(
                     f"cannot resume {self.run.folder}: {source} is not what it was. Started on {known.get(name)}, it is now "
-                    f"{found[name]}. Restore the data, or leave resume out to start a new run; init={self.run.folder} carries the "
-                    "weights over"
+                    f"{found[name]} (files: a digest of names and sizes). Restore the data, or leave resume out to start a new "
+                    f"run; init={self.run.folder} carries the weights over"
                 )
         before = {entry.source: entry for entry in self.recorded()}
         for entry in self.history.trained[-len(self.streams) :]:
@@ -388,6 +392,11 @@ class Session:
                 continue
             found |= self.training.objective.pictures(first.to(self.training.device), self.pieces.processor.processors)
         return found
+
+
+def _facts(source: Source) -> dict[str, Any]:
+    """What is written down of a source, so that a run continues only on the same data."""
+    return {"samples": len(source), "columns": source.column_names, "files": files_digits(source)}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -112,7 +112,7 @@ def open_scored(recipe: Recipe, streams: Mapping[str, Stream], rows: Rows | None
         return
     if options.kind is None and options.path is None and LABEL not in (options.columns or {}):
         options = replace(options, kind=recipe.label_kind)
-    if data.path is not None or options.path is not None:
+    if options.path is not None or not (data.sources or isinstance(rows, Mapping)):
         yield ONLY, Scored(options, data, open_sources(options, data, rows_of(rows, ONLY), history))
         return
     for name, stream in streams.items():

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmssl.data import Source
-from mmssl.data.formats import TableFormat
+from mmssl.data.table_format import TableFormat
 
 QUICK, MANY = 100, 2000
 READABLE = st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r")

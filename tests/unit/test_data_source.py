@@ -166,8 +166,8 @@ def test_folder_without_split_names_is_one_split(here):
 def test_folder_where_only_some_files_name_a_split_is_refused(here):
     Path("data").mkdir()
     FRAME.to_csv("data/train.csv", index=False)
-    FRAME.to_csv("data/extra.csv", index=False)
-    with pytest.raises(ValueError, match=r"folder data: some files are named after a split .* these are not: extra\.csv"):
+    FRAME.to_csv("data/more.csv", index=False)
+    with pytest.raises(ValueError, match=r"folder data: some files are named after a split .* these are not: more\.csv"):
         Source(path="data")
 
 
@@ -306,7 +306,11 @@ def test_top_folders_named_after_splits_are_splits(here):
     assert (paths_of(train), paths_of(validation)) == (["2.png", "1.png"], ["3.png"])
     assert validation.labels(like=train.labels()).values.tolist() == [1]
     write_images(here, "traffic/train/1.png", "traffic/bus/2.png")
-    assert Source(path="traffic", split="train").labels().names == ["bus", "train"]
+    with pytest.raises(
+        ValueError, match=r"folder traffic: train is called after a split, .* there is bus\. .*traffic/\*\*/\*\.png"
+    ):
+        Source(path="traffic", split="train")
+    assert Source(path="traffic/**/*.png", split="train").labels().names == ["bus", "train"]
 
 
 def test_pattern_of_images(here):
@@ -333,8 +337,8 @@ class Plugged:
 
     def __init__(self, monkeypatch, **suffixes):
         self.asked, self.suffixes = [], suffixes
-        monkeypatch.setattr("mmssl.data.paths.installed", lambda: list(suffixes))
-        monkeypatch.setattr("mmssl.data.paths.find", self.find)
+        monkeypatch.setattr("mmssl.data.formats.installed", lambda: list(suffixes))
+        monkeypatch.setattr("mmssl.data.formats.find", self.find)
 
     def find(self, name):
         self.asked.append(name)

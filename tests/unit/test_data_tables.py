@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mmssl.data import Source, local_tables
-from mmssl.data.formats import TableFormat
+from mmssl.data.table_format import TableFormat
 
 
 @pytest.fixture(autouse=True)

@@ -155,6 +155,12 @@ def test_recipe_reference_is_up_to_date() -> None:
     assert writer["reference"](json_schema()) == committed, advice
 
 
+def test_page_on_files_is_up_to_date() -> None:
+    writer = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))
+    committed = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    assert writer["files_page"]() == committed, "docs/files.md is stale: run `python docs/make_reference.py` and commit it"
+
+
 def test_wheel_holds_every_file_of_the_packages(setup_cfg: ConfigParser) -> None:
     patterns = setup_cfg["options.package_data"]["*"].replace(",", " ").split()
     files = [path for root in (ROOT / "mmssl", PLUGINS) for path in root.rglob("*.*") if path.suffix not in (".py", ".pyc")]

@@ -15,6 +15,7 @@ from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
 from mmssl.tokens import Tokens
 from mmssl_modalities.audio.aspects import CLASSES, MFCC, chroma, cqt, cqt_bins, mfcc, pitch_classes
 from mmssl_modalities.audio.augment import AudioAugment
+from mmssl_modalities.audio.file import SUFFIXES
 from mmssl_modalities.audio.processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor
 from mmssl_modalities.audio.stem import StemNorm, WaveformStem
 
@@ -210,7 +211,7 @@ AUDIO = Modality(
     golden=golden,
     picture=picture,
     sentence="audio",
-    suffixes=(".wav", ".flac", ".mp3", ".ogg"),
+    suffixes=SUFFIXES,
     strong={
         "crop": (0.6, 1.0),
         "shift": 0.2,

@@ -15,6 +15,13 @@ from mmssl_modalities.audio.wav import with_size
 Sound = tuple[np.ndarray, int]
 """Float32 values `[channels, samples]`, full scale at 1, and samples per second."""
 
+SUFFIXES = (
+    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".wave", ".bwf", ".rf64"),
+    *(".w64", ".mp2", ".mp1", ".mpga", ".sph", ".nist", ".sf", ".ircam", ".voc", ".svx", ".8svx", ".iff", ".avr", ".htk", ".mpc"),
+    *(".paf", ".fap", ".pvf", ".sd2", ".sds", ".wve", ".xi"),
+)
+"""Of files that libsndfile decodes. Not .raw, which has no header; nor .mat, in which Matlab keeps anything."""
+
 MAX_RATE = 10_000_000
 """Samples per second; ultrasound recorders reach some millions."""
 MAX_CHANNELS = 64
@@ -110,7 +117,10 @@ class File:
         except ValueError as error:
             raise ValueError(f"{self.name!r} is no path: {error}") from None
         if not found:
-            raise FileNotFoundError(f"no sound file {path}; paths are relative to the working directory, {Path.cwd()}")
+            raise FileNotFoundError(
+                f"no sound file {path}; paths are relative to the working directory, {Path.cwd()}, and in a table first to the "
+                "table's folder"
+            )
         if not regular:
             raise ValueError(f"{path} is no regular file; give the path of a sound file")
         return str(path)

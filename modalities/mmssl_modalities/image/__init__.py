@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
 from mmssl.tokens import Tokens
 from mmssl_modalities.image.augment import ImageAugment
+from mmssl_modalities.image.decode import SUFFIXES
 from mmssl_modalities.image.processor import PIXELS, SIZES, ImageProcessor
 
 __all__ = ["IMAGE", "ImageAdapter", "ImageAugment", "ImageProcessor"]
@@ -201,6 +202,6 @@ IMAGE = Modality(
     golden=golden,
     picture=picture,
     sentence="image",
-    suffixes=(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    suffixes=SUFFIXES,
     strong={"crop": (0.4, 1.0), "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2},
 )

@@ -17,6 +17,15 @@ from mmssl_modalities.image.tiff import is_tiff, read_tiff
 Picture = Image.Image | np.ndarray
 """A PIL image of mode L, RGB or RGBA, or float32 planes `[c, h, w]`, whose values `full_scale` maps to 1."""
 
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".avifs", ".gif", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".psd", ".qoi"),
+    *(".tga", ".icb", ".vda", ".vst", ".sgi", ".rgb", ".rgba", ".bw", ".pcx", ".dcx", ".dds", ".ico", ".icns", ".cur"),
+    *(".fits", ".fit", ".fli", ".flc", ".xbm", ".xpm", ".ras", ".im", ".iim", ".msp", ".pxr", ".gbr", ".blp", ".ftc", ".ftu"),
+)
+"""Of files that Pillow decodes. Not .eps and .ps, which another program would run; not .pcd, which mostly holds point clouds; nor
+.pdf, .wmf, .emf, .mpg, .h5, .grib and .bufr, which it names but does not decode."""
+
 MAX_PIXELS = 178_956_970
 """A quarter of a GiB as 24-bit RGB; Pillow's own limit against decompression bombs."""
 
@@ -88,7 +97,10 @@ def _file(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"no image file {path}; paths are relative to the working directory, {Path.cwd()}") from None
+        raise FileNotFoundError(
+            f"no image file {path}; paths are relative to the working directory, {Path.cwd()}, and in a table first to the "
+            "table's folder"
+        ) from None
     except OSError as error:
         raise ValueError(f"cannot read the image file {path}: {error.strerror}") from error
 

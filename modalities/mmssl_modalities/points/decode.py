@@ -61,7 +61,9 @@ def _bytes_of(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"no point cloud file {path}; paths are relative to {Path.cwd()}") from None
+        raise FileNotFoundError(
+            f"no point cloud file {path}; paths are relative to {Path.cwd()}, and in a table first to the table's folder"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         why = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"cannot read the point cloud file {path!s:.100}: {why}. Give the path of one file") from error

@@ -1,0 +1,103 @@
+"""Files that the cells of a table name: they are looked for beside the table first, then in the working directory."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from mmssl.data.tables import Row, Table
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The files that a table is read from, one after another; count: the number of rows of one, asked only if it matters."""
+
+    files: Sequence[Path]
+    count: Callable[[Path], int]
+
+    @cached_property
+    def _ends(self) -> Int[np.ndarray, " n"]:
+        """The number of rows up to the end of each file."""
+        return np.cumsum([self.count(file) for file in self.files])
+
+    def owners(self, rows: Sequence[int]) -> list[int]:
+        """Which of the files each row is of."""
+        if len(self.files) == 1:
+            return [0] * len(rows)
+        found: list[int] = np.searchsorted(self._ends, np.asarray(rows, dtype=np.int64), side="right").tolist()
+        return found
+
+    def holds_any(self, cells: Sequence[Any]) -> bool:
+        """Whether any of these cells names a file beside any of the files."""
+        folders = {str(file.parent) for file in self.files}
+        return any(located(cell, folder) is not cell for folder in folders for cell in cells)
+
+    def folders(self, rows: Sequence[int]) -> list[str]:
+        """The folder of the file that each row is of."""
+        folders = [str(file.parent) for file in self.files]
+        return [folders[0]] * len(rows) if len(set(folders)) == 1 else [folders[owner] for owner in self.owners(rows)]
+
+
+class BesideTable(Table):
+    """A table with the whole path, as `{"path": ..., "bytes": None}`, of each file beside it that a cell of some columns names.
+
+    Other cells stay as they are: paths that are absolute, or relative to the working directory, and whatever is no path.
+    """
+
+    def __init__(self, table: Table, names: Sequence[str], beside: Beside) -> None:
+        self._table, self._names, self._beside = table, names, beside
+        self.columns, self.index, self.label = table.columns, table.index, table.label
+        self.parts, self.notes = table.parts, table.notes
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        rows = self._table.rows(indices)
+        for name in self._names:
+            cells = self._located([row[name] for row in rows], indices)
+            rows = [{**row, name: cell} for row, cell in zip(rows, cells, strict=True)]
+        return rows
+
+    def column(self, name: str) -> list[Any]:
+        cells = self._table.column(name)
+        return self._located(cells, range(len(cells))) if name in self._names else cells
+
+    def class_names(self, name: str) -> list[str] | None:
+        return self._table.class_names(name)
+
+    def select(self, names: Sequence[str]) -> Table:
+        return beside_table(self._table.select(names), [name for name in self._names if name in names], self._beside)
+
+    def _located(self, cells: list[Any], indices: Sequence[int]) -> list[Any]:
+        if not self._beside.holds_any(cells):
+            return cells
+        return [located(cell, folder) for cell, folder in zip(cells, self._beside.folders(indices), strict=True)]
+
+
+def beside_table(table: Table, names: Sequence[str], beside: Beside | None) -> Table:
+    """The table with the files located that cells of these columns name; as it is if it is of no files."""
+    return BesideTable(table, names, beside) if names and beside is not None else table
+
+
+def relative_path(cell: Any) -> str | None:
+    """The relative path that a cell may be, as text or as the `datasets` library stores an undecoded file; None if it is none."""
+    if isinstance(cell, dict) and cell.get("bytes") is None:
+        cell = cell.get("path")
+    return cell if isinstance(cell, str) and cell.strip() and not os.path.isabs(cell) else None  # noqa: PTH117 (fast)
+
+
+def located(cell: Any, folder: str) -> Any:
+    """A cell that names a file in `folder`, with the file's path; else the cell."""
+    path = relative_path(cell)
+    if path is None or folder == ".":
+        return cell
+    place = os.path.join(folder, path)  # noqa: PTH118 (thousands of times as fast, for each sample of each pass)
+    if not os.path.isfile(place):  # noqa: PTH113 (and takes any text)
+        return cell
+    return {"bytes": None, **(cell if isinstance(cell, dict) else {}), "path": place}

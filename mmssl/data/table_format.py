@@ -1,0 +1,52 @@
+"""How the cells of table files are written, where they do not say it themselves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+ColumnType = Literal["text", "number"]
+Decimal = Literal[".", ","]
+Delimiter = Annotated[str, Field(pattern=r"^(.|tab|\t)$")]
+TAB = "tab"
+SIGNS = {TAB: "\t"}
+"""Delimiters that have a name, as they are hard to type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFormat:
+    """What a user says of the cells of csv, jsonl and parquet files.
+
+    missing: what stands for a missing value besides an empty cell, such as NA, ? or -999.
+    types: text or number for columns that would be read as the other: {zip: text}.
+    delimiter: between the cells of a csv file, one character or the word tab; null: a comma, in .tsv files a tab.
+    decimal: the decimal sign of numbers in csv files.
+    """
+
+    missing: tuple[str, ...] = ()
+    types: Mapping[str, ColumnType] = field(default_factory=dict)
+    delimiter: Delimiter | None = None
+    decimal: Decimal = "."
+
+    @property
+    def table_format(self) -> "TableFormat":
+        """Only what is said of the cells, of options that say more."""
+        return TableFormat(**{own.name: getattr(self, own.name) for own in fields(TableFormat)})
+
+    @property
+    def sign(self) -> str | None:
+        """The delimiter as the character that it is."""
+        return None if self.delimiter is None else SIGNS.get(self.delimiter, self.delimiter)
+
+    def check(self, builder: str, path: str) -> None:
+        """ValueError for a key that says something of csv files where there are none."""
+        asked = [("delimiter", self.delimiter)] if self.delimiter is not None else []
+        asked += [("decimal", self.decimal)] if self.decimal != "." else []
+        if asked and builder != "csv":
+            key, value = asked[0]
+            raise ValueError(f"{key}={value!r} is for csv files, and {path} holds {builder}: leave it out")
+
+
+PLAIN = TableFormat()
+"""Of files of which nothing is said."""
