@@ -107,7 +107,7 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--column", nargs="+", help="dataset column of the modality, several for a table")
     command.add_argument("--batch-size", type=int, default=256)
     command.add_argument("--missing", nargs="+", default=[], metavar="WORD", help="words that are missing values in table files")
-    command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="text or number, where read as the other")
+    command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="string or number, where read as the other")
     command.add_argument("--delimiter", help="of csv files: one character, or tab")
     command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
     what = "what to do with a sample that cannot be read"

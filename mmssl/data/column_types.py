@@ -46,7 +46,7 @@ class Guess:
         seen, self._rows = self._rows, self._rows + len(texts)
         if pa.types.is_string(self.type) or texts.null_count == len(texts):
             return texts
-        if self.asked == "text":
+        if self.asked == "string":
             self.type = pa.string()
             return texts
         if self.asked == "number":
@@ -216,7 +216,7 @@ def to_json(column: pa.Array) -> pa.StringArray:
 
 def asked_type(kind: pa.DataType, asked: ColumnType) -> pa.DataType:
     """The type of a typed column that the user calls text or number."""
-    if asked == "text":
+    if asked == "string":
         return kind if _is_text(kind) else pa.string()
     return kind if _family(kind) in ("integer", "decimal") else pa.float64()
 
@@ -224,7 +224,7 @@ def asked_type(kind: pa.DataType, asked: ColumnType) -> pa.DataType:
 def as_asked(column: pa.Array, asked: ColumnType) -> pa.Array:
     """A typed column as text or number. ValueError for a text that is no number."""
     kind = asked_type(column.type, asked)
-    if column.type == kind or pa.types.is_null(column.type) or asked == "text":
+    if column.type == kind or pa.types.is_null(column.type) or asked == "string":
         return column.cast(kind)
     texts = column.cast(pa.string())
     guess = Guess(asked="number")

@@ -47,7 +47,7 @@ class JsonLines:
         cells = [row.get(name) for row in rows]
         if self._missing:
             cells = [None if _hashable(cell) and cell in self._missing else cell for cell in cells]
-        if self._types.get(name) == "text":
+        if self._types.get(name) == "string":
             cells = [cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells]
         if self._types.get(name) == "number":
             cells = [self._number(cell, name) for cell in cells]
@@ -75,7 +75,7 @@ class JsonLines:
                     if not isinstance(row, dict):
                         raise self._error(
                             f"line {number} holds a {type(row).__name__}; every line must hold an object, as in "
-                            '{"text": "a sentence", "label": 1}'
+                            '{"review": "a sentence", "label": 1}'
                         )
                     yield row
         except json.JSONDecodeError as error:

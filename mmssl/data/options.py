@@ -28,7 +28,7 @@ class SourceOptions(TableFormat):
     columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
     limit: keep that many rows, evenly spaced; null: all.
     missing: what stands for a missing value in table files besides an empty cell, such as [NA, "?", "-999"].
-    types: text or number, for columns of table files that would be read as the other, as in {zip: text}.
+    types: string or number, for columns of table files that would be read as the other, as in {zip: string}.
     delimiter: between the cells of csv files, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign in csv files.
     weight: how often a step reads this source, beside the others.
@@ -54,7 +54,7 @@ class DataOptions(TableFormat):
     columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
     limit: keep that many rows, evenly spaced; null: all.
     missing: what stands for a missing value in table files besides an empty cell, such as [NA, "?", "-999"].
-    types: text or number, for columns of table files that would be read as the other, as in {zip: text}.
+    types: string or number, for columns of table files that would be read as the other, as in {zip: string}.
     delimiter: between the cells of csv files, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign in csv files.
     sources: several sources in the place of path, by name; each step reads one of them.

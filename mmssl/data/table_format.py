@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-ColumnType = Literal["text", "number"]
+ColumnType = Literal["string", "number"]
 Decimal = Literal[".", ","]
 Delimiter = Annotated[str, Field(pattern=r"^(.|tab|\t)$")]
 TAB = "tab"
@@ -19,7 +19,7 @@ class TableFormat:
     """What a user says of the cells of csv, jsonl and parquet files.
 
     missing: what stands for a missing value besides an empty cell, such as NA, ? or -999.
-    types: text or number for columns that would be read as the other: {zip: text}.
+    types: string or number for columns that would be read as the other: {zip: string}.
     delimiter: between the cells of a csv file, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign of numbers in csv files.
     """

@@ -89,12 +89,12 @@ def test_type_is_that_of_all_files_and_splits():
 
 def test_user_says_the_type():
     text = "zip,x\n10115,01\n,2\n"
-    assert cells("t.csv", text, "zip", types={"zip": "text"}) == ["10115", None]
+    assert cells("t.csv", text, "zip", types={"zip": "string"}) == ["10115", None]
     assert cells("t.csv", text, "x", types={"x": "number"}) == [1.0, 2.0]
     with pytest.raises(ValueError, match=r"cannot read t\.csv, column x: row 1: 'a' is no number, and types asks for one"):
         source("t.csv", "x\n1\na\n", types={"x": "number"})
     with pytest.raises(LookupError, match=r"data\.types names 'w', which t\.csv has not; it has x"):
-        source("t.csv", "x\n1\n", types={"w": "text"})
+        source("t.csv", "x\n1\n", types={"w": "string"})
 
 
 # Missing values, delimiters, decimals
