@@ -271,8 +271,8 @@ def loader(
 
     batch_size: samples per optimizer step, over all processes; None with a `BudgetOrder`, which knows.
     workers: processes that read, decode, process and collate; 0: in this process.
-    on_error: "raise" stops at the first bad sample; "skip" leaves it out and says so in `Batch.skipped`. A micro-batch of bad samples
-        alone has no inputs and the length 0.
+    on_error: "raise" stops at the first bad sample; "skip" leaves it out and says so in `Batch.skipped`. A micro-batch of bad
+        samples alone has no inputs and the length 0.
     cache: keep every processed sample in memory, so that later epochs only collate. In this process only: each worker would fill
         a cache of its own with whatever samples come its way.
     name: of the source, for `Batch.source`.

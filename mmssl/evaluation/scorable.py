@@ -23,20 +23,20 @@ def check_scorable(sources: Sources) -> None:
         if len(present) < 2:
             only = labels.names[present[0]] if labels.names else f"{present[0]:g}"
             raise ValueError(
-                f"evaluate: all {len(labels)} labels of {part}, column {part.columns[LABEL]}, are {only!r}: scores need labels that "
-                f"differ. {WAY_OUT}"
+                f"evaluate: all {len(labels)} labels of {part}, column {part.columns[LABEL]}, are {only!r}: scores need labels "
+                f"that differ. {WAY_OUT}"
             )
     train, labels = sources.train, sources.train_labels
     out = chosen_by(labels)
     if labels.kind == "classification" and not out.any():
         raise ValueError(
-            f"evaluate: no class of {train}, column {train.columns[LABEL]}, has two rows, of which a linear probe needs one to choose "
-            f"its penalty by; there are {len(labels)} rows. {WAY_OUT}"
+            f"evaluate: no class of {train}, column {train.columns[LABEL]}, has two rows, of which a linear probe needs one to "
+            f"choose its penalty by; there are {len(labels)} rows. {WAY_OUT}"
         )
     if labels.kind == "regression" and len(np.unique(labels.values[out])) < 2:
         raise ValueError(
-            f"evaluate: {train} has {len(labels)} rows, of which the linear probe holds {int(out.sum())} out to choose its penalty by: "
-            f"that takes two values of column {train.columns[LABEL]} that differ. {WAY_OUT}"
+            f"evaluate: {train} has {len(labels)} rows, of which the linear probe holds {int(out.sum())} out to choose its penalty "
+            f"by: that takes two values of column {train.columns[LABEL]} that differ. {WAY_OUT}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What comes after training: the model is published first, then scored, then the report is drawn, so that none is lost with the next."""
+"""What comes after training: the model is published, then scored, then the report is drawn, so that none is lost with the next."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

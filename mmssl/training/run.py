@@ -136,8 +136,8 @@ class Run:
         except Exception as error:
             without = ", or do without scores by adding evaluate=null" if undone == "scored" else ""
             raise NotScored(
-                f"trained, but not {undone}: {told(error)}\nThe model is {self.model_folder}. Mend that{without}; then go on, without "
-                f"training again, with:\n  {self.resume_command}"
+                f"trained, but not {undone}: {told(error)}\nThe model is {self.model_folder}. Mend that{without}; then go on, "
+                f"without training again, with:\n  {self.resume_command}"
             ) from error
 
     @contextmanager

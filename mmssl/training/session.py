@@ -327,9 +327,9 @@ class Session:
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
     def probe(self) -> dict[str, float]:
-        """Scores of the model as it is now; those of several sources carry their names. What cannot be scored is told, and is not there.
+        """Scores of the model as it is now; those of several sources carry their names.
 
-        Scores on the way are no reason to end a run.
+        Where something fails that is told: scores on the way are no reason to end a run.
         """
         model, found = self.training.published(), dict[str, float]()
         for name, evaluator in self.evaluators.items():
