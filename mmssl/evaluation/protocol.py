@@ -83,7 +83,7 @@ class Evaluator:
         self.modality = choose_modality(options.modality, processor)
         self.history = History(complete=False) if history is None else history
         self.sources = open_sources(options, data, rows, self.history) if sources is None else sources
-        check_scorable(self.sources)
+        check_scorable(self.sources, options.seed)
         inputs = {name for entry in self.history.trained for name in entry.inputs}
         for source in (self.sources.train, self.sources.test):
             check_readable(source, self.modality, processor.processors[self.modality], data.on_error, inputs)

@@ -16,8 +16,11 @@ TRIED = 4
 """Rows at the beginning of a part that are read before training."""
 
 
-def check_scorable(sources: Sources) -> None:
-    """ValueError if the labels that are kept of both parts are such that a probe cannot be fitted, or its score says nothing."""
+def check_scorable(sources: Sources, seed: int) -> None:
+    """ValueError if the labels that are kept of both parts are such that a probe cannot be fitted, or its score says nothing.
+
+    seed: of the rows that a linear probe holds out of fitting.
+    """
     for part, labels in ((sources.train, sources.train_labels), (sources.test, sources.test_labels)):
         present = np.unique(labels.values)
         if len(present) < 2:
@@ -27,7 +30,7 @@ def check_scorable(sources: Sources) -> None:
                 f"that differ. {WAY_OUT}"
             )
     train, labels = sources.train, sources.train_labels
-    out = chosen_by(labels)
+    out = chosen_by(labels, seed)
     if labels.kind == "classification" and not out.any():
         raise ValueError(
             f"evaluate: no class of {train}, column {train.columns[LABEL]}, has two rows, of which a linear probe needs one to "
@@ -43,10 +46,10 @@ def check_scorable(sources: Sources) -> None:
 WAY_OUT = "Add rows, raise a limit, name another part or other data to score on, or do without scores (evaluate=null)"
 
 
-def chosen_by(labels: Labels) -> Bool[np.ndarray, " n"]:
+def chosen_by(labels: Labels, seed: int) -> Bool[np.ndarray, " n"]:
     """The training rows that a linear probe holds out, where all can be read."""
     groups = labels.tensor() if labels.kind == "classification" else torch.zeros(len(labels))
-    return probes.held_out(groups, 0).numpy()
+    return probes.held_out(groups, seed).numpy()
 
 
 def check_readable(source: Source, name: str, processor: Processor, on_error: OnError, inputs: Collection[str]) -> None:

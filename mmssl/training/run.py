@@ -268,11 +268,11 @@ def facts() -> dict[str, Any]:
 
 
 def told(error: BaseException) -> str:
-    """An error in its own words (a LookupError would quote them), with its kind where it has none."""
-    text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
-    return (
-        text if text and isinstance(error, ValueError | OSError | LookupError | RuntimeError) else f"{type(error).__name__}: {text}"
-    )
+    """An error in its own words, where they are for users; else with its kind."""
+    if type(error) is LookupError:
+        return str(error.args[0]) if error.args else "LookupError"
+    own = isinstance(error, ValueError | OSError | RuntimeError) and str(error)
+    return str(error) if own else f"{type(error).__name__}: {error}"
 
 
 class NotScored(RuntimeError):
