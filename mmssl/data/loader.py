@@ -194,12 +194,12 @@ class _Tolerance:
             )
 
 
-def _loaded(loading: "DataLoader[Batch | str]") -> Iterator[Batch | str]:
+def _loaded(loading: Iterable[Batch | str], workers: int) -> Iterator[Batch | str]:
     """What the workers read. WorkerKilled if one of them is gone, in whichever way torch notices."""
     try:
         yield from loading
     except (RuntimeError, OSError, EOFError) as error:
-        if loading.num_workers and (names_killed_worker(error) or _connection_is_lost(error)):
+        if workers and (names_killed_worker(error) or _connection_is_lost(error)):
             raise WorkerKilled(KILLED) from error
         raise
 
@@ -227,7 +227,7 @@ def _batches(reader: _Reader, shares: Iterable[Share], workers: int, pin_memory:
         generator=torch.Generator(),  # or torch would draw the workers' seed from the global generator, and change the run
     )
     tolerance = _Tolerance(min(SKIP_WINDOW, len(reader)))
-    for item in _loaded(loading):
+    for item in _loaded(loading, workers):
         if isinstance(item, str):
             raise ValueError(item)
         tolerance.count(item)

@@ -21,7 +21,7 @@ from PIL import Image
 
 import mmssl_cli as cli
 from mmssl import MMSSLModel, files
-from mmssl.data import loader as loading
+from mmssl.data.loader import WorkerKilled, _loaded
 from mmssl.evaluation import Evaluator
 from mmssl.evaluation.protocol import probes
 from mmssl.objectives.predict import Masked
@@ -247,6 +247,7 @@ def test_a_full_disk_after_training(
 @pytest.mark.usefixtures("plain")
 def test_a_signal_while_the_model_is_scored(table: Path, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     parts()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
     scoring = Evaluator.table
 
     def interrupted(self: Evaluator, *arguments: Any, **options: Any) -> Any:
@@ -263,6 +264,7 @@ def test_a_signal_while_the_model_is_scored(table: Path, typed: Any, monkeypatch
         assert code == 128 + signal.SIGINT
         assert said.startswith("stopped at once. Continue with:" if twice else "stopped after step 3; a checkpoint is written.")
         MMSSLModel.from_pretrained(run.model_folder)
+    signal.signal(signal.SIGINT, before)
     check_finished(run, said.splitlines()[-1].strip(), typed, monkeypatch)
 
 
@@ -378,14 +380,14 @@ def test_a_killed_worker(tiny: Path) -> None:
     ],
 )
 def test_ways_in_which_torch_tells_of_a_killed_worker(error: Exception) -> None:
-    class Dying:
-        num_workers = 1
+    def dying() -> Iterator[Any]:
+        yield "a batch"
+        raise error
 
-        def __iter__(self) -> Iterator[Any]:
-            raise error
-
-    with pytest.raises(loading.WorkerKilled, match=r"^a data worker was killed \(out of memory\?\)$"):
-        list(loading._loaded(Dying()))  # type: ignore[arg-type]
+    with pytest.raises(WorkerKilled, match=r"^a data worker was killed \(out of memory\?\)$"):
+        list(_loaded(dying(), 1))
+    with pytest.raises(type(error)):
+        list(_loaded(dying(), 0))
 
 
 # Bad samples
@@ -413,7 +415,8 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("plain")
 def test_skipping_does_not_depend_on_micro_batches(train: Train, bad_pictures: tuple[str, ...]) -> None:
-    options = (*bad_pictures, "data.on_error=skip", "train.max_steps=8")
+    # A large epsilon, or AdamW would blow the rounding of gradients that are zero up to whole steps.
+    options = (*bad_pictures, "data.on_error=skip", "train.max_steps=8", "train.eps=1e-4")
     one, two = (train(*options, f"train.accumulation={parts}") for parts in (1, 2))
     for run in (one, two):
         assert [row["step"] for row in run.rows()] == [1, 2, 3, 4, 5, 6, 7, 8]
