@@ -37,10 +37,11 @@ def write_report(
     figures: Mapping[str, Figure],
     metrics: Sequence[Row],
     facts: Mapping[str, Any],
+    tell: Callable[[str], object] = str,
 ) -> Path:
     """Write `report.html` into the folder of a run: one file without scripts, that loads nothing from elsewhere; returns its path.
 
-    A picture or a chart that cannot be drawn is told, on the screen and among the notes, and left out.
+    A picture, or the charts, that cannot be drawn are left out; `tell` hears of it, and the notes of the report say it.
     figures: pictures by title. metrics: rows of metrics.jsonl, each with its `step`.
     facts: `command`, `skipped_messages` and `notes` (lists), `flags` (each with `name`, `step` and `message`), the numbers named in
         `TILES`, and anything else worth a line.
@@ -65,6 +66,8 @@ def write_report(
     )
     path = run_folder / REPORT
     files.write_text(path, page)
+    for note in missing:
+        tell(note)
     return path
 
 
@@ -76,7 +79,6 @@ def _drawn(what: Mapping[str, Callable[[], T]], missing: list[str]) -> dict[str,
             found[title] = draw()
         except Exception as error:
             missing.append(f"The report has no {f'picture {title!r}' if title else 'charts'}: {type(error).__name__}: {error}")
-            print(missing[-1])
     return found
 
 

@@ -53,8 +53,10 @@ class Ending:
             table.print()
         return list(tables.values())
 
-    def report(self, tables: Sequence[Table], figures: Mapping[str, Any], notes: Sequence[str]) -> None:
-        """Write the report; the run is then finished."""
+    def report(
+        self, tables: Sequence[Table], figures: Mapping[str, Any], notes: Sequence[str], tell: Callable[[str], object]
+    ) -> None:
+        """Write the report; the run is then finished. tell: hears of what could not be drawn."""
         record = self.run.read_record()
         write_report(
             self.run.folder,
@@ -63,6 +65,7 @@ class Ending:
             figures=figures,
             metrics=self.run.rows(),
             facts={key: record[key] for key in FROM_RECORD} | {"notes": list(notes)},
+            tell=tell,
         )
         self.run.record(finished=now(), notes=list(notes))
 

@@ -372,7 +372,7 @@ class Session:
         with self.run.after_training("scored"):
             tables = ending.score(self.evaluators, lambda: self.stop_if_asked(stop))
         with self.run.after_training("reported"):
-            ending.report(tables, self.pictures(), self.notes)
+            ending.report(tables, self.pictures(), self.notes, print)
         print(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
 
     def facts(self) -> dict[str, Any]:
