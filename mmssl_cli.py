@@ -26,8 +26,15 @@ USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, Import
 """What wrong input raises: shown as one message, without our stack."""
 
 
+NOT_SCORED = 3
+"""Exit code of a run that is trained and has published its model, but is not scored or has no report."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command. Exits with 1 and a message where the user's input is at fault, with 128 + n after signal n."""
+    """Run a command. Exits with 1 and a message where the user's input is at fault, with 128 + n after signal n.
+
+    `train` exits with `NOT_SCORED` where only what follows training is at fault.
+    """
     options = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run
     try:
@@ -48,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def message(error: BaseException) -> str:
-    """The error's own words (a LookupError would quote them)."""
-    return str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+    """The error's own words (a LookupError would quote them), and what was noted on its way."""
+    text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+    return "\n".join([text, *vars(error).get("__notes__", [])])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,8 +135,15 @@ def table_format(options: argparse.Namespace) -> Any:
 
 def train(options: argparse.Namespace) -> None:
     from mmssl import api
+    from mmssl.training.run import NotScored
 
-    api.train(options.recipe, options.overrides)
+    try:
+        api.train(options.recipe, options.overrides)
+    except NotScored as error:
+        if options.traceback:
+            raise
+        print(f"mmssl: {message(error)}", file=sys.stderr)
+        sys.exit(NOT_SCORED)
 
 
 def evaluate(options: argparse.Namespace) -> None:

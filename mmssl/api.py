@@ -27,7 +27,7 @@ from mmssl.recipe import recipe as recipes
 from mmssl.report import contents
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.progress import track
-from mmssl.training.run import Run
+from mmssl.training.run import Run, check_run_to_continue
 from mmssl.training.session import pretrain
 from mmssl.training.splits import open_splits
 
@@ -66,6 +66,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     of one batch, the loss of the untrained model, and the memory of a step.
     """
     checked = read(recipe, overrides, sections)
+    check_run_to_continue(checked)
     train_options = checked.section("train")
     splits = open_splits(checked)
     labels = splits.labels
@@ -226,7 +227,7 @@ def first_batch(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels: 
     # The run's own loader is made for its checks only.
     size = count if options.batch_tokens else options.batch_size
     feed(batch_size=size, micro_batches=1 if options.batch_tokens else options.accumulation, workers=data.workers, cache=data.cache)
-    return next(feed(batch_size=count))
+    return next(batch for batch in feed(batch_size=count) if len(batch))
 
 
 def forward_cost(objective: Objective, batch: Batch) -> tuple[float, int]:

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system calls a full disk, or a used-up quota."""
 _HIDDEN = re.compile(r"\.(.+)\.\d+\.(partial|deleted|replaced)")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -53,6 +56,31 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def telling_full_disk(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that names what did not fit, and the way out; others pass."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error_number(error)
+        if number not in FULL:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        how = f"{free / 1e6:,.1f} MB are free. Free some space"
+        raise OSError(number, f"{FULL_DISK}: {path.name} did not fit into {path.parent}. {how}") from error
+
+
+FULL_DISK = "the disk is full"
+
+
+def error_number(error: OSError | SafetensorError) -> int:
+    """The system's number of an error. safetensors, and pyarrow, raise errors that have it in their text only."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    number = re.search(r"(?:os error|errno) (\d+)", str(error))
+    return int(number[1]) if number else errno.EIO
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old contents or the new, never a part."""
     with new_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
@@ -67,15 +95,16 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A hidden file to write, which takes the name `path` when the block ends, and is removed if the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _hidden(path, "partial")
-    try:
-        yield part
-        _sync(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync(path.parent)
+    with telling_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _hidden(path, "partial")
+        try:
+            yield part
+            _sync(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync(path.parent)
 
 
 @contextmanager
@@ -85,19 +114,20 @@ def new_folder(path: Path) -> Iterator[Path]:
     A folder of that name is replaced. Where the file system cannot exchange two names (Linux's common ones can) there is a moment
     without it between two renames; killed just then, the old one comes back with `sweep`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _hidden(path, "partial")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        for below in part.rglob("*"):
-            _sync(below)
-        _sync(part)
-        _put(part, path)
-    finally:
+    with telling_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _hidden(path, "partial")
         shutil.rmtree(part, ignore_errors=True)
-    _sync(path.parent)
+        part.mkdir()
+        try:
+            yield part
+            for below in part.rglob("*"):
+                _sync(below)
+            _sync(part)
+            _put(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        _sync(path.parent)
 
 
 def delete(path: Path) -> None:

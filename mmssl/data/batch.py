@@ -19,7 +19,7 @@ class Batch:
     keys: seeds of every random draw for these samples; feeds `mmssl.draws.Draws`.
     ids: where the samples lie in their `Source`.
     labels: int64 class index or float32 value per sample.
-    skipped: one message per sample that `on_error="skip"` left out.
+    skipped: one message per sample that `on_error="skip"` left out; where that is all of them, there are no inputs.
     source: name of the source that the samples come from.
     step: optimizer step of that source that the samples belong to.
     others: per modality the samples of the whole optimizer step, for whatever takes something of one for another; None: these are

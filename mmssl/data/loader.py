@@ -35,16 +35,23 @@ PREFETCH = 4
 SKIP_WINDOW = 1000
 """Samples over which skipped ones are counted."""
 SKIP_SHARE = 0.5
-"""More skipped samples than this share of the window mean that the data, or the recipe, are wrong as a whole."""
+"""More skipped samples than this share of the first window mean that the data, or the recipe, are wrong as a whole."""
 CACHE_SHARE = 0.5
 """Share of the machine's memory that cached samples may take."""
+
+KILLED = "a data worker was killed (out of memory?)"
+
+
+class WorkerKilled(RuntimeError):
+    """A process that reads data is gone."""
+
 
 _SAMPLE_ERRORS = (ValueError, TypeError, OSError)
 """What a processor raises for a bad sample, and what reading its file raises. Anything else is a bug, and is never skipped."""
 
 
 class _Reader(Dataset[Batch | str]):
-    """Reads, processes and collates one share; a string instead of a batch says why that was not possible.
+    """Reads, processes and collates one share; a string instead of a batch says what a bad sample is that must not be skipped.
 
     Errors travel as values, because torch re-raises the exception of a worker with the worker's whole traceback as its message.
     """
@@ -91,14 +98,14 @@ class _Reader(Dataset[Batch | str]):
         return self._collated(step, indices, self._process_each(indices, rows))
 
     def _collated(self, step: int, indices: Int[np.ndarray, " k"], results: Sequence[Sample | str]) -> Batch | str:
-        """The samples that could be read as a batch, or why there is none."""
+        """The samples that could be read as a batch, perhaps of none; or what is wrong with one that must not be skipped."""
         samples = [result for result in results if not isinstance(result, str)]
         skipped = tuple(result for result in results if isinstance(result, str))
-        if skipped and (self.on_error == "raise" or not samples):
-            lost = "" if self.on_error == "raise" else f"all {len(skipped)} samples of a batch are bad; "
-            return lost + skipped[0]
+        if skipped and self.on_error == "raise":
+            return skipped[0]
         kept = [not isinstance(result, str) for result in results]
-        inputs = {name: processor.collate([s[name] for s in samples]) for name, (_, processor) in self.modalities.items()}
+        pairs = self.modalities.items() if samples else ()
+        inputs = {name: processor.collate([s[name] for s in samples]) for name, (_, processor) in pairs}
         return self._batch(step, indices[kept], inputs, skipped)
 
     def _batch(self, step: int, indices: Int[np.ndarray, " k"], inputs: dict[str, Inputs], skipped: tuple[str, ...] = ()) -> Batch:
@@ -162,22 +169,51 @@ def _check_room(results: Sequence[Sample | str], num_samples: int) -> None:
 
 @dataclass
 class _Tolerance:
-    """Counts skipped samples, and raises when there are too many."""
+    """Counts skipped samples, and raises when there are too many: of the first ones, or later where no sample can be read any more.
+
+    window: how many are the first ones. in_a_row: samples that were skipped since the last good one.
+    """
 
     window: int
     seen: int = field(default=0, init=False)
     skipped: int = field(default=0, init=False)
+    in_a_row: int = field(default=0, init=False)
 
     def count(self, batch: Batch) -> None:
+        self.in_a_row = 0 if len(batch) else self.in_a_row + len(batch.skipped)
+        if self.in_a_row >= SKIP_WINDOW:
+            raise ValueError(f"the last {self.in_a_row} samples were all skipped; the last one: {batch.skipped[-1]}")
         if self.seen >= self.window:
             return
         self.seen += len(batch) + len(batch.skipped)
         self.skipped += len(batch.skipped)
-        if self.skipped > SKIP_SHARE * self.window:
+        if self.skipped > SKIP_SHARE * max(self.window, self.seen):
             raise ValueError(
                 f"{self.skipped} of the first {self.seen} samples were skipped (allowed: {SKIP_SHARE:.0%} of {self.window}); "
                 f"the last one: {batch.skipped[-1]}"
             )
+
+
+def _loaded(loading: Iterable[Batch | str], workers: int) -> Iterator[Batch | str]:
+    """What the workers read. WorkerKilled if one of them is gone, in whichever way torch notices."""
+    try:
+        yield from loading
+    except (RuntimeError, OSError, EOFError) as error:
+        if workers and (names_killed_worker(error) or _connection_is_lost(error)):
+            raise WorkerKilled(KILLED) from error
+        raise
+
+
+def names_killed_worker(error: BaseException) -> bool:
+    """Whether torch says that a worker is gone; where it learns that from a signal it raises anywhere, not only where it reads."""
+    words = ("DataLoader worker (pid", "Pin memory thread exited unexpectedly")
+    return isinstance(error, WorkerKilled) or (isinstance(error, RuntimeError) and str(error).startswith(words))
+
+
+def _connection_is_lost(error: BaseException) -> bool:
+    """Whether a pipe or socket of a worker broke off; what a worker raises itself says so in its message."""
+    kinds = ConnectionError | EOFError | FileNotFoundError
+    return isinstance(error, kinds) and "in DataLoader worker process" not in str(error)
 
 
 def _batches(reader: _Reader, shares: Iterable[Share], workers: int, pin_memory: bool) -> Iterator[Batch]:
@@ -191,7 +227,7 @@ def _batches(reader: _Reader, shares: Iterable[Share], workers: int, pin_memory:
         generator=torch.Generator(),  # or torch would draw the workers' seed from the global generator, and change the run
     )
     tolerance = _Tolerance(min(SKIP_WINDOW, len(reader)))
-    for item in loading:
+    for item in _loaded(loading, workers):
         if isinstance(item, str):
             raise ValueError(item)
         tolerance.count(item)
@@ -235,13 +271,14 @@ def loader(
 
     batch_size: samples per optimizer step, over all processes; None with a `BudgetOrder`, which knows.
     workers: processes that read, decode, process and collate; 0: in this process.
-    on_error: "raise" stops at the first bad sample; "skip" leaves it out and says so in `Batch.skipped`.
+    on_error: "raise" stops at the first bad sample; "skip" leaves it out and says so in `Batch.skipped`. A micro-batch of bad
+        samples alone has no inputs and the length 0.
     cache: keep every processed sample in memory, so that later epochs only collate. In this process only: each worker would fill
         a cache of its own with whatever samples come its way.
     name: of the source, for `Batch.source`.
 
     Raises ValueError for sizes that do not fit together; while iterating, ValueError naming source, row and column of a bad sample,
-    also under "skip" when all samples of a batch are bad, or more than half of the first 1,000.
+    also under "skip" when more than half of the first 1,000 samples are bad, or 1,000 in a row. WorkerKilled if a worker is gone.
     """
     num_shares = world * micro_batches
     _check_sizes(source, order, batch_size, num_shares)
@@ -320,10 +357,10 @@ def batches(
 ) -> Iterator[Batch]:
     """All samples of a source once, in order, for evaluation; the last batch may be short. See `loader` for arguments and errors.
 
-    A row that is cut into pieces lies within one batch, which may be larger for it.
+    Batches of bad samples alone are left out. A row that is cut into pieces lies within one batch, which may be larger for it.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     reader = _Reader(source, modalities, seed=0, labels=labels, on_error=on_error)
     shares = ((0, samples) for samples in source.whole_rows(batch_size))
-    return _batches(reader, shares, workers, pin_memory=False)
+    return (batch for batch in _batches(reader, shares, workers, pin_memory=False) if len(batch))

@@ -115,6 +115,10 @@ class Mixture:
         self._rewards[name] = self.mixing.reward(self._rewards[name], loss / first, self.probabilities()[name])
         self.steps[name] += 1
 
+    def pass_over(self, name: str) -> None:
+        """Count a step on source `name` that had no sample to learn from."""
+        self.steps[name] += 1
+
     def state(self) -> dict[str, Any]:
         """Everything that the next choice depends on."""
         return {"steps": dict(self.steps), "first": dict(self._first), "rewards": dict(self._rewards)}

@@ -13,6 +13,7 @@ from mmssl.data import DataOptions, Labels, Source, Track, silent
 from mmssl.evaluation import probes
 from mmssl.evaluation.features import Features, extract, random_init, raw_features
 from mmssl.evaluation.history import Exposure, History, label_column
+from mmssl.evaluation.scorable import check_readable, check_scorable
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
 from mmssl.evaluation.table import PRETRAINED, RANDOM, RAW, Row, Table
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
@@ -60,10 +61,10 @@ class Baselines:
 class Evaluator:
     """Scores models of one architecture on one dataset; the baselines are computed once.
 
-    Opens the data at once, so that a wrong path, column or modality fails before training.
+    Opens the data at once, so that a wrong path, column or modality, or labels that cannot be scored, fail before training.
     rows: data in memory in place of `data.path`. sources: the data, if they are open already.
     history: what the scored model was trained on; by default that is not known, and the table says so. track: the progress display.
-    ValueError for data without labels, LookupError for a modality that the processor lacks.
+    ValueError for data without labels, or such as cannot be scored; LookupError for a modality or a column that is not there.
     """
 
     def __init__(
@@ -82,6 +83,10 @@ class Evaluator:
         self.modality = choose_modality(options.modality, processor)
         self.history = History(complete=False) if history is None else history
         self.sources = open_sources(options, data, rows, self.history) if sources is None else sources
+        check_scorable(self.sources, options.seed)
+        inputs = {name for entry in self.history.trained for name in entry.inputs}
+        for source in (self.sources.train, self.sources.test):
+            check_readable(source, self.modality, processor.processors[self.modality], data.on_error, inputs)
         self.classes = self.sources.train_labels.kind == "classification"
         self._baselines: Baselines | None = None
 

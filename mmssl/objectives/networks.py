@@ -55,6 +55,15 @@ class Snapshot:
 Rule = Moving | Frozen | Snapshot
 
 
+def warmup(step: int) -> float:
+    """The highest momentum of an average after that many steps, so that a short run's does not hold on to the first weights.
+
+    (1 + step) / (10 + step), as TensorFlow's `ExponentialMovingAverage` does it with `num_updates`. Teachers have none: their
+    momentum is that of their papers.
+    """
+    return (1 + step) / (10 + step)
+
+
 class Networks(nn.Module):
     """The student, and the copies that targets and the run ask for.
 
@@ -67,6 +76,7 @@ class Networks(nn.Module):
         self.student = student
         self.copies = nn.ModuleDict()
         self.rules: dict[str, Rule] = {}
+        self.average_warms_up = True
 
     def want(self, name: str, rule: Rule) -> str:
         """Ask for a copy; returns the name under which it is kept: that of a copy by the same rule, if there is one."""
@@ -119,7 +129,10 @@ class Networks(nn.Module):
         self.make()
         for name, rule in self.rules.items():
             if isinstance(rule, Moving):
-                ema_update(self[name], self.student, rule.momentum(clock.progress))
+                momentum = rule.momentum(clock.progress)
+                if name == AVERAGE and self.average_warms_up:
+                    momentum = min(momentum, warmup(clock.step))
+                ema_update(self[name], self.student, momentum)
             elif isinstance(rule, Snapshot) and clock.progress >= rule.start:
                 taken = self.get_buffer(f"taken_{name}")
                 if not taken:

@@ -33,7 +33,8 @@ class TrainOptions:
     eps: AdamW's epsilon.
     layer_decay: factor on the learning rate from each layer to the one below it; 1: none.
     clip_norm: largest norm of the gradient; null: no clipping.
-    ema: momentum of an average of the weights, which is then what is published; null: none.
+    ema: momentum of an average of the weights, which is then what is published, at most (1 + step) / (10 + step), so that the
+        average of a short run does not hold on to its first weights; null: none.
     precision: auto = bf16 where the hardware has it natively, else fp32.
     compile: torch.compile the objective.
     gradient_checkpointing: recompute activations in the backward pass to save memory.

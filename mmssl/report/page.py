@@ -2,9 +2,10 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ MOST_PARTS = 300
 """Parts of samples (columns of a table) that the page lists; run.json has all."""
 
 Row = Mapping[str, int | float]
+T = TypeVar("T")
 
 
 def write_report(
@@ -38,34 +40,52 @@ def write_report(
     figures: Mapping[str, Figure],
     metrics: Sequence[Row],
     facts: Mapping[str, Any],
+    tell: Callable[[str], object] = str,
 ) -> Path:
     """Write `report.html` into the folder of a run: one file without scripts, that loads nothing from elsewhere; returns its path.
 
+    A picture, or the charts, that cannot be drawn are left out; `tell` hears of it, and the notes of the report say it.
     figures: pictures by title. metrics: rows of metrics.jsonl, each with its `step`.
     facts: `command`, `skipped_messages` and `notes` (lists), `contents` (by modality, records of `mmssl.contents.Content`), `flags`
         (each with `name`, `step` and `message`), the numbers named in `TILES`, and anything else worth a line.
     """
+    missing: list[str] = []
+    drawn = _drawn({title: partial(picture, figure) for title, figure in figures.items()}, missing)
+    curves = _drawn({"": partial(charts, metrics, tables[0] if len(tables) == 1 else None)}, missing)
     page = _template().render(
         name=run_folder.name,
         tables=tables,
         scores=SCORES,
         tiles=[(compact_count(facts[key]), caption) for key, caption in TILES.items() if key in facts],
-        charts=charts(metrics, tables[0] if len(tables) == 1 else None),
-        pictures=[(title, picture(figure)) for title, figure in figures.items()],
+        charts=curves.get("", []),
+        pictures=list(drawn.items()),
         facts=[(key, plain(value)) for key, value in facts.items() if key not in (*TILES, *OWN_PLACE)],
         recipe=recipe_yaml,
         command=facts.get("command"),
         flags=facts.get("flags", []),
         skipped=facts.get("skipped", 0),
         messages=facts.get("skipped_messages", []),
-        notes=facts.get("notes", []),
+        notes=[*facts.get("notes", []), *missing],
         contents={name: odd_first(parts) for name, parts in facts.get("contents", {}).items()},
         most=MOST_PARTS,
         share=share,
     )
     path = run_folder / REPORT
     files.write_text(path, page)
+    for note in missing:
+        tell(note)
     return path
+
+
+def _drawn(what: Mapping[str, Callable[[], T]], missing: list[str]) -> dict[str, T]:
+    """What could be drawn, by its title; the rest is told. Whatever a plug-in's figure does, the scores are worth a report."""
+    found: dict[str, T] = {}
+    for title, draw in what.items():
+        try:
+            found[title] = draw()
+        except Exception as error:
+            missing.append(f"The report has no {f'picture {title!r}' if title else 'charts'}: {type(error).__name__}: {error}")
+    return found
 
 
 def _template() -> Any:

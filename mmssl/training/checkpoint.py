@@ -5,7 +5,6 @@ that they hang in) and `manifest.json` (size and SHA-256 of the other two). A fo
 writer was killed (see `mmssl.files`).
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -47,8 +46,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
         with files.new_folder(path) as folder:
             _write(folder, tensors, text)
     except (OSError, SafetensorError) as error:
-        number = _errno(error)
-        if number in (errno.ENOSPC, errno.EDQUOT):
+        number = files.error_number(error)
+        if number in files.FULL:
             needed = len(text) + sum(tensor.nbytes for tensor in tensors.values())
             raise OSError(number, _full_disk(path, needed)) from error
         raise OSError(number, f"cannot write checkpoint {path}: {error}") from error
@@ -96,6 +95,11 @@ def newest(folder: Path, *, below: int | None = None) -> Path | None:
         else:
             return path
     return None
+
+
+def has_complete(folder: Path) -> bool:
+    """Whether `folder` has a checkpoint whose files are there, with the sizes that they should have."""
+    return any(map(_sizes_match, _steps(folder)))
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -258,18 +262,10 @@ def _steps(folder: Path, below: int | None = None) -> list[Path]:
     return [found[step] for step in sorted(found) if below is None or step < below]
 
 
-def _errno(error: OSError | SafetensorError) -> int:
-    """The system's error number. safetensors raises an error of its own that has it in its text only."""
-    if isinstance(error, OSError):
-        return error.errno or errno.EIO
-    number = re.search(r"os error (\d+)", str(error))
-    return int(number[1]) if number else errno.EIO
-
-
 def _full_disk(path: Path, needed: int) -> str:
     free, last = shutil.disk_usage(path.parent).free, newest(path.parent)
     return (
-        f"the disk is full: {path.name} did not fit into {path.parent}. "
+        f"{files.FULL_DISK}: {path.name} did not fit into {path.parent}. "
         f"It needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free. The last good checkpoint there: "
         f"{last.name if last else 'none'}. Free some space or keep fewer checkpoints, then resume"
     )

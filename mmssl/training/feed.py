@@ -42,7 +42,7 @@ class Feed:
         sizes = {name: len(stream.source) for name, stream in streams.items()}
         weights = {name: stream.options.weight for name, stream in streams.items()}
         self.mixture = Mixture(sizes, weights, self.data.mixing, self.seed)
-        self.current = next(iter(streams))
+        self.current, self.learned = next(iter(streams)), False
 
     @property
     def steps_per_epoch(self) -> float:
@@ -78,14 +78,17 @@ class Feed:
         return found
 
     def __iter__(self) -> Iterator[Batch]:
-        """Micro-batches from the next step on; `learn` is due after each step."""
+        """Micro-batches from the next step on; `learn` is due after each step, but after one of bad samples alone."""
         readers: dict[str, Iterator[Batch]] = {}
         while True:
             self.current = name = self.mixture.choose()
             if name not in readers:
                 readers[name] = self.read(self.streams[name], self.mixture.steps[name])
+            self.learned = False
             for _ in range(self.options.accumulation):
                 yield next(readers[name])
+            if not self.learned:
+                self.mixture.pass_over(name)
 
     def read(self, stream: Stream, start_step: int) -> Iterator[Batch]:
         """The micro-batches of one source; messages of skipped samples are kept for the report."""
@@ -115,6 +118,7 @@ class Feed:
     def learn(self, loss: float) -> None:
         """Count the step on the current source, whose loss over all processes was `loss`."""
         self.mixture.learn(self.current, loss)
+        self.learned = True
 
     def state(self) -> dict[str, Any]:
         """Everything that the next batch and the report depend on."""

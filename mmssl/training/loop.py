@@ -119,13 +119,17 @@ class Training:
     @property
     def clock(self) -> Clock:
         """How far the run is; the only place that knows."""
-        options, done = self.options, self.counters
+        return self.clock_at(self.counters.step)
+
+    def clock_at(self, step: int) -> Clock:
+        """How far the run is once it has made that many steps, by the time that it has taken so far."""
+        options = self.options
         shares = [
-            done.step / options.max_steps if options.max_steps else 0.0,
-            done.step / (options.max_epochs * self.steps_per_epoch) if options.max_epochs else 0.0,
-            done.seconds / 60 / options.max_minutes if options.max_minutes else 0.0,
+            step / options.max_steps if options.max_steps else 0.0,
+            step / (options.max_epochs * self.steps_per_epoch) if options.max_epochs else 0.0,
+            self.counters.seconds / 60 / options.max_minutes if options.max_minutes else 0.0,
         ]
-        return Clock(done.step, min(1.0, max(shares)))
+        return Clock(step, min(1.0, max(shares)))
 
     @property
     def progress(self) -> float:
@@ -134,8 +138,10 @@ class Training:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next step."""
-        return self.options.lr * self.options.schedule(self.counters.step, self.progress)
+        """Learning rate of the next step: the peak, where a warmup from 0 would be all there is."""
+        share = self.options.schedule(self.counters.step, self.progress)
+        alone = self.counters.step == 0 and self.clock_at(1).progress >= 1
+        return self.options.lr * (1.0 if alone and share == 0 else share)
 
     def step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step on the next micro-batches; returns the loss and the metrics of all of them together.
@@ -145,11 +151,10 @@ class Training:
         begin = time.perf_counter()
         lr = self.lr
         set_lr(self.optimizer, lr)
-        micro = self.with_donors([next(batches) for _ in range(self.options.accumulation)])
+        micro = self.with_donors(self.read(batches))
         outputs = self.backward(micro)
         self.counters.step += 1
         self.counters.samples += sum(map(len, micro)) * self.accelerator.num_processes
-        self.counters.skipped += sum(len(batch.skipped) for batch in micro)
         seconds = self.counters.seconds
         self.counters.seconds = self.agreed(seconds + time.perf_counter() - begin)
         if not self.optimizer.step_was_skipped:
@@ -157,23 +162,51 @@ class Training:
         row = numbers({"loss": self.total([output.loss.detach() for output in outputs])} | joined([o.metrics for o in outputs]))
         return row | {"lr": lr, "grad_norm": self.grad_norm, "step_seconds": self.counters.seconds - seconds}
 
+    def read(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The micro-batches of the next step that has samples; where all of a step were bad, they are counted and passed over.
+
+        ValueError if one of several processes has no sample in a step: it could not take part.
+        """
+        while True:
+            micro = [next(batches) for _ in range(self.options.accumulation)]
+            self.counters.skipped += sum(len(batch.skipped) for batch in micro)
+            counts = [sum(map(len, micro))]
+            if self.accelerator.num_processes > 1:
+                counts = gather_object(counts)
+            if all(counts):
+                return micro
+            if any(counts):
+                skipped = "; ".join(batch.skipped[-1] for batch in micro if batch.skipped) or "see the other processes"
+                raise ValueError(
+                    f"one of {len(counts)} processes has no sample that can be read in a step: {skipped}. Give each process more "
+                    "samples (train.batch_size), or drop the bad ones"
+                )
+
     def with_donors(self, micro: list[Batch]) -> list[Batch]:
-        """Micro-batches on the device; where something of a sample may come from others, with all samples of all processes."""
+        """Micro-batches on the device; where something of a sample may come from others, with all samples of all processes.
+
+        One of bad samples alone counts as nothing, and is left out.
+        """
         if not self.objective.mixes:
-            return [batch.to(self.device) for batch in micro]
+            return [batch.to(self.device) for batch in micro if len(batch)]
         everyone, first = gather_object(micro), len(micro) * self.accelerator.process_index
-        return with_others([batch.to(self.device) for batch in everyone])[first : first + len(micro)]
+        places = [place for place, batch in enumerate(everyone) if len(batch)]
+        found = with_others([everyone[place].to(self.device) for place in places])
+        return [batch for place, batch in zip(places, found, strict=True) if first <= place < first + len(micro)]
 
     def backward(self, micro: Sequence[Batch]) -> list[Output]:
         """Forward and backward of the micro-batches of a step, whose losses add up to its loss; then the optimizer moves."""
-        step, outputs = self.what_is_known(micro), list[Output]()
+        step, outputs, shares = self.what_is_known(micro), list[Output](), self.options.accumulation
+        for _ in range(shares - len(micro)):
+            with self.accelerator.accumulate(self.wrapped):
+                pass  # Accelerate moves the optimizer at every `shares`-th: those without samples come first
         for batch in micro:
             with self.accelerator.accumulate(self.wrapped):
                 with self.accelerator.autocast():
                     output: Output = self.wrapped(batch, step)
                 outputs.append(output)
                 # Accelerate divides by the micro-batches, DistributedDataParallel by the processes: each loss is a share of a sum.
-                self.accelerator.backward(output.loss * (len(micro) * self.accelerator.num_processes))
+                self.accelerator.backward(output.loss * (shares * self.accelerator.num_processes))
                 if self.accelerator.sync_gradients:
                     self.check(outputs, micro)
                     self.clip([i for each in micro for i in each.ids.tolist()])
@@ -227,6 +260,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "rng": rng_state(),
+            "average_warms_up": self.objective.networks.average_warms_up,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -238,6 +272,8 @@ class Training:
         load_moments(self.optimizer, state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        # A run that began before averages warmed up goes on without, to the weights that it would have had.
+        self.objective.networks.average_warms_up = state.get("average_warms_up", False)
         self.counters = Counters(**state["counters"])
         set_rng_state(state["rng"])
 

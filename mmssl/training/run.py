@@ -22,9 +22,11 @@ from typing import Any
 import torch
 
 from mmssl import files
-from mmssl.recipe import Recipe, RecipeError, changed_keys, load
+from mmssl.data.loader import KILLED, WorkerKilled, names_killed_worker
+from mmssl.recipe import Recipe, RecipeError, changed_keys, load, yaml12
 from mmssl.recipe.options import RunOptions
 from mmssl.training import checkpoint
+from mmssl.training.start import run_to_continue
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
 
@@ -33,6 +35,8 @@ FREE = (
     *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.trackers"),
 )
 """Keys that may change on resume: they do not change what is learned."""
+ONE_WAY = ("data.on_error: 'raise' -> 'skip'",)
+"""Changes that may be made on resume, but not taken back: nothing was skipped before."""
 
 
 class Run:
@@ -81,13 +85,28 @@ class Run:
         with suppress(RecipeError):  # then keys that differ are told below; keys that mmssl had not yet have their defaults
             before = load(before).resolved()
         differences = changed_keys(before, recipe.resolved())
-        changed = [line for line in differences if not line.startswith(FREE)]
+        changed = [line for line in differences if not line.startswith(FREE) and line not in ONE_WAY]
         if changed:
             listed = "\n  ".join(changed)
             raise ValueError(
                 f"cannot resume {self.folder}: the recipe is not the one that it was started with:\n  {listed}\n"
-                "Give the old values, or leave resume out to start a new run."
+                f"Give the old values, or {self.another}"
             )
+
+    @property
+    def another(self) -> str:
+        """How to go on where this run cannot."""
+        carry = f"; init={self.folder} carries the weights over" if checkpoint.has_complete(self.checkpoints) else ""
+        return f"leave resume out to start a new run{carry}"
+
+    def go_on(self, recipe: Recipe) -> None:
+        """Write down how a run goes on that was started before: by which command, and what of its recipe is no more as it was."""
+        if (command := command_line()) != self.read_record().get("command"):
+            self.record(resumed=command)
+        before = Recipe.read_resolved(self.recipe_file)
+        if recipe.section("data").on_error == "skip" and before["data"]["on_error"] == "raise":
+            before["data"]["on_error"] = "skip"
+            files.write_text(self.recipe_file, yaml12.dump(before))
 
     @property
     def name(self) -> str | None:
@@ -98,8 +117,46 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end and published its model."""
+        """Whether the run came to its end: its model is published, scored and drawn."""
         return "finished" in self.read_record()
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run has published its model; what may be left to do is to score and to draw."""
+        return "trained" in self.read_record() and self.model_folder.is_dir()
+
+    @contextmanager
+    def after_training(self, undone: str) -> Iterator[None]:
+        """NotScored for whatever fails in the block; undone: what the run is not yet, in the words of a user.
+
+        Whatever: no fault of data, plug-ins, disk or scores may hide where the model is that was trained.
+        """
+        try:
+            yield
+        except Exception as error:
+            without = ", or do without scores by adding evaluate=null" if undone == "scored" else ""
+            raise NotScored(
+                f"trained, but not {undone}: {told(error)}\nThe model is {self.model_folder}. Mend that{without}; then go on, "
+                f"without training again, with:\n  {self.resume_command}"
+            ) from error
+
+    @contextmanager
+    def telling_how_to_go_on(self, unless: type[Exception]) -> Iterator[None]:
+        """Add to an error of the block the last checkpoint and the command that continues from it, if there is one.
+
+        unless: errors that say themselves how to go on.
+        """
+        try:
+            yield
+        except Exception as error:
+            last = checkpoint.newest(self.checkpoints)
+            if last is None or isinstance(error, unless):
+                raise
+            how = f"last checkpoint {last}; continue with:\n  {self.resume_command}"
+            if names_killed_worker(error):
+                raise WorkerKilled(f"{KILLED}; {how}") from error
+            error.add_note(how[0].upper() + how[1:])
+            raise
 
     @contextmanager
     def dropped_if_useless(self) -> Iterator[None]:
@@ -124,7 +181,7 @@ class Run:
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with files.telling_full_disk(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -141,10 +198,21 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """The command that continues this run, whoever started it."""
-        words = [word for word in shlex.split(self.read_record()["command"]) if not word.startswith("resume=")]
+        """The command that continues this run, whoever started it: as it was last run. With rows in memory a call in Python."""
+        record = self.read_record()
+        if record.get("rows_in_memory"):
+            return f'mmssl.train({str(self.recipe_file)!r}, ["resume={self.folder}"], rows=ROWS)'
+        words = [word for word in shlex.split(record.get("resumed", record["command"])) if not word.startswith("resume=")]
         start = words if words[0] == "mmssl" else ["mmssl", "train", str(self.recipe_file)]
         return shlex.join([*start, f"resume={self.folder}"])
+
+
+def check_run_to_continue(recipe: Recipe) -> None:
+    """FileNotFoundError if `init` names a run that cannot be carried on."""
+    before = run_to_continue(recipe)
+    if before is not None and not checkpoint.has_complete(before / "checkpoints"):
+        model = f"its model, init={before / 'model'}" if (before / "model").is_dir() else "a model folder"
+        raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give {model}, or another run")
 
 
 def make_folder(base: Path) -> Path:
@@ -197,6 +265,18 @@ def facts() -> dict[str, Any]:
     hardware = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpus": gpus}
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     return {"commit": git_commit(), "versions": versions, "hardware": hardware, "platform": platform.platform()}
+
+
+def told(error: BaseException) -> str:
+    """An error in its own words, where they are for users; else with its kind."""
+    if type(error) is LookupError:
+        return str(error.args[0]) if error.args else "LookupError"
+    own = isinstance(error, ValueError | OSError | RuntimeError) and str(error)
+    return str(error) if own else f"{type(error).__name__}: {error}"
+
+
+class NotScored(RuntimeError):
+    """A run is trained and its model published, but what comes after is not done."""
 
 
 class Interrupted(SystemExit):

@@ -1,30 +1,31 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
 from mmssl import files
-from mmssl.data import Source, batches
+from mmssl.data import Batch, Source, batches
 from mmssl.data.identity import files_digits
 from mmssl.data.options import ONLY, Rows
-from mmssl.evaluation import Evaluator, Table
+from mmssl.evaluation import Evaluator
 from mmssl.evaluation.history import History, Trained
-from mmssl.model import no_weights_bar
-from mmssl.model.sentence import write_sentence_files
+from mmssl.model import load_model
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
-from mmssl.report import contents, model_card, write_report
+from mmssl.report import contents
 from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream, modalities_of
+from mmssl.training.ending import Ending
 from mmssl.training.feed import Feed
 from mmssl.training.health import Watch
-from mmssl.training.loop import Training, TrainingError, fit
+from mmssl.training.loop import Training, TrainingError, fit, load_weights
 from mmssl.training.progress import Progress, track
-from mmssl.training.run import Interrupted, Run, StopRequest, now, stop_on_signals
+from mmssl.training.run import Interrupted, Run, StopRequest, check_run_to_continue, now, stop_on_signals, told
 from mmssl.training.splits import Scored, open_splits
 from mmssl.training.start import run_to_continue
 
@@ -36,7 +37,9 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     """Run a recipe to its end, or continue it; returns the run.
 
     rows: data in memory in place of `data.path`, or by source in place of the paths of `data.sources`.
-    Interrupted on SIGINT or SIGTERM, after a checkpoint; TrainingError if the loss is not finite.
+    A run that is trained already, but not scored, is scored: nothing is trained again.
+    Interrupted on SIGINT or SIGTERM, after a checkpoint; TrainingError if the loss is not finite; NotScored if something fails when
+    the model is published. Other errors that end the training of a run say in a note how to continue it.
     """
     run = Run.open(recipe, recipe.resume)
     with ExitStack() as stack:
@@ -45,11 +48,21 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
         if run.finished:
             print(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
             return run
-        with run.dropped_if_useless():
-            session = Session(recipe, run, rows)
-            stop = stack.enter_context(stop_on_signals())
-            session.train(stop)
-        session.finish(stop)
+        run.go_on(recipe)
+        trained = run.trained
+        if trained:
+            print(f"{run.folder} is trained; its model is {run.model_folder}. It is scored now, and the report is written")
+        try:
+            with run.dropped_if_useless(), run.after_training("scored") if trained else nullcontext():
+                session = Session(recipe, run, rows)
+                stop = stack.enter_context(stop_on_signals())
+                if not trained:
+                    session.train(stop)
+            session.finish(stop)
+        except KeyboardInterrupt:
+            if not checkpoint.has_complete(run.checkpoints):
+                raise
+            raise Interrupted(f"stopped at once. Continue with:\n  {run.resume_command}", signal.SIGINT) from None
     return run
 
 
@@ -59,6 +72,10 @@ class Session:
     def __init__(self, recipe: Recipe, run: Run, rows: Rows | None) -> None:
         self.recipe, self.run = recipe, run
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
+        if rows is not None:
+            run.record(rows_in_memory=True)
+        if not checkpoint.has_complete(run.checkpoints):
+            check_run_to_continue(recipe)
         splits = open_splits(recipe, rows, self.begun())
         self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
         self.notes = splits.notes
@@ -76,6 +93,7 @@ class Session:
         self.watches = {name: Watch() for name in self.streams}
         self.probes: dict[str, float] = {}
         self.saved: int | None = None
+        self.can_draw, self.untold = True, set[str]()
         self.restore()
         self.evaluators = {name: self.evaluator(scored) for name, scored in splits.scored.items()}
 
@@ -119,7 +137,13 @@ class Session:
         }
 
     def check_data(self) -> None:
-        """ValueError if the run was started on other data: it could not continue to the weights of an uninterrupted one."""
+        """ValueError if the run was started on other data: it could not continue to the weights of an uninterrupted one.
+
+        One that is trained reads them no more, and may be scored on data that were mended since.
+        """
+        if self.run.trained:
+            self.history = History.read(self.run.folder)
+            return
         sources = {name: stream.source for name, stream in self.streams.items()}
         found = {name: _facts(source) for name, source in sources.items()}
         known = self.run.read_record().get("data", found)
@@ -130,15 +154,14 @@ class Session:
             if known.get(name) != found[name]:
                 raise ValueError(
                     f"cannot resume {self.run.folder}: {source} is not what it was. Started on {known.get(name)}, it is now "
-                    f"{found[name]} (files: a digest of names and sizes). Restore the data, or leave resume out to start a new "
-                    f"run; init={self.run.folder} carries the weights over"
+                    f"{found[name]} (files: a digest of names and sizes). Restore the data, or {self.run.another}"
                 )
         before = {entry.source: entry for entry in self.recorded()}
         for entry in self.history.trained[-len(self.streams) :]:
             if entry.held_out is not None and entry.source in before and before[entry.source].labels != entry.labels:
                 raise ValueError(
                     f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide which "
-                    "rows are held out. Restore the data, or leave resume out to start a new run"
+                    f"rows are held out. Restore the data, or {self.run.another}"
                 )
         self.history.write(self.run.folder)
         self.run.record(data=found, contents=self.contents)
@@ -155,6 +178,10 @@ class Session:
             for name, watch in self.watches.items():
                 watch.restore(state["watches"][name])
             print(f"continuing from {newest}, step {self.saved}")
+        elif self.run.trained:
+            load_weights(self.training.published(), load_model(str(self.run.model_folder)).state_dict())
+            self.can_draw = False  # the heads of the objective are gone with the checkpoints
+            return
         elif before:
             self.continue_from(before)
         self.run.truncate(self.training.counters.step)
@@ -192,14 +219,27 @@ class Session:
                 return stop.signum is not None
 
             try:
-                fit(self.training, iter(self.feed), on_step)
+                with self.run.telling_how_to_go_on(unless=TrainingError):
+                    fit(self.training, self.reading(), on_step)
+                    self.save()
             except TrainingError as error:
                 raise TrainingError(self.explain(error), error.samples) from None
             finally:
                 if self.options.trackers:
                     trackers.end_training()
-        self.save()
         self.stop_if_asked(stop)
+
+    def reading(self) -> Iterator[Batch]:
+        """The micro-batches. Where reading fails nothing of that step was trained on: a checkpoint keeps all before it."""
+        try:
+            yield from self.feed
+        except Exception as error:
+            if self.training.counters.step:
+                with suppress(OSError):  # then the last checkpoint is an earlier one
+                    self.save()
+                if isinstance(error, ValueError) and self.data.on_error == "raise":
+                    error.add_note("Mend the data, or leave out what cannot be read with data.on_error=skip")
+            raise
 
     def tell_micro_batches(self) -> None:
         """Say which parts of the objective are about the samples of a micro-batch, where a step has several."""
@@ -308,12 +348,25 @@ class Session:
         checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
     def probe(self) -> dict[str, float]:
-        """Scores of the model as it is now; those of several sources carry their names."""
+        """Scores of the model as it is now; those of several sources carry their names.
+
+        Where something fails that is told: scores on the way are no reason to end a run.
+        """
         model, found = self.training.published(), dict[str, float]()
         for name, evaluator in self.evaluators.items():
-            scores = evaluator.score(model)
+            try:
+                scores = evaluator.score(model)
+            except Exception as error:
+                self.tell_not_scored(told(error))
+                continue
             found |= scores if name == ONLY else {f"{key}_{name}": value for key, value in scores.items()}
         return found
+
+    def tell_not_scored(self, text: str) -> None:
+        """Warn, once, that scores are missing."""
+        if text not in self.untold:
+            print(f"warning: no scores at step {self.training.counters.step}: {text}. Training goes on; mend it before it ends")
+        self.untold.add(text)
 
     def evaluator(self, scored: Scored) -> Evaluator:
         """What scores the model on one source."""
@@ -327,70 +380,49 @@ class Session:
         return found
 
     def finish(self, stop: StopRequest) -> None:
-        """Score the model, publish it, write the report. Interrupted on a signal that came while it was scored."""
+        """Publish the model, then score it, then draw the report. Interrupted on a signal that came while it was scored.
+
+        NotScored if scoring or the report fails: the model is there.
+        """
         model = self.training.published().eval()
-        tables = {name: evaluator.table(model) for name, evaluator in self.evaluators.items()}
-        self.stop_if_asked(stop)
-        if tables:
-            written = {name: table.to_dict() for name, table in tables.items()}
-            files.write_json(self.run.table_file, written.get(ONLY, written))
-        for table in tables.values():
-            table.print()
-        self.publish(list(tables.values()))
+        ending = Ending(self.recipe, self.run, model, self.pieces.processor, self.history)
+        if not self.run.trained:
+            with self.run.telling_how_to_go_on(unless=TrainingError):
+                ending.publish()
+                self.run.record(trained=now(), **self.facts())
+        with self.run.after_training("scored"):
+            tables = ending.score(self.evaluators, lambda: self.stop_if_asked(stop))
+        with self.run.after_training("reported"):
+            ending.report(tables, self.pictures(), self.notes, print)
+        print(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
+
+    def facts(self) -> dict[str, Any]:
+        """What the training came to."""
         counters = self.training.counters
-        facts = {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.training.published().parameters()),
             "steps": counters.step,
             "samples": counters.samples,
             "minutes": round(counters.seconds / 60, 2),
             "skipped": counters.skipped,
             "skipped_messages": self.feed.skips,
             "flags": self.flags(),
-            "notes": list(self.notes),
-            "contents": self.contents,
         }
-        record = self.run.read_record()
-        write_report(
-            self.run.folder,
-            recipe_yaml=self.recipe.to_yaml(),
-            tables=list(tables.values()),
-            figures=self.pictures(),
-            metrics=self.run.rows(),
-            facts=facts | {key: record[key] for key in ("command", "commit", "hardware", "versions", "started")},
-        )
-        self.run.record(finished=now(), **facts)
-        print(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
-
-    def publish(self, tables: Sequence[Table]) -> None:
-        """Write the Hugging Face folder: weights as safetensors, configuration, processor, card."""
-        model, record = self.training.published(), self.run.read_record()
-        with files.new_folder(self.run.model_folder) as folder:
-            with no_weights_bar():
-                model.save_pretrained(folder)
-            self.pieces.processor.save_pretrained(folder)
-            write_sentence_files(folder, self.pieces.processor.processors)
-            self.history.write(folder)
-            card = model_card(
-                name=self.run.folder.name,
-                modalities=list(self.recipe.modalities),
-                tables=tables,
-                record=record,
-                recipe_yaml=self.recipe.to_yaml(),
-            )
-            (folder / "README.md").write_text(card, encoding="utf-8")
 
     def pictures(self) -> dict[str, Any]:
-        """The objective's pictures of the first samples of every source."""
+        """The objective's pictures of the first samples of every source. Whatever fails there is told, and leaves a picture out."""
         self.training.objective.eval()
         found: dict[str, Any] = {}
+        if not self.can_draw:
+            print(f"the report has no pictures: {self.run.checkpoints} has no checkpoint any more")
+            return found
         for stream in self.streams.values():
             modalities = modalities_of(stream, self.pieces.processor)
             try:
                 first = next(batches(stream.source, modalities, PICTURED, labels=self.labels, on_error=self.data.on_error))
-            except ValueError as error:
-                print(f"the report has no pictures of {stream.source}: {error}")
-                continue
-            found |= self.training.objective.pictures(first.to(self.training.device), self.pieces.processor.processors)
+                found |= self.training.objective.pictures(first.to(self.training.device), self.pieces.processor.processors)
+            except Exception as error:
+                print(f"the report has no pictures of {stream.source}: {told(error)}")
         return found
 
 

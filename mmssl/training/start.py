@@ -32,7 +32,7 @@ def freeze(model: MMSSLModel, trained: Sequence[str], known: Sequence[str]) -> N
 def run_to_continue(recipe: Recipe) -> Path | None:
     """The run whose weights, optimizer and schedule `init` asks to carry on, perhaps on new data; None if it names a model."""
     folder = Path(recipe.init or "")
-    return folder if recipe.init and (folder / "checkpoints").is_dir() else None
+    return folder if recipe.init and any((folder / name).exists() for name in ("checkpoints", "run.json")) else None
 
 
 def saved_model(recipe: Recipe) -> str | None:

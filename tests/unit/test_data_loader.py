@@ -245,9 +245,28 @@ def test_skipped_samples_are_left_out_with_a_message(workers):
     assert batch.skipped == ("row 1 of rows in memory, column a: a number is required; got None. Drop the row",)
 
 
-def test_wholly_bad_batch_stops_also_when_skipping():
-    with pytest.raises(ValueError, match=r"^all 2 samples of a batch are bad; row 2 of rows in memory, column a: "):
-        list(batches(numbers(1, 2, None, None), {"number": (NUMBER, Digits())}, 2, on_error="skip"))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_wholly_bad_batch_counts_as_nothing_when_skipping(workers):
+    source, modalities = numbers(1, 2, None, None), {"number": (NUMBER, Digits())}
+    (batch,) = batches(source, modalities, 2, on_error="skip", workers=workers)
+    assert batch.ids.tolist() == [0, 1]
+    order = Order(4, 0, shuffle=False)
+    read = loader(source, modalities, order=order, batch_size=2, seed=0, end_step=3, on_error="skip", workers=workers)
+    assert [len(each) for each in read] == [2, 0, 2]
+    empty = next(loader(source, modalities, order=order, batch_size=2, seed=0, start_step=1, on_error="skip"))
+    assert (empty.inputs, empty.ids.tolist(), len(empty.skipped)) == ({}, [], 2)
+
+
+def test_the_share_of_bad_samples_decides_whatever_the_batch():
+    few = numbers(*[1, None, 1, None, 1] * 4)
+    for size in (1, 7, 19):
+        assert sum(map(len, batches(few, {"number": (NUMBER, Digits())}, size, on_error="skip"))) == 12
+
+
+def test_data_that_can_no_longer_be_read_stop_also_when_skipping():
+    gone = numbers(*[1] * 1001, *[None] * 1500)
+    with pytest.raises(ValueError, match=r"^the last 1000 samples were all skipped; the last one: row 2000 of rows in memory"):
+        list(batches(gone, {"number": (NUMBER, Digits())}, 1, on_error="skip"))
 
 
 def test_too_many_bad_samples_stop_also_when_skipping():

@@ -53,6 +53,8 @@ def _in_place(
     with_statistics = STATISTICS in inputs and "statistics" in predicted
     places = grid(inputs, size, mixed=mixed, statistics=with_statistics)
     order = packing(inputs, places)
+    width = hidden.shape[1] if order.order is None else order.order.shape[1]  # samples that are not pictured may have more tokens
+    hidden, predicted, patches = hidden[:, :width], {key: part[:, :width] for key, part in predicted.items()}, patches[:, :width]
     first = int(with_statistics)
     shaded = order.put(hidden[..., None], places)[:, :, first:].expand(-1, channels, -1, size)
     guess = _by_channel(order.put(patches, places)[:, :, first:], channels)
