@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import overload
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.draws import Draws
@@ -31,6 +31,16 @@ def both_valid(a: Bool[Tensor, "b n"] | None, b: Bool[Tensor, "b n"] | None) -> 
     if a is None or b is None:
         return b if a is None else a
     return a & b
+
+
+def numbered(valid: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """Which of the valid tokens of its sample each is, from 0."""
+    return (valid.cumsum(1) - 1).clamp(min=0)
+
+
+def of_own(drawn: Shaped[Tensor, "b n ..."], valid: Bool[Tensor, "b n"] | None) -> Shaped[Tensor, "b n ..."]:
+    """What was drawn for token after token, by the number of each among the valid ones: padding between them changes nothing."""
+    return drawn if valid is None else gather(drawn, numbered(valid))
 
 
 @dataclass(frozen=True)

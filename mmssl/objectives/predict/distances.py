@@ -14,6 +14,7 @@ from mmssl.losses.contrast import pick_negatives, same_sample, token_info_nce
 from mmssl.losses.points import set_regression
 from mmssl.losses.tokens import classification, cosine, regression, soft_classification
 from mmssl.plugins import Parts
+from mmssl.tokens import of_own
 
 Weight = Annotated[float, Field(ge=0)]
 PerToken = tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"]]
@@ -137,7 +138,8 @@ class InfoNce(Loss):
         counted = there if real is None else there & real
         chosen = None
         if self.count is not None:
-            chosen = pick_negatives(draws.uniform("negatives", target.shape[1], self.count), counted, self.negatives)
+            drawn = of_own(draws.uniform("negatives", target.shape[1], self.count), counted)
+            chosen = pick_negatives(drawn, counted, self.negatives)
         loss = token_info_nce(predicted, target, counted, self.temperature, across=self.negatives == "batch", chosen=chosen)
         return loss, there
 
@@ -163,8 +165,8 @@ class SameSample(Loss):
         there = ~target.isnan().any(-1)
         counted = there if real is None else there & real
         places = target.shape[1], self.count
-        alike = pick_negatives(draws.uniform("same sample", *places), counted, "sample")
-        others = pick_negatives(draws.uniform("other samples", *places), counted, "others")
+        alike = pick_negatives(of_own(draws.uniform("same sample", *places), counted), counted, "sample")
+        others = pick_negatives(of_own(draws.uniform("other samples", *places), counted), counted, "others")
         return same_sample(predicted, target, counted, self.temperature, alike=alike, others=others), there
 
 

@@ -16,8 +16,7 @@ from mmssl.model import Encoder, MMSSLConfig
 from mmssl.model.config import Positive
 from mmssl.objectives.predict.grids import cells
 from mmssl.objectives.predict.parts import Predicted, Predictor
-from mmssl.objectives.predict.predictors.donors import of_own
-from mmssl.tokens import Tokens, gather
+from mmssl.tokens import Tokens, gather, of_own
 
 
 class Conv(Predictor):
@@ -68,7 +67,7 @@ class Conv(Predictor):
 
     def forward(self, encoder: Encoder, tokens: Tokens, parts: Split, draws: Draws, others: Sequence[Tokens] = ()) -> Predicted:
         seen = encoder(tokens.take(parts.seen, parts.seen_real)).tail(parts.seen.shape[1]).values
-        noise = self.noise * of_own(draws.normal("conv", tokens.values.shape[1], seen.shape[2]), tokens).to(seen.dtype)
+        noise = self.noise * of_own(draws.normal("conv", tokens.values.shape[1], seen.shape[2]), tokens.valid).to(seen.dtype)
         cell, (height, width) = cells(tokens) if self.axes == 2 else in_a_row(tokens)
         full = put(put(seen.new_zeros(len(seen), height * width, seen.shape[2]), cell, noise), *self.visible(cell, parts, seen))
         held = put(full.new_zeros(*full.shape[:2], 1), cell, full.new_ones(*cell.shape, 1)) > 0

@@ -13,8 +13,8 @@ from mmssl.draws import Draws
 from mmssl.masking import Split
 from mmssl.model import Encoder, MMSSLConfig
 from mmssl.objectives.predict.parts import Predicted, Predictor
-from mmssl.objectives.predict.predictors.donors import anywhere, of_own, same_place
-from mmssl.tokens import Tokens
+from mmssl.objectives.predict.predictors.donors import anywhere, same_place
+from mmssl.tokens import Tokens, of_own
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -90,7 +90,7 @@ class MaskToken(Predictor):
         out = torch.where(hidden[..., None], self.content(tokens, draws, pool, place), values)
         if not self.swap + self.keep:
             return out
-        dice = of_own(draws.uniform("corruption", hidden.shape[1]), tokens)
+        dice = of_own(draws.uniform("corruption", hidden.shape[1]), tokens.valid)
         if self.swap:
             swapped = hidden & (dice < self.swap)
             out = torch.where(swapped[..., None], anywhere(pool, tokens, draws), out)
@@ -102,5 +102,5 @@ class MaskToken(Predictor):
         if self.mask_token is not None:
             return self.mask_token.to(values.dtype)
         if self.corruption == "noise":
-            return of_own(draws.normal("noise", *values.shape[1:]), tokens).to(values.dtype)
+            return of_own(draws.normal("noise", *values.shape[1:]), tokens.valid).to(values.dtype)
         return same_place(pool, place, tokens, draws)

@@ -13,7 +13,7 @@ from mmssl.masking import Split
 from mmssl.model import Encoder, MMSSLConfig
 from mmssl.model.config import Positive
 from mmssl.objectives.predict.parts import Predicted, Predictor
-from mmssl.tokens import Tokens, both_valid, cat, gather
+from mmssl.tokens import Tokens, both_valid, cat, gather, of_own
 
 
 def narrow(config: MMSSLConfig, width: int, layers: int, heads: int) -> MMSSLConfig:
@@ -55,8 +55,8 @@ class Queries(nn.Module):
         if self.enter_identity is not None and hidden.identity is not None:
             queries = queries + self.enter_identity(hidden.identity)
         if self.noise and self.training:
-            drawn = draws.normal("positions", hidden.values.shape[1], self.enter.in_features) * self.noise**0.5
-            queries = queries + nn.functional.linear(drawn.to(queries.dtype), self.enter.weight)
+            drawn = of_own(draws.normal("positions", hidden.values.shape[1], self.enter.in_features), hidden.valid)
+            queries = queries + nn.functional.linear((drawn * self.noise**0.5).to(queries.dtype), self.enter.weight)
         return hidden.with_values(queries)
 
 

@@ -17,6 +17,7 @@ from mmssl.objectives.predict.distances import InfoNce, Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, anything, moved
 from mmssl.objectives.predict.targets.content import Weight
 from mmssl.objectives.terms import State, Term, Used
+from mmssl.tokens import of_own
 
 Temperature = Annotated[float, Field(gt=0)]
 
@@ -124,7 +125,8 @@ class Quantised(Target):
         # Standardised, as the features that the paper quantises are: the weights of the choice count on it.
         features = F.layer_norm(tokens.values.float(), (d,))
         # With several masks the first batch of draws is that of the first.
-        noise = gumbel(Draws(scene.draws.keys[:b]), n, self.groups, self.codes) if self.training else None
+        drawn = gumbel(Draws(scene.draws.keys[:b]), n, self.groups, self.codes) if self.training else None
+        noise = None if drawn is None else of_own(drawn, tokens.valid)
         temperature = self.temperature_at(scene.clock.progress)
         chosen, probabilities = cast(GumbelQuantiser, self.quantisers[scene.name])(features, noise, temperature)
         counted = scene.parts.hidden_places(n).view(-1, b, n).any(0) & there
