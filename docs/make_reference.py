@@ -145,6 +145,39 @@ counted, and told: `32 files passed over: 24 .heic, 8 without suffix`. A folder,
 
 {suffixes}
 
+## Cells of tables
+
+A column has one type in all rows, all files and all splits of a path.
+
+| cells | read as |
+|---|---|
+| csv: whole numbers, decimals, `true`/`false`, as programs write them | numbers, truth values |
+| csv: whole numbers and decimals in one column | decimals |
+| csv: codes that a number would not give back: `01234`, `1e5`, `+49`, more than 18 digits | strings |
+| csv: anything else beside numbers: `NA`, `None`, `?`, `1,234`, `5 kg`, a date | strings; `mmssl check` says what looks odd |
+| csv: an empty cell, also in quotes | missing, and no other |
+| jsonl: a column whose cells differ in type | each cell as it is: the one that is wrong is told with its row, or skipped |
+| parquet: whole numbers in one file, decimals in another | decimals; numbers and strings are refused |
+| the index of a pandas frame; the first column of a csv file if it has no name | no input unless `data.columns` names it; told |
+
+Keys of `data` (and of `data.sources.NAME`; `mmssl evaluate` and `mmssl embed` have options of the same names) say what files do
+not:
+
+```yaml
+data:
+  path: sales.csv
+  delimiter: ";"
+  decimal: ","
+  missing: [NA, "?", "-999"]
+  types: {{zip: string}}
+```
+
+Refused, by file and row: two columns of one name, rows of another length than the header, a quote that is never closed, text that
+is no UTF-8, a header that holds another delimiter than the one in use.
+
+Only the columns that a recipe uses are read. Files of more than 4 MiB are kept as a copy in the cache of the `datasets` library
+(`HF_DATASETS_CACHE`), under a name made from all their bytes: a copy is never older than its files.
+
 ## Folders of media files
 
 Sub-folders name splits and classes, on either level:
