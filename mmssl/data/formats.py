@@ -47,10 +47,12 @@ def has_suffix(name: str) -> bool:
 
 def one_format(files: Sequence[Path], path: str) -> tuple[str, ...]:
     """What all of the files are: the kind of table, or the columns of every modality that reads each of them."""
-    known = formats({suffix_of(file.name) for file in files})
-    examples: dict[tuple[str, ...], Path] = {}
+    first: dict[str, Path] = {}
     for file in files:
-        suffix = suffix_of(file.name)
+        first.setdefault(suffix_of(file.name), file)
+    known = formats(first)
+    examples: dict[tuple[str, ...], Path] = {}
+    for suffix, file in first.items():
         if suffix not in known:
             raise ValueError(f"cannot read {file}: its suffix must be one of {', '.join(known)}; got {suffix or 'none'}")
         examples.setdefault(known[suffix], file)

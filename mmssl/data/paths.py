@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmssl.data.beside import Beside
 from mmssl.data.folder import DataFile, class_of, media_files, table_files
-from mmssl.data.formats import all_formats, formats, has_suffix, is_table, one_format, suffix_of
+from mmssl.data.formats import TABLES, all_formats, formats, has_suffix, is_table, one_format, suffix_of
 from mmssl.data.listed import listed_table
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import MediaTable, Table
@@ -75,17 +75,20 @@ def _matching(pattern: Path, path: str, split: str | None, table_format: TableFo
 def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFormat) -> Table:
     """The data files of a folder, at any depth; hidden files are left out, those of other types passed over and told."""
     found = walk(folder)
-    known = formats({suffix_of(parts[-1]) for parts in found.files} - {""})
-    inside = [parts for parts in found.files if suffix_of(parts[-1]) in known]
+    suffixes = [suffix_of(parts[-1]) for parts in found.files]
+    known = formats({*suffixes} - {""})
+    inside = [parts for parts, suffix in zip(found.files, suffixes, strict=True) if suffix in known]
     notes = found.notes(path, known)
     if not inside:
         raise FileNotFoundError(" ".join([f"folder {path} holds no data files; looked for {', '.join(all_formats())}.", *notes]))
-    tables = [parts for parts in inside if is_table(parts[-1])]
-    media = [parts for parts in inside if not is_table(parts[-1])]
+    first = dict(zip(reversed(suffixes), reversed(found.files), strict=True))
+    kinds = {suffix: Path(*parts) for suffix, parts in first.items() if suffix in known}
+    tables = [parts for parts in inside if is_table(parts[-1])] if kinds.keys() & TABLES.keys() else []
+    media = [parts for parts in inside if not is_table(parts[-1])] if tables else inside
     if tables and media:
         table = listed_table(folder, tables, media, lambda files: _read(list(files), path, None, table_format), path, split)
     else:
-        one_format([Path(*parts) for parts in inside], path)
+        one_format(sorted(kinds.values()), path)
         files = table_files(folder, tables, path) if tables else media_files(folder, media, path)
         table = _read(files, path, split, table_format)
     table.notes = [*table.notes, *notes]

@@ -14,12 +14,11 @@ SPLITS = {
 """Splits, and the words for each, as the `datasets` library has them; upper and lower case are alike."""
 
 ENDINGS = ("set", "data", "images", "imgs", "files", "samples", "split", "part")
-"""What may follow the word in the name of a folder, with or without a sign between, as in `test_images` and `trainset`; or one of
-them, as in `test_image`."""
+"""What may follow the word in the name of a folder, of one or several, with or without a sign between: `test_images`."""
 
 _OF = {word: split for split, words in SPLITS.items() for word in words}
 _WORD = "|".join(sorted(_OF, key=len, reverse=True))
-_ENDING = "|".join(f"{word}?" if word.endswith("s") else word for word in sorted(ENDINGS, key=len, reverse=True))
+_ENDING = "|".join(f"{ending.removesuffix('s')}s?" for ending in ENDINGS)
 _WHOLE = re.compile(rf"({_WORD})(?:[-_. ]?(?:{_ENDING}))?[-_. ]?\d*", re.IGNORECASE)
 _BEFORE = "(?-i:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
 _AFTER = "(?-i:(?![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
