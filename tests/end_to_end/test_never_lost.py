@@ -559,7 +559,7 @@ def test_a_checkpoint_of_before_averages_warmed_up_goes_on_without(
 def test_init_of_a_run_without_a_checkpoint(train: Train) -> None:
     run = train("train.max_steps=1")
     shutil.rmtree(run.checkpoints)
-    words = r"init: runs/tiny is a run without a complete checkpoint; give its model, init=runs/tiny/model, or another run"
+    words = r"init: runs/tiny is a run without a complete checkpoint; give a model folder \(init=runs/tiny/model\), or another run"
     with pytest.raises(FileNotFoundError, match=words):
         train("init=runs/tiny", "train.max_steps=2")
     shutil.rmtree(run.model_folder)
