@@ -262,7 +262,9 @@ def test_a_signal_while_the_model_is_scored(table: Path, typed: Any, monkeypatch
             code, said = typed("train", str(table), *PARTS, "resume=auto")
         run = Run(Path("runs/table"))
         assert code == 128 + signal.SIGINT
-        assert said.startswith("stopped at once. Continue with:" if twice else "stopped after step 3; a checkpoint is written.")
+        assert said.startswith(
+            "mmssl: stopped at once. Continue with:" if twice else "stopped after step 3; a checkpoint is written."
+        )
         MMSSLModel.from_pretrained(run.model_folder)
     signal.signal(signal.SIGINT, before)
     check_finished(run, said.splitlines()[-1].strip(), typed, monkeypatch)
