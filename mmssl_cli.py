@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(options)
     except BrokenPipeError:
         sys.exit(141)
-    except KeyboardInterrupt:
-        print("mmssl: stopped before there was anything to save", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"mmssl: {'; '.join(notes(stop)) or 'stopped before there was anything to save'}", file=sys.stderr)
         sys.exit(130)
     except USER_ERRORS as error:
         if options.traceback:
@@ -57,7 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def message(error: BaseException) -> str:
     """The error's own words (a LookupError would quote them), and what was noted on its way."""
     text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
-    return "\n".join([text, *vars(error).get("__notes__", [])])
+    return "\n".join([text, *notes(error)])
+
+
+def notes(error: BaseException) -> list[str]:
+    """What was noted of an error on its way up."""
+    found: list[str] = vars(error).get("__notes__", [])
+    return found
 
 
 def parser() -> argparse.ArgumentParser:

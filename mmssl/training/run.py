@@ -211,8 +211,8 @@ def check_run_to_continue(recipe: Recipe) -> None:
     """FileNotFoundError if `init` names a run that cannot be carried on."""
     before = run_to_continue(recipe)
     if before is not None and not checkpoint.has_complete(before / "checkpoints"):
-        model = f"its model, init={before / 'model'}" if (before / "model").is_dir() else "a model folder"
-        raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give {model}, or another run")
+        own = f" (init={before / 'model'})" if (before / "model").is_dir() else ""
+        raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give a model folder{own}, or another run")
 
 
 def make_folder(base: Path) -> Path:

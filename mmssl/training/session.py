@@ -1,6 +1,5 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
@@ -59,10 +58,10 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
                 if not trained:
                     session.train(stop)
             session.finish(stop)
-        except KeyboardInterrupt:
-            if not checkpoint.has_complete(run.checkpoints):
-                raise
-            raise Interrupted(f"stopped at once. Continue with:\n  {run.resume_command}", signal.SIGINT) from None
+        except KeyboardInterrupt as stopped:
+            if trained or checkpoint.has_complete(run.checkpoints):
+                stopped.add_note(f"stopped at once. Continue with:\n  {run.resume_command}")
+            raise
     return run
 
 

@@ -262,7 +262,9 @@ def test_a_signal_while_the_model_is_scored(table: Path, typed: Any, monkeypatch
             code, said = typed("train", str(table), *PARTS, "resume=auto")
         run = Run(Path("runs/table"))
         assert code == 128 + signal.SIGINT
-        assert said.startswith("stopped at once. Continue with:" if twice else "stopped after step 3; a checkpoint is written.")
+        assert said.startswith(
+            "mmssl: stopped at once. Continue with:" if twice else "stopped after step 3; a checkpoint is written."
+        )
         MMSSLModel.from_pretrained(run.model_folder)
     signal.signal(signal.SIGINT, before)
     check_finished(run, said.splitlines()[-1].strip(), typed, monkeypatch)
@@ -559,7 +561,7 @@ def test_a_checkpoint_of_before_averages_warmed_up_goes_on_without(
 def test_init_of_a_run_without_a_checkpoint(train: Train) -> None:
     run = train("train.max_steps=1")
     shutil.rmtree(run.checkpoints)
-    words = r"init: runs/tiny is a run without a complete checkpoint; give its model, init=runs/tiny/model, or another run"
+    words = r"init: runs/tiny is a run without a complete checkpoint; give a model folder \(init=runs/tiny/model\), or another run"
     with pytest.raises(FileNotFoundError, match=words):
         train("init=runs/tiny", "train.max_steps=2")
     shutil.rmtree(run.model_folder)
