@@ -167,6 +167,7 @@ def evaluate(
     columns = column_map(name, column, label)
     where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(table_format))
     evaluator = Evaluator(options, where, processor, loaded.config, history=History.read(model), track=track)
+    tell(evaluator.sources.train, evaluator.sources.test)
     return evaluator.table(loaded, others=compare)
 
 
@@ -189,6 +190,7 @@ def embed(
     processor, loaded = load(model)
     name = choose_modality(modality, processor)
     source = Source(path=data, split=split, columns=column_map(name, column, None), table_format=table_format)
+    tell(source)
     type_ = pa.list_(pa.float32(), loaded.pooled_size(name))
     schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
     output, count = Path(output), 0
@@ -201,6 +203,12 @@ def embed(
             writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
             count += len(batch)
     return count
+
+
+def tell(*sources: Source) -> None:
+    """Print what a user should know of how data were read, each once."""
+    for note in dict.fromkeys(note for source in sources for note in source.notes):
+        print(f"note: {note}")
 
 
 def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
