@@ -79,7 +79,10 @@ def fit_processor(
         processor = modality.processor(**parts["processor"])
         if not processor.fitted:
             source = next(stream.source for stream in streams.values() if name in stream.modalities)
-            processor.fit(raw_samples(source, modality, track))
+            try:
+                processor.fit(raw_samples(source, modality, track))
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"{source}, {name}: {error}") from error
         processors[name] = processor
     return MMSSLProcessor(processors)
 

@@ -122,7 +122,11 @@ def test_rare_and_unseen_categories_share_a_class() -> None:
         ([{"x": 1.0}, {"x": math.inf}], {}, "training row 1: column 'x' takes finite numbers; got inf. Pass None"),
         ([{"x": 10**400}], {}, "training row 0: column 'x' takes finite numbers; got 1000"),
         ([{"x": None, "y": 1}, {"x": NAN, "y": 2}], {}, "'x' has no value in any of the 2 training rows. Leave it out: name"),
-        ([{"x": 1.5}, {"x": "a"}], {}, "'x' mixes numbers such as 1.5 and categories such as 'a'. Clean it, or name it in"),
+        (
+            [{"x": 1.5}, {"x": "a"}],
+            {},
+            r"'x' mixes numbers such as 1.5 \(training row 0\) and categories such as 'a' \(training row 1\)\. Clean it",
+        ),
         ([{"x": 1e308}, {"x": -1.7e308}], {}, r"'x' holds numbers too large to average, up to 1.7e\+308. Use numeric: quan"),
         (ROWS, {"numeric_columns": ["size"]}, "numeric_columns names 'size', which is no column; the row has age, job, member"),
         (ROWS, {"unseen": "raise", "max_categories": 1}, "'job' has 2 categories, more than max_categories=1; with unseen"),

@@ -218,7 +218,7 @@ TRAINING: list[tuple[str, list[Any], dict[str, Any], type[Exception], str]] = [
         [{"x": 1.0}, {"x": date(2020, 1, 1)}],
         {},
         ValueError,
-        "mixes numbers such as 1.0 and dates such as 20",
+        r"mixes numbers such as 1.0 \(training row 0\) and dates such as 20",
     ),
     ("text and dates", [{"x": "a"}, {"x": date(2020, 1, 1)}], {}, ValueError, "mixes dates such as .* and categories such as 'a'"),
     ("numbers for dates", [{"x": 3}], {"datetime_columns": ["x"]}, TypeError, "training row 0: column 'x' takes dates; got 3"),
@@ -232,7 +232,13 @@ TRAINING: list[tuple[str, list[Any], dict[str, Any], type[Exception], str]] = [
         ValueError,
         "training row 1: column 'x' takes finite numbers",
     ),
-    ("mixed, shared", [{"x": 1.0}, {"x": "a"}], {"schema": "shared"}, ValueError, "column 'x' mixes numbers such as 1.0 and categ"),
+    (
+        "mixed, shared",
+        [{"x": 1.0}, {"x": "a"}],
+        {"schema": "shared"},
+        ValueError,
+        r"column 'x' mixes numbers such as 1.0 \(training row 0\) and categ",
+    ),
     ("bytes", [{"x": b"\xff"}], {}, TypeError, r"training row 0: column 'x' takes numbers; got b'\\xff'"),
     ("no column", [{"x": 1}], {"text_columns": ["y"]}, ValueError, "text_columns names 'y', which is no column; the row has x"),
 ]

@@ -59,19 +59,25 @@ class Survey:
         self.categories: Counter[str | bool | int | float] = Counter()
         self.texts = 0
         self.missing = 0
+        self.rows = 0
+        self.first: dict[str, int] = {}  # the first row of each kind of cell
 
     def add(self, cell: Any) -> None:
         """Count one cell. TypeError or ValueError for a value that no column can hold."""
+        row, self.rows = self.rows, self.rows + 1
         if is_missing(cell):
             self.missing += 1
         elif self.kind == "text":
             TextColumn(self.name, 0.0, 1, 1).encode(cell)
             self.texts += 1
         elif self.kind == "datetime" or (self.kind is None and isinstance(cell, DATES)):
+            self.first.setdefault("dates", row)
             self.dates.append(to_seconds(cell, self.name))
         elif self.kind == "categorical" or (self.kind is None and isinstance(cell, str | bool | np.bool_)):
+            self.first.setdefault("categories", row)
             self.categories[_to_category(cell, self.name)] += 1
         else:
+            self.first.setdefault("numbers", row)
             self.numbers.append(to_number(cell, self.name))
 
     @property
@@ -101,11 +107,12 @@ class Survey:
             )
         found = []
         if self.numbers:
-            found.append(f"numbers such as {self.numbers[0]}")
+            found.append(f"numbers such as {self.numbers[0]} (training row {self.first['numbers']})")
         if self.dates:
-            found.append(f"dates such as {instant(self.dates[0]).isoformat()}")
+            found.append(f"dates such as {instant(self.dates[0]).isoformat()} (training row {self.first['dates']})")
         if self.categories:
-            found.append(f"categories such as {shown(next(iter(self.categories)))}")
+            category = next(iter(self.categories))
+            found.append(f"categories such as {shown(category)} (training row {self.first['categories']})")
         if len(found) > 1:
             raise ValueError(f"column {self.name!r} mixes {' and '.join(found)}. Clean it, or name it in categorical_columns")
 
