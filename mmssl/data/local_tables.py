@@ -32,11 +32,12 @@ VERSION = 1
 class Reader(Protocol):
     """Files of one kind.
 
-    schema: the columns and their types in all rows. index: columns that number the rows.
+    schema: the columns and their types in all rows, of which there are `num_rows`. index: columns that number the rows.
     missing: how many cells of each column are missing as `TableFormat.missing` says, where they were counted.
     """
 
     schema: pa.Schema
+    num_rows: int
     index: list[str]
     missing: dict[str, int]
 
@@ -78,7 +79,7 @@ def copied_table(
 ) -> tuple[ArrowTable, dict[str, int]]:
     """A table of texts that is large: read once, and kept as a copy with its types. Returns it with its `Reader.missing`."""
     chosen = [number for number, path in enumerate(every) if path in paths]
-    place = copy_place(fingerprint(every, repr((VERSION, builder, table_format, chosen))))
+    place = copy_place(content_of(every), (VERSION, builder, table_format, chosen))
     if not place.exists():
         reader = READERS[builder](paths, every, table_format)
         said = json.dumps({"index": reader.index, "missing": reader.missing})
@@ -91,8 +92,9 @@ def copied_table(
     return table, known["missing"]
 
 
-def copy_place(key: str) -> Path:
-    """Where a copy lies."""
+def copy_place(content: str, said: object) -> Path:
+    """Where the copy of files lies, by what they hold and what is said of them."""
+    key = xxhash.xxh3_128_hexdigest(f"{content} {said!r}".encode())
     return Path(datasets.config.HF_DATASETS_CACHE) / "mmssl" / f"{key}.arrow"
 
 
@@ -100,19 +102,25 @@ class FileTable(Table):
     """Rows of files, of which no column is read before it is asked for."""
 
     def __init__(
-        self, reader: Reader, paths: Sequence[Path], table_format: TableFormat, names: Sequence[str] | None = None
+        self,
+        reader: Reader,
+        paths: Sequence[Path],
+        table_format: TableFormat,
+        names: Sequence[str] | None = None,
+        digest: list[str] | None = None,
     ) -> None:
         self.columns = list(reader.schema.names if names is None else names)
         self.index = [name for name in reader.index if name in self.columns]
         self._reader, self._paths, self._format = reader, paths, table_format
         self._opened: dict[tuple[str, ...], ArrowTable] = {}
+        self._digest: list[str] = [] if digest is None else digest  # of the files' bytes, once it is known
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process gets: the files and their types, not the rows, which it reads itself."""
         return self.__dict__ | {"_opened": {}}
 
     def __len__(self) -> int:
-        return len(self._open(self.columns[:1]) if not self._opened else next(iter(self._opened.values())))
+        return self._reader.num_rows
 
     def rows(self, indices: Sequence[int]) -> list[Row]:
         return self._open(self.columns).rows(indices)
@@ -124,7 +132,7 @@ class FileTable(Table):
         return self._open([name]).class_names(name)
 
     def select(self, names: Sequence[str]) -> "FileTable":
-        return FileTable(self._reader, self._paths, self._format, names)
+        return FileTable(self._reader, self._paths, self._format, names, self._digest)
 
     def _open(self, names: Sequence[str]) -> ArrowTable:
         """A table that has some columns at least."""
@@ -139,15 +147,17 @@ class FileTable(Table):
         schema = pa.schema([self._reader.schema.field(name) for name in names], metadata=self._reader.schema.metadata)
         if self._reader.size(names) <= IN_MEMORY:
             return datasets.Dataset(pa.Table.from_batches(self._reader.batches(names), schema).combine_chunks())
-        place = copy_place(fingerprint(self._paths, repr((VERSION, self._format, schema.to_string(), list(names)))))
+        if not self._digest:
+            self._digest.append(content_of(self._paths))
+        place = copy_place(self._digest[0], (VERSION, self._format, schema.to_string(), list(names)))
         if not place.exists():
             write_copy(place, schema, lambda: self._reader.batches(names), self._reader.size(names))
         return datasets.Dataset.from_file(str(place))
 
 
-def fingerprint(paths: Sequence[Path], said: str) -> str:
-    """What files hold, byte by byte, and what was said of them: no time stamp tells whether a file is the same."""
-    digest, sizes = xxhash.xxh3_128(said.encode()), [path.stat().st_size for path in paths]
+def content_of(paths: Sequence[Path]) -> str:
+    """A digest of all bytes of files: no time stamp tells whether a file is the same."""
+    digest, sizes = xxhash.xxh3_128(), [path.stat().st_size for path in paths]
     with bar("looking for changes", sum(sizes)) as shown:
         for path, size in zip(paths, sizes, strict=True):
             with path.open("rb") as file:
@@ -194,7 +204,7 @@ class CsvReader:
         self._files = [known[path] for path in paths]
         first = self._files[0]
         same_columns([(file.path, file.names) for file in known.values()])
-        self.index = first.index
+        self.num_rows, self.index = 0, first.index
         self.missing = dict.fromkeys(first.names, 0)
         self._size = sum(file.size for file in self._files)
         self._kept: list[tuple[pa.RecordBatch, list[pa.Array]]] | None = [] if self._size <= HELD else None
@@ -202,6 +212,7 @@ class CsvReader:
         for file in known.values():
             for batch in self._texts(file, count=file in self._files):
                 seen = [self._see(file, name, batch[name]) for name in first.names]
+                self.num_rows += batch.num_rows * (file in self._files)
                 if self._kept is not None and file in self._files:
                     self._kept.append((batch, seen))
         self.schema = pa.schema([(name, guess.type) for name, guess in self._guesses.items()])
@@ -248,6 +259,7 @@ class JsonReader:
         self._files = [known[path] for path in paths]
         self._size = sum(file.size for file in self._files)
         self._kept: list[pa.RecordBatch] | None = [] if self._size <= HELD else None
+        self.num_rows = 0
         self.index: list[str] = []
         self.missing: dict[str, int] = {}
         types, coded, large = dict[str, dict[pa.DataType, None]](), set[str](), set[str]()
@@ -259,6 +271,7 @@ class JsonReader:
                         coded.add(field.name)
                     if pa.types.is_integer(field.type) and not fits_float(batch[field.name]):
                         large.add(field.name)
+                self.num_rows += batch.num_rows * (file in self._files)
                 if self._kept is not None and file in self._files:
                     self._kept.append(batch)
         fields = []
@@ -296,6 +309,7 @@ class ParquetReader:
         self._format = table_format
         known = {path: ParquetFile(path) for path in every}
         self._files = [known[path] for path in paths]
+        self.num_rows = sum(file.num_rows for file in self._files)
         filled = [file for file in known.values() if file.num_rows] or list(known.values())[:1]
         first = filled[0]
         same_columns([(file.path, [name for name in file.schema.names if name not in file.index]) for file in filled])

@@ -229,9 +229,9 @@ class Source:
         return narrow
 
     def located(self, names: Sequence[str]) -> "Source":
-        """The same source, in which cells of these columns that name a file beside the table hold its whole path."""
+        """These columns of the same source, in which cells that name a file beside the table hold its whole path."""
         source = copy.copy(self)
-        source._table = beside_table(self._table, names, self._table.beside)
+        source._table = beside_table(self._table.select(list(names)), names, self._table.beside)
         return source
 
     def cells(self, name: str) -> list[Any]:
