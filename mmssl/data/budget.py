@@ -15,9 +15,9 @@ class BudgetOrder:
     as large as its longest sample allows, and all batches are shuffled, so that any batch of any epoch can be asked for at any
     time. The last batch of a bucket is filled up with a few samples from its beginning.
 
-    lengths: tokens of each sample. shares: into how many parts a batch will be cut (processes x micro-batches); it has a sample for
-        each of them, and is the same for any number of them.
-    ValueError if a batch cannot hold a sample for each share.
+    lengths: tokens of each sample. shares: into how many parts a batch will be cut (processes x micro-batches). Batches are the
+        same for any number of them: a batch of fewer samples, of a length that few have, leaves some parts empty.
+    ValueError if a batch cannot hold a sample of the longest for each share.
     """
 
     def __init__(self, lengths: Sequence[int], tokens: int, seed: int, *, shares: int = 1, shuffle: bool = True) -> None:
@@ -39,7 +39,7 @@ class BudgetOrder:
             if len(bucket):
                 self._buckets.append(bucket)
                 count = -(-len(bucket) // (tokens // int(sizes[bucket].max())))
-                self._shapes.append((count, max(shares, -(-len(bucket) // count))))
+                self._shapes.append((count, -(-len(bucket) // count)))
         self._epoch: tuple[int, list[Int[np.ndarray, " k"]]] | None = None
 
     @property

@@ -207,6 +207,11 @@ def killed_run(place: Workplace, runs: Path, tally: Tally, seconds: float, chang
         tally.phases[place.phase(runs, child)] += 1
 
 
+def weights_of(found: dict[str, str]) -> dict[str, str]:
+    """What a model needs: without its card, which is completed after scoring, and what a killed writer left hidden."""
+    return {name: digest for name, digest in found.items() if name != "README.md" and not name.startswith(".")}
+
+
 def killed_while_replacing(place: Workplace, runs: Path, tally: Tally) -> None:
     """Let a finished run publish again, over its model, and kill it before each renaming; the model must be whole each time."""
     folder = newest_of(runs / NAME)
@@ -215,12 +220,13 @@ def killed_while_replacing(place: Workplace, runs: Path, tally: Tally) -> None:
     expected, doom, code = digests(model), 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
         facts = json.loads(record.read_text(encoding="utf-8"))
-        facts.pop("finished", None)
+        for state in ("trained", "finished"):
+            facts.pop(state, None)
         record.write_text(json.dumps(facts), encoding="utf-8")
         doom += 1
         code = wait(place.fork(runs, doom, renames=True), 600)
         found = digests(model)
-        if found != expected:
+        if weights_of(found) != weights_of(expected):
             tally.differences.append(f"killed before renaming number {doom}, the model folder holds {sorted(found) or 'nothing'}")
     if code != 0:
         sys.exit(f"an attempt failed with exit code {code}:\n{place.log.read_text(encoding='utf-8')}")

@@ -137,7 +137,7 @@ class Uninitialised(IMAGE.adapter):
 
     def __init__(self, width: int, processor: Processor, **keys: Any) -> None:
         super().__init__(width, processor, **keys)
-        self.gain = nn.Parameter(torch.full((width,), 3.0) + torch.randn(width))
+        self.gain = nn.Parameter(1e3 * torch.randn(width))  # a spread that no memory has by chance
 
     def forward(self, inputs: Inputs) -> Tokens:
         tokens = super().forward(inputs)

@@ -298,7 +298,8 @@ def test_average_of_the_weights_has_its_closed_form() -> None:
         return False
 
     fit(training, feed_of([samples(case)])(0), remember)
-    weights = [momentum**6, *((1 - momentum) * momentum ** (6 - k) for k in range(1, 7))]
+    kept = [min(momentum, (1 + step) / (10 + step)) for step in range(1, 7)]  # it warms up
+    weights = [math.prod(kept), *((1 - kept[k]) * math.prod(kept[k + 1 :]) for k in range(6))]
     for key, value in training.published().state_dict().items():
         assert_close(value.double(), sum(w * row[key] for w, row in zip(weights, history, strict=True)), rtol=1e-5, atol=1e-7)
 

@@ -78,6 +78,7 @@ def check_learning(name: str, settings: Settings) -> Predict:
 def check_round_trip(name: str, settings: Settings, trained: Predict) -> None:
     """A fresh objective with the state of another one has its loss."""
     other, batch = small(name, settings, seed=1)
+    other.networks.make()
     other.load_state_dict(trained.state_dict())
     assert_close(other.eval()(batch).loss, trained.eval()(batch).loss, rtol=0, atol=0)
 

@@ -347,7 +347,7 @@ def test_a_folder_with_one_table_is_read_by_it(kind: str, column: str) -> None:
     source = Source(path="pets", split="train")
     assert pixels(source) == [2, 1, 0]
     assert source.labels().names == ["u", "v"]  # type: ignore[union-attr]
-    assert source.labelled("breed").cells("breed") == ["x", "y", "x"]
+    assert source.cells("breed") == ["x", "y", "x"]
     assert set(source.column_names) == {"image", column, "breed", "label"}
     assert f"pets is read by pets/metadata.{kind}: a row is a sample, its file is named by {column}." in source.notes
     assert f"pets: 1 media file is not named by pets/metadata.{kind} and not read, such as spare.png." in source.notes

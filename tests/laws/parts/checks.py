@@ -22,7 +22,7 @@ def test_law_of_objectives(law: str, name: str) -> None:
     OBJECTIVE_LAWS[law](Agreement, name)
 
 
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", [name for name in FLOATS if name != "points"])  # whose loss is of sets of points
 @pytest.mark.parametrize("law", TARGET_LAWS)
 def test_law_of_targets(law: str, name: str) -> None:
     TARGET_LAWS[law](Energy, name)
