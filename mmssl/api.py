@@ -1,5 +1,6 @@
 """The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, repeat
@@ -30,6 +31,8 @@ from mmssl.training.progress import track
 from mmssl.training.run import Run, check_run_to_continue
 from mmssl.training.session import pretrain
 from mmssl.training.splits import open_splits
+
+logger = logging.getLogger(__name__)
 
 RecipeLike = str | Path | Mapping[str, Any]
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -206,9 +209,9 @@ def embed(
 
 
 def tell(*sources: Source) -> None:
-    """Print what a user should know of how data were read, each once."""
+    """Log what a user should know of how data were read, each once."""
     for note in dict.fromkeys(note for source in sources for note in source.notes):
-        print(f"note: {note}")
+        logger.warning("note: %s", note)
 
 
 def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:

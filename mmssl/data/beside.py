@@ -32,15 +32,19 @@ class Beside:
         found: list[int] = np.searchsorted(self._ends, np.asarray(rows, dtype=np.int64), side="right").tolist()
         return found
 
-    def holds_any(self, cells: Sequence[Any]) -> bool:
-        """Whether any of these cells names a file beside any of the files."""
-        folders = {str(file.parent) for file in self.files}
-        return any(located(cell, folder) is not cell for folder in folders for cell in cells)
+    @cached_property
+    def _folders(self) -> list[str]:
+        """The folder of each file."""
+        return [str(file.parent) for file in self.files]
 
-    def folders(self, rows: Sequence[int]) -> list[str]:
-        """The folder of the file that each row is of."""
-        folders = [str(file.parent) for file in self.files]
-        return [folders[0]] * len(rows) if len(set(folders)) == 1 else [folders[owner] for owner in self.owners(rows)]
+    def located(self, cells: list[Any], rows: Sequence[int]) -> list[Any]:
+        """The cells of some rows, those that name a file beside the table with its path."""
+        folders = list(dict.fromkeys(self._folders))
+        if len(folders) == 1:
+            return [located(cell, folders[0]) for cell in cells]
+        if not any(located(cell, folder) is not cell for folder in folders for cell in cells):
+            return cells  # or rows would be counted in vain
+        return [located(cell, self._folders[owner]) for cell, owner in zip(cells, self.owners(rows), strict=True)]
 
 
 class BesideTable(Table):
@@ -60,24 +64,19 @@ class BesideTable(Table):
     def rows(self, indices: Sequence[int]) -> list[Row]:
         rows = self._table.rows(indices)
         for name in self._names:
-            cells = self._located([row[name] for row in rows], indices)
+            cells = self._beside.located([row[name] for row in rows], indices)
             rows = [{**row, name: cell} for row, cell in zip(rows, cells, strict=True)]
         return rows
 
     def column(self, name: str) -> list[Any]:
         cells = self._table.column(name)
-        return self._located(cells, range(len(cells))) if name in self._names else cells
+        return self._beside.located(cells, range(len(cells))) if name in self._names else cells
 
     def class_names(self, name: str) -> list[str] | None:
         return self._table.class_names(name)
 
     def select(self, names: Sequence[str]) -> Table:
         return beside_table(self._table.select(names), [name for name in self._names if name in names], self._beside)
-
-    def _located(self, cells: list[Any], indices: Sequence[int]) -> list[Any]:
-        if not self._beside.holds_any(cells):
-            return cells
-        return [located(cell, folder) for cell, folder in zip(cells, self._beside.folders(indices), strict=True)]
 
 
 def beside_table(table: Table, names: Sequence[str], beside: Beside | None) -> Table:

@@ -6,6 +6,7 @@ stay text. Whole numbers and decimals together are decimals. Cells of a JSON col
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -173,7 +174,7 @@ def _family(kind: pa.DataType) -> str:
 
 def is_json(field: pa.Field) -> bool:
     """Whether cells are JSON, as their types differ; `datasets` has a type of its own for such columns."""
-    return (field.metadata or {}).get(b"mmssl") == b"json" or getattr(field.type, "extension_name", "") == "arrow.json"
+    return JSON.items() <= (field.metadata or {}).items() or getattr(field.type, "extension_name", "") == "arrow.json"
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -209,9 +210,9 @@ def _largest(column: pa.Array) -> int:
     return max(abs(ends["min"] or 0), abs(ends["max"] or 0))
 
 
-def to_json(column: pa.Array) -> pa.StringArray:
+def to_json(cells: Sequence[Any]) -> pa.StringArray:
     """Cells as JSON, which keeps the type of each."""
-    return pa.array([None if cell is None else json.dumps(cell) for cell in column.to_pylist()], pa.string())
+    return pa.array([None if cell is None else json.dumps(cell) for cell in cells], pa.string())
 
 
 def asked_type(kind: pa.DataType, asked: ColumnType) -> pa.DataType:

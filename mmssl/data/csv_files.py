@@ -33,6 +33,7 @@ class CsvFile:
         self.delimiter = table_format.sign or ("\t" if path.suffix.lower() == ".tsv" else ",")
         self._asked = table_format.delimiter is not None
         self._block = _BLOCK
+        self._ends_well = False
         self.names = self._header()
         self.size = path.stat().st_size
 
@@ -64,7 +65,9 @@ class CsvFile:
                 if "straddling" not in str(error) or self._block >= _LARGEST_BLOCK:
                     raise self._error(self._reason(error, wrong)) from error
                 self._block *= 8  # a row is longer than a block
-        self._check_end()
+        if not self._ends_well:
+            self._check_end()
+            self._ends_well = True
 
     def _open(self, refuse: "arrow_csv.InvalidRowHandler") -> arrow_csv.CSVStreamingReader:
         return arrow_csv.open_csv(

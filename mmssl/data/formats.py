@@ -26,17 +26,20 @@ def formats(suffixes: Collection[str]) -> dict[str, tuple[str, ...]]:
 
     Plug-ins are asked, and for that imported, only if any suffix is none of a table.
     """
-    tables: dict[str, tuple[str, ...]] = {suffix: (kind,) for suffix, kind in TABLES.items()}
-    return tables if all(suffix in tables for suffix in suffixes) else all_formats()
+    return _of_tables() if TABLES.keys() >= set(suffixes) else all_formats()
 
 
 def all_formats() -> dict[str, tuple[str, ...]]:
     """What files of each suffix are: a kind of table, or one sample each, by the columns of all modalities that read them."""
-    known: dict[str, tuple[str, ...]] = {suffix: (kind,) for suffix, kind in TABLES.items()}
+    known = _of_tables()
     for modality in map(find, installed()):
         for suffix in modality.suffixes:
             known[suffix] = (*known.get(suffix, ()), modality.columns[0])
     return known
+
+
+def _of_tables() -> dict[str, tuple[str, ...]]:
+    return {suffix: (kind,) for suffix, kind in TABLES.items()}
 
 
 def has_suffix(name: str) -> bool:

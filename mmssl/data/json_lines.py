@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from mmssl.data.column_types import EXACT, JSON
+from mmssl.data.column_types import EXACT, JSON, to_json
 from mmssl.data.table_format import TableFormat
 
 _ROWS = 4096
@@ -112,7 +112,7 @@ def typed(cells: Sequence[Any]) -> tuple[pa.Array, bool]:
             return pa.array(cells), False
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         pass
-    return pa.array([None if cell is None else json.dumps(cell) for cell in cells], pa.string()), True
+    return to_json(cells), True
 
 
 def _mixes(cells: Sequence[Any]) -> bool:

@@ -148,8 +148,12 @@ class Run:
         """
         try:
             yield
-        except Exception as error:
-            last = checkpoint.newest(self.checkpoints)
+        except Exception as failed:
+            error = failed
+            try:
+                last = checkpoint.newest(self.checkpoints)
+            except RuntimeError as later:  # torch tells of a killed worker once, wherever we are: here as well
+                error, last = later, checkpoint.newest(self.checkpoints)
             if last is None or isinstance(error, unless):
                 raise
             how = f"last checkpoint {last}; continue with:\n  {self.resume_command}"

@@ -202,6 +202,23 @@ def test_data_that_cannot_be_scored(
 
 
 @pytest.mark.usefixtures("plain")
+def test_a_killed_worker_of_which_torch_tells_while_another_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises in the handler of a signal: wherever the run happens to be."""
+    said = ["DataLoader worker (pid 7) is killed by signal: Killed. "]
+
+    def newest(folder: Path) -> Path:
+        if said:
+            raise RuntimeError(said.pop())
+        return folder / "step-4"
+
+    run = Run(tmp_path)
+    run.record(command="mmssl train tiny.yaml")
+    monkeypatch.setattr(checkpoint, "newest", newest)
+    with pytest.raises(WorkerKilled, match="a data worker was killed .* last checkpoint .*step-4; continue with:"):
+        with run.telling_how_to_go_on(unless=ZeroDivisionError):
+            raise ConnectionResetError("of the worker's pipe")
+
+
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("division by zero"), torch.linalg.LinAlgError("eigh"), MemoryError(), KeyError("k")]
 )
