@@ -5,6 +5,8 @@ Only the commands that need it do so; help and lists come at once.
 
 import argparse
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -47,11 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except USER_ERRORS as error:
         if options.traceback:
             raise
-        sys.exit(f"mmssl: {message(error)}")
+        sys.exit(f"mmssl: {message(error)}" if speaks(error) else 1)
     except SystemExit as stop:
-        if str(stop) != str(stop.code):
+        if str(stop) != str(stop.code) and os.environ.get("RANK", "0") == "0":
             print(stop, file=sys.stderr)
         raise
+
+
+def speaks(error: BaseException) -> bool:
+    """Whether this process is the one to tell of an error: of several the one that has it, and the first one."""
+    other = any("OtherFailed" in type(one).__name__ for one in (error, error.__cause__))
+    return not other or os.environ.get("RANK", "0") == "0"
 
 
 def message(error: BaseException) -> str:
@@ -76,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="run a recipe: train, evaluate, report")
     command.add_argument("recipe", help="path or name of a recipe")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="train.lr=1e-3, data.path=..., resume=auto, init=MODEL")
+    command.add_argument("--processes", type=int, metavar="N", help="train on N processes of this machine, one for each GPU")
     command.set_defaults(run=train)
 
     command = commands.add_parser("evaluate", help="probe a frozen model beside raw features and random weights")
@@ -140,6 +149,8 @@ def table_format(options: argparse.Namespace) -> Any:
 
 
 def train(options: argparse.Namespace) -> None:
+    if options.processes is not None:
+        sys.exit(launch(options.processes, ["train", options.recipe, *options.overrides]))
     from mmssl import api
     from mmssl.training.run import NotScored
 
@@ -148,8 +159,41 @@ def train(options: argparse.Namespace) -> None:
     except NotScored as error:
         if options.traceback:
             raise
-        print(f"mmssl: {message(error)}", file=sys.stderr)
+        if speaks(error):
+            print(f"mmssl: {message(error)}", file=sys.stderr)
         sys.exit(NOT_SCORED)
+
+
+def launch(count: int, arguments: Sequence[str]) -> int:
+    """Run `mmssl` with these arguments on processes of this machine, as torchrun does; the exit code of the first to fail."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if count < 1:
+        raise ValueError(f"--processes must be at least 1; got {count}")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    # The processes say themselves what went wrong.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=f"mmssl-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "mmssl", *arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    except SignalException as stop:
+        return 128 + int(stop.sigval)
+    return 0
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
 from mmssl.report import contents
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
+from mmssl.training.launch import joined
 from mmssl.training.progress import track
 from mmssl.training.run import Run, check_run_to_continue
 from mmssl.training.session import pretrain
@@ -50,7 +51,7 @@ def train(recipe: RecipeLike, overrides: Overrides = (), *, rows: Rows | None = 
 
     RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.training.session.pretrain` for the rest.
     """
-    return pretrain(read(recipe, overrides, sections), rows)
+    return pretrain(joined(lambda: read(recipe, overrides, sections)), rows)
 
 
 def read(recipe: RecipeLike, overrides: Overrides, sections: Mapping[str, Any]) -> recipes.Recipe:

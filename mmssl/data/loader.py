@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -354,13 +354,16 @@ def batches(
     labels: Labels | None = None,
     on_error: OnError = "raise",
     workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
     """All samples of a source once, in order, for evaluation; the last batch may be short. See `loader` for arguments and errors.
 
-    Batches of bad samples alone are left out. A row that is cut into pieces lies within one batch, which may be larger for it.
+    Of several processes each takes every `world`-th batch, and one of bad samples alone has the length 0; else that is left out.
+    A row that is cut into pieces lies within one batch, which may be larger for it.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     reader = _Reader(source, modalities, seed=0, labels=labels, on_error=on_error)
-    shares = ((0, samples) for samples in source.whole_rows(batch_size))
-    return (batch for batch in _batches(reader, shares, workers, pin_memory=False) if len(batch))
+    shares = ((0, samples) for samples in islice(source.whole_rows(batch_size), rank, None, world))
+    return (batch for batch in _batches(reader, shares, workers, pin_memory=False) if len(batch) or world > 1)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from mmssl.data import Batch, Labels, Source, Track, batches, cut, silent
+from mmssl.data import Batch, Labels, Source, Track, batches, cut, processes, silent
 from mmssl.data.source import OnError
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLConfig, MMSSLModel
@@ -49,6 +49,8 @@ def extract(
 ) -> Features:
     """Pooled outputs of a frozen model for every row of `source`: evaluation mode, float32, no augmentation, on the model's device.
 
+    Several processes share the work; of all but the first one the result is empty.
+
     name: the modality to read. title: what `track`, the progress display, says.
     ValueError names source, row and column of a sample that cannot be read, unless `on_error` is "skip".
     """
@@ -70,16 +72,37 @@ def embed(
     title: str = "features",
     track: Track = silent,
 ) -> Iterator[tuple[Float[Tensor, "b d"], Batch]]:
-    """What `extract` collects, batch by batch, each beside its batch; the model is in evaluation mode meanwhile."""
+    """What `extract` collects, batch by batch, each beside its batch; the model is in evaluation mode meanwhile.
+
+    Several processes take turns, and the first one is given all batches, in their order; the others are given none. What fails on
+    one fails on all.
+    """
     modalities = {name: (find(name), processor.processors[name])}
     source = cut(source, modalities, track=track)
-    stream = batches(source, modalities, batch_size, labels=labels, on_error=on_error, workers=workers)
-    with evaluating(model):
-        for batch in track(stream, title, -(-len(source) // batch_size), unit="batches"):
+    stream = batches(
+        source,
+        modalities,
+        batch_size,
+        labels=labels,
+        on_error=on_error,
+        workers=workers,
+        rank=processes.rank(),
+        world=processes.world(),
+    )
+
+    def answered() -> Iterator[tuple[Float[Tensor, "b d"], Batch] | None]:
+        for batch in stream:
+            if not len(batch):
+                yield None
+                continue
             inputs = batch.to(model.device).inputs[name]
             with torch.no_grad():
                 values = model.pool(model.encode(name, inputs))
             yield merge_pieces(values, batch, source)
+
+    with evaluating(model):
+        rounds = -(-len(source) // batch_size // processes.world())
+        yield from track(processes.in_turn(answered()), title, rounds, unit="batches")
 
 
 def merge_pieces(values: Float[Tensor, "b d"], batch: Batch, source: Source) -> tuple[Float[Tensor, "c d"], Batch]:
@@ -156,6 +179,8 @@ Part = tuple[Float[Tensor, "_ d"], Shaped[Tensor, " _"] | None, Int[Tensor, " _"
 
 
 def _joined(parts: Sequence[Part]) -> Features:
+    if not parts:
+        return Features(torch.empty(0, 0), None, torch.empty(0, dtype=torch.int64))
     labels = [part_labels for _, part_labels, _ in parts if part_labels is not None]
     return Features(
         torch.cat([values for values, _, _ in parts]),

@@ -1,7 +1,7 @@
 """How a frozen model is scored: one protocol with a version, printed beside every score."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from mmssl.data import DataOptions, Labels, Source, Track, silent
+from mmssl.data import DataOptions, Labels, Source, Track, processes, silent
 from mmssl.evaluation import probes
 from mmssl.evaluation.features import Features, extract, random_init, raw_features
 from mmssl.evaluation.history import Exposure, History, label_column
@@ -148,7 +148,8 @@ class Evaluator:
                 track=self.track,
             )
 
-        return self._probe(name, self._split(read), model.device)
+        train, test = read(self.sources.train, self.sources.train_labels), read(self.sources.test, self.sources.test_labels)
+        return self._by_first(lambda: (self._probe(name, self._split(train, test), model.device),))[0]
 
     def _measure_baselines(self, device: torch.device) -> Baselines:
         options, data = self.options, self.data
@@ -166,13 +167,22 @@ class Evaluator:
                 track=self.track,
             )
 
-        split = self._split(read)
-        rows = (random, self._probe(RAW, split, device), self._constant(split))
-        return Baselines(rows, len(split.train), len(split.test), split.skipped)
+        def measured() -> tuple[Row, ...]:
+            split = self._split(read(sources.train, sources.train_labels), read(sources.test, sources.test_labels))
+            sizes.extend([len(split.train), len(split.test), split.skipped])
+            return self._probe(RAW, split, device), self._constant(split)
 
-    def _split(self, read: Callable[[Source, Labels], Features]) -> Split:
+        sources, sizes = self.sources, list[int]()
+        rows = self._by_first(measured)
+        num_train, num_test, skipped = processes.by_first(lambda: sizes)
+        return Baselines((random, *rows), num_train, num_test, skipped)
+
+    def _by_first(self, measure: Callable[[], tuple[Row, ...]]) -> tuple[Row, ...]:
+        """Rows that the first process measures; the others wait for them."""
+        return tuple(Row(**values) for values in processes.by_first(lambda: [asdict(row) for row in measure()]))
+
+    def _split(self, train: Features, test: Features) -> Split:
         sources = self.sources
-        train, test = read(sources.train, sources.train_labels), read(sources.test, sources.test_labels)
         assert train.labels is not None
         assert test.labels is not None
         skipped = len(sources.train) - len(train) + len(sources.test) - len(test)

@@ -6,7 +6,7 @@ for each sample until all weights of the step are known, and a measurement is wh
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,11 @@ class Metric(ABC):
     def value(self) -> Float[Tensor, ""]:
         """The value for this micro-batch alone."""
         return type(self).join([self])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Metric":
+        """The same with its tensors changed, moved to another device, say."""
+        found = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **found)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class TrainOptions:
     checkpoint_every: steps between checkpoints; one is always written at the end and on interruption.
     keep_last: checkpoints kept.
     trackers: experiment trackers, beside the local metrics.jsonl.
+    timeout: seconds after which processes that wait in a step for one that is gone, or hangs, end the run.
     """
 
     batch_size: Whole = 256
@@ -68,6 +69,7 @@ class TrainOptions:
     checkpoint_every: Whole = 500
     keep_last: Whole = 3
     trackers: tuple[Tracker, ...] = ()
+    timeout: Annotated[float, Field(gt=0)] = 600.0
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:

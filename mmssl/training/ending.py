@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmssl import files
+from mmssl.data import processes
 from mmssl.data.options import ONLY
 from mmssl.evaluation import Evaluator, Table
 from mmssl.evaluation.history import History
@@ -38,12 +39,14 @@ class Ending:
             (folder / "README.md").write_text(self.card([]), encoding="utf-8")
 
     def score(self, evaluators: Mapping[str, Evaluator], then: Callable[[], None]) -> list[Table]:
-        """Score the model on every source, print the tables, and put them into the run and the card.
+        """Score the model on every source, by all processes; the first prints the tables and puts them into the run and the card.
 
         then: called between scoring and writing; it may raise.
         """
         tables = {name: evaluator.table(self.model) for name, evaluator in evaluators.items()}
         then()
+        if not processes.is_first():
+            return list(tables.values())
         if tables:
             written = {name: table.to_dict() for name, table in tables.items()}
             files.write_json(self.run.table_file, written.get(ONLY, written))

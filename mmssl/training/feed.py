@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl import files
-from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, Track, batches, loader, silent
+from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, Track, batches, loader, processes, silent
 from mmssl.data.loader import READ
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
@@ -119,6 +119,11 @@ class Feed:
         """Count the step on the current source, whose loss over all processes was `loss`."""
         self.mixture.learn(self.current, loss)
         self.learned = True
+
+    def share_skips(self) -> None:
+        """Know the messages of all processes."""
+        found = dict.fromkeys(message for skips in processes.gathered(self.skips) for message in skips)
+        self.skips = list(found)[:SHOWN_SKIPS]
 
     def state(self) -> dict[str, Any]:
         """Everything that the next batch and the report depend on."""

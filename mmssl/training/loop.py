@@ -1,7 +1,9 @@
 """The one training loop, on Accelerate. It knows no objective and no modality."""
 
 import math
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,18 +12,21 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import GradientAccumulationPlugin
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmssl.data import Batch, with_others
+from mmssl.data import Batch, processes, with_others
+from mmssl.data.processes import OtherFailed
 from mmssl.model import Encoder, MMSSLModel
 from mmssl.objectives import Clock, Objective, Output, Step
 from mmssl.objectives.networks import AVERAGE, Moving
-from mmssl.objectives.terms import joined
+from mmssl.objectives.terms import Metric, joined
 from mmssl.recipe.options import Attention, Precision, TrainOptions
 from mmssl.training.allocator import keep_freed_memory, keep_kernels
 from mmssl.training.checkpoint import rng_state, set_rng_state
 from mmssl.training.health import BEGINNING
+from mmssl.training.launch import check_in_force, refuse_other_settings, start
 from mmssl.training.optim import adamw, parameter_groups, set_lr
 
 
@@ -67,19 +72,48 @@ class Counters:
     skipped: int = 0
 
 
+@dataclass(frozen=True)
+class Made:
+    """An optimizer step as one process made it: its measurements still lie on the device.
+
+    losses, metrics, ids: of each micro-batch.
+    """
+
+    clock: Clock
+    lr: float
+    seconds: float
+    losses: Sequence[Float[Tensor, ""]]
+    metrics: Sequence[Mapping[str, Metric]]
+    grad_norm: Float[Tensor, ""]
+    ids: Sequence[Int[Tensor, " b"]]
+
+    def on_cpu(self) -> "Made":
+        """The same, to be sent."""
+        metrics = [{name: metric.map(Tensor.cpu) for name, metric in each.items()} for each in self.metrics]
+        losses, ids = [loss.cpu() for loss in self.losses], [each.cpu() for each in self.ids]
+        return replace(self, losses=losses, metrics=metrics, grad_norm=self.grad_norm.cpu(), ids=ids)
+
+
 class Training:
     """An objective with its optimizer: makes steps, saves and restores its whole state.
+
+    reading_failed: whether all processes know that one of them cannot read the next step: what was trained before it is whole.
 
     objective: what to train; options: how. `steps_per_epoch` says how long a pass over the data is, for a budget of epochs.
     """
 
     def __init__(self, objective: Objective, options: TrainOptions, *, project_dir: str | None = None) -> None:
         self.options, self.counters, self.steps_per_epoch = options, Counters(), 1.0
-        self.grad_norm = 0.0
+        self.grad_norm = torch.tensor(0.0)
+        self.reading_failed, self.begin = False, time.perf_counter()
+        start(options.timeout)
+        precision = accelerate_precision(options.precision)
+        refuse_other_settings(precision, options.accumulation, os.environ)
         AcceleratorState._reset_state()  # or the precision of an earlier run in this process could not be changed
         self.accelerator = Accelerator(
-            mixed_precision=accelerate_precision(options.precision),
-            gradient_accumulation_steps=options.accumulation,
+            mixed_precision=precision,
+            # The number alone would give way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS of `accelerate launch`.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=options.accumulation, sync_with_dataloader=False),
             log_with=list(options.trackers) or None,
             project_dir=project_dir,
             kwargs_handlers=[
@@ -87,6 +121,7 @@ class Training:
                 DistributedDataParallelKwargs(find_unused_parameters=len(objective.modalities) > 1, broadcast_buffers=False)
             ],
         )
+        check_in_force(self.accelerator)
         if self.device.type == "cpu":
             keep_freed_memory()
             keep_kernels()
@@ -105,7 +140,10 @@ class Training:
     def prepare(self) -> tuple[nn.Module, AcceleratedOptimizer]:
         """The objective in its place, then the copies of its model, placed or sharded as the student is; then the optimizer."""
         options = self.options
-        wrapped = self.accelerator.prepare(self.objective)
+        with warnings.catch_warnings():
+            # Its successor is not in torch 2.11, nor in Accelerate 1.15.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped = self.accelerator.prepare(self.objective)
         self.objective.networks.make()
         groups = parameter_groups(
             self.objective, self.objective.model.encoder, weight_decay=options.weight_decay, layer_decay=options.layer_decay
@@ -148,39 +186,91 @@ class Training:
 
         TrainingError if the loss or the gradient is not finite (of fp16 the loss only: the gradient's scale adapts to overflow).
         """
-        begin = time.perf_counter()
-        lr = self.lr
-        set_lr(self.optimizer, lr)
-        micro = self.with_donors(self.read(batches))
-        outputs = self.backward(micro)
-        self.counters.step += 1
-        self.counters.samples += sum(map(len, micro)) * self.accelerator.num_processes
-        seconds = self.counters.seconds
-        self.counters.seconds = self.agreed(seconds + time.perf_counter() - begin)
-        if not self.optimizer.step_was_skipped:
-            self.objective.after_step(self.clock)
-        row = numbers({"loss": self.total([output.loss.detach() for output in outputs])} | joined([o.metrics for o in outputs]))
-        return row | {"lr": lr, "grad_norm": self.grad_norm, "step_seconds": self.counters.seconds - seconds}
+        micro = self.read(batches)
+        assert micro is not None
+        return self.settled([self.move(micro)])[0]
 
-    def read(self, batches: Iterator[Batch]) -> list[Batch]:
-        """The micro-batches of the next step that has samples; where all of a step were bad, they are counted and passed over.
+    def read(self, batches: Iterator[Batch], stop: bool = False) -> list[Batch] | None:
+        """The micro-batches of the next step; None where a process says `stop`. A step of bad samples alone is passed over.
 
-        ValueError if one of several processes has no sample in a step: it could not take part.
+        ValueError if one of several processes has no sample in a step: it could not take part. OtherFailed where one cannot read.
         """
+        self.begin = time.perf_counter()
         while True:
-            micro = [next(batches) for _ in range(self.options.accumulation)]
-            self.counters.skipped += sum(len(batch.skipped) for batch in micro)
-            counts = [sum(map(len, micro))]
-            if self.accelerator.num_processes > 1:
-                counts = gather_object(counts)
+            micro, error = list[Batch](), None
+            try:
+                micro = [] if stop else [next(batches) for _ in range(self.options.accumulation)]
+            except Exception as failed:
+                error = failed
+            skipped, samples = sum(len(batch.skipped) for batch in micro), sum(map(len, micro))
+            found = processes.gathered_numbers([samples, skipped, stop, error is not None])
+            counts, skips, stops, failures = found.T.long().tolist()
+            self.reading_failed = any(failures)
+            if error is not None:
+                raise error
+            if any(failures):
+                raise OtherFailed(f"{processes.name(failures.index(1))} cannot read step {self.counters.step + 1}; it says why")
+            if any(stops):
+                return None
+            self.counters.skipped += sum(skips)
             if all(counts):
+                self.counters.samples += sum(counts)
                 return micro
             if any(counts):
-                skipped = "; ".join(batch.skipped[-1] for batch in micro if batch.skipped) or "see the other processes"
+                told = "; ".join(batch.skipped[-1] for batch in micro if batch.skipped) or "see the other processes"
                 raise ValueError(
-                    f"one of {len(counts)} processes has no sample that can be read in a step: {skipped}. Give each process more "
+                    f"one of {len(counts)} processes has no sample that can be read in a step: {told}. Give each process more "
                     "samples (train.batch_size), or drop the bad ones"
                 )
+
+    def move(self, micro: list[Batch]) -> "Made":
+        """One optimizer step on micro-batches. On a CPU, TrainingError at once if it is not finite; see `settled`."""
+        lr = self.lr
+        set_lr(self.optimizer, lr)
+        micro = self.with_donors(micro)
+        outputs = self.backward(micro)
+        self.counters.step += 1
+        seconds = self.counters.seconds
+        # The clock is that of the first process.
+        self.counters.seconds = float(processes.gathered_numbers([seconds + time.perf_counter() - self.begin])[0, 0])
+        if not self.optimizer.step_was_skipped:
+            self.objective.after_step(self.clock)
+        return Made(
+            self.clock,
+            lr,
+            self.counters.seconds - seconds,
+            [output.loss.detach() for output in outputs],
+            [output.metrics for output in outputs],
+            self.grad_norm,
+            [batch.ids for batch in micro],
+        )
+
+    def settled(self, steps: Sequence["Made"]) -> list[dict[str, float]]:
+        """The loss and the metrics of whole steps, over all micro-batches and processes; waits for the device, once.
+
+        TrainingError if a loss or a gradient was not finite.
+        """
+        everyone = [steps] if processes.world() == 1 else processes.gathered([one.on_cpu() for one in steps])
+        rows = []
+        for parts in zip(*everyone, strict=True):
+            own = parts[0]
+            measured = joined([metrics for part in parts for metrics in part.metrics])
+            losses = [loss for part in parts for loss in part.losses]
+            row = numbers({"loss": torch.stack(losses).sum(), "grad_norm": own.grad_norm} | measured)
+            self.check(own.clock.step, parts, row)
+            norm = row.pop("grad_norm")
+            rows.append(row | {"lr": own.lr, "grad_norm": norm, "step_seconds": own.seconds})
+        return rows
+
+    def check(self, step: int, parts: Sequence["Made"], row: Mapping[str, float]) -> None:
+        """TrainingError if the loss, or the gradient, of a step is not finite. parts: the step as each process made it."""
+        if not math.isfinite(row["loss"]):
+            pairs = [(loss, ids) for part in parts for loss, ids in zip(part.losses, part.ids, strict=True)]
+            loss, ids = next(((loss, ids) for loss, ids in pairs if not loss.isfinite()), pairs[0])
+            raise TrainingError(f"the loss is {float(loss)} at step {step}", ids.tolist())
+        if not math.isfinite(row["grad_norm"]) and self.accelerator.scaler is None:
+            ids = torch.cat([ids for part in parts for ids in part.ids])
+            raise TrainingError(f"the gradient's norm is {row['grad_norm']} at step {step}", ids.tolist())
 
     def with_donors(self, micro: list[Batch]) -> list[Batch]:
         """Micro-batches on the device; where something of a sample may come from others, with all samples of all processes.
@@ -189,7 +279,8 @@ class Training:
         """
         if not self.objective.mixes:
             return [batch.to(self.device) for batch in micro if len(batch)]
-        everyone, first = gather_object(micro), len(micro) * self.accelerator.process_index
+        everyone = [batch for own in processes.gathered(micro) for batch in own]
+        first = len(micro) * processes.rank()
         places = [place for place, batch in enumerate(everyone) if len(batch)]
         found = with_others([everyone[place].to(self.device) for place in places])
         return [batch for place, batch in zip(places, found, strict=True) if first <= place < first + len(micro)]
@@ -208,8 +299,8 @@ class Training:
                 # Accelerate divides by the micro-batches, DistributedDataParallel by the processes: each loss is a share of a sum.
                 self.accelerator.backward(output.loss * (shares * self.accelerator.num_processes))
                 if self.accelerator.sync_gradients:
-                    self.check(outputs, micro)
-                    self.clip([i for each in micro for i in each.ids.tolist()])
+                    self.clip()
+                    self.check_at_once(outputs, micro)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         return outputs
@@ -226,31 +317,26 @@ class Training:
         total = {name: self.total([each[name] for each in weights]) for name in weights[0]}
         return replace(step, weights=total)
 
-    def check(self, outputs: Sequence[Output], micro: Sequence[Batch]) -> None:
-        """TrainingError if a loss of the step is not finite."""
-        losses = torch.stack([output.loss.detach() for output in outputs]).tolist()
-        for loss, batch in zip(losses, micro, strict=True):
-            if not math.isfinite(loss):
-                raise TrainingError(f"the loss is {loss} at step {self.counters.step + 1}", batch.ids.tolist())
+    def check_at_once(self, outputs: Sequence[Output], micro: Sequence[Batch]) -> None:
+        """TrainingError, before the optimizer moves, if a step is not finite: on a CPU, where nothing waits for the answer."""
+        if self.device.type != "cpu":
+            return
+        bad = not all(output.loss.isfinite() for output in outputs)
+        bad |= self.accelerator.scaler is None and not self.grad_norm.isfinite()
+        if processes.gathered_numbers([bad]).any():
+            clock = self.clock_at(self.counters.step + 1)
+            losses, ids = [output.loss.detach() for output in outputs], [batch.ids for batch in micro]
+            self.settled([Made(clock, self.lr, 0.0, losses, [{} for _ in losses], self.grad_norm, ids)])
 
     def total(self, values: Sequence[Tensor]) -> Tensor:
         """The sum of a number over the micro-batches and processes of a step."""
         own = torch.stack(list(values)).sum()
         return own if self.accelerator.num_processes == 1 else self.accelerator.reduce(own, "sum")
 
-    def agreed(self, value: float) -> float:
-        """A number of the first process, on all of them: clocks differ."""
-        if self.accelerator.num_processes == 1:
-            return value
-        (found,) = broadcast_object_list([value])
-        return float(found)
-
-    def clip(self, samples: Sequence[int]) -> None:
-        """Measure the norm of the gradient of `samples`, then bring it down to the limit if there is one."""
+    def clip(self) -> None:
+        """Measure the norm of the gradient, then bring it down to the limit if there is one."""
         limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
-        self.grad_norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit))
-        if not math.isfinite(self.grad_norm) and self.accelerator.scaler is None:
-            raise TrainingError(f"the gradient's norm is {self.grad_norm} at step {self.counters.step + 1}", samples)
+        self.grad_norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit).detach()
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -260,6 +346,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "rng": rng_state(),
+            "rngs": processes.gathered(rng_state()) if processes.world() > 1 else [],
             "average_warms_up": self.objective.networks.average_warms_up,
         }
 
@@ -275,7 +362,8 @@ class Training:
         # A run that began before averages warmed up goes on without, to the weights that it would have had.
         self.objective.networks.average_warms_up = state.get("average_warms_up", False)
         self.counters = Counters(**state["counters"])
-        set_rng_state(state["rng"])
+        rngs = state.get("rngs", [])
+        set_rng_state(rngs[processes.rank()] if len(rngs) == processes.world() else state["rng"])
 
     def published(self) -> MMSSLModel:
         """The model to publish."""
@@ -323,6 +411,15 @@ def fit(training: Training, batches: Iterator[Batch], on_step: Callable[[dict[st
 
     batches: one per micro-batch.
     """
+    run_steps(training, batches, lambda made: on_step(training.settled([made])[0]))
+
+
+def run_steps(training: Training, batches: Iterator[Batch], on_step: Callable[[Made], bool]) -> None:
+    """Train like `fit`; `on_step` is given steps whose measurements nobody waited for. All processes stop where one wants to."""
     training.wrapped.train()
-    while training.progress < 1 and not on_step(training.step(batches)):
-        pass
+    stop = False
+    while training.progress < 1:
+        micro = training.read(batches, stop)
+        if micro is None:
+            break
+        stop = on_step(training.move(micro))

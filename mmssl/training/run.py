@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 
 from mmssl import files
+from mmssl.data import processes
 from mmssl.data.loader import KILLED, WorkerKilled, names_killed_worker
 from mmssl.recipe import Recipe, RecipeError, changed_keys, load, yaml12
 from mmssl.recipe.options import RunOptions
@@ -32,7 +34,7 @@ PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy",
 
 FREE = (
     *("run.dir", "run.name", "evaluate", "resume", "data.workers", "data.cache"),
-    *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.trackers"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.trackers", "train.timeout"),
 )
 """Keys that may change on resume: they do not change what is learned."""
 ONE_WAY = ("data.on_error: 'raise' -> 'skip'",)
@@ -40,7 +42,7 @@ ONE_WAY = ("data.on_error: 'raise' -> 'skip'",)
 
 
 class Run:
-    """An open run folder."""
+    """An open run folder. Of several processes the first one writes; what the others would write is left out."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -167,8 +169,8 @@ class Run:
         """Delete the folder of a run that wrong input, or Ctrl-C, ends before it has logged a step or written a checkpoint."""
         try:
             yield
-        except (ValueError, TypeError, LookupError, OSError, ImportError, KeyboardInterrupt):
-            if not self.rows() and checkpoint.newest(self.checkpoints) is None:
+        except (ValueError, TypeError, LookupError, OSError, ImportError, KeyboardInterrupt, processes.OtherFailed):
+            if processes.is_first() and not self.rows() and checkpoint.newest(self.checkpoints) is None:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
@@ -181,10 +183,14 @@ class Run:
 
     def record(self, **values: Any) -> None:
         """Add facts to run.json."""
+        if not processes.is_first():
+            return
         files.write_json(self.record_file, self.read_record() | values)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
+        if not processes.is_first():
+            return
         with files.telling_full_disk(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -197,6 +203,8 @@ class Run:
 
     def truncate(self, step: int) -> None:
         """Drop the rows after `step`: they will be measured again."""
+        if not processes.is_first():
+            return
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
         files.write_text(self.metrics_file, "".join(kept))
 
@@ -208,7 +216,9 @@ class Run:
             return f'mmssl.train({str(self.recipe_file)!r}, ["resume={self.folder}"], rows=ROWS)'
         words = [word for word in shlex.split(record.get("resumed", record["command"])) if not word.startswith("resume=")]
         start = words if words[0] == "mmssl" else ["mmssl", "train", str(self.recipe_file)]
-        return shlex.join([*start, f"resume={self.folder}"])
+        count, machines = record.get("processes", 1), record.get("machines", 1)
+        with_processes = [f"--processes={count}"] if count > machines == 1 else []
+        return shlex.join([*start, f"resume={self.folder}", *with_processes])
 
 
 def check_run_to_continue(recipe: Recipe) -> None:
@@ -279,6 +289,10 @@ def told(error: BaseException) -> str:
     return str(error) if own else f"{type(error).__name__}: {error}"
 
 
+ONE_SIGNAL = 1.0
+"""Seconds."""
+
+
 class NotScored(RuntimeError):
     """A run is trained and its model published, but what comes after is not done."""
 
@@ -296,14 +310,17 @@ class Interrupted(SystemExit):
 
 @dataclass
 class StopRequest:
-    """The signal that asked the run to stop, if any."""
+    """The signal that asked the run to stop, if any, and when."""
 
     signum: int | None = None
+    time: float = 0.0
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request that the loop can honour; a second signal acts as usual.
+
+    A second one within `ONE_SIGNAL` is the first one again: of a terminal, and of the launcher, which has heard it too.
 
     Signals reach the main thread only: in any other thread this does nothing.
     """
@@ -314,13 +331,18 @@ def stop_on_signals() -> Iterator[StopRequest]:
         return
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        request.signum = signum
-        signal.signal(signum, previous[signum])
+        if request.signum is None:
+            request.signum, request.time = signum, time.monotonic()
+        elif processes.world() == 1 or time.monotonic() - request.time > ONE_SIGNAL:
+            signal.signal(signum, previous[signum])
+            signal.raise_signal(signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         previous[signum] = signal.signal(signum, handle)
+    processes.asked_to_stop = lambda: request.signum is not None
     try:
         yield request
     finally:
+        processes.asked_to_stop = bool
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
-from collections.abc import Iterator
+import platform
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -8,9 +8,10 @@ from statistics import fmean as mean
 from typing import Any
 
 from mmssl import files
-from mmssl.data import Batch, Source, batches
+from mmssl.data import Source, batches, processes, silent
 from mmssl.data.identity import files_digits
 from mmssl.data.options import ONLY, Rows
+from mmssl.data.processes import OtherFailed
 from mmssl.evaluation import Evaluator
 from mmssl.evaluation.history import History, Trained
 from mmssl.model import load_model
@@ -22,7 +23,8 @@ from mmssl.training.build import Pieces, build, contents_of, cut_stream, modalit
 from mmssl.training.ending import Ending
 from mmssl.training.feed import Feed
 from mmssl.training.health import Watch
-from mmssl.training.loop import Training, TrainingError, fit, load_weights
+from mmssl.training.launch import check_alike, start
+from mmssl.training.loop import Made, Training, TrainingError, load_weights, run_steps
 from mmssl.training.progress import Progress, track
 from mmssl.training.run import Interrupted, Run, StopRequest, check_run_to_continue, now, stop_on_signals, told
 from mmssl.training.splits import Scored, open_splits
@@ -37,23 +39,24 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
 
     rows: data in memory in place of `data.path`, or by source in place of the paths of `data.sources`.
     A run that is trained already, but not scored, is scored: nothing is trained again.
+    Of several processes (see `mmssl.training.launch`) the first one writes, scores and reports; all return the run.
     Interrupted on SIGINT or SIGTERM, after a checkpoint; TrainingError if the loss is not finite; NotScored if something fails when
-    the model is published. Other errors that end the training of a run say in a note how to continue it.
+    the model is published; OtherFailed where another process failed. Other errors that end the training say in a note how to go on.
     """
-    run = Run.open(recipe, recipe.resume)
+    start(recipe.section("train").timeout)
     with ExitStack() as stack:
-        stack.enter_context(files.exclusive(run.folder))
-        files.sweep(run.folder)
-        if run.finished:
-            print(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
+        stack.enter_context(processes.one_for_all())
+        check_alike(recipe)
+        run = open_run(recipe, stack)
+        finished, trained = processes.by_first(lambda: (run.finished, run.trained))
+        if finished:
+            say(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
             return run
-        run.go_on(recipe)
-        trained = run.trained
         if trained:
-            print(f"{run.folder} is trained; its model is {run.model_folder}. It is scored now, and the report is written")
+            say(f"{run.folder} is trained; its model is {run.model_folder}. It is scored now, and the report is written")
         try:
             with run.dropped_if_useless(), run.after_training("scored") if trained else nullcontext():
-                session = Session(recipe, run, rows)
+                session = Session(recipe, run, rows, trained=trained)
                 stop = stack.enter_context(stop_on_signals())
                 if not trained:
                     session.train(stop)
@@ -65,36 +68,80 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     return run
 
 
+def open_run(recipe: Recipe, stack: ExitStack) -> Run:
+    """The run's folder, opened and locked by the first process and seen by all. ValueError on one that does not see it."""
+
+    def opened() -> tuple[str, str]:
+        run = Run.open(recipe, recipe.resume)
+        stack.enter_context(files.exclusive(run.folder))
+        files.sweep(run.folder)
+        if not run.finished:
+            run.go_on(recipe)
+            run.record(processes=processes.world(), machines=machines)
+        return str(run.folder), run.record_file.read_text(encoding="utf-8")
+
+    machines = len(set(processes.gathered(platform.node())))
+    folder, record = processes.by_first(opened)
+    run = Run(Path(folder))
+
+    def check() -> None:
+        if not run.record_file.exists() or run.record_file.read_text(encoding="utf-8") != record:
+            raise FileNotFoundError(
+                f"{processes.name()} on {platform.node()} does not see the run folder {run.folder.absolute()} that process 0 made: "
+                "it must lie where all processes see it; set run.dir"
+            )
+
+    processes.together(check)
+    if processes.world() > 1:
+        say(f"{processes.world()} processes on {machines} machine{'s' * (machines > 1)} share each step")
+    return run
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if processes.is_first():
+        print(text)
+
+
 class Session:
     """A run at work: what it trains, on what, and where it writes."""
 
-    def __init__(self, recipe: Recipe, run: Run, rows: Rows | None) -> None:
-        self.recipe, self.run = recipe, run
+    def __init__(self, recipe: Recipe, run: Run, rows: Rows | None, *, trained: bool) -> None:
+        self.recipe, self.run, self.trained = recipe, run, trained
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
+        self.track = track if processes.is_first() else silent
         if rows is not None:
             run.record(rows_in_memory=True)
-        if not checkpoint.has_complete(run.checkpoints):
+        if processes.by_first(lambda: not checkpoint.has_complete(run.checkpoints)):
             check_run_to_continue(recipe)
-        splits = open_splits(recipe, rows, self.begun())
+        begun = processes.by_first(self.begun)
+        splits = processes.together(lambda: open_splits(recipe, rows, begun), first_before=True)
         self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
         self.notes = splits.notes
         for note in self.notes:
-            print(f"note: {note}")
-        self.pieces = self.build()
-        self.contents = self.look_at_samples()
-        self.streams = {name: cut_stream(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
+            say(f"note: {note}")
+        self.pieces = processes.together(self.build, first_before=True)
+        self.contents = self.look_at_samples() if processes.is_first() else {}
+        self.streams = {name: cut_stream(stream, self.pieces.processor, self.track) for name, stream in self.streams.items()}
         self.check_data()
         self.training = Training(self.pieces.objective, self.options, project_dir=str(run.folder))
-        self.feed = Feed(recipe, self.streams, self.pieces.processor, self.training, self.labels, run.folder, track)
+        self.feed = processes.together(self.make_feed, first_before=True)
         self.training.steps_per_epoch = self.feed.steps_per_epoch
         self.samples_logged = 0
         self.window: list[dict[str, float]] = []
+        self.unread: list[tuple[str, Made]] = []
         self.watches = {name: Watch() for name in self.streams}
         self.probes: dict[str, float] = {}
+        self.shown: dict[str, float] = {}
         self.saved: int | None = None
         self.can_draw, self.untold = True, set[str]()
         self.restore()
         self.evaluators = {name: self.evaluator(scored) for name, scored in splits.scored.items()}
+
+    def make_feed(self) -> Feed:
+        """What the run reads."""
+        training, processor = self.training, self.pieces.processor
+        return Feed(self.recipe, self.streams, processor, training, self.labels, self.run.folder, self.track)
 
     def recorded(self) -> tuple[Trained, ...]:
         """What the run has written down about its training; nothing before it began."""
@@ -112,9 +159,9 @@ class Session:
         before = run_to_continue(self.recipe)
         known = kept if kept.exists() else before / "processor" if before else None
         fitted = MMSSLProcessor.from_pretrained(known) if known else None
-        pieces = build(self.recipe, self.streams, self.labels, fitted, track=track)
+        pieces = build(self.recipe, self.streams, self.labels, fitted, track=self.track)
         for note in pieces.notes:
-            print(note)
+            say(note)
         if not kept.exists():
             with files.new_folder(kept) as folder:
                 pieces.processor.save_pretrained(folder)
@@ -140,11 +187,26 @@ class Session:
 
         One that is trained reads them no more, and may be scored on data that were mended since.
         """
-        if self.run.trained:
+        if self.trained:
             self.history = History.read(self.run.folder)
             return
         sources = {name: stream.source for name, stream in self.streams.items()}
         found = {name: _facts(source) for name, source in sources.items()}
+        processes.by_first(lambda: self.check_as_before(sources, found))
+        first = processes.gathered(found)[0]
+
+        def check() -> None:
+            for name, source in sources.items():
+                if found[name] != first[name]:
+                    raise ValueError(
+                        f"{processes.name()} does not read the data of process 0: {source} is {found[name]} here, {first[name]} "
+                        "there (files: a digest of names and sizes). All processes must see the same files"
+                    )
+
+        processes.together(check)
+
+    def check_as_before(self, sources: dict[str, Source], found: dict[str, Any]) -> None:
+        """ValueError if the run was started on other data than is `found`; else that is written down."""
         known = self.run.read_record().get("data", found)
         for name, source in sources.items():
             before = known.get(name)
@@ -167,8 +229,7 @@ class Session:
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
-        checkpoint.prune(self.run.checkpoints, self.options.keep_last)
-        newest, before = checkpoint.newest(self.run.checkpoints), run_to_continue(self.recipe)
+        newest, before = self.newest(self.run.checkpoints), run_to_continue(self.recipe)
         if newest:
             state = checkpoint.load(newest)
             self.training.restore(state)
@@ -176,8 +237,8 @@ class Session:
             self.window, self.samples_logged, self.saved = state["window"], state["samples_logged"], self.training.counters.step
             for name, watch in self.watches.items():
                 watch.restore(state["watches"][name])
-            print(f"continuing from {newest}, step {self.saved}")
-        elif self.run.trained:
+            say(f"continuing from {newest}, step {self.saved}")
+        elif self.trained:
             load_weights(self.training.published(), load_model(str(self.run.model_folder)).state_dict())
             self.can_draw = False  # the heads of the objective are gone with the checkpoints
             return
@@ -186,9 +247,21 @@ class Session:
         self.run.truncate(self.training.counters.step)
         self.run.record(flags=self.flags())
 
+    def newest(self, folder: Path) -> Path | None:
+        """The newest good checkpoint, as the first process finds it; in the run's own folder the others are pruned."""
+
+        def found() -> str | None:
+            if folder == self.run.checkpoints:
+                checkpoint.prune(folder, self.options.keep_last)
+            newest = checkpoint.newest(folder)
+            return str(newest) if newest else None
+
+        path = processes.by_first(found)
+        return Path(path) if path else None
+
     def continue_from(self, before: Path) -> None:
         """Start with the weights, the optimizer and the counters of another run. ValueError if the budget is used up already."""
-        newest = checkpoint.newest(before / "checkpoints")
+        newest = self.newest(before / "checkpoints")
         if newest is None:
             raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give a model folder, or another run")
         state = checkpoint.load(newest)
@@ -201,7 +274,7 @@ class Session:
                 f"init: {before} has made {step} steps, and the budget of this recipe counts them: nothing is left to train. "
                 f"Raise train.max_steps (or max_epochs, max_minutes), or start from its model: init={before / 'model'}"
             )
-        print(f"carrying on from {newest}, step {step}")
+        say(f"carrying on from {newest}, step {step}")
 
     def train(self, stop: StopRequest) -> None:
         """Train to the end of the budget. On a signal: checkpoint, then Interrupted with the command that continues."""
@@ -210,42 +283,45 @@ class Session:
         trackers = self.training.accelerator
         if self.options.trackers:
             trackers.init_trackers(self.run.folder.name, config=flat(self.recipe.resolved()))
-        with Progress(self.run.folder.name, total, unit) as bar:
+        with Progress(self.run.folder.name, total, unit) if processes.is_first() else nullcontext() as bar:
             self.show_progress(bar, {})
 
-            def on_step(row: dict[str, float]) -> bool:
-                self.after_step(row, bar)
+            def on_step(made: Made) -> bool:
+                self.after_step(made, bar)
                 return stop.signum is not None
 
             try:
                 with self.run.telling_how_to_go_on(unless=TrainingError):
-                    fit(self.training, self.reading(), on_step)
-                    self.save()
+                    try:
+                        run_steps(self.training, iter(self.feed), on_step)
+                        self.save(bar)
+                    except Exception as error:
+                        self.save_what_was_done(error, bar)
+                        raise
             except TrainingError as error:
+                if not processes.is_first():
+                    raise OtherFailed(str(error)) from error
                 raise TrainingError(self.explain(error), error.samples) from None
             finally:
                 if self.options.trackers:
                     trackers.end_training()
         self.stop_if_asked(stop)
 
-    def reading(self) -> Iterator[Batch]:
-        """The micro-batches. Where reading fails nothing of that step was trained on: a checkpoint keeps all before it."""
-        try:
-            yield from self.feed
-        except Exception as error:
-            if self.training.counters.step:
-                with suppress(OSError):  # then the last checkpoint is an earlier one
-                    self.save()
-                if isinstance(error, ValueError) and self.data.on_error == "raise":
-                    error.add_note("Mend the data, or leave out what cannot be read with data.on_error=skip")
-            raise
+    def save_what_was_done(self, error: Exception, bar: Progress | None) -> None:
+        """Where reading fails nothing of that step was trained on: a checkpoint keeps all before it."""
+        if not self.training.reading_failed or not self.training.counters.step:
+            return
+        with suppress(OSError):  # then the last checkpoint is an earlier one
+            self.save(bar)
+        if isinstance(error, ValueError) and self.data.on_error == "raise":
+            error.add_note("Mend the data, or leave out what cannot be read with data.on_error=skip")
 
     def tell_micro_batches(self) -> None:
         """Say which parts of the objective are about the samples of a micro-batch, where a step has several."""
         parts, options = self.pieces.objective.over_batch, self.options
         if parts and options.accumulation > 1:
             size = "" if options.batch_tokens else f" of {options.batch_size // options.accumulation} samples"
-            print(
+            say(
                 f"note: {', '.join(parts)} compare samples with each other: with train.accumulation={options.accumulation} "
                 f"those of each micro-batch{size}, not of the whole step"
             )
@@ -263,7 +339,8 @@ class Session:
         )
 
     def stop_if_asked(self, stop: StopRequest) -> None:
-        """Interrupted if a signal asked for it; call it when a checkpoint is written."""
+        """Interrupted if a signal asked a process for it; call it when a checkpoint is written."""
+        stop.signum = max(processes.gathered(stop.signum or 0)) or None
         if stop.signum is not None:
             how = f"Continue with:\n  {self.run.resume_command}"
             raise Interrupted(f"stopped after step {self.saved}; a checkpoint is written. {how}", stop.signum)
@@ -274,29 +351,50 @@ class Session:
         epochs = [round(options.max_epochs * self.training.steps_per_epoch)] if options.max_epochs else []
         return min([*epochs, *([options.max_steps] if options.max_steps else [])])
 
-    def after_step(self, row: dict[str, float], bar: Progress) -> None:
+    def after_step(self, made: Made, bar: Progress | None) -> None:
         """Whatever is due after a step: probe, log, checkpoint, and the bar."""
-        step, done = self.training.counters.step, self.training.progress >= 1
-        self.window.append(row)
-        self.raise_flags(row, bar)
-        self.feed.learn(row["loss"])
-        if len(self.streams) > 1:
-            row[f"loss_{self.feed.current}"] = row["loss"]
+        step, done = made.clock.step, self.training.progress >= 1
+        self.unread.append((self.feed.current, made))
         every = max((evaluator.options.every for evaluator in self.evaluators.values()), default=0)
-        probe = every > 0 and step % every == 0
+        probe, save = every > 0 and step % every == 0, step % self.options.checkpoint_every == 0 and not done
+        log = step % self.options.log_every == 0 or probe or done
+        row = self.read_steps(bar) if log or save or not self.can_wait else {}
+        if len(self.streams) == 1:
+            self.feed.learn(0.0)  # of one source there is nothing to learn
         if probe:
             self.probes = self.probe()
-        if step % self.options.log_every == 0 or probe or done:
+        if log:
             self.log(self.probes if probe else {})
-        if step % self.options.checkpoint_every == 0 and not done:
-            self.save()
+        if save:
+            self.save(bar)
         self.show_progress(bar, row)
 
-    def raise_flags(self, row: dict[str, float], bar: Progress) -> None:
+    @property
+    def can_wait(self) -> bool:
+        """Whether measurements are read where they are logged only: else an accelerator, or other processes, would wait.
+
+        Of several sources the losses decide which one is next.
+        """
+        return len(self.streams) == 1 and (self.training.device.type != "cpu" or processes.world() > 1)
+
+    def read_steps(self, bar: Progress | None) -> dict[str, float]:
+        """Read what all processes measured since the last time, and look for signs that the run goes wrong; the last row."""
+        unread, self.unread = self.unread, []
+        row: dict[str, float] = {}
+        for (source, made), row in zip(unread, self.training.settled([made for _, made in unread]), strict=True):
+            self.window.append(row)
+            self.raise_flags(source, made, row, bar)
+            if len(self.streams) > 1:
+                self.feed.learn(row["loss"])
+                row[f"loss_{source}"] = row["loss"]
+        return row
+
+    def raise_flags(self, source: str, made: Made, row: dict[str, float], bar: Progress | None) -> None:
         """Tell of signs that the run goes wrong, each once: on the screen, in metrics.jsonl, run.json and the report."""
-        raised = self.watches[self.feed.current].see(self.training.counters.step, row, self.training.progress)
+        raised = self.watches[source].see(made.clock.step, row, made.clock.progress)
         for flag in raised:
-            bar.message(f"warning: {flag.name} at step {flag.step}: {flag.message}")
+            if bar is not None:
+                bar.message(f"warning: {flag.name} at step {flag.step}: {flag.message}")
         if raised:
             self.run.record(flags=self.flags())
 
@@ -308,9 +406,12 @@ class Session:
         ]
         return sorted(found, key=lambda flag: flag["step"])
 
-    def show_progress(self, bar: Progress, row: dict[str, float]) -> None:
+    def show_progress(self, bar: Progress | None, row: dict[str, float]) -> None:
+        if bar is None:
+            return
         counters = self.training.counters
-        metrics = {key: row[key] for key in ("loss", "lr") if key in row} | self.probes
+        self.shown = {key: row[key] for key in ("loss", "lr") if key in row} or self.shown
+        metrics = self.shown | self.probes
         done = counters.seconds if bar.unit == "seconds" else counters.step
         bar.update(done, metrics=metrics, samples=counters.samples, skipped=counters.skipped)
 
@@ -336,15 +437,21 @@ class Session:
         if options.trackers:
             self.training.accelerator.log(row, step=counters.step)
 
-    def save(self) -> None:
-        """Write a checkpoint, and drop those beyond `keep_last`."""
+    def save(self, bar: Progress | None) -> None:
+        """Write a checkpoint, and drop those beyond `keep_last`. What is not finite is never written: TrainingError."""
         step = self.training.counters.step
+        if self.unread:
+            self.read_steps(bar)
         if step != self.saved:
+            self.feed.share_skips()
             unlogged = {"window": self.window, "samples_logged": self.samples_logged, "feed": self.feed.state()}
             unlogged["watches"] = {name: watch.state() for name, watch in self.watches.items()}
-            checkpoint.save(checkpoint.step_path(self.run.checkpoints, step), self.training.state() | unlogged)
+            state = self.training.state() | unlogged
+            if processes.is_first():
+                checkpoint.save(checkpoint.step_path(self.run.checkpoints, step), state)
             self.saved = step
-        checkpoint.prune(self.run.checkpoints, self.options.keep_last)
+        if processes.is_first():
+            checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
     def probe(self) -> dict[str, float]:
         """Scores of the model as it is now; those of several sources carry their names.
@@ -364,15 +471,17 @@ class Session:
     def tell_not_scored(self, text: str) -> None:
         """Warn, once, that scores are missing."""
         if text not in self.untold:
-            print(f"warning: no scores at step {self.training.counters.step}: {text}. Training goes on; mend it before it ends")
+            say(f"warning: no scores at step {self.training.counters.step}: {text}. Training goes on; mend it before it ends")
         self.untold.add(text)
 
     def evaluator(self, scored: Scored) -> Evaluator:
         """What scores the model on one source."""
         model, settings = self.pieces.processor, self.pieces.objective.model.config
-        found = Evaluator(scored.options, scored.data, model, settings, sources=scored.sources, history=self.history, track=track)
+        found = Evaluator(
+            scored.options, scored.data, model, settings, sources=scored.sources, history=self.history, track=self.track
+        )
         if found.exposure(self.history).labelled:
-            print(
+            say(
                 f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "
                 "these rows are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
             )
@@ -385,15 +494,19 @@ class Session:
         """
         model = self.training.published().eval()
         ending = Ending(self.recipe, self.run, model, self.pieces.processor, self.history)
-        if not self.run.trained:
-            with self.run.telling_how_to_go_on(unless=TrainingError):
+        if not self.trained:
+
+            def publish() -> None:
                 ending.publish()
                 self.run.record(trained=now(), **self.facts())
+
+            with self.run.telling_how_to_go_on(unless=TrainingError):
+                processes.by_first(publish)
         with self.run.after_training("scored"):
             tables = ending.score(self.evaluators, lambda: self.stop_if_asked(stop))
         with self.run.after_training("reported"):
-            ending.report(tables, self.pictures(), self.notes, print)
-        print(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
+            processes.by_first(lambda: ending.report(tables, self.pictures(), self.notes, print))
+        say(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
 
     def facts(self) -> dict[str, Any]:
         """What the training came to."""

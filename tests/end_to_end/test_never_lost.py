@@ -214,9 +214,9 @@ def test_a_killed_worker_of_which_torch_tells_while_another_error_is_told(tmp_pa
     run = Run(tmp_path)
     run.record(command="mmssl train tiny.yaml")
     monkeypatch.setattr(checkpoint, "newest", newest)
-    with pytest.raises(WorkerKilled, match="a data worker was killed .* last checkpoint .*step-4; continue with:"):
-        with run.telling_how_to_go_on(unless=ZeroDivisionError):
-            raise ConnectionResetError("of the worker's pipe")
+    told = pytest.raises(WorkerKilled, match=r"a data worker was killed .* last checkpoint .*step-4; continue with:")
+    with told, run.telling_how_to_go_on(unless=ZeroDivisionError):
+        raise ConnectionResetError("of the worker's pipe")
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmssl.data.processes import gather_rows
 from mmssl.draws import Draws, keys
 from mmssl.model import MMSSLModel
 from mmssl.model.config import Positive
-from mmssl.objectives.across import gather_rows
 from mmssl.objectives.networks import Clock, Networks, Snapshot
 from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, anything, moved

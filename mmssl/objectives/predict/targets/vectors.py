@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmssl.data.processes import gather_rows
 from mmssl.model import MMSSLModel
-from mmssl.objectives.across import gather_rows
 from mmssl.objectives.predict.parts import Scene
 
 WIDEST = 512
