@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def speaks(error: BaseException) -> bool:
     """Whether this process is the one to tell of an error: of several the one that has it, and the first one."""
-    other = any("OtherFailed" in type(one).__name__ for one in (error, error.__cause__))
+    other = any(type(one).__name__ == "OtherFailed" for one in (error, error.__cause__))
     return not other or os.environ.get("RANK", "0") == "0"
 
 
@@ -173,6 +173,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     if count < 1:
         raise ValueError(f"--processes must be at least 1; got {count}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost process is told with a stack of C++
     # The processes say themselves what went wrong.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(

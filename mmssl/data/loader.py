@@ -307,7 +307,9 @@ def _check_sizes(source: Source, order: Order | BudgetOrder, batch_size: int | N
         held = f" ({source.num_held_out} more are held out for scores)" if source.num_held_out else ""
         raise ValueError(f"batch_size must be between 1 and the {len(source)} rows of {source}{held}; got {batch_size}")
     if batch_size % num_shares:
-        raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}")
+        below, above = batch_size // num_shares * num_shares, -(-batch_size // num_shares) * num_shares
+        nearest = f"{below} and {above} are" if below else f"{above} is"
+        raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}: {nearest}")
 
 
 def cut(source: Source, modalities: Modalities, *, track: Track = silent) -> Source:

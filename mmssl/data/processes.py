@@ -34,6 +34,10 @@ class OtherFailed(RuntimeError):
     """Another process of the run failed, or is gone. It says itself why, where it can."""
 
 
+class FirstGone(OtherFailed):
+    """The first process, which else speaks for the run, is gone: the others do."""
+
+
 def world() -> int:
     """How many processes share the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -148,15 +152,17 @@ def together(work: Callable[[], T], *, first_before: bool = False) -> T:
     """
     if world() == 1:
         return work()
-    if first_before and not is_first():
-        meet(None)
+    if first_before and not is_first() and (word := meet(None)[0]) is not None:
+        raise OtherFailed(_told(0, word))
     value, error = None, None
     try:
         value = work()
     except Exception as raised:
         error = raised
     if first_before and is_first():
-        meet(None)
+        meet(None if error is None else _failed(error))
+        if error is not None:
+            raise error
     words = meet(None if error is None else _failed(error))
     failed = [number for number, word in enumerate(words) if word is not None]
     if error is not None and all(words[number]["failed"] != str(error) for number in failed if number < rank()):
@@ -177,20 +183,30 @@ def meet(word: Any) -> list[Any]:
 
 @contextmanager
 def one_for_all() -> Iterator[None]:
-    """A block that all processes leave with an error where one of them does. OtherFailed for contact that is lost.
+    """A block that all processes leave with an error where one of them does.
 
     What fails is told to the others; they hear it where they wait, or when their next collective breaks off.
     """
     try:
-        yield
+        with naming_the_lost(str):
+            yield
     except BaseException as error:
-        if world() == 1:
-            raise
-        if _is_lost_contact(error):
-            raise OtherFailed(_who_is_lost(error)) from error
-        with suppress(Exception):
-            _store().set(f"failed/{rank()}", json.dumps(_failed(error)))
+        if world() > 1:
+            with suppress(Exception):
+                _store().set(f"failed/{rank()}", json.dumps(_failed(error)))
         raise
+
+
+@contextmanager
+def naming_the_lost(where: Callable[[], str]) -> Iterator[None]:
+    """OtherFailed in the place of an error that says that contact between the processes is lost. where: what to add to it."""
+    try:
+        yield
+    except Exception as error:
+        if world() == 1 or not _is_lost_contact(error):
+            raise
+        lost, told = _who_is_lost(error)
+        raise (FirstGone if 0 in lost else OtherFailed)(told + where()) from error
 
 
 def _wait_for(store: Any, key: str, other: int) -> bytes:
@@ -215,7 +231,8 @@ def _failed(error: BaseException) -> dict[str, Any]:
 
 
 def _told(number: int, word: dict[str, Any]) -> str:
-    return f"{name(number)} on {word['host']} failed: {word['failed']}"
+    """In a line; that process says the rest itself."""
+    return f"{name(number)} on {word['host']} failed: {word['failed'].splitlines()[0]}"
 
 
 def _is_lost_contact(error: BaseException) -> bool:
@@ -232,8 +249,8 @@ def _is_lost_contact(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
 
 
-def _who_is_lost(error: BaseException) -> str:
-    """Which process failed, hangs or is gone: one that said so, else those that do not notice that contact is lost."""
+def _who_is_lost(error: BaseException) -> tuple[list[int], str]:
+    """Which processes are gone, and what to say of it: which one failed, hangs or is gone: one that said so, else those that do not notice that contact is lost."""
     silent: list[int] = []
     try:
         store = _store()
@@ -245,17 +262,17 @@ def _who_is_lost(error: BaseException) -> str:
                 if store.check([f"failed/{number}"]):
                     word = json.loads(store.get(f"failed/{number}"))
                     if not word["quiet"]:
-                        return _told(number, word)
+                        return [], _told(number, word)
             silent = [n for n in others if not store.check([f"noticed/{n}"]) and not store.check([f"failed/{n}"])]
             if not silent:
                 break
             time.sleep(POLL)
     except Exception:  # the store is gone with the process, or the launcher, that held it
-        return "contact to the first process is lost: it, or its launcher, is gone"
+        return [0], f"contact to {name(0)} is lost: it, or the launcher of all of them, is gone"
     if silent:
         gone = ", ".join(name(number) for number in silent)
-        return f"{gone} is gone, or hangs: no sign of it within the time-out (train.timeout) and {GRACE:.0f} s"
-    return f"contact between the processes was lost: {str(error).splitlines()[0]}"
+        return silent, f"{gone} is gone, or hangs: no sign of it within the time-out (train.timeout) and {GRACE:.0f} s"
+    return [], f"contact between the processes was lost: {str(error).splitlines()[0]}"
 
 
 def _store() -> Any:

@@ -43,6 +43,8 @@ class Feed:
         weights = {name: stream.options.weight for name, stream in streams.items()}
         self.mixture = Mixture(sizes, weights, self.data.mixing, self.seed)
         self.current, self.learned = next(iter(streams)), False
+        for stream in streams.values():
+            self.read(stream, 0)  # what does not fit together fails before the first step
 
     @property
     def steps_per_epoch(self) -> float:
@@ -91,7 +93,7 @@ class Feed:
                 self.mixture.pass_over(name)
 
     def read(self, stream: Stream, start_step: int) -> Iterator[Batch]:
-        """The micro-batches of one source; messages of skipped samples are kept for the report."""
+        """The micro-batches of one source; ValueError at once for sizes that do not fit together."""
         accelerator = self.training.accelerator
         reading = loader(
             stream.source,
@@ -110,6 +112,10 @@ class Feed:
             cache=self.data.cache,
             name=stream.name,
         )
+        return self._heard(reading)
+
+    def _heard(self, reading: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; messages of skipped samples are kept for the report."""
         for batch in reading:
             fresh = [message for message in batch.skipped if message not in self.skips]
             self.skips += fresh[: SHOWN_SKIPS - len(self.skips)]

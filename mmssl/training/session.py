@@ -47,7 +47,9 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     with ExitStack() as stack:
         stack.enter_context(processes.one_for_all())
         check_alike(recipe)
-        run = open_run(recipe, stack)
+        run, record = open_run(recipe, stack)
+        with run.dropped_if_useless():
+            processes.together(lambda: check_seen(run, record))
         finished, trained = processes.by_first(lambda: (run.finished, run.trained))
         if finished:
             say(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
@@ -68,8 +70,8 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     return run
 
 
-def open_run(recipe: Recipe, stack: ExitStack) -> Run:
-    """The run's folder, opened and locked by the first process and seen by all. ValueError on one that does not see it."""
+def open_run(recipe: Recipe, stack: ExitStack) -> tuple[Run, str]:
+    """The run, opened and locked by the first process, and what is written down in its folder."""
 
     def opened() -> tuple[str, str]:
         run = Run.open(recipe, recipe.resume)
@@ -82,19 +84,18 @@ def open_run(recipe: Recipe, stack: ExitStack) -> Run:
 
     machines = len(set(processes.gathered(platform.node())))
     folder, record = processes.by_first(opened)
-    run = Run(Path(folder))
-
-    def check() -> None:
-        if not run.record_file.exists() or run.record_file.read_text(encoding="utf-8") != record:
-            raise FileNotFoundError(
-                f"{processes.name()} on {platform.node()} does not see the run folder {run.folder.absolute()} that process 0 made: "
-                "it must lie where all processes see it; set run.dir"
-            )
-
-    processes.together(check)
     if processes.world() > 1:
         say(f"{processes.world()} processes on {machines} machine{'s' * (machines > 1)} share each step")
-    return run
+    return Run(Path(folder)), record
+
+
+def check_seen(run: Run, record: str) -> None:
+    """FileNotFoundError if this process does not see the folder of the run. record: what the first process reads there."""
+    if not run.record_file.exists() or run.record_file.read_text(encoding="utf-8") != record:
+        raise FileNotFoundError(
+            f"{processes.name()} on {platform.node()} does not see the run folder {run.folder.absolute()} that process 0 made: "
+            "it must lie where all processes see it; set run.dir"
+        )
 
 
 def say(text: str) -> None:
@@ -291,7 +292,7 @@ class Session:
                 return stop.signum is not None
 
             try:
-                with self.run.telling_how_to_go_on(unless=TrainingError):
+                with self.run.telling_how_to_go_on(unless=TrainingError), processes.naming_the_lost(self.at_step):
                     try:
                         run_steps(self.training, iter(self.feed), on_step)
                         self.save(bar)
@@ -306,6 +307,10 @@ class Session:
                 if self.options.trackers:
                     trackers.end_training()
         self.stop_if_asked(stop)
+
+    def at_step(self) -> str:
+        """Where training is, for a message."""
+        return f" (step {self.training.counters.step + 1})"
 
     def save_what_was_done(self, error: Exception, bar: Progress | None) -> None:
         """Where reading fails nothing of that step was trained on: a checkpoint keeps all before it."""

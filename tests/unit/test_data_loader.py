@@ -289,7 +289,7 @@ def test_bugs_are_never_skipped():
     [
         ({"batch_size": 11}, "batch_size must be between 1 and the 10 rows of rows in memory; got 11"),
         ({"batch_size": 0}, "batch_size must be between 1 and the 10 rows of rows in memory; got 0"),
-        ({"batch_size": 8, "world": 3}, "batch_size must be a multiple of processes x micro-batches = 3; got 8"),
+        ({"batch_size": 8, "world": 3}, "batch_size must be a multiple of processes x micro-batches = 3; got 8: 6 and 9 are"),
         ({"order": Order(9, seed=0)}, "the order must cover rows in memory: it has 9 samples, the source 10"),
         (
             {"labels": Labels("regression", [], np.zeros(3, dtype=np.float32))},
