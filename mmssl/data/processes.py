@@ -82,7 +82,7 @@ def gathered(value: T) -> list[T]:
     return found
 
 
-def gathered_numbers(values: Sequence[float]) -> Float[Tensor, "p k"]:
+def gathered_numbers(values: Sequence[int | float]) -> Float[Tensor, "p k"]:
     """A few numbers of every process. They lie on the CPU: no process waits for its accelerator."""
     own = torch.tensor(values, dtype=torch.float64)
     if world() == 1:
@@ -250,7 +250,10 @@ def _is_lost_contact(error: BaseException) -> bool:
 
 
 def _who_is_lost(error: BaseException) -> tuple[list[int], str]:
-    """Which processes are gone, and what to say of it: which one failed, hangs or is gone: one that said so, else those that do not notice that contact is lost."""
+    """Which processes are gone, and what to say of it.
+
+    Which one failed: one that said so, else those that do not notice that contact is lost.
+    """
     silent: list[int] = []
     try:
         store = _store()
