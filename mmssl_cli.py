@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run
     try:
+        if options.processes is not None:
+            sys.exit(launch(options.processes, without_processes(sys.argv[1:] if arguments is None else arguments)))
         run(options)
     except BrokenPipeError:
         sys.exit(141)
@@ -51,15 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         sys.exit(f"mmssl: {message(error)}" if speaks(error) else 1)
     except SystemExit as stop:
-        if str(stop) != str(stop.code) and os.environ.get("RANK", "0") == "0":
+        if str(stop) != str(stop.code) and is_first():
             print(stop, file=sys.stderr)
         raise
+
+
+def is_first() -> bool:
+    """Whether this process is alone, or the first of those that share the work."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def speaks(error: BaseException) -> bool:
     """Whether this process is the one to tell of an error: of several the one that has it, and the first one."""
     other = any(type(one).__name__ == "OtherFailed" for one in (error, error.__cause__))
-    return not other or os.environ.get("RANK", "0") == "0"
+    return not other or is_first()
 
 
 def message(error: BaseException) -> str:
@@ -79,12 +86,13 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised pretraining: one recipe in, a Hugging Face model out.")
     top.add_argument("--version", action="version", version=f"mmssl {version('mmssl')}")
     top.add_argument("--traceback", action="store_true", help="show the full stack of an error")
+    top.set_defaults(processes=None)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="run a recipe: train, evaluate, report")
     command.add_argument("recipe", help="path or name of a recipe")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="train.lr=1e-3, data.path=..., resume=auto, init=MODEL")
-    command.add_argument("--processes", type=int, metavar="N", help="train on N processes of this machine, one for each GPU")
+    add_processes(command)
     command.set_defaults(run=train)
 
     command = commands.add_parser("evaluate", help="probe a frozen model beside raw features and random weights")
@@ -123,6 +131,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_processes(command: argparse.ArgumentParser) -> None:
+    """What commands say that several processes can share."""
+    command.add_argument("--processes", type=int, metavar="N", help="share the work among N processes of this machine")
+
+
+def without_processes(arguments: Sequence[str]) -> list[str]:
+    """What is typed of a command, for one of its processes."""
+    words = iter(arguments)
+    found = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not (name.startswith("--p") and "--processes".startswith(name)):  # argparse takes a name's beginning for it
+            found.append(word)
+        elif not equals:
+            next(words)
+    return found
+
+
 def add_data_arguments(command: argparse.ArgumentParser) -> None:
     """What `evaluate` and `embed` say about data."""
     command.add_argument("--data", required=True, help="Hub id, file, pattern, folder, or bundled:NAME")
@@ -135,6 +161,7 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
     what = "what to do with a sample that cannot be read"
     command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
+    add_processes(command)
 
 
 def table_format(options: argparse.Namespace) -> Any:
@@ -149,8 +176,6 @@ def table_format(options: argparse.Namespace) -> Any:
 
 
 def train(options: argparse.Namespace) -> None:
-    if options.processes is not None:
-        sys.exit(launch(options.processes, ["train", options.recipe, *options.overrides]))
     from mmssl import api
     from mmssl.training.run import NotScored
 
@@ -170,6 +195,8 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("--processes starts processes, and this is one of several already, by the launcher: leave it out")
     if count < 1:
         raise ValueError(f"--processes must be at least 1; got {count}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
@@ -216,6 +243,8 @@ def evaluate(options: argparse.Namespace) -> None:
         table_format=table_format(options),
         compare=dict(pair.split("=", 1) for pair in options.compare),
     )
+    if not is_first():
+        return
     table.print()
     if options.output:
         options.output.write_text(json.dumps(table.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -235,7 +264,8 @@ def embed(options: argparse.Namespace) -> None:
         on_error=options.on_error,
         table_format=table_format(options),
     )
-    print(f"{count} embeddings in {options.output}")
+    if is_first():
+        print(f"{count} embeddings in {options.output}")
 
 
 def show_list(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmssl import files
-from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, loader
+from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, Track, loader, processes, silent
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
@@ -27,7 +27,7 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
 from mmssl.report import contents
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
-from mmssl.training.launch import joined
+from mmssl.training.launch import TIMEOUT, joined, start
 from mmssl.training.progress import track
 from mmssl.training.run import Run, check_run_to_continue
 from mmssl.training.session import pretrain
@@ -157,22 +157,28 @@ def evaluate(
     kind: what the labels are; None: text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     compare: more models, folders or Hub ids, by the name of their row.
     """
-    processor, loaded = load(model)
-    name = choose_modality(modality, processor)
-    options = EvaluateOptions(
-        train_split=train_split,
-        test_split=test_split,
-        kind=kind,
-        modality=name,
-        train_limit=train_limit,
-        test_limit=test_limit,
-        batch_size=batch_size,
-    )
-    columns = column_map(name, column, label)
-    where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(table_format))
-    evaluator = Evaluator(options, where, processor, loaded.config, history=History.read(model), track=track)
-    tell(evaluator.sources.train, evaluator.sources.test)
-    return evaluator.table(loaded, others=compare)
+
+    def opened() -> tuple[MMSSLModel, Evaluator]:
+        processor, loaded = load(model)
+        name = choose_modality(modality, processor)
+        options = EvaluateOptions(
+            train_split=train_split,
+            test_split=test_split,
+            kind=kind,
+            modality=name,
+            train_limit=train_limit,
+            test_limit=test_limit,
+            batch_size=batch_size,
+        )
+        columns = column_map(name, column, label)
+        where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(table_format))
+        return loaded, Evaluator(options, where, processor, loaded.config, history=History.read(model), track=track_once())
+
+    start(TIMEOUT)
+    with processes.one_for_all():
+        loaded, evaluator = processes.together(opened, first_before=True)
+        tell(evaluator.sources.train, evaluator.sources.test)
+        return evaluator.table(loaded, others=compare)
 
 
 def embed(
@@ -191,16 +197,30 @@ def embed(
 
     Arguments as in `evaluate`. The file appears when it is complete; memory stays flat however many samples there are.
     """
-    processor, loaded = load(model)
-    name = choose_modality(modality, processor)
-    source = Source(path=data, split=split, columns=column_map(name, column, None), table_format=table_format)
-    tell(source)
-    type_ = pa.list_(pa.float32(), loaded.pooled_size(name))
+
+    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source]:
+        processor, loaded = load(model)
+        name = choose_modality(modality, processor)
+        columns = column_map(name, column, None)
+        return processor, loaded, name, Source(path=data, split=split, columns=columns, table_format=table_format)
+
+    start(TIMEOUT)
+    with processes.one_for_all():
+        processor, loaded, name, source = processes.together(opened, first_before=True)
+        tell(source)
+        options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
+        found = features.embed(loaded, processor, source, name, **options)
+        count = write_vectors(found, source, loaded.pooled_size(name), Path(output)) if processes.is_first() else len(list(found))
+        return processes.by_first(lambda: count)
+
+
+def write_vectors(found: Iterator[tuple[Tensor, Batch]], source: Source, width: int, output: Path) -> int:
+    """Write the pooled outputs of a source as they come; returns their number."""
+    type_, count = pa.list_(pa.float32(), width), 0
     schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
-    output, count = Path(output), 0
     files.sweep(output.parent, output.name)
     with files.new_file(output) as part, pq.ParquetWriter(part, schema) as writer:
-        for values, batch in features.embed(loaded, processor, source, name, batch_size=batch_size, on_error=on_error, track=track):
+        for values, batch in found:
             flat = pa.array(values.float().cpu().numpy().ravel())
             rows = [source.row_number(i) for i in batch.ids.tolist()]
             vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
@@ -209,8 +229,15 @@ def embed(
     return count
 
 
+def track_once() -> Track:
+    """The progress display, on the first process."""
+    return track if processes.is_first() else silent
+
+
 def tell(*sources: Source) -> None:
     """Log what a user should know of how data were read, each once."""
+    if not processes.is_first():
+        return
     for note in dict.fromkeys(note for source in sources for note in source.notes):
         logger.warning("note: %s", note)
 

@@ -97,6 +97,7 @@ class Made:
 class Training:
     """An objective with its optimizer: makes steps, saves and restores its whole state.
 
+    stand_in: a micro-batch of another process, for a step in which this one has no sample that can be read.
     reading_failed: whether all processes know that one of them cannot read the next step: what was trained before it is whole.
 
     objective: what to train; options: how. `steps_per_epoch` says how long a pass over the data is, for a budget of epochs.
@@ -193,7 +194,7 @@ class Training:
     def read(self, batches: Iterator[Batch], stop: bool = False) -> list[Batch] | None:
         """The micro-batches of the next step; None where a process says `stop`. A step of bad samples alone is passed over.
 
-        ValueError if one of several processes has no sample in a step: it could not take part. OtherFailed where one cannot read.
+        OtherFailed where another process cannot read.
         """
         self.begin = time.perf_counter()
         while True:
@@ -213,22 +214,21 @@ class Training:
             if any(stops):
                 return None
             self.counters.skipped += sum(skips)
-            if all(counts):
+            if any(counts):
+                if not all(counts):
+                    self.stand_in = next(batch for own in processes.gathered(micro) for batch in own if len(batch))
                 self.counters.samples += sum(counts)
                 return micro
-            if any(counts):
-                told = "; ".join(batch.skipped[-1] for batch in micro if batch.skipped) or "see the other processes"
-                raise ValueError(
-                    f"one of {len(counts)} processes has no sample that can be read in a step: {told}. Give each process more "
-                    "samples (train.batch_size), or drop the bad ones"
-                )
 
     def move(self, micro: list[Batch]) -> "Made":
         """One optimizer step on micro-batches. On a CPU, TrainingError at once if it is not finite; see `settled`."""
         lr = self.lr
         set_lr(self.optimizer, lr)
         micro = self.with_donors(micro)
-        outputs = self.backward(micro)
+        counts = bool(micro)
+        if not counts:
+            micro = [self.stand_in.to(self.device)]
+        outputs = self.backward(micro, counts)
         self.counters.step += 1
         seconds = self.counters.seconds
         # The clock is that of the first process.
@@ -285,9 +285,12 @@ class Training:
         found = with_others([everyone[place].to(self.device) for place in places])
         return [batch for place, batch in zip(places, found, strict=True) if first <= place < first + len(micro)]
 
-    def backward(self, micro: Sequence[Batch]) -> list[Output]:
-        """Forward and backward of the micro-batches of a step, whose losses add up to its loss; then the optimizer moves."""
-        step, outputs, shares = self.what_is_known(micro), list[Output](), self.options.accumulation
+    def backward(self, micro: Sequence[Batch], counts: bool) -> list[Output]:
+        """Forward and backward of the micro-batches of a step, whose losses add up to its loss; then the optimizer moves.
+
+        counts: whether they count: else they stand in on a process that has none, which must take part in every step.
+        """
+        step, outputs, shares = self.what_is_known(micro, counts), list[Output](), self.options.accumulation
         for _ in range(shares - len(micro)):
             with self.accelerator.accumulate(self.wrapped):
                 pass  # Accelerate moves the optimizer at every `shares`-th: those without samples come first
@@ -295,6 +298,7 @@ class Training:
             with self.accelerator.accumulate(self.wrapped):
                 with self.accelerator.autocast():
                     output: Output = self.wrapped(batch, step)
+                output = output if counts else Output(output.loss * 0)
                 outputs.append(output)
                 # Accelerate divides by the micro-batches, DistributedDataParallel by the processes: each loss is a share of a sum.
                 self.accelerator.backward(output.loss * (shares * self.accelerator.num_processes))
@@ -305,7 +309,7 @@ class Training:
                 self.optimizer.zero_grad()
         return outputs
 
-    def what_is_known(self, micro: Sequence[Batch]) -> Step:
+    def what_is_known(self, micro: Sequence[Batch], counts: bool) -> Step:
         """What the objective is told of the step; of several micro-batches the weights of all, before the first backward pass."""
         done, every = self.counters.step, self.options.log_every
         step = Step(self.clock, diagnose=done < BEGINNING or (done + 1) % every == 0)
@@ -314,7 +318,7 @@ class Training:
         self.objective.observe(micro, step)
         with self.accelerator.autocast():
             weights = [self.objective.weights(batch, step) for batch in micro]
-        total = {name: self.total([each[name] for each in weights]) for name in weights[0]}
+        total = {name: self.total([each[name] * counts for each in weights]) for name in weights[0]}
         return replace(step, weights=total)
 
     def check_at_once(self, outputs: Sequence[Output], micro: Sequence[Batch]) -> None:
