@@ -1,11 +1,13 @@
 """Kill a small run at random moments, resume it until it is finished, and compare it bit by bit with the run that nobody killed.
 
     python tests/invariant/kills.py --kills 50
+    python tests/invariant/kills.py --kills 30 --processes 2
 
 Half of the kills come at a random instant, half right before a random change of the disk (a file opened for writing, a folder made,
 renamed or removed), so that start-up, training, checkpoints and publishing are all hit. At last the finished run publishes once
 more, over its first model, and is killed right before each renaming: a model is there at any time. Every attempt is `mmssl train
-RECIPE resume=auto` in a process of its own: forked, so that none pays for the imports.
+RECIPE resume=auto` in a process of its own: forked, so that none pays for the imports. Of several processes that share the run any
+one is killed, and the others must end by themselves.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -77,19 +80,26 @@ class Tally:
 class Workplace:
     """A temporary folder with the recipe, in which attempts are forked."""
 
-    def __init__(self, folder: Path, overrides: list[str]) -> None:
-        self.folder, self.overrides = folder, overrides
+    def __init__(self, folder: Path, overrides: list[str], processes: int) -> None:
+        self.folder, self.overrides, self.processes = folder, overrides, processes
         self.recipe = folder / f"{NAME}.yaml"
         self.recipe.write_text(RECIPE, encoding="utf-8")
         self.log, self.count = folder / "log.txt", folder / "count.txt"
 
-    def fork(self, runs: Path, doom: int | None = None, *, renames: bool = False) -> int:
-        """Start an attempt; returns its process id. doom: it kills itself before that many changes of the disk, or `renames`."""
+    def fork(self, runs: Path, doom: int | None = None, *, renames: bool = False) -> list[int]:
+        """Start an attempt; returns its process ids. doom: it kills itself before that many changes of the disk, or `renames`."""
         self.log.write_text("", encoding="utf-8")
-        child = os.fork()
-        if not child:
-            self._attempt(runs, doom, renames)
-        return child
+        port, children = free_port(), list[int]()
+        for rank in range(self.processes):
+            child = os.fork()
+            if not child:
+                if self.processes > 1:
+                    place = {"RANK": rank, "WORLD_SIZE": self.processes, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": self.processes}
+                    os.environ.update({name: str(number) for name, number in place.items()})
+                    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+                self._attempt(runs, doom, renames)
+            children.append(child)
+        return children
 
     def _attempt(self, runs: Path, doom: int | None, renames: bool) -> NoReturn:
         with self.log.open("a", encoding="utf-8") as log:
@@ -99,7 +109,8 @@ class Workplace:
         try:
             changes = watch_disk(runs, doom, renames)
             cli.main(["train", str(self.recipe), f"run.dir={runs}", "resume=auto", *self.overrides])
-            self.count.write_text(str(changes[0]), encoding="utf-8")
+            if os.environ.get("RANK", "0") == "0":
+                self.count.write_text(str(changes[0]), encoding="utf-8")
             sys.stdout.flush()
         except BaseException:
             traceback.print_exc()
@@ -142,14 +153,24 @@ def watch_disk(folder: Path, doom: int | None, renames: bool) -> list[int]:
     return counted
 
 
-def wait(child: int, seconds: float) -> int | None:
-    """Exit code of a process, negative for a signal; None if it still runs after so many seconds."""
-    end = time.monotonic() + seconds
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def wait(children: list[int], seconds: float) -> int | None:
+    """Exit code of processes, negative for a signal, that of the killed one if there is one; None if one runs after so long."""
+    end, codes = time.monotonic() + seconds, dict[int, int]()
     while time.monotonic() < end:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
+        for child in set(children) - set(codes):
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                codes[child] = os.waitstatus_to_exitcode(status)
+        if len(codes) == len(children):
+            return min(codes.values()) or max(codes.values())
         time.sleep(0.001)
+    children[:] = [child for child in children if child not in codes]
     return None
 
 
@@ -195,16 +216,17 @@ def killed_run(place: Workplace, runs: Path, tally: Tally, seconds: float, chang
     while True:
         last = tally.kills >= kills
         by_file = not last and random.random() < 0.5
-        child = place.fork(runs, random.randint(1, int(changes * FORWARD)) if by_file else None)
-        code = wait(child, 600 if last or by_file else random.uniform(0, seconds * FORWARD))
+        children = place.fork(runs, random.randint(1, int(changes * FORWARD)) if by_file else None)
+        first = children[0]
+        code = wait(children, 600 if last or by_file else random.uniform(0, seconds * FORWARD))
         if code is None:
-            os.kill(child, signal.SIGKILL)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            os.kill(random.choice(children), signal.SIGKILL)
+            code = wait(children, 120)
         if code == 0:
             return
         if code != -signal.SIGKILL:
             sys.exit(f"an attempt failed with exit code {code}:\n{place.log.read_text(encoding='utf-8')}")
-        tally.phases[place.phase(runs, child)] += 1
+        tally.phases[place.phase(runs, first)] += 1
 
 
 def weights_of(found: dict[str, str]) -> dict[str, str]:
@@ -260,13 +282,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--processes", type=int, default=1, help="that share the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for the recipe")
     options = parser.parse_args()
     random.seed(options.seed)
     warm_up()
     begin, tally = time.monotonic(), Tally()
     with tempfile.TemporaryDirectory(prefix="mmssl-kills-") as folder:
-        place = Workplace(Path(folder), options.overrides)
+        place = Workplace(Path(folder), options.overrides, options.processes)
         expected, seconds, changes = uninterrupted(place, place.folder / "whole")
         print(f"without kills: {seconds:.1f} s, {changes} changes of the disk, weights {expected.weights[:16]}", flush=True)
         while tally.kills < options.kills:
