@@ -175,6 +175,18 @@ def meet(word: Any) -> list[Any]:
     return [json.loads(_wait_for(store, f"{number}/{other}", other)) for other in range(world())]
 
 
+def leave() -> None:
+    """Part from the others. The first process, which may hold the store, goes last: who still waits there would lose contact."""
+    if world() == 1:
+        return
+    store, number = _store(), next(_meetings)
+    if not is_first():
+        store.set(f"{number}/{rank()}", "null")
+        return
+    for other in range(1, world()):
+        _wait_for(store, f"{number}/{other}", other)
+
+
 @contextmanager
 def one_for_all() -> Iterator[None]:
     """A block that all processes leave with an error where one of them does. OtherFailed for contact that is lost.
@@ -183,6 +195,7 @@ def one_for_all() -> Iterator[None]:
     """
     try:
         yield
+        leave()
     except BaseException as error:
         if world() == 1:
             raise
