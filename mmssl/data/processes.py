@@ -25,7 +25,7 @@ POLL = 0.02
 GRACE = 5.0
 """Seconds that a process which lost contact gives the others to say what they know."""
 
-_meetings, _group = count(), dict[str, Any]()
+_meetings, _block, _group = count(), 0, dict[str, Any]()
 asked_to_stop: Callable[[], bool] = bool
 """Whether this process has a signal to stop: then it waits for others no longer than `GRACE`."""
 
@@ -181,19 +181,34 @@ def meet(word: Any) -> list[Any]:
     return [json.loads(_wait_for(store, f"{number}/{other}", other)) for other in range(world())]
 
 
+def leave() -> None:
+    """Part from the others. The first process, which may hold the store, goes last: who still waits there would lose contact."""
+    if world() == 1:
+        return
+    store, number = _store(), next(_meetings)
+    if not is_first():
+        store.set(f"{number}/{rank()}", "null")
+        return
+    for other in range(1, world()):
+        _wait_for(store, f"{number}/{other}", other)
+
+
 @contextmanager
 def one_for_all() -> Iterator[None]:
     """A block that all processes leave with an error where one of them does.
 
     What fails is told to the others; they hear it where they wait, or when their next collective breaks off.
     """
+    global _block
+    _block += 1  # what failed in an earlier one is no more
     try:
         with naming_the_lost(str):
             yield
+            leave()
     except BaseException as error:
         if world() > 1:
             with suppress(Exception):
-                _store().set(f"failed/{rank()}", json.dumps(_failed(error)))
+                _leave_word(_failed(error))
         raise
 
 
@@ -209,13 +224,26 @@ def naming_the_lost(where: Callable[[], str]) -> Iterator[None]:
         raise (FirstGone if 0 in lost else OtherFailed)(told + where()) from error
 
 
+def _leave_word(word: dict[str, Any]) -> None:
+    """Tell the others that this process failed. The first one, which may hold the store, waits a little until they have heard it."""
+    store = _store()
+    store.set(_key("failed", rank()), json.dumps(word))
+    end = time.monotonic() + GRACE * is_first()
+    while time.monotonic() < end and not all(store.check([_key("failed", other)]) for other in range(world())):
+        time.sleep(POLL)
+
+
+def _key(state: str, number: int) -> str:
+    return f"{state}/{_block}/{number}"
+
+
 def _wait_for(store: Any, key: str, other: int) -> bytes:
     """What another process leaves in the store."""
     stop_at = float("inf")
     while not store.check([key]):
         for number in range(world()):
-            if number != rank() and store.check([f"failed/{number}"]) and not store.check([key]):
-                raise OtherFailed(_told(number, json.loads(store.get(f"failed/{number}"))))
+            if number != rank() and store.check([_key("failed", number)]) and not store.check([key]):
+                raise OtherFailed(_told(number, json.loads(store.get(_key("failed", number)))))
         if asked_to_stop():
             stop_at = min(stop_at, time.monotonic() + GRACE)
         if time.monotonic() > stop_at:
@@ -257,16 +285,16 @@ def _who_is_lost(error: BaseException) -> tuple[list[int], str]:
     silent: list[int] = []
     try:
         store = _store()
-        store.set(f"noticed/{rank()}", "")
+        store.set(_key("noticed", rank()), "")
         others = [number for number in range(world()) if number != rank()]
         end = time.monotonic() + GRACE
         while time.monotonic() < end:
             for number in others:
-                if store.check([f"failed/{number}"]):
-                    word = json.loads(store.get(f"failed/{number}"))
+                if store.check([_key("failed", number)]):
+                    word = json.loads(store.get(_key("failed", number)))
                     if not word["quiet"]:
                         return [], _told(number, word)
-            silent = [n for n in others if not store.check([f"noticed/{n}"]) and not store.check([f"failed/{n}"])]
+            silent = [n for n in others if not store.check([_key("noticed", n)]) and not store.check([_key("failed", n)])]
             if not silent:
                 break
             time.sleep(POLL)

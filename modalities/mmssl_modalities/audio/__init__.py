@@ -99,7 +99,8 @@ class AudioAdapter(Adapter):
                 values, rows = self._chroma(inputs), inputs[FBANK].shape[4] // self.bins
             else:
                 sound = inputs[WAVEFORM].float().mean(2).flatten(1)
-                values, rows = {"mfcc": mfcc, "cqt": cqt}[name](sound, self.processor.sample_rate), 1
+                rate, rows = self.processor.sample_rate, 1
+                values = mfcc(sound, rate, inputs.get(LENGTHS)) if name == "mfcc" else cqt(sound, rate)
         valid = self._valid(inputs, values.shape[1] // rows, rows)
         return values if valid is None else values.masked_fill(~valid[..., None], torch.nan)
 

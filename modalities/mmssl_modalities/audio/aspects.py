@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
@@ -20,10 +20,12 @@ LOWEST, OCTAVE, OCTAVES = 32.7, 12, 7
 CLASSES = 12
 
 
-def mfcc(waveform: Float[Tensor, "b s"], rate: int) -> Float[Tensor, "b n 39"]:
+def mfcc(waveform: Float[Tensor, "b s"], rate: int, lengths: Int[Tensor, "b 1"] | None = None) -> Float[Tensor, "b n 39"]:
     """13 cepstral coefficients with first and second differences in time: what HuBERT clusters (arXiv 2106.07447, section IV-B).
 
     Kaldi's, without energy, of a frame of 400 samples for every token; differences as torchaudio's compute_deltas.
+
+    lengths: tokens of each sound before it was padded; None: all.
     """
     b, n = len(waveform), waveform.shape[1] // HOP
     seen = F.pad(waveform.float(), (BORDER, BORDER))[:, : n * HOP + FRAME - HOP]
@@ -32,17 +34,20 @@ def mfcc(waveform: Float[Tensor, "b s"], rate: int) -> Float[Tensor, "b n 39"]:
     size, hop = (1000 * (samples + 0.5) / rate for samples in (FRAME, HOP))  # ms, which it rounds down to samples
     frames = kaldi.mfcc(joined, sample_frequency=rate, frame_length=size, frame_shift=hop, use_energy=False)
     cepstra = frames.view(b, n + 1, -1)[:, :n]
-    first = differences(cepstra)
-    return torch.cat([cepstra, first, differences(first)], -1)
+    ends = torch.full((b, 1), n, device=cepstra.device) if lengths is None else lengths
+    first = differences(cepstra, ends)
+    return torch.cat([cepstra, first, differences(first, ends)], -1)
 
 
-def differences(values: Float[Tensor, "b n k"]) -> Float[Tensor, "b n k"]:
-    """The slope over five steps in time; beyond the ends lies the value at the end."""
-    n = values.shape[1]
-    place = torch.arange(n, device=values.device)
-    ahead, behind = ((place + far).clamp(0, n - 1) for far in (1, 2)), ((place - far).clamp(0, n - 1) for far in (1, 2))
-    steps = zip((1, 2), ahead, behind, strict=True)
-    return torch.stack([far * (values[:, a] - values[:, b]) for far, a, b in steps]).sum(0) / 10
+def differences(values: Float[Tensor, "b n k"], ends: Int[Tensor, "b 1"]) -> Float[Tensor, "b n k"]:
+    """The slope over five steps in time; beyond both ends of a sound lies the value at that end, and no padding."""
+    place = torch.arange(values.shape[1], device=values.device)
+
+    def at(places: Int[Tensor, " n"]) -> Float[Tensor, "b n k"]:
+        inside = torch.minimum(places.clamp(min=0), (ends - 1).clamp(min=0))
+        return values.gather(1, inside[..., None].expand_as(values))
+
+    return torch.stack([far * (at(place + far) - at(place - far)) for far in (1, 2)]).sum(0) / 10
 
 
 def cqt_bins(rate: int) -> int:
