@@ -225,7 +225,7 @@ def naming_the_lost(where: Callable[[], str]) -> Iterator[None]:
 
 
 def _leave_word(word: dict[str, Any]) -> None:
-    """Tell the others that this process failed. The first one, which may hold the store, waits a little until they have heard it."""
+    """Tell the others that this process failed. The first one, which may hold the store, waits a little until they know."""
     store = _store()
     store.set(_key("failed", rank()), json.dumps(word))
     end = time.monotonic() + GRACE * is_first()
