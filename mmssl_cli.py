@@ -4,6 +4,7 @@ Only the commands that need it do so; help and lists come at once.
 """
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -37,11 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     `train` exits with `NOT_SCORED` where only what follows training is at fault.
     """
-    options = parser().parse_args(arguments)
+    rest, taken = processes_apart(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args([*rest, *taken])
     run: Callable[[argparse.Namespace], None] = options.run
     try:
         if options.processes is not None:
-            sys.exit(launch(options.processes, without_processes(sys.argv[1:] if arguments is None else arguments)))
+            sys.exit(launch(options.processes, rest))
         run(options)
     except BrokenPipeError:
         sys.exit(141)
@@ -136,17 +138,16 @@ def add_processes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--processes", type=int, metavar="N", help="share the work among N processes of this machine")
 
 
-def without_processes(arguments: Sequence[str]) -> list[str]:
-    """What is typed of a command, for one of its processes."""
-    words = iter(arguments)
-    found = []
+def processes_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is typed of a command without the option `--processes`, and that option; argparse takes none amid key=value."""
+    words, rest, taken = iter(arguments), list[str](), list[str]()
     for word in words:
         name, equals, _ = word.partition("=")
-        if not (name.startswith("--p") and "--processes".startswith(name)):  # argparse takes a name's beginning for it
-            found.append(word)
-        elif not equals:
-            next(words)
-    return found
+        if name.startswith("--p") and "--processes".startswith(name):  # argparse takes a name's beginning for it
+            taken += [word] if equals else [word, *itertools.islice(words, 1)]
+        else:
+            rest.append(word)
+    return rest, taken
 
 
 def add_data_arguments(command: argparse.ArgumentParser) -> None:

@@ -2,9 +2,7 @@
 
 import platform
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean as mean
 from typing import Any
 
 from mmssl import files
@@ -22,9 +20,9 @@ from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.ending import Ending
 from mmssl.training.feed import Feed
-from mmssl.training.health import Watch
 from mmssl.training.launch import check_alike, start
 from mmssl.training.loop import Made, Training, TrainingError, load_weights, run_steps
+from mmssl.training.measured import Measured
 from mmssl.training.progress import Progress, track
 from mmssl.training.run import Interrupted, Run, StopRequest, check_run_to_continue, now, stop_on_signals, told
 from mmssl.training.splits import Scored, open_splits
@@ -128,10 +126,7 @@ class Session:
         self.training = Training(self.pieces.objective, self.options, project_dir=str(run.folder))
         self.feed = processes.together(self.make_feed, first_before=True)
         self.training.steps_per_epoch = self.feed.steps_per_epoch
-        self.samples_logged = 0
-        self.window: list[dict[str, float]] = []
-        self.unread: list[tuple[str, Made]] = []
-        self.watches = {name: Watch() for name in self.streams}
+        self.measured = Measured(self.training, self.streams)
         self.probes: dict[str, float] = {}
         self.shown: dict[str, float] = {}
         self.saved: int | None = None
@@ -235,9 +230,8 @@ class Session:
             state = checkpoint.load(newest)
             self.training.restore(state)
             self.feed.restore(state["feed"])
-            self.window, self.samples_logged, self.saved = state["window"], state["samples_logged"], self.training.counters.step
-            for name, watch in self.watches.items():
-                watch.restore(state["watches"][name])
+            self.measured.restore(state)
+            self.saved = self.training.counters.step
             say(f"continuing from {newest}, step {self.saved}")
         elif self.trained:
             load_weights(self.training.published(), load_model(str(self.run.model_folder)).state_dict())
@@ -246,7 +240,7 @@ class Session:
         elif before:
             self.continue_from(before)
         self.run.truncate(self.training.counters.step)
-        self.run.record(flags=self.flags())
+        self.run.record(flags=self.measured.flags())
 
     def newest(self, folder: Path) -> Path | None:
         """The newest good checkpoint, as the first process finds it; in the run's own folder the others are pruned."""
@@ -269,7 +263,7 @@ class Session:
         self.training.restore(state)
         step = self.training.counters.step
         self.feed.continue_from(state["feed"])
-        self.samples_logged = self.training.counters.samples
+        self.measured.samples_logged = self.training.counters.samples
         if self.training.progress >= 1:
             raise ValueError(
                 f"init: {before} has made {step} steps, and the budget of this recipe counts them: nothing is left to train. "
@@ -359,13 +353,12 @@ class Session:
     def after_step(self, made: Made, bar: Progress | None) -> None:
         """Whatever is due after a step: probe, log, checkpoint, and the bar."""
         step, done = made.clock.step, self.training.progress >= 1
-        self.unread.append((self.feed.current, made))
+        self.measured.unread.append((self.feed.current, made))
         every = max((evaluator.options.every for evaluator in self.evaluators.values()), default=0)
         probe, save = every > 0 and step % every == 0, step % self.options.checkpoint_every == 0 and not done
         log = step % self.options.log_every == 0 or probe or done
-        row = self.read_steps(bar) if log or save or not self.can_wait else {}
-        if len(self.streams) == 1:
-            self.feed.learn(0.0)  # of one source there is nothing to learn
+        row = self.read_measured(bar) if log or save or not self.measured.can_wait else {}
+        self.feed.learn(row["loss"] if len(self.streams) > 1 else 0.0)  # of one source there is nothing to learn
         if probe:
             self.probes = self.probe()
         if log:
@@ -374,42 +367,15 @@ class Session:
             self.save(bar)
         self.show_progress(bar, row)
 
-    @property
-    def can_wait(self) -> bool:
-        """Whether measurements are read where they are logged only: else an accelerator, or other processes, would wait.
-
-        Of several sources the losses decide which one is next.
-        """
-        return len(self.streams) == 1 and (self.training.device.type != "cpu" or processes.world() > 1)
-
-    def read_steps(self, bar: Progress | None) -> dict[str, float]:
-        """Read what all processes measured since the last time, and look for signs that the run goes wrong; the last row."""
-        unread, self.unread = self.unread, []
-        row: dict[str, float] = {}
-        for (source, made), row in zip(unread, self.training.settled([made for _, made in unread]), strict=True):
-            self.window.append(row)
-            self.raise_flags(source, made, row, bar)
-            if len(self.streams) > 1:
-                self.feed.learn(row["loss"])
-                row[f"loss_{source}"] = row["loss"]
-        return row
-
-    def raise_flags(self, source: str, made: Made, row: dict[str, float], bar: Progress | None) -> None:
-        """Tell of signs that the run goes wrong, each once: on the screen, in metrics.jsonl, run.json and the report."""
-        raised = self.watches[source].see(made.clock.step, row, made.clock.progress)
+    def read_measured(self, bar: Progress | None) -> dict[str, float]:
+        """Read what was measured; the last row. Signs that the run goes wrong are told once: on the screen and in run.json."""
+        rows, raised = self.measured.read()
         for flag in raised:
             if bar is not None:
                 bar.message(f"warning: {flag.name} at step {flag.step}: {flag.message}")
         if raised:
-            self.run.record(flags=self.flags())
-
-    def flags(self) -> list[dict[str, Any]]:
-        """All flags, in the order of their steps; with several sources each names its own."""
-        several = len(self.watches) > 1
-        found = [
-            asdict(flag) | ({"source": name} if several else {}) for name, watch in self.watches.items() for flag in watch.flags
-        ]
-        return sorted(found, key=lambda flag: flag["step"])
+            self.run.record(flags=self.measured.flags())
+        return rows[-1] if rows else {}
 
     def show_progress(self, bar: Progress | None, row: dict[str, float]) -> None:
         if bar is None:
@@ -422,36 +388,20 @@ class Session:
 
     def log(self, extra: dict[str, float]) -> None:
         """A row of metrics.jsonl: means over the steps since the last one."""
-        counters, options = self.training.counters, self.options
-        rows, self.window = self.window, []
-        means = {key: mean([row[key] for row in rows if key in row]) for key in dict.fromkeys(key for row in rows for key in row)}
-        epoch = counters.step / self.training.steps_per_epoch
-        rate = (counters.samples - self.samples_logged) / sum(row["step_seconds"] for row in rows)
-        self.samples_logged = counters.samples
-        row: dict[str, Any] = {
-            "step": counters.step,
-            "epoch": round(epoch, 4),
-            "samples": counters.samples,
-            "seconds": round(counters.seconds, 3),
-        }
-        means.pop("step_seconds")
-        row |= means | {"samples_per_second": rate, "skipped": counters.skipped} | extra
-        if flags := self.flags():
+        row = self.measured.row() | extra
+        if flags := self.measured.flags():
             row["flags"] = ", ".join(dict.fromkeys(flag["name"] for flag in flags))
         self.run.log(row)
-        if options.trackers:
-            self.training.accelerator.log(row, step=counters.step)
+        if self.options.trackers:
+            self.training.accelerator.log(row, step=self.training.counters.step)
 
     def save(self, bar: Progress | None) -> None:
         """Write a checkpoint, and drop those beyond `keep_last`. What is not finite is never written: TrainingError."""
         step = self.training.counters.step
-        if self.unread:
-            self.read_steps(bar)
+        self.read_measured(bar)
         if step != self.saved:
             self.feed.share_skips()
-            unlogged = {"window": self.window, "samples_logged": self.samples_logged, "feed": self.feed.state()}
-            unlogged["watches"] = {name: watch.state() for name, watch in self.watches.items()}
-            state = self.training.state() | unlogged
+            state = self.training.state() | self.measured.state() | {"feed": self.feed.state()}
             if processes.is_first():
                 checkpoint.save(checkpoint.step_path(self.run.checkpoints, step), state)
             self.saved = step
@@ -523,7 +473,7 @@ class Session:
             "minutes": round(counters.seconds / 60, 2),
             "skipped": counters.skipped,
             "skipped_messages": self.feed.skips,
-            "flags": self.flags(),
+            "flags": self.measured.flags(),
         }
 
     def pictures(self) -> dict[str, Any]:

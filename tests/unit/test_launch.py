@@ -1,0 +1,197 @@
+"""What a launcher says in the environment is heard, or refused: no launch trains otherwise than asked."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import mmssl_cli as cli
+from mmssl.data import processes
+from mmssl.recipe import load
+from mmssl.training import launch
+from mmssl.training.launch import LaunchError, Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
+
+SLURM = {
+    "SLURM_PROCID": "9",
+    "SLURM_STEP_NUM_TASKS": "32",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "8(x4)",
+    "SLURM_STEP_NODELIST": "node7",
+    "SLURM_JOB_ID": "20003",
+    "SLURM_STEP_ID": "4",
+}
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test leaves a variable behind."""
+    before = dict(os.environ)
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "place", "address", "port"),
+    [
+        (TORCHRUN, Place(3, 4, 1, 2), "a", "1"),
+        (SLURM, Place(9, 32, 1, 8), "node7", str(29500 + 7)),
+        (TORCHRUN | SLURM, Place(3, 4, 1, 2), "a", "1"),
+        (OPEN_MPI, Place(1, 2, 0, 1), "127.0.0.1", "29500"),
+    ],
+    ids=["torchrun", "srun", "srun torchrun", "mpirun"],
+)
+def test_the_place_of_a_process(environment: dict[str, str], place: Place, address: str, port: str) -> None:
+    os.environ.update({name: value for name, value in environment.items() if name.startswith("MASTER")})
+    assert place_of(environment) == place
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == (address, port)
+
+
+@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}])
+def test_a_process_that_is_alone(environment: dict[str, str]) -> None:
+    assert place_of(environment) is None
+
+
+def test_the_first_machine_of_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    listed = SLURM | {"SLURM_STEP_NODELIST": "node[7-9]"}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        LaunchError, match=r"the machines are node\[7-9\], and scontrol does not name the first one .*Set MASTER_ADDR"
+    ):
+        place_of(listed)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[7-9]" ] && echo node7 && echo node8\n')
+    scontrol.chmod(0o755)
+    place_of(listed)
+    assert os.environ["MASTER_ADDR"] == "node7"
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2, but RANK is not set: who is this?"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"},
+            r"accelerate launch --cpu starts one process, whatever --num_processes says.*--multi_gpu --num_processes N -m mmssl",
+        ),
+    ],
+)
+def test_a_launch_that_would_train_alone(environment: dict[str, str], told: str) -> None:
+    with pytest.raises(LaunchError, match=told):
+        place_of(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, r"FSDP was asked for \(ACCELERATE_USE_FSDP=true\).*torchrun --nproc_per_node N -m mmssl"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed was asked for"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM was asked for"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "a parallelism_config was asked for"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set train.compile=true in the recipe"),
+    ],
+)
+def test_a_strategy_that_mmssl_does_not_have(environment: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LaunchError, match=told):
+        refuse_what_is_not_done(environment)
+    monkeypatch.setenv("RANK", "1")  # of several processes, which all find the same, one tells it
+    with pytest.raises(processes.OtherFailed):
+        refuse_what_is_not_done(environment)
+
+
+def test_a_strategy_is_refused_by_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(SystemExit, match="mmssl: FSDP was asked for"):
+        cli.main(["train", "quickstart"])
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed_precision=bf16, and the recipe comes to no: set train.precision=bf16"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "3"}, "gradient_accumulation_steps=3, and the recipe train.accumulation=2"),
+    ],
+)
+def test_settings_that_are_not_those_of_the_recipe(environment: dict[str, str], told: str) -> None:
+    with pytest.raises(LaunchError, match=told):
+        refuse_other_settings("no", 2, environment)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"},
+        {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"},
+    ],
+)
+def test_settings_that_are_those_of_the_recipe(environment: dict[str, str]) -> None:
+    refuse_other_settings("no", 2, environment)
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    os.environ.update(TORCHRUN | {"RANK": "0"})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(LaunchError, match="2 processes on a machine with 1 GPUs: launch one for each GPU"):
+        start(1.0)
+
+
+def test_one_process_needs_nobody() -> None:
+    start(1.0)
+    assert (processes.world(), processes.rank(), processes.is_first()) == (1, 0, True)
+    assert processes.gathered("a") == ["a"] == [processes.by_first(lambda: "a")] == [processes.together(lambda: "a")]
+    assert list(processes.in_turn(iter([1, None, 2]))) == [1, 2]
+    assert processes.meet("word") == ["word"]
+    with pytest.raises(ZeroDivisionError), processes.one_for_all():
+        raise ZeroDivisionError
+
+
+def test_code_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    recipe = load("quickstart")
+    digits = launch.code_digits(recipe)
+    assert set(digits) == {"mmssl", "mmssl_modalities"}
+    assert launch.code_digits(recipe) == digits
+    source = tmp_path / "acme.py"
+    source.write_text("ONE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(launch, "points", lambda: {"image": type("Point", (), {"module": "acme"})})
+    before = launch.code_digits(recipe)["acme"]
+    source.write_text("ONE = 2\n")
+    assert launch.code_digits(recipe)["acme"] != before
+
+
+@pytest.mark.parametrize(
+    ("typed", "passed_on"),
+    [
+        (["train", "a.yaml", "--processes", "2", "train.lr=1"], ["train", "a.yaml", "train.lr=1"]),
+        (["train", "--processes=2", "a.yaml"], ["train", "a.yaml"]),
+        (["train", "--proc", "2", "a.yaml"], ["train", "a.yaml"]),
+        (["embed", "m", "--data", "d", "--output", "o", "--p=2"], ["embed", "m", "--data", "d", "--output", "o"]),
+    ],
+)
+def test_what_each_process_is_told(typed: list[str], passed_on: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr(cli, "launch", lambda count, arguments: launched.append((count, arguments)) or 7)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(typed)
+    assert (stop.value.code, launched) == (7, [(2, passed_on)])
+
+
+@pytest.mark.parametrize(
+    ("count", "world", "told"), [("0", "1", "must be at least 1; got 0"), ("2", "4", "is one of several already")]
+)
+def test_counts_that_are_refused(count: str, world: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(SystemExit, match=told):
+        cli.main(["train", "quickstart", "--processes", count])
