@@ -1,0 +1,277 @@
+"""Run `mmssl` on one or on many processes of this machine, again and again, without paying for its imports every time.
+
+    python tests/invariant/many.py        # requests on the standard input, answers on the standard output, one line of JSON each
+
+A request, {"arguments": ["train", ...], "processes": 2, "folder": ..., "seconds": 60, "planted": {...}}, forks so many processes,
+each in the environment that `torchrun` would give it (but the first one holds the store, as under `srun`), in that working
+directory; they write into out-0.txt, out-1.txt, ... there. The answer is {"codes": [0, 0], "late": false}: the exit code of each,
+negative for a signal, and whether they took longer than `seconds` and were killed for it.
+
+planted: changes that the processes make to mmssl before they start, each by its name in `PLANTED` and with its value: faults, which
+laws must find, and what a test wants to know or to happen. Pictures and curves of the report are left out of all runs.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+import mmssl_cli as cli
+from mmssl.data import Batch, Stream, processes
+from mmssl.draws import Draws
+from mmssl.objectives.networks import Clock, Networks
+from mmssl.recipe import recipe as recipes
+from mmssl.training.feed import Feed
+from mmssl.training.loop import Made, Training
+from mmssl.training.session import Session
+
+ALONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What says that a process is one of several."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run, on how many processes, where, for how long at most, and what to change before."""
+
+    arguments: Sequence[str]
+    processes: int
+    folder: str
+    seconds: float
+    planted: Mapping[str, Any] = field(default_factory=dict)
+
+
+def serve(request: Request) -> dict[str, Any]:
+    """Fork the processes of a request, and wait for them; none is left when this returns."""
+    with suppress(Exception):  # they find out themselves
+        recipes.load(request.arguments[1], request.arguments[2:])
+    port = free_port()
+    children = [fork(request, rank, port) for rank in range(request.processes)]
+    codes: dict[int, int] = {}
+    end, late = time.monotonic() + request.seconds, False
+    while len(codes) < len(children):
+        for child in children:
+            if child not in codes and (found := os.waitpid(child, os.WNOHANG))[0]:
+                codes[child] = os.waitstatus_to_exitcode(found[1])
+        if time.monotonic() > end and not late:
+            late = True
+            for child in children:
+                with suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
+        time.sleep(0.005)
+    return {"codes": [codes[child] for child in children], "late": late}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def fork(request: Request, rank: int, port: int) -> int:
+    """Start one process of a request; returns its process id, which is that of its group."""
+    child = os.fork()
+    if not child:
+        _work(request, rank, port)
+    with suppress(ProcessLookupError, PermissionError):  # it does the same: whoever comes first
+        os.setpgid(child, child)
+    return child
+
+
+def _work(request: Request, rank: int, port: int) -> NoReturn:
+    code = 1
+    try:
+        with suppress(PermissionError):
+            os.setpgid(0, 0)
+        os.chdir(request.folder)
+        redirect(Path(f"out-{rank}.txt"))
+        for name in ALONE:
+            os.environ.pop(name, None)
+        if request.processes > 1:
+            place = (rank, request.processes, rank, request.processes, "127.0.0.1", port)
+            os.environ.update({name: str(value) for name, value in zip(ALONE, place, strict=True)})
+        sys.argv = ["mmssl", *request.arguments]
+        Session.pictures = lambda self: {}  # type: ignore[method-assign]
+        sys.modules["mmssl.report.page"].charts = lambda metrics, table: []  # type: ignore[attr-defined]
+        for name, value in request.planted.items():
+            PLANTED[name](rank, value)
+        cli.main(request.arguments)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def redirect(file: Path) -> None:
+    """What this process writes from here on goes into a file; it reads nothing."""
+    with file.open("w", encoding="utf-8") as out, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+
+
+def after_each_step(then: Callable[[Training], None]) -> None:
+    """Plant something that happens after each step of this process."""
+    move = Training.move
+
+    def moved(self: Training, micro: list[Batch]) -> Made:
+        made = move(self, micro)
+        then(self)
+        return made
+
+    Training.move = moved  # type: ignore[method-assign]
+
+
+def stop_after(rank: int, value: Mapping[str, int]) -> None:
+    """Send SIGTERM to one process after a step: {"rank": 1, "step": 4}."""
+
+    def then(training: Training) -> None:
+        if training.counters.step == value["step"]:
+            signal.raise_signal(signal.SIGTERM)
+
+    if rank == value["rank"]:
+        after_each_step(then)
+
+
+def slowed_down(rank: int, seconds: float) -> None:
+    """The second process sleeps in every step."""
+    if rank == 1:
+        after_each_step(lambda training: time.sleep(seconds))
+
+
+def weights_written_down(rank: int, name: str) -> None:
+    """Each process writes the step that it is at, and a digest of all tensors of its objective, into a file after each step."""
+
+    def then(training: Training) -> None:
+        found = hashlib.md5()
+        for key, tensor in training.objective.state_dict().items():
+            found.update(key.encode() + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        text = json.dumps({"step": training.counters.step, "md5": found.hexdigest(), "lr": training.lr})
+        Path(f"{name}-{rank}.json").write_text(text, encoding="utf-8")
+
+    after_each_step(then)
+
+
+def other_masks(rank: int, value: bool) -> None:
+    """Each process draws other masks, and views, for the same sample."""
+    Batch.draws = property(lambda self: Draws(self.keys).fork(1000 + rank) if rank else Draws(self.keys))  # type: ignore[assignment]
+
+
+def gradient_summed(rank: int, value: bool) -> None:
+    """The gradients of the processes are summed, not averaged."""
+    prepare = Training.prepare
+
+    def added(state: None, bucket: torch._C._distributed_c10d.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda done: done.value()[0])
+
+    def prepared(self: Training) -> Any:
+        wrapped, optimizer = prepare(self)
+        wrapped.register_comm_hook(None, added)  # type: ignore[operator]
+        return wrapped, optimizer
+
+    Training.prepare = prepared  # type: ignore[method-assign]
+
+
+def teacher_moved_twice(rank: int, value: bool) -> None:
+    """Averages and teachers move once for each process."""
+    after_step = Networks.after_step
+
+    def moved(self: Networks, clock: Clock) -> None:
+        for _ in range(processes.world()):
+            after_step(self, clock)
+
+    Networks.after_step = moved  # type: ignore[method-assign]
+
+
+def loss_of_one(rank: int, value: bool) -> None:
+    """What is logged is what one process measured, as if the others had measured the same."""
+    settled, gathered = Training.settled, processes.gathered
+
+    def alone(self: Training, steps: Sequence[Made]) -> list[dict[str, float]]:
+        processes.gathered = lambda value: [value] * processes.world()
+        try:
+            return settled(self, steps)
+        finally:
+            processes.gathered = gathered
+
+    Training.settled = alone  # type: ignore[method-assign]
+
+
+def sample_skipped(rank: int, value: bool) -> None:
+    """The second process leaves out the last sample of each of its micro-batches, and tells nobody."""
+    read = Feed.read
+
+    def shorter(self: Feed, stream: Stream, start_step: int) -> Iterator[Batch]:
+        for batch in read(self, stream, start_step):
+            inputs = {name: {key: tensor[:-1] for key, tensor in tensors.items()} for name, tensors in batch.inputs.items()}
+            yield replace(batch, inputs=inputs, keys=batch.keys[:-1], ids=batch.ids[:-1])
+
+    if rank == 1:
+        Feed.read = shorter  # type: ignore[method-assign]
+
+
+PLANTED: dict[str, Callable[[int, Any], None]] = {
+    found.__name__: found
+    for found in (
+        *(stop_after, slowed_down, weights_written_down),
+        *(other_masks, gradient_summed, teacher_moved_twice, loss_of_one, sample_skipped),
+    )
+}
+
+
+def warm_up() -> None:
+    """Import what a run imports on its way, and stay free of threads, which a fork would not copy."""
+    torch.set_num_threads(1)
+    import matplotlib.figure  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+
+    import mmssl.api  # noqa: F401
+    import mmssl.report.page  # noqa: F401
+
+
+def remember_sections() -> None:
+    """Work out what a recipe may hold once for all processes: that takes longer than what they train here."""
+    root, known = recipes._root, dict[tuple[Any, ...], Any]()
+
+    def remembered(names: Sequence[str], others: Collection[str]) -> Any:
+        key = (*names, frozenset(others))
+        if key not in known:
+            known[key] = root(names, others)
+        return known[key]
+
+    recipes._root = remembered
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what imports print is no answer
+    warm_up()
+    remember_sections()
+    for line in sys.stdin:
+        print(json.dumps(serve(Request(**json.loads(line)))), file=answers, flush=True)
+    os._exit(0)  # nothing is left to do, and Python takes seconds for that
+
+
+if __name__ == "__main__":
+    main()
