@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mmssl import api
-from mmssl.training.loop import Training
+from mmssl.data import Batch
+from mmssl.training.loop import Made, Training
 from mmssl.training.run import Run
 from mmssl.training.session import Session
 
@@ -90,15 +91,15 @@ def signal_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, signal.Signa
     """Make this process receive a signal, once, right after an optimizer step."""
 
     def arrange(step: int, number: signal.Signals) -> None:
-        original, sent = Training.step, list[int]()
+        original, sent = Training.move, list[int]()
 
-        def step_then_signal(self: Training, batches: Any) -> dict[str, float]:
-            row = original(self, batches)
+        def move_then_signal(self: Training, micro: list[Batch]) -> Made:
+            made = original(self, micro)
             if self.counters.step == step and not sent:
                 sent.append(step)
                 signal.raise_signal(number)
-            return row
+            return made
 
-        monkeypatch.setattr(Training, "step", step_then_signal)
+        monkeypatch.setattr(Training, "move", move_then_signal)
 
     return arrange

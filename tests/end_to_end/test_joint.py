@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from mmssl import api
-from mmssl.data import Order
+from mmssl.data import Batch, Order
 from mmssl.draws import keys
 from mmssl.model import load_model
-from mmssl.training.loop import Training
+from mmssl.training.loop import Made, Training
 from mmssl.training.run import Run
 from mmssl.training.session import Session
 
@@ -61,16 +61,16 @@ def test_one_model_serves_both_modalities_and_is_scored_on_both() -> None:
 def test_an_interrupted_mixture_ends_in_the_same_weights(mixing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"data.mixing": {"name": mixing}, "train.batch_tokens": 96}
     through = api.train(recipe(**changes, **{"run.name": "through"}))
-    step, stopped = Training.step, []
+    move, stopped = Training.move, []
 
-    def interrupt(self: Training, batches: Any) -> dict[str, float]:
-        row = step(self, batches)
+    def interrupt(self: Training, micro: list[Batch]) -> Made:
+        made = move(self, micro)
         if self.counters.step == 6 and not stopped:
             stopped.append(True)
             raise KeyboardInterrupt
-        return row
+        return made
 
-    monkeypatch.setattr(Training, "step", interrupt)
+    monkeypatch.setattr(Training, "move", interrupt)
     with pytest.raises(KeyboardInterrupt):
         api.train(recipe(**changes, **{"run.name": "stopped"}))
     resumed = api.train(recipe(**changes, **{"run.name": "stopped", "resume": "auto"}))

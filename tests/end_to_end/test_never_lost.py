@@ -21,13 +21,14 @@ from PIL import Image
 
 import mmssl_cli as cli
 from mmssl import MMSSLModel, files
+from mmssl.data import Batch
 from mmssl.data.loader import WorkerKilled, _loaded
 from mmssl.evaluation import Evaluator
 from mmssl.evaluation.protocol import probes
 from mmssl.objectives.predict import Masked
 from mmssl.report import page
 from mmssl.training import checkpoint
-from mmssl.training.loop import Training
+from mmssl.training.loop import Made, Training
 from mmssl.training.run import Interrupted, Run
 from mmssl.training.session import Session
 
@@ -148,7 +149,7 @@ def check_finished(run: Run, line: str, typed: Callable[..., tuple[int, str]], m
 
     steps = [row["step"] for row in run.rows()]
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", forbidden)
+        patch.setattr(Training, "move", forbidden)
         code, said = typed(*shlex.split(line)[1:], *more)
     assert code == 0, said
     assert run.finished
@@ -340,15 +341,15 @@ def test_series_of_different_length_are_drawn(tiny: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("name", [".model.", "metrics.jsonl"])
 def test_a_full_disk_while_training(tiny: Path, typed: Any, full_disk: Any, name: str) -> None:
     full_disk(name if name != "metrics.jsonl" else "nothing")
-    step = Training.step
+    move = Training.move
 
-    def filling(self: Training, batches: Any) -> dict[str, float]:
+    def filling(self: Training, micro: list[Batch]) -> Made:
         if self.counters.step == 6:
             full_disk(name)
-        return step(self, batches)
+        return move(self, micro)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "step", filling)
+        patch.setattr(Training, "move", filling)
         code, said = typed("train", str(tiny))
     run = Run(Path("runs/tiny"))
     last = checkpoint.newest(run.checkpoints)
