@@ -43,13 +43,18 @@ ALONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 
 @dataclass(frozen=True)
 class Request:
-    """What to run, on how many processes, where, for how long at most, and what to change before."""
+    """What to run, on how many processes, where, for how long at most, and what to change before.
+
+    own, environment: arguments and variables of one process, by its number.
+    """
 
     arguments: Sequence[str]
     processes: int
     folder: str
     seconds: float
     planted: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def serve(request: Request) -> dict[str, Any]:
@@ -102,12 +107,14 @@ def _work(request: Request, rank: int, port: int) -> NoReturn:
         if request.processes > 1:
             place = (rank, request.processes, rank, request.processes, "127.0.0.1", port)
             os.environ.update({name: str(value) for name, value in zip(ALONE, place, strict=True)})
-        sys.argv = ["mmssl", *request.arguments]
+        os.environ.update(request.environment.get(str(rank), {}))
+        arguments = [*request.arguments, *request.own.get(str(rank), [])]
+        sys.argv = ["mmssl", *arguments]
         Session.pictures = lambda self: {}  # type: ignore[method-assign]
         sys.modules["mmssl.report.page"].charts = lambda metrics, table: []  # type: ignore[attr-defined]
         for name, value in request.planted.items():
             PLANTED[name](rank, value)
-        cli.main(request.arguments)
+        cli.main(arguments)
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -150,6 +157,35 @@ def stop_after(rank: int, value: Mapping[str, int]) -> None:
 
     if rank == value["rank"]:
         after_each_step(then)
+
+
+def signal_after(rank: int, value: Mapping[str, int]) -> None:
+    """A process sends itself a signal after a step: {"rank": 1, "step": 4, "number": 9}."""
+
+    def then(training: Training) -> None:
+        if training.counters.step == value["step"]:
+            os.kill(os.getpid(), value["number"])
+
+    if rank == value["rank"]:
+        after_each_step(then)
+
+
+def broken_after(rank: int, value: Mapping[str, int]) -> None:
+    """The weights of one process are not numbers any more after a step: {"rank": 1, "step": 4}."""
+
+    def then(training: Training) -> None:
+        if training.counters.step == value["step"]:
+            for parameter in training.objective.parameters():
+                parameter.data.fill_(float("nan"))
+
+    if rank == value["rank"]:
+        after_each_step(then)
+
+
+def elsewhere(rank: int, value: Mapping[str, Any]) -> None:
+    """One process works in another folder, as one on another machine may: {"rank": 1, "folder": ...}."""
+    if rank == value["rank"]:
+        os.chdir(value["folder"])
 
 
 def slowed_down(rank: int, seconds: float) -> None:
@@ -234,7 +270,7 @@ def sample_skipped(rank: int, value: bool) -> None:
 PLANTED: dict[str, Callable[[int, Any], None]] = {
     found.__name__: found
     for found in (
-        *(stop_after, slowed_down, weights_written_down),
+        *(stop_after, signal_after, broken_after, elsewhere, slowed_down, weights_written_down),
         *(other_masks, gradient_summed, teacher_moved_twice, loss_of_one, sample_skipped),
     )
 }

@@ -10,14 +10,12 @@ gradients much smaller than that make small steps, as with SGD.
 import json
 import math
 import os
-import select
 import socket
 import subprocess
 import sys
 import wave
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +28,6 @@ from mmssl.modality import find
 from mmssl.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 90.0
-"""Seconds after which the processes of a request are killed; they take two or three."""
 SAME = ("train.eps=1e-4", "train.precision=fp32", "train.max_minutes=null", "train.log_every=2", "data.workers=0", "evaluate=null")
 """What all runs here have in common."""
 TINY = ("encoder.hidden_size=32", "encoder.num_hidden_layers=2", "encoder.num_attention_heads=2", "train.max_steps=6")
@@ -49,51 +45,6 @@ class Result:
 
     rows: list[dict[str, Any]]
     tensors: dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    """Ask `many.py`, a process of its own (this one may have threads, which a fork would not copy), to run mmssl; see `_send`."""
-    log = tmp_path_factory.mktemp("many") / "log.txt"
-    command = [sys.executable, str(Path(__file__).with_name("many.py"))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (
-        log.open("w", encoding="utf-8") as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment) as server,
-    ):
-        yield partial(_send, server, log)
-        # It ends when nobody can ask it any more.
-
-
-def _send(
-    server: subprocess.Popen[bytes],
-    log: Path,
-    folder: Path,
-    *arguments: str,
-    processes: int = 1,
-    codes: Sequence[int] | None = None,
-    seconds: float = LIMIT,
-    **planted: Any,
-) -> list[str]:
-    """Run a command; what each process wrote. codes: how they must end; None: all with 0."""
-    assert server.stdin is not None
-    assert server.stdout is not None
-    folder.mkdir(exist_ok=True)
-    request = {"arguments": arguments, "processes": processes, "folder": str(folder), "seconds": seconds, "planted": planted}
-    server.stdin.write(json.dumps(request).encode() + b"\n")
-    server.stdin.flush()
-    # The first request waits for the imports.
-    ready, _, _ = select.select([server.stdout], [], [], seconds + 120)
-    line = server.stdout.readline() if ready else b""
-    if not line:
-        server.kill()
-    assert line, f"many.py does not answer\n{log.read_text(encoding='utf-8')}"
-    answer = json.loads(line)
-    found = [(folder / f"out-{rank}.txt").read_text(encoding="utf-8") for rank in range(processes)]
-    shown = "\n".join(f"--- process {rank}\n{text}" for rank, text in enumerate(found))
-    assert not answer["late"], f"not done after {seconds} s: killed\n{shown}"
-    assert answer["codes"] == list(codes or [0] * processes), f"ended with {answer['codes']}\n{shown}"
-    return found
 
 
 def result(folder: Path) -> Result:
