@@ -41,8 +41,9 @@ Ask = Callable[..., list[str]]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: rows of metrics.jsonl, and tensors of the model and of the objective in the last checkpoint."""
+    """What a run came to: scores, rows of metrics.jsonl, and tensors of the model and of the objective in the last checkpoint."""
 
+    scores: str
     rows: list[dict[str, Any]]
     tensors: dict[str, Tensor]
 
@@ -57,7 +58,8 @@ def result(folder: Path) -> Result:
     assert last is not None
     state = checkpoint.load(last)["objective"]
     parts = {"model": load_file(weights), "objective": state}
-    return Result(rows, {f"{part}.{key}": tensor for part, tensors in parts.items() for key, tensor in tensors.items()})
+    scores = (run / "table.json").read_text(encoding="utf-8") if (run / "table.json").exists() else ""
+    return Result(scores, rows, {f"{part}.{key}": tensor for part, tensors in parts.items() for key, tensor in tensors.items()})
 
 
 def differences(found: Result, expected: Result) -> list[str]:
@@ -69,6 +71,8 @@ def differences(found: Result, expected: Result) -> list[str]:
     worst = max(gaps, key=lambda key: gaps[key])
     if not gaps[worst] <= WEIGHTS:
         lines.append(f"weights differ by {gaps[worst]:.1e} in {worst}")
+    if found.scores != expected.scores:
+        lines.append(f"scores are {found.scores}, not {expected.scores}")
     if len(found.rows) != len(expected.rows):
         lines.append(f"metrics.jsonl has {len(found.rows)} rows, not {len(expected.rows)}")
     for row, other in zip(found.rows, expected.rows, strict=False):
@@ -207,7 +211,7 @@ CASES = {
         ),
     ),
     "text": Case("grid/masked_text", ("train.batch_size=16", f"{TEXT}.vocab_size=300"), texts),
-    "swapped tokens, batch_tokens": Case("text/bert_sst2", ("train.batch_tokens=600", f"{TEXT}.vocab_size=300"), texts),
+    "swapped tokens, batch_tokens": Case("text/bert_sst2", ("train.batch_tokens=140", f"{TEXT}.vocab_size=300"), texts),
     "mixed sounds, some skipped": Case(
         "grid/masked_audio",
         ("train.batch_size=16", *BANDS, "modalities.audio.augment.mix=0.5", "data.on_error=skip"),
@@ -278,6 +282,7 @@ def test_the_cases_hold_what_they_are_for(alone: Whole) -> None:
     assert {key.removeprefix("loss_") for row in joint.rows for key in row if key.startswith("loss_")} == set(SIX)
     _, scored = alone("stochastic depth, scored")
     assert any("probe" in key for row in scored.rows for key in row)
+    assert "random init" in scored.scores
 
 
 FAULTS = [
