@@ -283,6 +283,7 @@ def warm_up() -> None:
     import sklearn.datasets  # noqa: F401
 
     import mmssl.api  # noqa: F401
+    import mmssl.data.local_tables  # noqa: F401
     import mmssl.report.page  # noqa: F401
 
 

@@ -329,6 +329,12 @@ def test_a_budget_of_minutes_ends_all_processes_at_one_step(slowed_down: float, 
     assert first["step"] == result(tmp_path).rows[-1]["step"] > 6
 
 
+def test_processes_that_hang_are_killed_and_told(ask: Ask, alone: Whole, tmp_path: Path) -> None:
+    arguments, _ = alone("masked")
+    with pytest.raises(AssertionError, match=r"not done after 1\.0 s: killed\s+--- process 0(.*\n)+\s*--- process 1"):
+        ask(tmp_path, *arguments, processes=2, seconds=1.0, slowed_down=60.0)
+
+
 LAUNCHERS = {
     "torchrun": ("torchrun", "--nproc_per_node=2", "--master_port={port}", "-m", "mmssl"),
     "accelerate": (
