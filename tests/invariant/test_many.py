@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor
@@ -316,6 +317,20 @@ def test_a_run_goes_on_with_another_number_of_processes(ask: Ask, alone: Whole, 
     assert told[1] == ""
     ask(tmp_path, *resume)
     assert differences(result(tmp_path), expected) == []
+
+
+def test_embeddings_and_scores_of_many_processes_are_those_of_one(ask: Ask, alone: Whole, tmp_path: Path) -> None:
+    """In the order of the rows; of an odd number of batches, the last one short."""
+    arguments, _ = alone("masked")
+    ask(tmp_path, *arguments, "run.name=kept")
+    for processes in (1, 2):
+        data = ("runs/kept/model", "--data", "bundled:digits", "--batch-size", "250")
+        ask(tmp_path, "embed", *data, "--output", f"{processes}.parquet", processes=processes)
+        ask(tmp_path, "evaluate", *data, "--train-limit", "100", "--output", f"{processes}.json", processes=processes)
+    one, two = (pq.read_table(tmp_path / f"{processes}.parquet") for processes in (1, 2))
+    assert one["row"].to_pylist() == two["row"].to_pylist() == list(range(1797))
+    assert np.allclose(np.stack(one["embedding"].to_numpy()), np.stack(two["embedding"].to_numpy()), atol=1e-6)
+    assert (tmp_path / "1.json").read_text(encoding="utf-8") == (tmp_path / "2.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("slowed_down", [0.0, 0.05])
