@@ -6,7 +6,7 @@ for each sample until all weights of the step are known, and a measurement is wh
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -80,8 +80,20 @@ class Metric(ABC):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Metric":
         """The same with its tensors changed, moved to another device, say."""
-        found = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **found)  # type: ignore[type-var]
+        found: Metric = _mapped(self, change)
+        return found
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value with the tensors changed that it is made of: a tensor, a tuple or list, a dataclass."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_mapped(item, change) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {name: found for name, part in vars(value).items() if (found := _mapped(part, change)) is not part}
+        return replace(value, **parts) if parts else value
+    return value
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Made:
     losses: Sequence[Float[Tensor, ""]]
     metrics: Sequence[Mapping[str, Metric]]
     grad_norm: Float[Tensor, ""]
-    ids: Sequence[Int[Tensor, " b"]]
+    ids: Sequence[Int[Tensor, " _"]]
 
     def on_cpu(self) -> "Made":
         """The same, to be sent."""

@@ -126,3 +126,14 @@ def test_variety_is_that_of_samples_whatever_the_scale() -> None:
 def test_variety_of_equal_samples_is_0() -> None:
     assert variety(values().mean(1)[:1].expand(5, -1)) < 1e-6
     assert variety(torch.ones(1, 6)) == 1, "one sample alone says nothing"
+
+
+def test_all_tensors_of_a_metric_move() -> None:
+    """However deep they lie: what is sent to other processes holds nothing of an accelerator."""
+    truth, there = torch.arange(12.0).view(2, 3, 2), torch.ones(2, 3, dtype=torch.bool)
+    yardstick = Yardstick(2.0, Mean(torch.tensor(6.0), there.sum()), (constant(Mse(), truth, there, None, DRAWS, 6),))
+    moved = Unexplained((yardstick,)).map(lambda tensor: tensor.to(torch.device("meta")))
+    assert isinstance(moved, Unexplained)
+    (found,) = moved.targets
+    tensors = [found.loss.total, found.loss.weight, *(each.truth for each in found.constants if each.truth is not None)]
+    assert [tensor.device.type for tensor in tensors] == ["meta"] * 3
