@@ -83,7 +83,8 @@ def joined(read: Callable[[], Recipe]) -> Recipe:
         assert recipe is not None
         return recipe
 
-    return processes.together(found)
+    with processes.one_for_all():
+        return processes.together(found)
 
 
 def start(timeout: float) -> None:

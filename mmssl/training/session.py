@@ -105,7 +105,7 @@ def say(text: str) -> None:
 class Session:
     """A run at work: what it trains, on what, and where it writes."""
 
-    def __init__(self, recipe: Recipe, run: Run, rows: Rows | None, *, trained: bool) -> None:
+    def __init__(self, recipe: Recipe, run: Run, rows: Rows | None, *, trained: bool = False) -> None:
         self.recipe, self.run, self.trained = recipe, run, trained
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
         self.track = track if processes.is_first() else silent
