@@ -101,8 +101,7 @@ def embed(
             yield merge_pieces(values, batch, source)
 
     with evaluating(model):
-        rounds = -(-len(source) // batch_size // processes.world())
-        yield from track(processes.in_turn(answered()), title, rounds, unit="batches")
+        yield from track(processes.in_turn(answered()), title, -(-len(source) // batch_size), unit="batches")
 
 
 def merge_pieces(values: Float[Tensor, "b d"], batch: Batch, source: Source) -> tuple[Float[Tensor, "c d"], Batch]:

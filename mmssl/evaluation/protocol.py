@@ -1,6 +1,6 @@
 """How a frozen model is scored: one protocol with a version, printed beside every score."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ class Evaluator:
             )
 
         train, test = read(self.sources.train, self.sources.train_labels), read(self.sources.test, self.sources.test_labels)
-        return self._by_first(lambda: (self._probe(name, self._split(train, test), model.device),))[0]
+        return Row(**processes.by_first(lambda: asdict(self._probe(name, self._split(train, test), model.device))))
 
     def _measure_baselines(self, device: torch.device) -> Baselines:
         options, data = self.options, self.data
@@ -167,19 +167,14 @@ class Evaluator:
                 track=self.track,
             )
 
-        def measured() -> tuple[Row, ...]:
+        def measured() -> tuple[list[dict[str, Any]], int, int, int]:
             split = self._split(read(sources.train, sources.train_labels), read(sources.test, sources.test_labels))
-            sizes.extend([len(split.train), len(split.test), split.skipped])
-            return self._probe(RAW, split, device), self._constant(split)
+            rows = self._probe(RAW, split, device), self._constant(split)
+            return [asdict(row) for row in rows], len(split.train), len(split.test), split.skipped
 
-        sources, sizes = self.sources, list[int]()
-        rows = self._by_first(measured)
-        num_train, num_test, skipped = processes.by_first(lambda: sizes)
-        return Baselines((random, *rows), num_train, num_test, skipped)
-
-    def _by_first(self, measure: Callable[[], tuple[Row, ...]]) -> tuple[Row, ...]:
-        """Rows that the first process measures; the others wait for them."""
-        return tuple(Row(**values) for values in processes.by_first(lambda: [asdict(row) for row in measure()]))
+        sources = self.sources
+        rows, num_train, num_test, skipped = processes.by_first(measured)
+        return Baselines((random, *(Row(**row) for row in rows)), num_train, num_test, skipped)
 
     def _split(self, train: Features, test: Features) -> Split:
         sources = self.sources

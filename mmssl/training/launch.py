@@ -31,7 +31,10 @@ STRATEGIES = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
 }
 """What `accelerate launch` asks for by these variables, and mmssl does not do."""
-PLAIN = (DistributedType.NO, *(getattr(DistributedType, f"MULTI_{kind}") for kind in ("GPU", "CPU", "XPU", "NPU", "MLU", "HPU")))
+PLAIN = (
+    *(DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.MULTI_XPU),
+    *(DistributedType.MULTI_NPU, DistributedType.MULTI_MLU, DistributedType.MULTI_HPU),
+)
 """Strategies that mmssl trains with: each process holds the whole model."""
 
 HOW = "torchrun --nproc_per_node N -m mmssl train RECIPE"

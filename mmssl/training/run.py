@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -219,6 +219,32 @@ class Run:
         count, machines = record.get("processes", 1), record.get("machines", 1)
         with_processes = [f"--processes={count}"] if count > machines == 1 else []
         return shlex.join([*start, f"resume={self.folder}", *with_processes])
+
+
+def open_together(recipe: Recipe, stack: ExitStack) -> tuple[Run, str]:
+    """The run, opened and locked by the first process, and what is written down in its folder."""
+
+    def opened() -> tuple[str, str]:
+        run = Run.open(recipe, recipe.resume)
+        stack.enter_context(files.exclusive(run.folder))
+        files.sweep(run.folder)
+        if not run.finished:
+            run.go_on(recipe)
+            run.record(processes=processes.world(), machines=machines)
+        return str(run.folder), run.record_file.read_text(encoding="utf-8")
+
+    machines = len(set(processes.gathered(platform.node())))
+    folder, record = processes.by_first(opened)
+    return Run(Path(folder)), record
+
+
+def check_seen(run: Run, record: str) -> None:
+    """FileNotFoundError if this process does not see the folder of the run. record: what the first process reads there."""
+    if not run.record_file.exists() or run.record_file.read_text(encoding="utf-8") != record:
+        raise FileNotFoundError(
+            f"{processes.name()} on {platform.node()} does not see the run folder {run.folder.absolute()} that process 0 made: "
+            "it must lie where all processes see it; set run.dir"
+        )
 
 
 def check_run_to_continue(recipe: Recipe) -> None:

@@ -1,6 +1,5 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
-import platform
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,17 @@ from mmssl.training.launch import check_alike, start
 from mmssl.training.loop import Made, Training, TrainingError, load_weights, run_steps
 from mmssl.training.measured import Measured
 from mmssl.training.progress import Progress, track
-from mmssl.training.run import Interrupted, Run, StopRequest, check_run_to_continue, now, stop_on_signals, told
+from mmssl.training.run import (
+    Interrupted,
+    Run,
+    StopRequest,
+    check_run_to_continue,
+    check_seen,
+    now,
+    open_together,
+    stop_on_signals,
+    told,
+)
 from mmssl.training.splits import Scored, open_splits
 from mmssl.training.start import run_to_continue
 
@@ -45,9 +54,12 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     with ExitStack() as stack:
         stack.enter_context(processes.one_for_all())
         check_alike(recipe)
-        run, record = open_run(recipe, stack)
+        run, record = open_together(recipe, stack)
         with run.dropped_if_useless():
             processes.together(lambda: check_seen(run, record))
+        if processes.world() > 1:
+            machines = run.read_record().get("machines", 1)
+            say(f"{processes.world()} processes on {machines} machine{'s' * (machines > 1)} share each step")
         finished, trained = processes.by_first(lambda: (run.finished, run.trained))
         if finished:
             say(f"{run.folder} is finished; its model is {run.model_folder}. For another run leave resume=auto out.")
@@ -66,34 +78,6 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
                 stopped.add_note(f"stopped at once. Continue with:\n  {run.resume_command}")
             raise
     return run
-
-
-def open_run(recipe: Recipe, stack: ExitStack) -> tuple[Run, str]:
-    """The run, opened and locked by the first process, and what is written down in its folder."""
-
-    def opened() -> tuple[str, str]:
-        run = Run.open(recipe, recipe.resume)
-        stack.enter_context(files.exclusive(run.folder))
-        files.sweep(run.folder)
-        if not run.finished:
-            run.go_on(recipe)
-            run.record(processes=processes.world(), machines=machines)
-        return str(run.folder), run.record_file.read_text(encoding="utf-8")
-
-    machines = len(set(processes.gathered(platform.node())))
-    folder, record = processes.by_first(opened)
-    if processes.world() > 1:
-        say(f"{processes.world()} processes on {machines} machine{'s' * (machines > 1)} share each step")
-    return Run(Path(folder)), record
-
-
-def check_seen(run: Run, record: str) -> None:
-    """FileNotFoundError if this process does not see the folder of the run. record: what the first process reads there."""
-    if not run.record_file.exists() or run.record_file.read_text(encoding="utf-8") != record:
-        raise FileNotFoundError(
-            f"{processes.name()} on {platform.node()} does not see the run folder {run.folder.absolute()} that process 0 made: "
-            "it must lie where all processes see it; set run.dir"
-        )
 
 
 def say(text: str) -> None:
