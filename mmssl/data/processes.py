@@ -25,6 +25,9 @@ POLL = 0.02
 GRACE = 5.0
 """Seconds that a process which lost contact gives the others to say what they know."""
 
+PARTING = 30.0
+"""Seconds that the first process waits at the end of a run for the others."""
+
 _meetings, _block, _group = count(), 0, dict[str, Any]()
 asked_to_stop: Callable[[], bool] = bool
 """Whether this process has a signal to stop: then it waits for others no longer than `GRACE`."""
@@ -182,15 +185,17 @@ def meet(word: Any) -> list[Any]:
 
 
 def leave() -> None:
-    """Part from the others. The first process, which may hold the store, goes last: who still waits there would lose contact."""
+    """Part from the others. The first process, which may hold the store, goes last: who still waits there would lose contact.
+
+    It waits `PARTING` seconds at most: all work is done, and one that was killed just then never comes.
+    """
     if world() == 1:
         return
     store, number = _store(), next(_meetings)
-    if not is_first():
-        store.set(f"{number}/{rank()}", "null")
-        return
-    for other in range(1, world()):
-        _wait_for(store, f"{number}/{other}", other)
+    store.set(f"{number}/{rank()}", "null")
+    end = time.monotonic() + PARTING * is_first()
+    while time.monotonic() < end and not all(store.check([f"{number}/{other}"]) for other in range(world())):
+        time.sleep(POLL)
 
 
 @contextmanager

@@ -7,12 +7,13 @@ Half of the kills come at a random instant, half right before a random change of
 renamed or removed), so that start-up, training, checkpoints and publishing are all hit. At last the finished run publishes once
 more, over its first model, and is killed right before each renaming: a model is there at any time. Every attempt is `mmssl train
 RECIPE resume=auto` in a process of its own: forked, so that none pays for the imports. Of several processes that share the run any
-one is killed, and the others must end by themselves.
+one is killed; the others must end by themselves, or `NOTICED` seconds later by SIGTERM, which a launcher sends them.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -51,6 +52,8 @@ TIMING = ("seconds", "samples_per_second")
 """Columns of metrics.jsonl that tell how fast the run was."""
 FORWARD = 0.5
 """The latest moment of a kill, as a share of the run that nobody kills: below 1, so that a run is killed several times."""
+NOTICED = 10.0
+"""Seconds that the processes have to notice by themselves that one was killed."""
 PHASES = ("making the folder", "start-up", "training", "writing a checkpoint", "publishing", "replacing the model")
 
 
@@ -161,14 +164,20 @@ def free_port() -> str:
 
 def wait(children: list[int], seconds: float) -> int | None:
     """Exit code of processes, negative for a signal, that of the killed one if there is one; None if one runs after so long."""
-    end, codes = time.monotonic() + seconds, dict[int, int]()
+    end, codes, told = time.monotonic() + seconds, dict[int, int](), math.inf
     while time.monotonic() < end:
         for child in set(children) - set(codes):
             found, status = os.waitpid(child, os.WNOHANG)
             if found:
                 codes[child] = os.waitstatus_to_exitcode(status)
+                if codes[child] == -signal.SIGKILL:
+                    told = time.monotonic() + NOTICED
+        if time.monotonic() > told:
+            told = math.inf
+            for child in set(children) - set(codes):
+                os.kill(child, signal.SIGTERM)
         if len(codes) == len(children):
-            return min(codes.values()) or max(codes.values())
+            return -signal.SIGKILL if -signal.SIGKILL in codes.values() else max(codes.values(), key=abs)
         time.sleep(0.001)
     children[:] = [child for child in children if child not in codes]
     return None
