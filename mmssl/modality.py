@@ -7,6 +7,7 @@ A plug-in is one file that builds one `Modality` and names it in the entry-point
         image = mmssl_modalities.image:IMAGE
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -87,6 +88,10 @@ class Processor(ABC):
         cannot be read are passed over: the loader deals with them. Nothing to tell: an empty list.
         """
         return []
+
+    def absent(self, raw: Any) -> bool:
+        """Whether a row that pairs modalities just lacks this one, and is nothing bad: None, an empty text, NaN."""
+        return raw is None or (isinstance(raw, str) and not raw.strip()) or (isinstance(raw, float) and math.isnan(raw))
 
     @abstractmethod
     def __call__(self, raw: Any) -> Inputs:
@@ -353,7 +358,5 @@ def pad_cat(tensors: Sequence[Tensor], value: float = 0.0) -> Tensor:
     if all(t.shape[1:] == tensors[0].shape[1:] for t in tensors):
         return torch.cat(list(tensors))
     shape = [max(t.shape[i] for t in tensors) for i in range(1, tensors[0].dim())]
-    out = tensors[0].new_full((sum(map(len, tensors)), *shape), value)
-    for rows, tensor in zip(out.split([len(t) for t in tensors]), tensors, strict=True):
-        rows[(slice(None), *map(slice, tensor.shape[1:]))] = tensor
-    return out
+    pads = [[pad for i in reversed(range(len(shape))) for pad in (0, shape[i] - t.shape[i + 1])] for t in tensors]
+    return torch.cat([nn.functional.pad(t, pad, value=value) for t, pad in zip(tensors, pads, strict=True)])

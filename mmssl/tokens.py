@@ -1,5 +1,6 @@
 """The one contract between a modality and everything else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -119,6 +120,19 @@ class Tokens:
         identity = None if self.identity is None else self.identity[:, first:]
         return replace(self, values=self.values[:, first:], coords=self.coords[:, first:], valid=valid, identity=identity)
 
+    def split(self, sizes: list[int]) -> list["Tokens"]:
+        """Parts of the batch of these sizes, in order."""
+
+        def cut(whole: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * len(sizes) if whole is None else whole.split(sizes)
+
+        parts = zip(*map(cut, (self.values, self.coords, self.valid, self.identity, self.keys)), strict=True)
+        return [
+            Tokens(values, coords, valid, identity, self.expert, keys)
+            for values, coords, valid, identity, keys in parts
+            if values is not None and coords is not None
+        ]
+
     def with_values(self, values: Float[Tensor, "b n e"]) -> "Tokens":
         """The same places with other contents (identity is spent: it went into the values)."""
         return replace(self, values=values, identity=None)
@@ -145,3 +159,17 @@ def cat(parts: list[Tokens]) -> Tokens:
         valid = torch.cat([part.valid_or_ones() for part in parts], 1)
     values, coords = (torch.cat(found, 1) for found in ([p.values for p in parts], [p.coords for p in parts]))
     return Tokens(values, coords, valid, keys=parts[0].keys)
+
+
+def joined_batches(parts: list[Tokens]) -> Tokens:
+    """Batches of equally many tokens as one batch, one after the other. All have validity, identities and keys, or none."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(found: list[Tensor | None]) -> Tensor | None:
+        there = [each for each in found if each is not None]
+        return torch.cat(there) if there else None
+
+    values, coords = (torch.cat(found) for found in ([part.values for part in parts], [part.coords for part in parts]))
+    valid, identity = joined([part.valid for part in parts]), joined([part.identity for part in parts])
+    return Tokens(values, coords, valid, identity, parts[0].expert, joined([part.keys for part in parts]))

@@ -15,7 +15,7 @@ from mmssl.modality import Inputs, Others, find
 class Batch:
     """One micro-batch of samples.
 
-    inputs: batched tensors per modality name.
+    inputs: batched tensors per modality name, of the samples that hold it; a modality that none holds is not there.
     keys: seeds of every random draw for these samples; feeds `mmssl.draws.Draws`.
     ids: where the samples lie in their `Source`.
     labels: int64 class index or float32 value per sample.
@@ -24,6 +24,8 @@ class Batch:
     step: optimizer step of that source that the samples belong to.
     others: per modality the samples of the whole optimizer step, for whatever takes something of one for another; None: these are
         all of them.
+    rows: per modality which samples hold it, ascending, where some lack one; None: all hold all.
+    group: a number for each sample; those with the same number belong together. None: each stands alone.
     """
 
     inputs: dict[str, Inputs]
@@ -34,6 +36,8 @@ class Batch:
     source: str = ""
     step: int = 0
     others: Mapping[str, Others] | None = None
+    rows: Mapping[str, Int[Tensor, " _"]] | None = None
+    group: Int[Tensor, " b"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,6 +54,25 @@ class Batch:
         """Random numbers of these samples."""
         return Draws(self.keys)
 
+    def held(self, name: str) -> Int[Tensor, " k"]:
+        """Which samples hold a modality, ascending."""
+        if self.rows is not None:
+            return self.rows.get(name, self.ids.new_zeros(0))
+        return torch.arange(len(self.ids) if name in self.inputs else 0, device=self.ids.device)
+
+    def of(self, name: str) -> "Batch":
+        """The samples that hold a modality, and nothing else of them."""
+        held = self.held(name)
+        others = None if self.others is None else {name: self.others[name]}
+        labels, group = (None if values is None else values[held] for values in (self.labels, self.group))
+        return Batch(
+            {name: self.inputs[name]}, self.keys[held], self.ids[held], labels, (), self.source, self.step, others, None, group
+        )
+
+    def keys_of(self, name: str) -> Int[Tensor, " k"]:
+        """Seeds of the draws of the samples that hold a modality."""
+        return self.keys if self.rows is None else self.keys[self.held(name)]
+
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device; copies to an accelerator do not wait when the batch is pinned."""
         target = torch.device(device)
@@ -63,7 +86,11 @@ class Batch:
         inputs = {name: {key: move(x) for key, x in tensors.items()} for name, tensors in self.inputs.items()}
         labels = None if self.labels is None else move(self.labels)
         others = None if self.others is None else {name: found.map(move) for name, found in self.others.items()}
-        return replace(self, inputs=inputs, keys=move(self.keys), ids=move(self.ids), labels=labels, others=others)
+        rows = None if self.rows is None else {name: move(found) for name, found in self.rows.items()}
+        group = None if self.group is None else move(self.group)
+        return replace(
+            self, inputs=inputs, keys=move(self.keys), ids=move(self.ids), labels=labels, others=others, rows=rows, group=group
+        )
 
 
 def with_others(batches: Sequence[Batch]) -> list[Batch]:
@@ -73,10 +100,12 @@ def with_others(batches: Sequence[Batch]) -> list[Batch]:
     """
     if len(batches) == 1:
         return list(batches)
-    keys = torch.cat([batch.keys for batch in batches])
-    joined = {name: find(name).processor.join([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
-    places = torch.arange(len(keys), device=keys.device).split([len(batch) for batch in batches])
-    return [
-        replace(batch, others={name: Others(inputs, keys, place) for name, inputs in joined.items()})
-        for batch, place in zip(batches, places, strict=True)
-    ]
+    found: list[dict[str, Others]] = [{} for _ in batches]
+    for name in dict.fromkeys(name for batch in batches for name in batch.inputs):
+        holders = [number for number, batch in enumerate(batches) if name in batch.inputs]
+        joined = find(name).processor.join([batches[number].inputs[name] for number in holders])
+        keys = torch.cat([batches[number].keys_of(name) for number in holders])
+        places = torch.arange(len(keys), device=keys.device).split([len(batches[number].held(name)) for number in holders])
+        for number, place in zip(holders, places, strict=True):
+            found[number][name] = Others(joined, keys, place)
+    return [replace(batch, others=others) for batch, others in zip(batches, found, strict=True)]

@@ -24,7 +24,7 @@ from mmssl.modality import Inputs, Modality, Processor
 
 Modalities = Mapping[str, tuple[Modality, Processor]]
 Sample = dict[str, Inputs]
-"""The tensors of one sample by modality name."""
+"""The tensors of one sample by the names of the modalities that it holds."""
 Share = tuple[int, Int[np.ndarray, " k"]]
 """One micro-batch to be read: its optimizer step, and where its samples lie in the source."""
 
@@ -66,6 +66,7 @@ class _Reader(Dataset[Batch | str]):
         on_error: OnError,
         cache: bool = False,
         name: str = "",
+        groups: Int[np.ndarray, " n"] | None = None,
     ) -> None:
         if labels is not None and len(labels) != source.num_rows:
             raise ValueError(f"labels must have one value per row of {source}: expected {source.num_rows}, got {len(labels)}")
@@ -73,7 +74,9 @@ class _Reader(Dataset[Batch | str]):
         assert source.is_cut or len(modalities) > 1 or not any(processor.windowed for _, processor in modalities.values())
         self.source = source.only([modality for modality, _ in modalities.values()])
         self.modalities = dict(modalities)
+        self.pairs = len(self.modalities) > 1
         self.seed, self.name = seed, name
+        self.groups = None if groups is None else torch.from_numpy(groups)
         self.labels = None if labels is None else labels.tensor()
         self.on_error = on_error
         self.cache: dict[int, Sample | str] | None = {} if cache else None
@@ -92,7 +95,7 @@ class _Reader(Dataset[Batch | str]):
         rows = self.source.rows(indices)
         if self.together:
             try:
-                return self._batch(step, indices, self._process_all(rows))
+                return self._batch(step, indices, *self._process_all(rows))
             except _SAMPLE_ERRORS:
                 pass  # which row it was, and what it means, is said below
         return self._collated(step, indices, self._process_each(indices, rows))
@@ -105,20 +108,41 @@ class _Reader(Dataset[Batch | str]):
             return skipped[0]
         kept = [not isinstance(result, str) for result in results]
         pairs = self.modalities.items() if samples else ()
-        inputs = {name: processor.collate([s[name] for s in samples]) for name, (_, processor) in pairs}
-        return self._batch(step, indices[kept], inputs, skipped)
-
-    def _batch(self, step: int, indices: Int[np.ndarray, " k"], inputs: dict[str, Inputs], skipped: tuple[str, ...] = ()) -> Batch:
-        ids = torch.from_numpy(indices)
-        labels = None if self.labels is None else self.labels[[self.source.kept_row(i) for i in ids.tolist()]]
-        return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped, self.name, step)
-
-    def _process_all(self, rows: Sequence[Row]) -> dict[str, Inputs]:
-        """The rows as a batch. Raises what a processor raises for the first bad one."""
-        return {
-            name: processor.batch([self.source.raw(modality, row) for row in rows])
-            for name, (modality, processor) in self.modalities.items()
+        held = {name: [number for number, sample in enumerate(samples) if name in sample] for name, _ in pairs}
+        inputs = {
+            name: processor.collate([samples[number][name] for number in held[name]])
+            for name, (_, processor) in pairs
+            if held[name]
         }
+        return self._batch(step, indices[kept], inputs, held, skipped)
+
+    def _batch(
+        self,
+        step: int,
+        indices: Int[np.ndarray, " k"],
+        inputs: dict[str, Inputs],
+        held: Mapping[str, Sequence[int]],
+        skipped: tuple[str, ...] = (),
+    ) -> Batch:
+        ids = torch.from_numpy(indices)
+        places = [self.source.kept_row(i) for i in ids.tolist()] if self.labels is not None or self.groups is not None else []
+        labels = None if self.labels is None else self.labels[places]
+        group = None if self.groups is None else self.groups[places]
+        whole = all(len(numbers) == len(ids) for numbers in held.values())
+        rows = None if whole else {name: torch.tensor(numbers, dtype=torch.int64) for name, numbers in held.items()}
+        return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped, self.name, step, rows=rows, group=group)
+
+    def _process_all(self, rows: Sequence[Row]) -> tuple[dict[str, Inputs], dict[str, list[int]]]:
+        """The rows as a batch, and which hold each modality. Raises what a processor raises for the first bad one."""
+        inputs, held = dict[str, Inputs](), dict[str, list[int]]()
+        for name, (modality, processor) in self.modalities.items():
+            raws = [self.source.raw(modality, row) for row in rows]
+            held[name] = [number for number, raw in enumerate(raws) if not (self.pairs and processor.absent(raw))]
+            if held[name]:
+                inputs[name] = processor.batch([raws[number] for number in held[name]])
+        if set().union(*held.values()) != set(range(len(rows))):
+            raise ValueError("a row holds nothing")
+        return inputs, held
 
     def _process_each(self, indices: Int[np.ndarray, " k"], rows: Sequence[Row]) -> list[Sample | str]:
         return [self._process(int(i), row) for i, row in zip(indices, rows, strict=True)]
@@ -129,11 +153,15 @@ class _Reader(Dataset[Batch | str]):
         for name, (modality, processor) in self.modalities.items():
             try:
                 raw = self.source.raw(modality, row)
+                if self.pairs and processor.absent(raw):
+                    continue
                 sample[name] = processor(self._piece(index, processor, raw) if self.source.is_cut else raw)
             except _SAMPLE_ERRORS as error:
                 place = self.source.places(modality)
                 where = f"column {place}" if isinstance(place, str) else f"modality {name}"
                 return f"row {self.source.row_number(index)} of {self.source}, {where}: {error}"
+        if not sample:
+            return f"row {self.source.row_number(index)} of {self.source} holds none of {', '.join(self.modalities)}"
         return sample
 
     def _piece(self, index: int, processor: Processor, raw: Any) -> Any:
@@ -262,6 +290,7 @@ def loader(
     pin_memory: bool = False,
     cache: bool = False,
     name: str = "",
+    groups: Int[np.ndarray, " n"] | None = None,
 ) -> Iterator[Batch]:
     """The micro-batches of one process, for the optimizer steps `start_step` .. `end_step` (None: without end).
 
@@ -275,7 +304,9 @@ def loader(
         samples alone has no inputs and the length 0.
     cache: keep every processed sample in memory, so that later epochs only collate. In this process only: each worker would fill
         a cache of its own with whatever samples come its way.
-    name: of the source, for `Batch.source`.
+    name: of the source, for `Batch.source`. groups: of each row that the source keeps, for `Batch.group`.
+
+    Of rows that pair modalities one may lack some of them (`Processor.absent`), but not all.
 
     Raises ValueError for sizes that do not fit together; while iterating, ValueError naming source, row and column of a bad sample,
     also under "skip" when more than half of the first 1,000 samples are bad, or 1,000 in a row. WorkerKilled if a worker is gone.
@@ -284,7 +315,7 @@ def loader(
     _check_sizes(source, order, batch_size, num_shares)
     if cache and workers:
         raise ValueError(f"cache=true needs workers=0 (each worker would keep its own copy); got workers={workers}")
-    reader = _Reader(source, modalities, seed=seed, labels=labels, on_error=on_error, cache=cache, name=name)
+    reader = _Reader(source, modalities, seed=seed, labels=labels, on_error=on_error, cache=cache, name=name, groups=groups)
     steps = count(start_step) if end_step is None else range(start_step, end_step)
     mine = range(rank * micro_batches, (rank + 1) * micro_batches)
     return _batches(reader, _shares(partial(_batch_of, order, batch_size), steps, mine, num_shares), workers, pin_memory)

@@ -25,7 +25,8 @@ class SourceOptions(TableFormat):
 
     path: as data.path; required unless rows in memory stand in its place.
     split: one part of the data; null: all of it.
-    columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
+    columns: the dataset's column for a modality name, for label, or for group, whose equal values say that rows belong together;
+        several columns for a modality that reads a whole row.
     limit: keep that many rows, evenly spaced; null: all.
     missing: what stands for a missing value in table files besides an empty cell, such as [NA, "?", "-999"].
     types: string or number, for columns of table files that would be read as the other, as in {zip: string}.
@@ -51,7 +52,8 @@ class DataOptions(TableFormat):
         files, or of media files; a pattern such as shards/*.parquet; or a dataset on the Hugging Face Hub, name or
         name:configuration. Required unless there are sources, or rows in memory.
     split: one part of the data; null: all of it.
-    columns: the dataset's column for a modality name or for label; several columns for a modality that reads a whole row.
+    columns: the dataset's column for a modality name, for label, or for group, whose equal values say that rows belong together;
+        several columns for a modality that reads a whole row.
     limit: keep that many rows, evenly spaced; null: all.
     missing: what stands for a missing value in table files besides an empty cell, such as [NA, "?", "-999"].
     types: string or number, for columns of table files that would be read as the other, as in {zip: string}.
@@ -63,6 +65,7 @@ class DataOptions(TableFormat):
     workers: processes (for each source) that read and process samples; 0: the training process does.
     cache: keep processed samples in memory, so that later passes over the data only stack them; needs workers 0.
     shuffle: a new order of the samples in every pass over the data; false: the order of the data.
+    group_size: samples with one value of columns.group that stand side by side in that order, as positives of each other.
     """
 
     path: str | None = None
@@ -75,6 +78,7 @@ class DataOptions(TableFormat):
     workers: Annotated[int, Field(ge=0)] = 0
     cache: bool = False
     shuffle: bool = True
+    group_size: Annotated[int, Field(ge=1)] = 1
 
     def __post_init__(self) -> None:
         if self.path is not None and self.sources:

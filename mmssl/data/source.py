@@ -17,6 +17,8 @@ from mmssl.data.tables import Row, RowTable, Table
 from mmssl.modality import Modality
 
 LABEL = "label"
+GROUP = "group"
+"""Uses of a column beside the modalities: what is to be predicted; what says which rows belong together."""
 
 Columns = dict[str, str | list[str]]
 OnError = Literal["raise", "skip"]
@@ -258,6 +260,26 @@ class Source:
             "class_names": self._table.class_names(name),
             "row_of": lambda row: row if self._kept is None else int(self._kept[row]),
         }
+
+    def groups(self) -> Int[np.ndarray, " n"] | None:
+        """A number for each row that the source keeps, equal where the cells of `columns.group` are; a missing cell stands alone.
+
+        None without such a column. ValueError if it names several, or if no two rows share a value.
+        """
+        name = self.columns.get(GROUP)
+        if name is None:
+            return None
+        if not isinstance(name, str):
+            raise ValueError(f"{self}: columns.group must be one column; got {name}")
+        numbers, found = dict[str, int](), np.empty(self.num_rows, dtype=np.int64)
+        for row, cell in enumerate(self.cells(name)):
+            found[row] = -1 - row if cell is None or cell != cell else numbers.setdefault(str(cell), len(numbers))
+        if len(np.unique(found)) == len(found):
+            raise ValueError(
+                f"{self}, column {name}: {len(found)} rows have as many different values, so that none belong together; name a "
+                "column for columns.group that rows share, such as a person or a place, or leave it out"
+            )
+        return found
 
     def label_note(self, labels: Labels) -> str:
         """What its labels are taken for, and why."""

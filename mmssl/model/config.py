@@ -36,6 +36,8 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
         2 pi x base patch units.
     layer_scale: initial value of LayerScale (arXiv 2103.17239, eq. 4); None: off.
     final_norm: whether the last layer's output is normalised.
+    projections: per modality the settings of a `Head` that maps pooled outputs into one space that modalities share; None: there is
+        none. logit_scale: the initial factor on similarities there.
     """
 
     model_type = "mmssl"
@@ -60,6 +62,8 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     absolute_positions: bool = True
     rotary_positions: bool = True
     pooling: str = "mean"
+    projections: dict[str, Any] | None = None
+    logit_scale: float | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -1,6 +1,8 @@
 """The Hugging Face face: adapters in front of one shared encoder, as an ordinary `PreTrainedModel`."""
 
-from collections.abc import Iterator
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 from mmssl.modality import Adapter, Inputs, find
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.encoder import Encoder
+from mmssl.model.heads import Head, LogitScale
 from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise
 from mmssl.model.pooling import concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
@@ -80,7 +83,19 @@ class MMSSLModel(MMSSLPreTrainedModel):
         self.pooler = AttentionPool(config) if config.pooling == "attention" else None
         for name in config.modalities:
             self.pooled_size(name)
+        self.heads: nn.ModuleDict | None = None
+        if config.projections is not None:
+            self.project(config.projections, config.logit_scale)
         self.post_init()
+
+    def project(self, heads: Mapping[str, Mapping[str, Any]], logit_scale: float | None) -> None:
+        """Put heads on top that map the pooled outputs of modalities into one space, as `MMSSLConfig.projections` says."""
+        self.config.projections, self.config.logit_scale = {name: dict(keys) for name, keys in heads.items()}, logit_scale
+        built = {name: Head(**keys).build(self.pooled_size(name)) for name, keys in heads.items()}
+        self.heads = nn.ModuleDict({"projector": nn.ModuleDict(built)})
+        if logit_scale is not None:
+            self.heads["scale"] = LogitScale(logit_scale)
+        self.heads.to(self.device)
 
     def get_input_embeddings(self) -> nn.Module:
         """The adapters: what stands in front of the encoder."""
@@ -125,30 +140,76 @@ class MMSSLModel(MMSSLPreTrainedModel):
             return every_token(body)
         return concatenated(body, statistics(self.config.pooling)) if self.pooler is None else self.pooler(body)
 
-    def modality_of(self, inputs: Inputs) -> str:
-        """The modality whose input names `inputs` holds; ValueError unless there is exactly one."""
+    def projected(self, name: str, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b e"]:
+        """Pooled outputs of a modality in the space that modalities share. LookupError for a model without one."""
+        heads = None if self.heads is None else cast(nn.ModuleDict, self.heads["projector"])
+        if heads is None or name not in heads:
+            raise LookupError(f"this model has no projection of {name!r} into a space that modalities share; train one with clip")
+        return heads[name](pooled)
+
+    def __getattr__(self, name: str) -> Any:
+        """`get_<modality>_features(**inputs)`: projected pooled outputs, by the names that paired models of transformers use."""
+        modality = name.removeprefix("get_").removesuffix("_features")
+        if name != f"get_{modality}_features" or modality not in super().__getattr__("adapters"):
+            return super().__getattr__(name)
+
+        def features(**inputs: Any) -> Float[Tensor, "b e"]:
+            return self.projected(modality, self.of_modality(modality, inputs).pooler_output)
+
+        return features
+
+    def modalities_of(self, inputs: Inputs) -> list[str]:
+        """The modalities whose input names `inputs` holds, in the model's order; ValueError if there is none."""
         names = {name: list(self.adapter(name).input_names) for name in self.adapters}
         found = [name for name, known in names.items() if set(known) & set(inputs)]
-        if len(found) == 1:
-            return found[0]
-        what = "inputs of several modalities" if found else "none of them"
-        raise ValueError(f"the model takes the inputs of one modality per call, {names}; got {what} in {sorted(inputs)}")
+        if found:
+            return found
+        raise ValueError(f"the model takes the inputs of its modalities, {names}; got none of them in {sorted(inputs)}")
 
-    @capture_outputs  # type: ignore[untyped-decorator]
-    def forward(self, **inputs: Any) -> BaseModelOutputWithPooling:
-        """Encode what `MMSSLProcessor` returned for one modality.
-
-        last_hidden_state: `[b, prefix + n, d]`.
-        pooler_output: `[b, pooled_size(name)]`, for long samples that were cut the mean of their pieces.
-        """
-        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-        name = self.modality_of(tensors)
+    def of_modality(self, name: str, inputs: Mapping[str, Any]) -> BaseModelOutputWithPooling:
+        """Encode the inputs of one modality; for long samples that were cut `pooler_output` is the mean of their pieces."""
+        tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
         tokens = self.encode(name, {key: tensors[key] for key in self.adapter(name).input_names if key in tensors})
         pooled, owners = self.pool(tokens), tensors.get(f"{find(name).keyword}_sample")
         if owners is not None:
             count = torch.bincount(owners)
             pooled = pooled.new_zeros(len(count), pooled.shape[1]).index_add(0, owners, pooled) / count[:, None].to(pooled.dtype)
         return BaseModelOutputWithPooling(last_hidden_state=tokens.values, pooler_output=pooled)
+
+    @capture_outputs  # type: ignore[untyped-decorator]
+    def forward(self, **inputs: Any) -> Any:
+        """Encode what `MMSSLProcessor` returned.
+
+        Of one modality a `BaseModelOutputWithPooling`: last_hidden_state `[b, prefix + n, d]`, and pooler_output
+        `[b, pooled_size(name)]`, for long samples that were cut the mean of their pieces.
+        Of several a `PairedOutput` with the same for each, by name; of a model that was trained to pair them also
+        `<name>_embeds` `[b, e]`, of length 1, and `logits_per_<name>` `[b, c]`, similarities with the samples of the other one.
+        """
+        names = self.modalities_of({name: value for name, value in inputs.items() if isinstance(value, Tensor)})
+        if len(names) == 1:
+            return self.of_modality(names[0], inputs)
+        found = PairedOutput({f"{name}_output": self.of_modality(name, inputs) for name in names})
+        if self.heads is None:
+            return found
+        unit = {
+            name: nn.functional.normalize(self.projected(name, found[f"{name}_output"].pooler_output), dim=-1) for name in names
+        }
+        found |= {f"{name}_embeds": values for name, values in unit.items()}
+        if len(names) == 2 and "scale" in self.heads:
+            a, b = names
+            logits = self.heads["scale"](unit[a] @ unit[b].mT)
+            found |= {f"logits_per_{a}": logits, f"logits_per_{b}": logits.mT}
+        return found
+
+
+class PairedOutput(OrderedDict[str, Any]):
+    """What a model makes of several modalities at once: its entries are its attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no {name!r}; there are {', '.join(self)}") from None
 
 
 @contextmanager
@@ -168,6 +229,16 @@ def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLMod
     with no_weights_bar():
         loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config)
     return loaded
+
+
+def without_heads(model: MMSSLModel) -> MMSSLModel:
+    """The same model, its parts shared, without what was trained on top of it."""
+    if model.heads is None:
+        return model
+    bare = copy.copy(model)
+    bare._modules = {name: part for name, part in model._modules.items() if name != "heads"}
+    bare.heads = None
+    return bare
 
 
 def build_adapter(name: str, config: MMSSLConfig) -> Adapter:

@@ -1,8 +1,9 @@
 """An objective is one `nn.Module`: it owns the model, its heads and its teacher, and maps a batch to a loss."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,8 @@ from mmssl.modality import Inputs, Others, Processor, mixing
 from mmssl.model import MMSSLModel
 from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published
 from mmssl.objectives.terms import Metric, Terms
+from mmssl.objectives.together import Share, Whole, whole_step
+from mmssl.objectives.views import GLOBAL, Change, Encodings, Views, augmented
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,18 @@ class Step:
     clock: how far the run is, before this step.
     weights: total weight of each term over all micro-batches and processes of the step; None: the batch is the whole step.
     diagnose: whether to measure what is too dear for every step.
+    whole: the loss of the step's samples together, where it had to be known before the first of several micro-batches.
+    number: of the micro-batch among those of this process. counts: whether it does; else it stands in for one without samples.
+    seen: views of the batch and what networks make of them, shared by all parts of an objective.
     """
 
     clock: Clock = field(default_factory=Clock)
     weights: Mapping[str, Num[Tensor, ""]] | None = None
     diagnose: bool = False
+    whole: Whole | None = None
+    number: int = 0
+    counts: bool = True
+    seen: Encodings | None = None
 
 
 ALONE = Step()
@@ -38,10 +48,11 @@ ALONE = Step()
 
 @dataclass(frozen=True)
 class Output:
-    """loss: what is minimised, the batch's share of the loss of the step; metrics: what to log beside it."""
+    """loss: what is minimised, the batch's share of the loss of the step; metrics: what to log beside it; state: see `Terms`."""
 
     loss: Float[Tensor, ""]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,14 @@ class Setup:
 
     augments: per modality the random view that the recipe asks for.
     labels: the label column's meaning, where the recipe names one.
+    views: per modality its kinds of views by name, where the recipe names them.
+    networks: of the objective that this one is a part of, which then owns them; None: it has its own.
     """
 
     augments: Mapping[str, Augment] = field(default_factory=dict)
     labels: Labels | None = None
+    views: Mapping[str, Mapping[str, Views]] = field(default_factory=dict)
+    networks: Networks | None = None
 
 
 class Objective(nn.Module, ABC):
@@ -61,16 +76,27 @@ class Objective(nn.Module, ABC):
 
     A subclass says what a batch loses in `terms`; it may hold heads and banks, and asks `networks` for teachers: all of its state
     dict is checkpointed. Nothing that a later step depends on may change in `terms`: that is for `observe` and `after_step`.
+
+    A loss that couples samples goes another way: `represent` gives what it needs of each sample, `agree` the loss of all samples of
+    a step from that, on whatever processes and micro-batches they lie, and new values of buffers.
     """
 
     needs_labels: ClassVar[bool] = False
     """Whether batches must carry labels. Its key `kind`, if it has one, says what labels are (classification, regression)."""
     publish: Published = "student"
     """Which network a run publishes."""
+    keeps_heads: bool = False
+    """Whether heads on top of the model are published with it."""
+
+    couples: bool = False
+    """Whether it has a loss that couples samples: `represent` and `agree`."""
 
     def __init__(self, model: MMSSLModel, setup: Setup) -> None:
         super().__init__()
-        self.networks = Networks(model)
+        if setup.networks is None:
+            self.networks = Networks(model)
+        else:
+            object.__setattr__(self, "networks", setup.networks)  # no submodule: they belong to the objective that it is a part of
         self.setup = setup
 
     @property
@@ -83,9 +109,17 @@ class Objective(nn.Module, ABC):
         """The modalities that the run trains: those of its recipe, which may be fewer than the model's."""
         return list(self.setup.augments) or list(self.model.adapters)
 
-    @abstractmethod
     def terms(self, batch: Batch, step: Step) -> Terms:
         """The parts of the loss of one batch: for each a value and a weight for every sample, never a mean."""
+        return Terms({})
+
+    def represent(self, batch: Batch, step: Step) -> Share:
+        """What losses that couple samples need of the samples of a batch, with gradient."""
+        raise NotImplementedError(f"{type(self).__name__} couples samples, but does not say what it needs of them")
+
+    def agree(self, share: Share, step: Step) -> Terms:
+        """The parts of the loss that couple samples, of all samples of a step."""
+        raise NotImplementedError(f"{type(self).__name__} couples samples, but does not say how")
 
     @torch.no_grad()
     def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
@@ -103,8 +137,51 @@ class Objective(nn.Module, ABC):
         """The batch's share of the loss of its step; all of it where the batch is the step."""
         if self.training and step.weights is None:
             self.observe([batch], step)
+        step = replace(step, seen=self.encodings(batch))
         found = self.terms(batch, step)
-        return Output(found.loss(step.weights), found.metrics)
+        output = Output(found.loss(step.weights).to(batch.keys.device), found.metrics, found.state)
+        return self.with_others(output, self.represent(batch, step), step) if self.couples else output
+
+    def with_others(self, output: Output, share: Share, step: Step) -> Output:
+        """The output with the batch's part of the loss that couples samples."""
+        if step.weights is None:
+            found = self.agree(share, step)
+            return Output(output.loss + found.loss(), {**output.metrics, **found.metrics}, {**output.state, **found.state})
+        whole = step.whole or self.meet([share], step)
+        loss = output.loss + whole.part(step.number, share) if step.counts else output.loss
+        told = whole.metrics if whole.first and step.number == 0 else {}
+        return Output(loss, {**output.metrics, **told}, {**output.state, **whole.state})
+
+    def meet(self, shares: Sequence[Share], step: Step) -> Whole:
+        """The loss that couples all samples of a step, of which this process has some. All processes must call it."""
+        own, device = list(shares) if step.counts else [], shares[0].keys.device
+        return whole_step(own, partial(self.agree, step=step), self.parameters(), device)
+
+    def prepared(self, batches: Sequence[Batch], step: Step) -> Step:
+        """The step with what must be known of all its micro-batches before the first backward pass.
+
+        For a loss that couples samples every micro-batch is encoded twice then, here without keeping activations.
+        """
+        if not self.couples:
+            return step
+        with torch.no_grad():
+            shares = [self.represent(batch, replace(step, seen=self.encodings(batch))) for batch in batches]
+        return replace(step, whole=self.meet(shares, step))
+
+    @property
+    def views(self) -> Mapping[str, Mapping[str, Views]]:
+        """Per modality its kinds of views: those that the recipe names, else one of its augmentation."""
+        known = self.setup.views
+        return {name: known.get(name) or {GLOBAL: Views(1, self.setup.augments.get(name))} for name in self.modalities}
+
+    def encodings(self, batch: Batch) -> Encodings:
+        """Views of a batch and what networks make of them, not yet computed."""
+        return Encodings(self.networks, batch, self.views, self.change)
+
+    @property
+    def change(self) -> Change | None:
+        """What is done to the student's tokens of a view before they are encoded; None: nothing."""
+        return None
 
     @property
     def over_batch(self) -> list[str]:
@@ -114,29 +191,38 @@ class Objective(nn.Module, ABC):
     def view(self, batch: Batch, modality: str, number: int = 0) -> Inputs:
         """Random view `number` of one modality of the batch; the same for the same (seed, step, sample, number)."""
         others = None if batch.others is None else batch.others[modality]
-        return self.augmented(modality, batch.inputs[modality], batch.draws, number, others)
+        return self.augmented(modality, batch.inputs[modality], Draws(batch.keys_of(modality)), number, others)
 
     def augmented(self, modality: str, inputs: Inputs, draws: Draws, number: int, others: Others | None = None) -> Inputs:
         """Random view `number` of samples with the draws that they have in their step; `others` None: they are all of the step."""
-        augment = self.setup.augments.get(modality)
-        if augment is None:
-            return inputs
-        if others is not None and mixing(augment):
-            return augment(inputs, draws.fork(number), others.fork(number))
-        return augment(inputs, draws.fork(number))
+        kinds = [views for views in self.setup.views.get(modality, {}).values() for _ in range(views.count)]
+        augment = kinds[number].augment if number < len(kinds) else self.setup.augments.get(modality)
+        return augmented(augment, inputs, draws, number, others)
 
     @property
     def mixes(self) -> bool:
         """Whether something of one sample may be put in another: then micro-batches need their `others`."""
-        return any(mixing(augment) for augment in self.setup.augments.values())
+        kinds = [views for named in self.setup.views.values() for views in named.values()]
+        return any(mixing(augment) for augment in (*self.setup.augments.values(), *(views.augment for views in kinds)))
+
+    @torch.no_grad()
+    def keep(self, state: Mapping[str, Tensor]) -> None:
+        """Take the values that buffers have after a step; see `Terms`."""
+        for name, value in state.items():
+            self.get_buffer(name).copy_(value)
 
     def after_step(self, clock: Clock) -> None:
         """Called once per optimizer step, which `clock` counts. Teachers move here."""
-        self.networks.after_step(clock)
+        if self.setup.networks is None:
+            self.networks.after_step(clock)
 
     def published(self) -> MMSSLModel:
         """The model that a run publishes: the average of the weights if it keeps one, else as the recipe says."""
-        return self.networks.published(self.publish)
+        return self.stripped(self.networks.published(self.publish))
+
+    def stripped(self, model: MMSSLModel) -> MMSSLModel:
+        """A model without what only training needs."""
+        return model
 
     def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The state of a subclass's own parts from the time before `networks`, as it is named now."""

@@ -1,5 +1,6 @@
 """The student and every copy of it that a run keeps: one owner, one rule for when copies are made, move and are published."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -24,18 +25,21 @@ class Clock:
 
 @dataclass(frozen=True)
 class Moving:
-    """A moving average of the student. The momentum rises linearly from start to end over the budget.
+    """A moving average of the student. The momentum goes from start to end over the budget.
 
     power: k, the batch size over the one that the momentum is meant for: momentum^k (arXiv 2307.13813, definition 1.2).
+    shape: linear, or half a cosine (BYOL, arXiv 2006.07733, appendix J).
     """
 
     start: float
     end: float
     power: float = 1.0
+    shape: Literal["linear", "cosine"] = "linear"
 
     def momentum(self, progress: float) -> float:
         """The momentum when `progress` of the budget is used up."""
-        return float((self.start + (self.end - self.start) * progress) ** self.power)
+        done = progress if self.shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
+        return float((self.start + (self.end - self.start) * done) ** self.power)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,15 @@ for each sample until all weights of the step are known, and a measurement is wh
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Num, Shaped
+from pydantic import Field
 from torch import Tensor
+
+Weight = Annotated[float, Field(gt=0)]
+"""A factor on a part of the loss."""
 
 
 @dataclass(frozen=True)
@@ -167,15 +171,19 @@ class Rows(Metric):
 
 @dataclass(frozen=True)
 class Terms:
-    """What an objective says of a batch: parts of the loss by name, and what is logged beside it."""
+    """What an objective says of a batch: parts of the loss by name, what is logged beside it, and what its buffers become.
+
+    state: buffers of the objective by their full names, with the values that they have after the step.
+    """
 
     terms: Mapping[str, Term]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def loss(self, weights: Mapping[str, Num[Tensor, ""]] | None = None) -> Float[Tensor, ""]:
         """The sum of the terms. weights: total weight of each over the step; None: this batch is the step."""
         parts = [term.factor * term.mean(None if weights is None else weights[name]) for name, term in self.terms.items()]
-        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+        return torch.stack(parts).sum() if len(parts) > 1 else parts[0] if parts else torch.zeros(())
 
 
 def joined(outputs: Sequence[Mapping[str, Metric]]) -> dict[str, Float[Tensor, ""]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
@@ -23,6 +23,11 @@ OPTIONAL = ("evaluate",)
 INIT = "saved model to start from, a folder or a Hub id; null: from random weights"
 RESUME = "never: a new run; auto: continue the latest run of this name, if there is one; or the folder of the run to continue"
 MODALITIES = "What goes in: per modality the keys of its processor, its adapter and its augmentation."
+
+VIEWS = (
+    "Kinds of random views by name, for objectives in which views agree: keys of augment, which stands for those not named, and "
+    "how many there are. A teacher sees the views of the kind global; null or empty: two of augment."
+)
 
 _ABSENT = object()
 
@@ -52,16 +57,24 @@ def variants() -> Variants:
     """Types of keys that are given as `{name: ..., other keys}`, and their constructors by name."""
     from mmssl.data.mix import MIXINGS, Mixing
     from mmssl.masking import SAMPLERS, Sampler
+    from mmssl.objectives import OBJECTIVES
+    from mmssl.objectives.agree.losses import AGREEMENTS
+    from mmssl.objectives.agree.parts import Agreement
+    from mmssl.objectives.agree.predictors import ANSWERS, Answer
     from mmssl.objectives.predict.distances import LOSSES, Loss
     from mmssl.objectives.predict.parts import Predictor, Target
     from mmssl.objectives.predict.predictors import PREDICTORS
     from mmssl.objectives.predict.targets import TARGETS
+    from mmssl.objectives.total import Part, part_of
 
     return [
         (Mixing, MIXINGS),
         (Sampler, SAMPLERS),
         (Predictor, PREDICTORS),
         (Target, TARGETS),
+        (Agreement, AGREEMENTS),
+        (Answer, ANSWERS),
+        (Part, {name: part_of(OBJECTIVES[name]) for name in OBJECTIVES.own if name != "sum"}),
         (Loss, LOSSES),
         (Schedule, SCHEDULES),
     ]
@@ -89,9 +102,9 @@ class Recipe:
 
     @property
     def modalities(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Per modality the keyword arguments of its `processor`, `adapter` and `augment`."""
+        """Per modality the keyword arguments of its `processor`, `adapter` and `augment`, and of each kind of its `views`."""
         found: dict[str, Section] = self.root["modalities"].values()
-        return {name: {part: keys.arguments() for part, keys in parts.values().items()} for name, parts in found.items()}
+        return {name: {part: _arguments(parts, part) for part in parts.values()} for name, parts in found.items()}
 
     @property
     def objective(self) -> tuple[str, dict[str, Any]]:
@@ -266,8 +279,36 @@ def _modalities(names: Sequence[str], variants: Variants) -> type[Section]:
         modality = find(name)
         parts: dict[str, Constructor] = {"processor": modality.processor, "adapter": modality.adapter, "augment": modality.augment}
         models = {key: _member(section(constructor, variants)) for key, constructor in parts.items()}
+        kinds: Any = _views_model(name, modality.augment, variants)
+        models["views"] = (dict[str, kinds], Field(default={}, description=VIEWS))
         members[name] = (group(name.title(), f"Keys of the modality {name}.", models), Field())
     return group("Modalities", MODALITIES, members, known=known)
+
+
+def _views_model(name: str, augment: Constructor, variants: Variants) -> Any:
+    """The section of a kind of views: the keys of an augmentation, and those of `ViewOptions`."""
+    from mmssl.objectives.views import ViewOptions
+
+    own, options = section(augment, variants), section(ViewOptions, variants)
+    fields: dict[str, Any] = {key: (field.annotation, field) for key, field in options.model_fields.items()}
+    model = create_model(f"{name.title()}Views", __base__=own, __doc__=own.__doc__, **fields)
+    model.constructor = dict  # an augmentation is made of the keys that it takes
+    return model
+
+
+def _arguments(parts: Section, part: str) -> dict[str, Any]:
+    """Keyword arguments of a part of a modality."""
+    if part == "views":
+        return {kind: _views(parts["augment"], keys) for kind, keys in parts[part].items()}
+    found: dict[str, Any] = parts[part].arguments()
+    return found
+
+
+def _views(augment: Section, views: Section) -> dict[str, Any]:
+    """Keyword arguments of a kind of views: keys that it does not set are those of the modality's augmentation."""
+    own = views.arguments()
+    inherited = {key: value for key, value in augment.arguments().items() if f"{key}_" not in views.model_fields_set}
+    return own | inherited
 
 
 def _member(model: type[Section], *, optional: bool = False) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """From a recipe's sections, or a saved model, to processor, model and objective."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from mmssl.modality import Content, Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.objectives.base import Augment
+from mmssl.objectives.views import ViewOptions, Views
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
 from mmssl.training.start import freeze, load_saved, make_config, new_modalities, saved_model
@@ -50,15 +51,27 @@ def build(
     augments = {
         name: augment_of(find(name), parts["augment"], processor.processors[name]) for name, parts in recipe.modalities.items()
     }
+    views = {
+        name: {kind: views_of(find(name), keys, processor.processors[name]) for kind, keys in parts["views"].items()}
+        for name, parts in recipe.modalities.items()
+        if parts["views"]
+    }
     name, settings = recipe.objective
     notes = new_modalities(recipe, saved, before) if saved and before else []
-    return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels), **settings), tuple(notes))
+    return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels, views), **settings), tuple(notes))
 
 
 def augment_of(modality: Modality, keys: Mapping[str, Any], processor: Processor) -> Augment:
     """The random view that a recipe asks for, of samples of a fitted processor."""
     augment = modality.augment(**keys)
     return augment.with_processor(processor) if isinstance(augment, ReadsProcessor) else augment
+
+
+def views_of(modality: Modality, keys: Mapping[str, Any], processor: Processor) -> Views:
+    """A kind of views that a recipe asks for."""
+    own = {field.name: keys[field.name] for field in fields(ViewOptions)}
+    augment = {key: value for key, value in keys.items() if key not in own}
+    return Views(augment=augment_of(modality, augment, processor), **own)
 
 
 def fit_processor(

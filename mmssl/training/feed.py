@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from mmssl import files
 from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, Track, batches, loader, processes, silent
 from mmssl.data.loader import READ
@@ -56,11 +59,19 @@ class Feed:
     def make_order(self, stream: Stream) -> Order | BudgetOrder:
         """Which samples of a source each of its steps reads."""
         if self.options.batch_tokens is None:
-            return Order(len(stream.source), stream.seed(self.seed), self.data.shuffle)
+            groups, size = self.groups(stream) if self.data.group_size > 1 else None, self.data.group_size
+            return Order(len(stream.source), stream.seed(self.seed), self.data.shuffle, groups, size)
         shares = self.training.accelerator.num_processes * self.options.accumulation
         lengths = self.lengths(stream)
         seed = stream.seed(self.seed)
         return BudgetOrder(lengths, self.options.batch_tokens, seed, shares=shares, shuffle=self.data.shuffle)
+
+    def groups(self, stream: Stream) -> Int[np.ndarray, " n"]:
+        """The group of every sample of a source. ValueError if no column says it."""
+        source, groups = stream.source, stream.source.groups()
+        if groups is None:
+            raise ValueError(f"data.group_size is {self.data.group_size}, but {source} has no groups; name columns.group")
+        return groups[[source.kept_row(index) for index in range(len(source))]]
 
     def lengths(self, stream: Stream) -> list[int]:
         """Tokens of every sample of a source, counted once and kept with the run; none for one that cannot be read."""
@@ -73,7 +84,8 @@ class Feed:
         for batch in self.track(reading, f"measuring {stream.name}", -(-len(stream.source) // READ), unit="batches"):
             moved = batch.to(self.training.device)
             for name, inputs in moved.inputs.items():
-                for i, count in zip(batch.ids.tolist(), model.count_tokens(name, inputs).tolist(), strict=True):
+                ids = moved.ids[moved.held(name)].tolist()
+                for i, count in zip(ids, model.count_tokens(name, inputs).tolist(), strict=True):
                     found[i] += count
         files.sweep(kept.parent, kept.name)
         files.write_json(kept, found)
@@ -111,6 +123,7 @@ class Feed:
             pin_memory=accelerator.device.type == "cuda",
             cache=self.data.cache,
             name=stream.name,
+            groups=stream.source.groups(),
         )
         return self._heard(reading)
 

@@ -234,6 +234,7 @@ class Training:
         # The clock is that of the first process.
         self.counters.seconds = float(processes.gathered_numbers([seconds + time.perf_counter() - self.begin])[0, 0])
         if not self.optimizer.step_was_skipped:
+            self.objective.keep(outputs[-1].state)
             self.objective.after_step(self.clock)
         return Made(
             self.clock,
@@ -294,11 +295,11 @@ class Training:
         for _ in range(shares - len(micro)):
             with self.accelerator.accumulate(self.wrapped):
                 pass  # Accelerate moves the optimizer at every `shares`-th: those without samples come first
-        for batch in micro:
+        for number, batch in enumerate(micro):
             with self.accelerator.accumulate(self.wrapped):
                 with self.accelerator.autocast():
-                    output: Output = self.wrapped(batch, step)
-                output = output if counts else Output(output.loss * 0)
+                    output: Output = self.wrapped(batch, replace(step, number=number))
+                output = output if counts else Output(output.loss * 0, state=output.state)
                 outputs.append(output)
                 # Accelerate divides by the micro-batches, DistributedDataParallel by the processes: each loss is a share of a sum.
                 self.accelerator.backward(output.loss * (shares * self.accelerator.num_processes))
@@ -312,14 +313,22 @@ class Training:
     def what_is_known(self, micro: Sequence[Batch], counts: bool) -> Step:
         """What the objective is told of the step; of several micro-batches the weights of all, before the first backward pass."""
         done, every = self.counters.step, self.options.log_every
-        step = Step(self.clock, diagnose=done < BEGINNING or (done + 1) % every == 0)
+        step = Step(self.clock, diagnose=done < BEGINNING or (done + 1) % every == 0, counts=counts)
         if len(micro) * self.accelerator.num_processes == 1:
             return step
         self.objective.observe(micro, step)
         with self.accelerator.autocast():
             weights = [self.objective.weights(batch, step) for batch in micro]
-        total = {name: self.total([each[name] * counts for each in weights]) for name in weights[0]}
-        return replace(step, weights=total)
+        names = list(dict.fromkeys(name for each in weights for name in each))
+        if len(self.objective.modalities) > 1:  # of rows that lack a modality the terms of a process may lack one too
+            names = sorted({name for known in processes.gathered(names) for name in known})
+        none = torch.zeros((), device=self.device)
+        total = {name: self.total([each.get(name, none) * counts for each in weights]) for name in names}
+        step = replace(step, weights=total)
+        if self.options.accumulation == 1:
+            return step
+        with self.accelerator.autocast():
+            return self.objective.prepared(micro, step)
 
     def check_at_once(self, outputs: Sequence[Output], micro: Sequence[Batch]) -> None:
         """TrainingError, before the optimizer moves, if a step is not finite: on a CPU, where nothing waits for the answer."""

@@ -34,6 +34,7 @@ class Scene:
     clean: whether `inputs` are not what the student sees.
     clock: how far the run is, before this step.
     diagnose: whether to measure what is too dear for every step.
+    shared: what a network makes of the view, where other parts of an objective may ask for it too; None: nobody else does.
     """
 
     networks: Networks
@@ -45,6 +46,7 @@ class Scene:
     clean: bool = False
     clock: Clock = field(default_factory=Clock)
     diagnose: bool = False
+    shared: Callable[[str], Tokens] | None = None
 
     @property
     def model(self) -> MMSSLModel:
@@ -79,6 +81,8 @@ class Scene:
     @torch.no_grad()
     def encoded(self, network: str) -> Tokens:
         """What a copy of the model makes of `inputs`, prefix tokens first."""
+        if self.shared is not None:
+            return self.shared(network)
         return self.once(f"encoded by {network}", lambda: self.networks[network].encoder(self.embedded(network)))
 
     def once(self, key: str, compute: Callable[[], Found]) -> Found:

@@ -25,6 +25,7 @@ from mmssl.objectives.predict.baseline import Unexplained, Yardstick, constant, 
 from mmssl.objectives.predict.distances import Chamfer, CrossEntropy, Loss, Mse
 from mmssl.objectives.predict.parts import Predicted, Predictor, Scene, Target, anything
 from mmssl.objectives.terms import Largest, Metric, Rows, Term, Terms
+from mmssl.objectives.views import Encodings, View, numbered
 from mmssl.tokens import Tokens, gather
 
 
@@ -107,8 +108,28 @@ class Predict(Objective):
         return loss
 
     def terms(self, batch: Batch, step: Step) -> Terms:
-        name = batch.modality
-        scene, predicted = self.predict(name, self.view(batch, name), batch, step)
+        parts = self.apart(batch)
+        if len(parts) == 1:
+            return self.terms_of(parts[0], step)
+        found = [self.terms_of(part, step) for part in parts]
+        terms = {
+            f"{key}_{part.modality}": term for part, each in zip(parts, found, strict=True) for key, term in each.terms.items()
+        }
+        metrics = {
+            f"{key}_{part.modality}": value for part, each in zip(parts, found, strict=True) for key, value in each.metrics.items()
+        }
+        return Terms(terms, metrics)
+
+    def apart(self, batch: Batch) -> list[Batch]:
+        """The samples of each modality of rows that pair several, which are predicted each from itself."""
+        names = [name for name in batch.inputs if name in self.modalities]
+        return [batch] if len(batch.inputs) == 1 else [batch.of(name) for name in names]
+
+    def terms_of(self, batch: Batch, step: Step) -> Terms:
+        """The terms of a batch of one modality."""
+        name, seen = batch.modality, step.seen
+        inputs = self.view(batch, name) if seen is None else seen.inputs(self.first_view(name))
+        scene, predicted = self.predict(name, inputs, batch, step)
         terms, metrics, losses = dict[str, Term](), dict[str, Metric](), dict[str, Metric]()
         extras, yardsticks = dict(predicted.terms), list[Yardstick]()
         if step.diagnose:
@@ -168,6 +189,13 @@ class Predict(Objective):
 
     @torch.no_grad()
     def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
+        parts = self.apart(batch)
+        if len(parts) == 1:
+            return self.weights_of(parts[0], step)
+        return {f"{key}_{part.modality}": weight for part in parts for key, weight in self.weights_of(part, step).items()}
+
+    def weights_of(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
+        """The weights of the terms of a batch of one modality."""
         scene = self.scene(batch.modality, self.view(batch, batch.modality), batch, step)
         index, real = self.predictor.places(scene.tokens.repeat(self.masks), scene.parts)
         found = {key: torch.tensor(weight, device=index.device) for key, weight in self.predictor.weights().items()}
@@ -189,12 +217,13 @@ class Predict(Objective):
 
     @torch.no_grad()
     def observe(self, batches: Sequence[Batch], step: Step) -> None:
-        name = batches[0].modality
-        observing = [target for target in self.every_target if target.observes(name, step.clock)]
-        if observing:
-            scenes = [self.scene(name, self.view(batch, name), batch, step) for batch in batches]
-            for target in observing:
-                target.observe(scenes)
+        apart = [part for batch in batches for part in self.apart(batch)]
+        for name in dict.fromkeys(part.modality for part in apart):
+            observing = [target for target in self.every_target if target.observes(name, step.clock)]
+            if observing:
+                scenes = [self.scene(name, self.view(part, name), part, step) for part in apart if part.modality == name]
+                for target in observing:
+                    target.observe(scenes)
 
     def scene(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> Scene:
         """What targets see of one view."""
@@ -202,8 +231,19 @@ class Predict(Objective):
         if self.masks > 1:
             draws = draws.repeat(self.masks)
         seen = batch.inputs[name] if self.clean else inputs
-        divide = partial(self.divide, inputs=inputs)
-        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose)
+        divide, shared = partial(self.divide, inputs=inputs), None
+        if step.seen is not None and not self.clean and self.views[name][self.first_view(name).kind].mask is None:
+            shared = partial(self.encoded, step.seen, self.first_view(name))
+        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose, shared)
+
+    def first_view(self, name: str) -> View:
+        """The view of a modality whose hidden tokens are predicted."""
+        return numbered(name, self.views[name])[0]
+
+    @staticmethod
+    def encoded(seen: Encodings, view: View, network: str) -> Tokens:
+        """What a network makes of a view, for all parts of an objective."""
+        return seen.encoded(network, [view])[0]
 
     def divide(self, scene: Scene, inputs: Inputs) -> Split:
         """Which tokens of a view are seen and hidden. ValueError if none can be hidden."""

@@ -6,8 +6,8 @@ from mmssl.model import MMSSLModel
 from mmssl.objectives.networks import Networks
 from mmssl.objectives.predict.distances import Loss, Mse
 from mmssl.objectives.predict.parts import Answer, Scene, Target
-from mmssl.objectives.predict.targets.content import Weight
 from mmssl.objectives.predict.targets.vectors import content_of, content_sizes
+from mmssl.objectives.terms import Weight
 
 
 class Aspect(Target):

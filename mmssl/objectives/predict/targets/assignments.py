@@ -16,9 +16,8 @@ from mmssl.model.config import Positive
 from mmssl.objectives.networks import Moving, Networks
 from mmssl.objectives.predict.distances import CrossEntropy, Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, moved
-from mmssl.objectives.predict.targets.content import Weight
 from mmssl.objectives.predict.targets.latent import Momentum
-from mmssl.objectives.terms import Mean, State, Term
+from mmssl.objectives.terms import Mean, State, Term, Weight
 
 Temperature = Annotated[float, Field(gt=0)]
 

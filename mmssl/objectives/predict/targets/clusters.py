@@ -16,11 +16,10 @@ from mmssl.model.config import Positive
 from mmssl.objectives.networks import Clock, Networks, Snapshot
 from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, anything, moved
-from mmssl.objectives.predict.targets.content import Weight
 from mmssl.objectives.predict.targets.kmeans import fit_residual, residual
 from mmssl.objectives.predict.targets.random_codes import used
 from mmssl.objectives.predict.targets.vectors import Vectors, content_of, content_sizes
-from mmssl.objectives.terms import State
+from mmssl.objectives.terms import State, Weight
 
 ITERATIONS = 50
 """Most iterations of k-means."""

@@ -1,10 +1,8 @@
 """Targets that are what a token holds: its values as they are, or normalised within the token."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from mmssl.losses.tokens import normalise_tokens
@@ -13,8 +11,7 @@ from mmssl.objectives.networks import Networks
 from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.parts import Answer, Scene, Target
 from mmssl.objectives.predict.targets.places import Places, only
-
-Weight = Annotated[float, Field(gt=0)]
+from mmssl.objectives.terms import Weight
 
 
 class Raw(Target):

@@ -3,7 +3,7 @@
 from mmssl.model import MMSSLModel
 from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.parts import Answer, Scene, Target
-from mmssl.objectives.predict.targets.content import Weight
+from mmssl.objectives.terms import Weight
 
 
 class Hidden(Target):

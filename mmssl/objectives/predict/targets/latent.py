@@ -14,8 +14,7 @@ from mmssl.model import MMSSLModel
 from mmssl.objectives.networks import Moving, Networks
 from mmssl.objectives.predict.distances import Loss, SmoothL1
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, moved
-from mmssl.objectives.predict.targets.content import Weight
-from mmssl.objectives.terms import Metric, Rows, State
+from mmssl.objectives.terms import Metric, Rows, State, Weight
 
 Momentum = Annotated[float, Field(ge=0, le=1)]
 

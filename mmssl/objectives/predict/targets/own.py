@@ -7,7 +7,7 @@ import torch
 from mmssl.model import MMSSLModel
 from mmssl.objectives.predict.distances import Cosine, Loss, Mse
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target
-from mmssl.objectives.predict.targets.content import Weight
+from mmssl.objectives.terms import Weight
 
 
 class Embedding(Target):

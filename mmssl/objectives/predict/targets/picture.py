@@ -17,7 +17,7 @@ from mmssl.objectives.networks import Networks
 from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.grids import assemble, disassemble
 from mmssl.objectives.predict.parts import Answer, Scene, Target
-from mmssl.objectives.predict.targets.content import Weight
+from mmssl.objectives.terms import Weight
 
 EPSILON = 1e-5
 """Keeps blocks without any gradient finite: scikit-image's value."""

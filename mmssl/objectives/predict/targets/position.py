@@ -10,7 +10,7 @@ from mmssl.model.config import Positive
 from mmssl.objectives.networks import Networks
 from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.parts import Answer, Scene, Target
-from mmssl.objectives.predict.targets.content import Weight
+from mmssl.objectives.terms import Weight
 
 
 class Position(Target):

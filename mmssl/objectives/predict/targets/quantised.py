@@ -15,8 +15,7 @@ from mmssl.model.config import Positive
 from mmssl.objectives.networks import Networks
 from mmssl.objectives.predict.distances import InfoNce, Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, anything, moved
-from mmssl.objectives.predict.targets.content import Weight
-from mmssl.objectives.terms import State, Term, Used
+from mmssl.objectives.terms import State, Term, Used, Weight
 from mmssl.tokens import of_own
 
 Temperature = Annotated[float, Field(gt=0)]

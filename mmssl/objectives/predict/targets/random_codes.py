@@ -14,9 +14,8 @@ from mmssl.model.config import Positive
 from mmssl.objectives.networks import Clock, Networks
 from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, anything
-from mmssl.objectives.predict.targets.content import Weight
 from mmssl.objectives.predict.targets.vectors import Vectors, content_of, content_sizes
-from mmssl.objectives.terms import Used
+from mmssl.objectives.terms import Used, Weight
 
 
 class RandomQuantiser(nn.Module):

@@ -15,8 +15,8 @@ from mmssl.model import MMSSLModel, no_weights_bar
 from mmssl.objectives.networks import Networks
 from mmssl.objectives.predict.distances import Loss, Mse
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target
-from mmssl.objectives.predict.targets.content import Weight
 from mmssl.objectives.predict.targets.places import Places, only
+from mmssl.objectives.terms import Weight
 
 
 class Rendered(Target):

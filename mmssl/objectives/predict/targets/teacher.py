@@ -11,8 +11,7 @@ from mmssl.model import MMSSLModel
 from mmssl.objectives.networks import Frozen, Networks
 from mmssl.objectives.predict.distances import Loss, Mse
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, moved
-from mmssl.objectives.predict.targets.content import Weight
-from mmssl.objectives.terms import Term
+from mmssl.objectives.terms import Term, Weight
 from mmssl.tokens import Tokens
 
 

@@ -1,0 +1,281 @@
+"""Two views agree: the one machine behind contrastive learning, self-distillation and CLIP.
+
+A view is a modality and an augmentation. The student's views are pooled and projected; losses say how they are to agree with the
+views that another network, or the same one, makes of the same samples. A paper is a setting of these parts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from typing import Annotated, ClassVar, Literal, cast
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from mmssl.data import Batch
+from mmssl.losses.spectrum import effective_rank
+from mmssl.masking import Sampler, split_in_order
+from mmssl.model import MMSSLModel, initialise_all
+from mmssl.model.heads import Head, LogitScale, Mlp, Prototypes
+from mmssl.model.model import without_heads
+from mmssl.objectives.agree.parts import Agreement, Seen, Space
+from mmssl.objectives.agree.predictors import Answer, Predicting
+from mmssl.objectives.base import Objective, Setup, Step
+from mmssl.objectives.networks import Clock, Frozen, Moving, Published
+from mmssl.objectives.terms import Metric, Rows, State, Term, Terms
+from mmssl.objectives.together import Share
+from mmssl.objectives.views import GLOBAL, Change, Encodings, View, Views, no_saliency, numbered
+from mmssl.tokens import Tokens
+
+Momentum = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """The network that the student follows.
+
+    momentum: of a moving average of the student, at the start and at the end of the budget.
+    schedule: how the momentum goes from one to the other.
+    model: folder or Hub id of a saved model that never changes, in the place of an average; null: an average.
+    """
+
+    momentum: tuple[Momentum, Momentum] = (0.996, 1.0)
+    schedule: Literal["linear", "cosine"] = "cosine"
+    model: str | None = None
+
+
+class Agree(Objective):
+    """Make views agree. Its arguments are those of `Contrast`, `Distill` and `Clip`."""
+
+    couples = True
+    count: ClassVar[int] = 2
+    """Global views of each sample where the recipe names none."""
+
+    def __init__(
+        self,
+        model: MMSSLModel,
+        setup: Setup,
+        *,
+        losses: Sequence[Agreement],
+        projector: Head,
+        predictor: Answer | None,
+        teacher: TeacherOptions | None,
+        mask: Sampler | None,
+        mask_probability: float,
+        publish: Published,
+        scale: LogitScale | None = None,
+        keeps_heads: bool = False,
+    ) -> None:
+        super().__init__(model, setup)
+        if not losses:
+            raise ValueError("objective.losses is empty: name how views are to agree, as in losses: [{name: info_nce}]")
+        self.losses, self.keeps_heads, self.place = nn.ModuleList(losses), keeps_heads, ""
+        self.all_views = [view for name in self.modalities for view in numbered(name, self.views[name])]
+        self.target = self.make_target(teacher)
+        self.attach(projector, scale)
+        width = projector.out(min(model.pooled_size(name) for name in self.modalities))
+        self.predictors = nn.ModuleDict({} if predictor is None else {name: predictor.build(width) for name in self.modalities})
+        space = Space(
+            width,
+            {name: model.pooled_size(name) for name in self.modalities},
+            model.config.hidden_size,
+            self.modalities,
+            {name: [view for view in self.all_views if view.modality == name] for name in self.modalities},
+            self.target != "student",
+        )
+        prototypes = nn.ModuleDict()
+        for number, loss in enumerate(self.every_loss):
+            if loss.follows and self.target == "student":
+                raise ValueError(f"objective.losses: {type(loss).__name__} follows another network; set objective.teacher")
+            if (made := loss.prepare(space)) is not None:
+                prototypes[str(number)] = made
+                space = replace(space, prototypes=space.prototypes or len(made.weight))
+        if len(prototypes):
+            self.heads[f"{self.place}prototypes"] = prototypes
+        self.mask, self.mask_probability = mask, mask_probability
+        if mask is None and any(loss.tokens for loss in self.every_loss):
+            raise ValueError("objective.losses: a loss of hidden tokens needs objective.mask: what the student does not see")
+        self.mask_token = nn.Parameter(torch.empty(model.config.hidden_size)) if mask is not None else None
+        for part in (self.heads[f"{self.place}projector"], prototypes, self.predictors):
+            initialise_all(part, model.config)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
+        if publish == "teacher" and not self.networks.teachers:
+            raise ValueError("objective.publish: teacher needs objective.teacher to be a moving average; choose student")
+        self.publish = publish
+
+    def make_target(self, teacher: TeacherOptions | None) -> str:
+        """The name of the network that the student follows."""
+        if teacher is None:
+            return "student"
+        if teacher.model is not None:
+            return self.networks.want("frozen", Frozen(teacher.model))
+        return self.networks.want("teacher", Moving(*teacher.momentum, shape=teacher.schedule))
+
+    def attach(self, projector: Head, scale: LogitScale | None) -> None:
+        """Put the projectors on top of the student, so that every copy of it has its own."""
+        model = self.model
+        if self.keeps_heads:
+            settings = {name: projector.settings() for name in self.modalities}
+            if model.config.projections != settings:
+                model.project(settings, None)
+        else:
+            model.heads = nn.ModuleDict() if model.heads is None else model.heads
+            self.place = next(place for place in map("part{}_".format, count(1)) if f"{place}projector" not in self.heads)
+            built = {name: projector.build(model.pooled_size(name)) for name in self.modalities}
+            self.heads[f"{self.place}projector"] = nn.ModuleDict(built)
+        if scale is not None and "scale" not in self.heads:
+            self.heads["scale"] = scale
+            model.config.logit_scale = float(scale.scale.detach())
+
+    @property
+    def heads(self) -> nn.ModuleDict:
+        """What is trained on top of the student, and averaged with it."""
+        return cast(nn.ModuleDict, self.model.heads)
+
+    @property
+    def every_loss(self) -> list[Agreement]:
+        """The losses, in the recipe's order."""
+        return [cast(Agreement, loss) for loss in self.losses]
+
+    @property
+    def views(self) -> Mapping[str, Mapping[str, Views]]:
+        """Two global views of each sample, of one modality, where the recipe names none."""
+        known, augments = self.setup.views, self.setup.augments
+        return {name: known.get(name) or {GLOBAL: Views(self.count, augments.get(name))} for name in self.modalities}
+
+    @property
+    def change(self) -> Change | None:
+        return None if self.mask is None else self.hide
+
+    def hide(self, seen: Encodings, view: View, tokens: Tokens) -> Tokens:
+        """Tokens of a global view with the mask token at hidden places, in the share `mask_probability` of the samples."""
+        if view.kind != GLOBAL or self.mask is None or self.mask_token is None:
+            return tokens
+        draws = seen.draws(view)
+        split = split_in_order(self.mask, no_saliency, tokens.coords, tokens.valid, None, draws)
+        chosen = draws.uniform("masked sample", 1) < self.mask_probability
+        hidden = seen.hidden[self.hide, view] = split.hidden_places(tokens.values.shape[1]) & chosen
+        return replace(tokens, values=torch.where(hidden[..., None], self.mask_token.to(tokens.values.dtype), tokens.values))
+
+    def represent(self, batch: Batch, step: Step) -> Share:
+        seen = step.seen
+        assert seen is not None
+        views = [view for view in self.all_views if view.modality in batch.inputs]
+        values, rows = dict[str, Tensor](), dict[str, Tensor]()
+        followed = [view for view in views if view.kind == GLOBAL] if self.target != "student" else []
+        for network, some in (("student", views), (self.target, followed)):
+            for view, pooled in zip(some, seen.pooled(network, some), strict=True):
+                values[f"{network}/pooled/{view}"], rows[f"{network}/pooled/{view}"] = wide(pooled), batch.held(view.modality)
+        if any(loss.tokens or loss.dense for loss in self.every_loss):
+            for view in [view for view in views if view.kind == GLOBAL]:
+                self.add_tokens(seen, batch, view, values, rows)
+        return Share(batch.keys, batch.ids, batch.group, values, rows)
+
+    def add_tokens(self, seen: Encodings, batch: Batch, view: View, values: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
+        """Add tokens of a global view: those at hidden places, or all."""
+        held = batch.held(view.modality)
+        for network in dict.fromkeys(("student", self.target)):
+            encoded = seen.encoded(network, [view])[0]
+            body = encoded.tail(seen.tokens("student", view).values.shape[1])
+            if any(loss.tokens for loss in self.every_loss):
+                hidden = seen.hidden[self.hide, view]
+                values[f"{network}/hidden/{view}"] = wide(body.values[hidden])
+                rows[f"{network}/hidden/{view}"] = held[torch.nonzero(hidden)[:, 0]]
+            if any(loss.dense for loss in self.every_loss):
+                values[f"{network}/tokens/{view}"] = wide(body.values)
+                values[f"{network}/valid/{view}"] = body.valid_or_ones().to(torch.float32)
+                rows[f"{network}/tokens/{view}"] = rows[f"{network}/valid/{view}"] = held
+
+    def agree(self, share: Share, step: Step) -> Terms:
+        seen = self.seen(share, step)
+        terms, metrics, state = dict[str, Term](), dict[str, Metric](), dict[str, Tensor]()
+        for number, loss in enumerate(self.every_loss):
+            found = loss(seen, self.prototypes(number))
+            name = f"loss_{number + 1}"
+            for key, term in found.terms.items():
+                terms[f"{name}_{key}" if key else name] = term.times(loss.weight)
+            metrics |= {key if key not in metrics else f"{key}_{number + 1}": metric for key, metric in found.metrics.items()}
+            state |= {f"losses.{number}.{key}": value.detach() for key, value in found.state.items()}
+        for name, predictor in self.predictors.items():
+            first = next((view for view in seen.views if view.modality == name), None)
+            if isinstance(predictor, Predicting) and first is not None:
+                learned = predictor.learned(seen.projected(first))
+                state |= {f"predictors.{name}.{key}": value for key, value in learned.items()}
+        if len(terms) > 1:
+            metrics |= {name: term.measured for name, term in terms.items()}
+        return Terms(terms, metrics | self.measured(seen), state)
+
+    def seen(self, share: Share, step: Step) -> Seen:
+        """What losses see of a step."""
+        views = [view for view in self.all_views if f"student/pooled/{view}" in share.values]
+        target = self.networks[self.target]
+        scale = dict(self.heads).get("scale")
+        return Seen(
+            share,
+            views,
+            partial(project, self.model, self.place),
+            partial(project, target, self.place),
+            self.answer if len(self.predictors) else None,
+            self.target,
+            cast(LogitScale | None, scale),
+            step.clock,
+            step.diagnose,
+        )
+
+    def answer(self, name: str, projected: Tensor) -> Tensor:
+        """What the predictor of a modality makes of projections."""
+        return self.predictors[name](projected, True)
+
+    def prototypes(self, number: int) -> tuple[Prototypes, Prototypes] | None:
+        """Those of a loss, or of the first one that has any: the student's, and those of the network that is followed."""
+        place = f"{self.place}prototypes"
+        if place not in self.heads:
+            return None
+        own = cast(nn.ModuleDict, self.heads[place])
+        key = str(number) if str(number) in own else next(iter(own))
+        other = cast(nn.ModuleDict, cast(nn.ModuleDict, self.networks[self.target].heads)[place])
+        return cast(Prototypes, own[key]), cast(Prototypes, other[key])
+
+    @torch.no_grad()
+    def measured(self, seen: Seen) -> dict[str, Metric]:
+        """What tells whether representations collapse."""
+        found = dict[str, Metric]()
+        if self.networks.teachers and self.target in self.networks.teachers:
+            rule = cast(Moving, self.networks.rules[self.target])
+            found["momentum"] = State(torch.tensor(rule.momentum(seen.clock.progress)))
+        if seen.views and seen.diagnose:
+            first = seen.views[0]
+            projected = nn.functional.normalize(seen.projected(first).detach().float(), dim=-1)
+            found["feature_std"] = State(spread(projected))
+            found["feature_rank"] = Rows(seen.pooled("student", first).detach(), effective_rank)
+        if seen.scale is not None:
+            found["logit_scale"] = State(seen.scale.scale.detach())
+        return found
+
+    def after_step(self, clock: Clock) -> None:
+        if "scale" in self.heads:
+            cast(LogitScale, self.heads["scale"]).limited()
+        super().after_step(clock)
+
+    def stripped(self, model: MMSSLModel) -> MMSSLModel:
+        return model if self.keeps_heads else without_heads(model)
+
+
+def project(model: MMSSLModel, place: str, name: str, pooled: Float[Tensor, "k d"]) -> Float[Tensor, "k p"]:
+    """What a network's own projector makes of the pooled outputs of all samples of a step. place: where it has it."""
+    projector = cast(Mlp, cast(nn.ModuleDict, cast(nn.ModuleDict, model.heads)[f"{place}projector"])[name])
+    return projector(pooled, True)
+
+
+def spread(unit: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
+    """How far directions are spread: 1 over the whole sphere, 0 where all are alike."""
+    return unit.std(0).mean() * unit.shape[1] ** 0.5 if len(unit) > 1 else unit.new_ones(())
+
+
+def wide(values: Tensor) -> Tensor:
+    """Representations in float32 or wider: those of all processes meet in it."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,160 @@
+"""Views of the samples of a batch, and what networks make of them: each computed when it is first asked for, and once."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from mmssl.data import Batch
+from mmssl.draws import Draws
+from mmssl.masking import Sampler, split_in_order
+from mmssl.modality import Augment, Inputs, Others, mixing
+from mmssl.objectives.networks import Networks
+from mmssl.tokens import Tokens, joined_batches
+
+GLOBAL = "global"
+"""The views that a teacher sees, and the only ones where a recipe names none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """What a kind of views has beside the keys of an augmentation.
+
+    count: views of each sample.
+    mask: tokens that it hides are left out of the view, as a cheaper one; null: none.
+    """
+
+    count: Annotated[int, Field(gt=0)] = 1
+    mask: Sampler | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """Random views of one kind, of one modality.
+
+    count: views of each sample. augment: makes one; None: the samples as they are. mask: the tokens that it hides are left out.
+    """
+
+    count: int
+    augment: Augment | None = None
+    mask: Sampler | None = None
+
+
+class View(NamedTuple):
+    """One view of the samples of a modality. number: among all views of the modality, which decides its draws."""
+
+    modality: str
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.modality} {self.kind} {self.number}"
+
+
+def numbered(modality: str, views: Mapping[str, Views]) -> list[View]:
+    """All views of a modality, in order."""
+    kinds = [kind for kind, views_of in views.items() for _ in range(views_of.count)]
+    return [View(modality, kind, number) for number, kind in enumerate(kinds)]
+
+
+def augmented(augment: Augment | None, inputs: Inputs, draws: Draws, number: int, others: Others | None = None) -> Inputs:
+    """Random view `number` of samples with the draws that they have in their step; `others` None: they are all of the step."""
+    if augment is None:
+        return inputs
+    if others is not None and mixing(augment):
+        return augment(inputs, draws.fork(number), others.fork(number))
+    return augment(inputs, draws.fork(number))
+
+
+def no_saliency() -> Tensor:
+    """What a guided sampler gets here. ValueError: views have nothing that could say what matters."""
+    raise ValueError("a mask of a view cannot be guided: nothing says which of its tokens matter; leave `guided` out")
+
+
+Change = Callable[["Encodings", View, Tokens], Tokens]
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """What networks make of the views of a batch.
+
+    views: per modality its kinds of views. change: what is done to the student's tokens of a view before they are encoded.
+    passes: how often each network's encoder ran. hidden: places that `change` hid in views.
+    """
+
+    networks: Networks
+    batch: Batch
+    views: Mapping[str, Mapping[str, Views]]
+    change: Change | None = None
+    passes: Counter[str] = field(default_factory=Counter)
+    hidden: dict[tuple[Change | None, View], Bool[Tensor, "_ _"]] = field(default_factory=dict)
+    _inputs: dict[View, Inputs] = field(default_factory=dict)
+    _tokens: dict[tuple[str, Change | None, View], Tokens] = field(default_factory=dict)
+    _encoded: dict[tuple[str, Change | None, View], Tokens] = field(default_factory=dict)
+
+    def for_part(self, views: Mapping[str, Mapping[str, Views]], change: Change | None) -> "Encodings":
+        """The same for a part of an objective: what one part asked for is not computed again for another.
+
+        views: its own, of which each kind is that of the others. change: where it differs, what the student makes differs too.
+        """
+        return replace(self, views=views, change=change)
+
+    def key(self, network: str, view: View) -> tuple[str, Change | None, View]:
+        """Under which what a network makes of a view is kept."""
+        return network, self.change if network == "student" else None, view
+
+    def draws(self, view: View) -> Draws:
+        """Random numbers of the samples that hold the view's modality."""
+        return Draws(self.batch.keys_of(view.modality)).fork(view.number)
+
+    def inputs(self, view: View) -> Inputs:
+        """The view itself."""
+        if view not in self._inputs:
+            name, others = view.modality, None if self.batch.others is None else self.batch.others[view.modality]
+            augment, draws = self.views[name][view.kind].augment, Draws(self.batch.keys_of(name))
+            self._inputs[view] = augmented(augment, self.batch.inputs[name], draws, view.number, others)
+        return self._inputs[view]
+
+    def tokens(self, network: str, view: View) -> Tokens:
+        """What a network makes of a view before its encoder."""
+        key = self.key(network, view)
+        if key not in self._tokens:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and network == "student"):
+                draws, mask = self.draws(view), self.views[view.modality][view.kind].mask
+                tokens = self.networks[network].embed(view.modality, self.inputs(view)).keyed(draws)
+                if mask is not None:
+                    split = split_in_order(mask, no_saliency, tokens.coords, tokens.valid, None, draws)
+                    tokens = tokens.take(split.seen, split.seen_real)
+                if self.change is not None and network == "student":
+                    tokens = self.change(self, view, tokens)
+            self._tokens[key] = tokens
+        return self._tokens[key]
+
+    def encoded(self, network: str, views: Sequence[View]) -> list[Tokens]:
+        """What a network makes of views, prefix tokens first; views of one size are encoded together."""
+        groups: dict[object, list[View]] = {}
+        for view in views:
+            if self.key(network, view) not in self._encoded:
+                tokens = self.tokens(network, view)
+                shape = (tokens.values.shape[1:], tokens.valid is None, tokens.identity is None, tokens.expert)
+                groups.setdefault(shape, []).append(view)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and network == "student"):
+            for group in groups.values():
+                parts = [self.tokens(network, view) for view in group]
+                found = self.networks[network].encoder(joined_batches(parts))
+                self.passes[network] += 1
+                sizes = [len(part.values) for part in parts]
+                for view, part in zip(group, found.split(sizes), strict=True):
+                    self._encoded[self.key(network, view)] = part
+        return [self._encoded[self.key(network, view)] for view in views]
+
+    def pooled(self, network: str, views: Sequence[View]) -> list[Float[Tensor, "k d"]]:
+        """One vector for each sample of each view."""
+        encoded = self.encoded(network, views)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and network == "student"):
+            return [self.networks[network].pool(tokens) for tokens in encoded]

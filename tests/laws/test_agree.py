@@ -1,0 +1,263 @@
+"""Views that agree, on every modality and loss: a step is the same however it is cut, and its state is all that it depends on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from mmssl.data import Batch, processes
+from mmssl.draws import keys
+from mmssl.masking import SAMPLERS
+from mmssl.modality import Inputs, Modality, Processor, find
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.model.heads import Head
+from mmssl.objectives import Clip, Contrast, Distill, Objective, Setup, Step
+from mmssl.objectives.agree.agree import TeacherOptions
+from mmssl.objectives.agree.losses import AGREEMENTS
+from mmssl.objectives.agree.predictors import ANSWERS
+from mmssl.objectives.views import Views
+from mmssl.plugins import installed
+from mmssl.testing import OBJECTIVE_LAWS, small_processor
+from mmssl.testing.parts import saying
+
+SAMPLES = 8
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+HEAD = {"hidden": 24, "size": 16}
+TEACHER = TeacherOptions(momentum=(0.9, 1.0))
+MADE = dict[str, Callable[[], dict[str, Any]]]
+
+
+def loss(name: str, **settings: Any) -> Any:
+    """A loss by its name."""
+    return AGREEMENTS[name](**settings)
+
+
+def contrasted(*losses: Any, **settings: Any) -> dict[str, Any]:
+    """Settings of contrast."""
+    return {"losses": list(losses) or None, "projector": Head(**HEAD), **settings}
+
+
+def mlp() -> Any:
+    return ANSWERS["mlp"](hidden=24)
+
+
+def hidden() -> dict[str, Any]:
+    return {"mask": SAMPLERS["random"](ratio=0.4), "mask_probability": 0.7, "teacher": TEACHER}
+
+
+PROTOTYPES = {"prototypes": 20}
+CONTRASTS: MADE = {
+    "simclr": lambda: contrasted(),
+    "dcl": lambda: contrasted(loss("info_nce", decoupled=True)),
+    "moco": lambda: contrasted(loss("info_nce", negatives="view", queue=16), predictor=mlp(), teacher=TEACHER),
+    "mochi": lambda: contrasted(loss("info_nce", queue=16, mixed=(2, 2), hard=4), teacher=TEACHER),
+    "nnclr": lambda: contrasted(loss("info_nce", negatives="view", queue=16, nearest=True), predictor=mlp()),
+    "byol": lambda: contrasted(loss("cosine"), predictor=mlp(), teacher=TEACHER),
+    "simsiam": lambda: contrasted(loss("cosine"), predictor=mlp()),
+    "directpred": lambda: contrasted(loss("cosine"), predictor=ANSWERS["direct"](), teacher=TEACHER),
+    "barlow": lambda: contrasted(loss("barlow_twins")),
+    "vicreg": lambda: contrasted(loss("vicreg")),
+    "lejepa": lambda: contrasted(loss("sigreg", directions=16)),
+    "visreg": lambda: contrasted(loss("sigreg", directions=16, statistic="quantiles")),
+    "swav": lambda: contrasted(loss("swapped_assignment", **PROTOTYPES)),
+    "swav_queue": lambda: contrasted(loss("swapped_assignment", queue=8, **PROTOTYPES)),
+    "er": lambda: contrasted(loss("entropy_bound")),
+    "groco": lambda: contrasted(loss("group_ordering", negatives=3)),
+    "ts2vec": lambda: contrasted(loss("hierarchical")),
+    "groups": lambda: contrasted(projector=Head(norm="group", hidden=32, size=16)),
+}
+DISTILLS: MADE = {
+    "dino": lambda: contrasted(loss("self_distillation", **PROTOTYPES), teacher=TEACHER),
+    "sinkhorn": lambda: contrasted(loss("self_distillation", centring="sinkhorn", **PROTOTYPES), teacher=TEACHER),
+    "ibot": lambda: contrasted(loss("self_distillation", **PROTOTYPES), loss("masked_tokens"), **hidden()),
+    "dinov2": lambda: contrasted(
+        loss("self_distillation", centring="sinkhorn", **PROTOTYPES),
+        loss("masked_tokens", centring="sinkhorn", prototypes=12),
+        loss("koleo"),
+        **hidden(),
+    ),
+    "gram": lambda: contrasted(loss("self_distillation", **PROTOTYPES), loss("gram"), teacher=TEACHER),
+}
+CLIPS: MADE = {
+    "clip": lambda: {"projector": Head(layers=1, norm="none", size=16)},
+    "siglip": lambda: {"projector": Head(layers=1, norm="none", size=16), "losses": [loss("sigmoid", chunk=3)], "bias": -10.0},
+    "slap": lambda: {
+        "losses": [loss("cosine", between="across"), loss("cosine", between="within")],
+        "projector": Head(layers=1, norm="none", size=16),
+        "predictor": mlp(),
+        "teacher": TEACHER,
+    },
+    "barlow": lambda: {"losses": [loss("barlow_twins", between="across")], "projector": Head(layers=1, norm="none", size=16)},
+}
+KINDS: dict[str, tuple[type[Objective], MADE]] = {
+    "contrast": (Contrast, CONTRASTS),
+    "distill": (Distill, DISTILLS),
+    "clip": (Clip, CLIPS),
+}
+CASES = [(kind, variant) for kind, (_, made) in KINDS.items() for variant in made]
+TOKENS = "ts2vec"
+
+
+def views_of(kind: str, variant: str, modality: Modality) -> dict[str, Views]:
+    """Two global views and a smaller one, of which some tokens are left out; of clip one, or two for losses within."""
+    augment = modality.augment()
+    if kind == "clip":
+        return {"global": Views(2 if variant == "slap" else 1, augment)}
+    if variant == TOKENS:
+        return {"global": Views(2, augment)}
+    return {"global": Views(2, augment), "local": Views(1, augment, SAMPLERS["random"](ratio=0.5))}
+
+
+def build(kind: str, variant: str, names: Sequence[str], seed: int = 0, **fields: Any) -> Objective:
+    """A small objective on modalities."""
+    modalities = {name: {"processor": processor_of(name).settings(), "adapter": {}} for name in names}
+    torch.manual_seed(seed)
+    model = MMSSLModel(MMSSLConfig(modalities=modalities, **SMALL | {"drop_path_rate": 0.3, "dropout": 0.1} | fields))
+    augments = {name: find(name).augment() for name in names}
+    setup = Setup(augments, views={name: views_of(kind, variant, find(name)) for name in names})
+    constructor, made = KINDS[kind]
+    return constructor(model, setup, **made[variant]()).train()
+
+
+def made_of(ids: Tensor, names: Sequence[str], lacking: int = 0) -> Batch:
+    """Some of the examples of modalities, padded on their own; every `lacking`-th row lacks one."""
+    held = {
+        name: [i for i in range(len(ids)) if not (lacking and (int(ids[i]) + number) % lacking == 0)]
+        for number, name in enumerate(names)
+    }
+    processors = {name: processor_of(name) for name in names}
+    inputs = {name: processors[name].collate([examples(name)[int(ids[i])] for i in held[name]]) for name in names if held[name]}
+    rows = {name: torch.tensor(held[name], dtype=torch.int64) for name in names} if lacking else None
+    return Batch(inputs, keys(0, 0, ids), ids, step=0, rows=rows, group=None)
+
+
+@cache
+def processor_of(name: str) -> Processor:
+    return small_processor(name)
+
+
+@cache
+def examples(name: str) -> list[Inputs]:
+    """Processed examples of a modality."""
+    return [processor_of(name)(raw) for raw in find(name).example(SAMPLES, 0)]
+
+
+def double(batch: Batch) -> Batch:
+    return batch._map(lambda x: x.double() if x.is_floating_point() else x)
+
+
+def gradients(objective: Objective) -> dict[str, Tensor]:
+    """The gradient of every weight; one that has none counts as zero."""
+    return {
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
+        for name, weight in objective.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def cut_step(objective: Objective, ranks: Sequence[Sequence[Batch]]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Loss, gradient and new state of a step whose micro-batches lie on several processes, one after the other."""
+    total, state, world = torch.zeros((), dtype=torch.float64), dict[str, Tensor](), len(ranks)
+    sent: list[Any] = []
+    with patch.object(processes, "world", lambda: world):
+
+        def meeting(rank: int, own: Any) -> Any:
+            return sent if len(sent) == world else [own]
+
+        for phase in ("send", "train"):
+            for rank, micro in enumerate(ranks):
+                with (
+                    patch.object(processes, "rank", lambda rank=rank: rank),
+                    patch.object(
+                        processes, "gathered", lambda own, rank=rank, phase=phase: sent if phase == "train" else keep(own)
+                    ),
+                ):
+                    step = Step(weights={})
+                    if phase == "send":
+                        with torch.no_grad():
+                            shares = [objective.represent(b, replace(step, seen=objective.encodings(b))) for b in micro]
+                        sent.append([share.map(Tensor.detach) for share in shares])
+                        continue
+                    if len(micro) > 1:
+                        step = objective.prepared(micro, step)
+                    for number, batch in enumerate(micro):
+                        output = objective(batch, replace(step, number=number))
+                        output.loss.backward()
+                        total += output.loss.detach()
+                        state = dict(output.state)
+    return total, gradients(objective), state
+
+
+def keep(own: Any) -> Any:
+    raise AssertionError("nothing meets before all have sent")
+
+
+def modalities_for(kind: str, variant: str) -> list[tuple[str, ...]]:
+    if kind == "clip":
+        return [("image", "text"), ("audio", "tabular", "points")]
+    if variant == TOKENS:
+        return [("timeseries",), ("image",)]
+    return [("text",), ("image",)]
+
+
+@pytest.mark.parametrize(("kind", "variant"), CASES, ids=lambda each: str(each))
+def test_a_step_is_the_same_however_it_is_cut(kind: str, variant: str) -> None:
+    """In float64: in one batch, in 2 x 4 and 4 x 2, on 1, 2 and 4 processes; of pairs some lack a part, of one process all do."""
+    for names in modalities_for(kind, variant):
+        ids, lacking = torch.arange(SAMPLES), 3 if kind == "clip" else 0
+        whole = build(kind, variant, names).double()
+        whole.networks.make()
+        output = whole(double(made_of(ids, names, lacking)))
+        output.loss.backward()
+        expected, state = gradients(whole), output.state
+        assert any(float(gradient.abs().max()) > 0 for gradient in expected.values())
+        for ranks in ([[4, 4]], [[3], [5]], [[2, 2], [1, 3]]):
+            other, start = build(kind, variant, names).double(), 0
+            other.networks.make()
+            cut = []
+            for sizes in ranks:
+                parts = []
+                for size in sizes:
+                    parts.append(double(made_of(ids[start : start + size], names, lacking)))
+                    start += size
+                cut.append(parts)
+            loss_of, found, after = cut_step(other, cut)
+            assert_close(loss_of, output.loss.detach().double(), rtol=1e-9, atol=1e-10, msg=saying(f"{names}, {ranks}"))
+            scale = max(float(gradient.abs().max()) for gradient in expected.values())
+            for name, gradient in expected.items():
+                error = float((found[name] - gradient).abs().max()) / scale
+                assert error < 1e-7, f"{names}, {ranks}: the gradient of {name} is off by {error:.1e}"
+            assert after.keys() == state.keys()
+            for name, value in state.items():
+                assert_close(after[name], value, rtol=1e-6, atol=1e-6, msg=saying(f"{names}, {ranks}, {name}"))
+
+
+LAWS = [law for name, law in OBJECTIVE_LAWS.items()]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize(("kind", "variant"), [case for case in CASES if case[0] != "clip"], ids=lambda each: str(each))
+def test_laws_of_objectives(kind: str, variant: str, law: Callable[..., None]) -> None:
+    name = installed()[sum(map(ord, kind + variant + law.__name__)) % len(installed())]
+    if variant == TOKENS:
+        name = "timeseries"
+    constructor, made = KINDS[kind]
+
+    def make(model: MMSSLModel, setup: Setup) -> Objective:
+        return constructor(model, replace(setup, views={name: views_of(kind, variant, find(name))}), **made[variant]())
+
+    law(make, name)
+
+
+@pytest.mark.parametrize("name", installed())
+@pytest.mark.parametrize("kind", ["contrast", "distill"])
+def test_every_law_on_every_modality(kind: str, name: str) -> None:
+    constructor, made = KINDS[kind]
+    for law in LAWS:
+        law(partial(constructor, **made["simclr" if kind == "contrast" else "dino"]()), name)
