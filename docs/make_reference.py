@@ -138,6 +138,31 @@ signs of a pattern (`t[1].csv`, `data[1]/`) is a name if there is such a file or
 
 <!-- Written by docs/make_reference.py from the tables that the readers use: edit that file, or those tables, instead. -->
 
+## Bundled sets
+
+They work at once and offline. Nothing is downloaded: the data come with packages that mmssl needs.
+
+| `data.path` | what it holds | splits | label |
+|---|---|---|---|
+| `bundled:digits` | pictures of handwritten digits | train, test | target |
+| `bundled:breast_cancer`, `bundled:wine`, `bundled:diabetes` | tables | train, test | target |
+| `bundled:glyphs` | characters: `image`, `text`, `points` and properties, in pairs | train, test, characters, scripts | category |
+
+`bundled:glyphs` has a row for each character of each text face of matplotlib. Use it to try paired data: any two of an image, a
+text, a point cloud and a table. A table reads the properties only. Name `script` in `columns.label` to score the script instead.
+
+| split | characters | faces |
+|---|---|---|
+| train | for training | DejaVu Sans, DejaVu Sans Mono, STIX |
+| test | those of train, without pictures that train has | DejaVu Serif, of which train has no cut |
+| characters | none of train's, of scripts that train has | those of train |
+| scripts | Armenian, Lao and Tifinagh, which train does not have | those of train |
+
+Some characters look exactly alike, as a Latin and a Greek A do. The column `same` holds one number for them. A loss that compares
+pairs must not take two rows of equal `same` for different things.
+
+The fonts keep their licences, which matplotlib ships beside them. mmssl contains no part of a font.
+
 ## Suffixes
 
 Upper and lower case are alike. Hidden files and folders (`.name`) are left out. Files of other suffixes are passed over,

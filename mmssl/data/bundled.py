@@ -1,7 +1,9 @@
-"""Small datasets that scikit-learn ships: they work at once, offline, on any machine."""
+"""Small datasets that come with the packages that this one needs: they work at once, offline, on any machine."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -9,7 +11,8 @@ from sklearn import datasets
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
-from mmssl.data.tables import Row, RowTable
+from mmssl.data import glyphs
+from mmssl.data.tables import Row, RowTable, Table
 
 TARGET = "target"
 TEST_SHARE = 0.2
@@ -33,29 +36,43 @@ def _table(data: Bunch) -> list[Row]:
     ]
 
 
-_LOADERS: dict[str, Callable[[], list[Row]]] = {
-    "breast_cancer": lambda: _table(datasets.load_breast_cancer()),
-    "diabetes": lambda: _table(datasets.load_diabetes(scaled=False)),
-    "digits": _digits,
-    "wine": lambda: _table(datasets.load_wine()),
-}
-NAMES = sorted(_LOADERS)
-
-
-def bundled_table(name: str, split: str | None) -> RowTable:
-    """The rows of a bundled dataset: `train` (80 %), `test` (20 %, stratified by class), or all of them (None)."""
-    if name not in _LOADERS:
-        near = get_close_matches(name, NAMES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise LookupError(f"no bundled dataset {name!r}; there are {', '.join(NAMES)}.{hint}")
-    if split not in ("train", "test", None):
-        raise LookupError(f"bundled:{name} has no split {split!r}; it has train, test")
-    rows = _LOADERS[name]()
+def _stratified(load: Callable[[], list[Row]], split: str | None) -> Table:
+    """`train`, 80 % of the rows; `test`, 20 %, stratified by class; or all of them."""
+    rows = load()
     if split is not None:
         targets = [row[TARGET] for row in rows]
         classes = None if isinstance(targets[0], float) else targets
         parts = train_test_split(np.arange(len(rows)), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=classes)
         rows = [rows[i] for i in np.sort(parts[split == "test"])]
-    table = RowTable(rows, TARGET)
-    table.parts = [f"bundled:{name}/{part}" for part in (("train", "test") if split is None else (split,))]
+    return RowTable(rows, TARGET)
+
+
+class _Bundled(NamedTuple):
+    """One dataset: what opens a split, None for all rows, and the names of its splits."""
+
+    open: Callable[[str | None], Table]
+    splits: tuple[str, ...] = ("train", "test")
+
+
+_BUNDLED = {
+    "breast_cancer": _Bundled(partial(_stratified, lambda: _table(datasets.load_breast_cancer()))),
+    "diabetes": _Bundled(partial(_stratified, lambda: _table(datasets.load_diabetes(scaled=False)))),
+    "digits": _Bundled(partial(_stratified, _digits)),
+    "glyphs": _Bundled(glyphs.GlyphTable, glyphs.SPLITS),
+    "wine": _Bundled(partial(_stratified, lambda: _table(datasets.load_wine()))),
+}
+NAMES = sorted(_BUNDLED)
+
+
+def bundled_table(name: str, split: str | None) -> Table:
+    """The rows of a split of a bundled dataset, or all of them (None)."""
+    if name not in _BUNDLED:
+        near = get_close_matches(name, NAMES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise LookupError(f"no bundled dataset {name!r}; there are {', '.join(NAMES)}.{hint}")
+    found = _BUNDLED[name]
+    if split is not None and split not in found.splits:
+        raise LookupError(f"bundled:{name} has no split {split!r}; it has {', '.join(found.splits)}")
+    table = found.open(split)
+    table.parts = [f"bundled:{name}/{part}" for part in (found.splits if split is None else (split,))]
     return table

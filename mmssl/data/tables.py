@@ -15,7 +15,7 @@ class Table(ABC):
     """Rows that can be read in any order, and cheaply handed to a worker process.
 
     columns: column names. label: the column that is known to hold the label, or None.
-    index: those columns that number the rows, from which no sample is read unless they are named.
+    index: those columns that a modality which reads whole rows leaves out unless they are named: they number the rows, say.
     parts: what the rows come from: files, or names such as `bundled:wine/train`; empty for rows in memory.
     notes: what a user should know of how they were read, a sentence each: told once, by whoever runs.
     beside: where files are that its cells name, if it was read from files.

@@ -133,7 +133,7 @@ def test_missing_data(refused: Refused) -> None:
     several = "{path: null, sources: {image: {path: digit.csv}}}"
     assert "data.sources.image.path: no file or folder digit.csv" in refused(f"data={several}")
     assert "bundled:digits has no split 'dev'; it has train, test" in refused("data.split=dev")
-    message = "no bundled dataset 'digit'; there are breast_cancer, diabetes, digits, wine. Did you mean 'digits'?"
+    message = "no bundled dataset 'digit'; there are breast_cancer, diabetes, digits, glyphs, wine. Did you mean 'digits'?"
     assert message in refused("data.path=bundled:digit")
     message = "bundled:digits (train) has no column 'pixels', named for 'image' in `columns`; it has image, target."
     assert message in refused("data.columns={image: pixels}")
