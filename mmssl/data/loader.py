@@ -19,7 +19,7 @@ from mmssl.data.order import Order
 from mmssl.data.source import OnError, Source
 from mmssl.data.tables import Row
 from mmssl.data.track import Track, silent
-from mmssl.draws import keys
+from mmssl.draws import Draws, keys
 from mmssl.modality import Inputs, Modality, Processor
 
 Modalities = Mapping[str, tuple[Modality, Processor]]
@@ -67,6 +67,7 @@ class _Reader(Dataset[Batch | str]):
         cache: bool = False,
         name: str = "",
         groups: Int[np.ndarray, " n"] | None = None,
+        lacking: Mapping[str, float] | None = None,
     ) -> None:
         if labels is not None and len(labels) != source.num_rows:
             raise ValueError(f"labels must have one value per row of {source}: expected {source.num_rows}, got {len(labels)}")
@@ -83,7 +84,8 @@ class _Reader(Dataset[Batch | str]):
         self.last_cut: tuple[int, list[Any]] | None = None
         # Else all of a batch would be read twice where one sample is bad.
         faster = any(type(processor).batch is not Processor.batch for _, processor in modalities.values())
-        self.together = faster and not source.is_cut
+        self.lacking = lacking or {}
+        self.together = faster and not source.is_cut and not self.lacking
 
     def __len__(self) -> int:
         return len(self.source)
@@ -107,6 +109,8 @@ class _Reader(Dataset[Batch | str]):
         if skipped and self.on_error == "raise":
             return skipped[0]
         kept = [not isinstance(result, str) for result in results]
+        if self.lacking:
+            samples = self._without(step, indices[kept], samples)
         pairs = self.modalities.items() if samples else ()
         held = {name: [number for number, sample in enumerate(samples) if name in sample] for name, _ in pairs}
         inputs = {
@@ -115,6 +119,15 @@ class _Reader(Dataset[Batch | str]):
             if held[name]
         }
         return self._batch(step, indices[kept], inputs, held, skipped)
+
+    def _without(self, step: int, indices: Int[np.ndarray, " k"], samples: Sequence[Sample]) -> list[Sample]:
+        """The samples without the modalities that they are made to lack in this step; one is always left."""
+        draws, kept = Draws(keys(self.seed, step, torch.from_numpy(indices))), [dict(sample) for sample in samples]
+        for name, share in self.lacking.items():
+            for sample, lacks in zip(kept, (draws.uniform(f"lacks {name}") < share).tolist(), strict=True):
+                if lacks and name in sample and len(sample) > 1:
+                    del sample[name]
+        return kept
 
     def _batch(
         self,
@@ -291,6 +304,7 @@ def loader(
     cache: bool = False,
     name: str = "",
     groups: Int[np.ndarray, " n"] | None = None,
+    lacking: Mapping[str, float] | None = None,
 ) -> Iterator[Batch]:
     """The micro-batches of one process, for the optimizer steps `start_step` .. `end_step` (None: without end).
 
@@ -306,6 +320,8 @@ def loader(
         a cache of its own with whatever samples come its way.
     name: of the source, for `Batch.source`. groups: of each row that the source keeps, for `Batch.group`.
 
+    lacking: by modality, the share of the rows that are made to lack it, drawn anew in every step.
+
     Of rows that pair modalities one may lack some of them (`Processor.absent`), but not all.
 
     Raises ValueError for sizes that do not fit together; while iterating, ValueError naming source, row and column of a bad sample,
@@ -315,7 +331,9 @@ def loader(
     _check_sizes(source, order, batch_size, num_shares)
     if cache and workers:
         raise ValueError(f"cache=true needs workers=0 (each worker would keep its own copy); got workers={workers}")
-    reader = _Reader(source, modalities, seed=seed, labels=labels, on_error=on_error, cache=cache, name=name, groups=groups)
+    reader = _Reader(
+        source, modalities, seed=seed, labels=labels, on_error=on_error, cache=cache, name=name, groups=groups, lacking=lacking
+    )
     steps = count(start_step) if end_step is None else range(start_step, end_step)
     mine = range(rank * micro_batches, (rank + 1) * micro_batches)
     return _batches(reader, _shares(partial(_batch_of, order, batch_size), steps, mine, num_shares), workers, pin_memory)

@@ -65,6 +65,7 @@ class DataOptions(TableFormat):
     workers: processes (for each source) that read and process samples; 0: the training process does.
     cache: keep processed samples in memory, so that later passes over the data only stack them; needs workers 0.
     shuffle: a new order of the samples in every pass over the data; false: the order of the data.
+    lacking: of rows that pair modalities, the share that is made to lack one, by its name, drawn anew in every step; null: none.
     group_size: samples with one value of columns.group that stand side by side in that order, as positives of each other.
     """
 
@@ -78,6 +79,7 @@ class DataOptions(TableFormat):
     workers: Annotated[int, Field(ge=0)] = 0
     cache: bool = False
     shuffle: bool = True
+    lacking: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
     group_size: Annotated[int, Field(ge=1)] = 1
 
     def __post_init__(self) -> None:

@@ -238,29 +238,44 @@ def _log(share: int | float) -> float:
 
 
 @wide
-def hierarchical(a: Float[Tensor, "b t d"], b: Float[Tensor, "b t d"], alpha: int | float = 0.5) -> Float[Tensor, " b"]:
+def hierarchical(
+    a: Float[Tensor, "b t d"],
+    b: Float[Tensor, "b t d"],
+    alpha: int | float = 0.5,
+    valid: Bool[Tensor, "b t"] | None = None,
+) -> Float[Tensor, " b"]:
     """Contrast of two views of series with other series and other times at every resolution (TS2Vec, arXiv 2106.10466).
 
     The mean over samples is the paper's loss: at each level alpha x the instance-wise + (1 - alpha) x the temporal loss, then the
     maximum of each two times in a row, until one is left; the mean over levels. By dot products, without a temperature. A single
     sample has no instance-wise loss, a single time no temporal one.
+
+    valid: times that a sample has, the first ones; None: all. A sample that has come to its last time stays there.
     """
+    valid = torch.ones(a.shape[:2], dtype=torch.bool, device=a.device) if valid is None else valid
     levels = []
     while True:
-        instance = _both_ways(a.transpose(0, 1), b.transpose(0, 1)).mean(0)
-        levels.append(alpha * instance + (1 - alpha) * _both_ways(a, b).mean(1))
+        instance = _both_ways(a.transpose(0, 1), b.transpose(0, 1), valid.mT).mT
+        each = alpha * instance + (1 - alpha) * _both_ways(a, b, valid)
+        levels.append((each * valid).sum(1) / valid.sum(1).clamp(min=1))
         if a.shape[1] == 1:
             return torch.stack(levels).mean(0)
-        a, b = (F.max_pool1d(x.mT, 2).mT for x in (a, b))
+        two = valid[:, : valid.shape[1] // 2 * 2].unflatten(1, (-1, 2))
+        last = valid.sum(1, keepdim=True) == 1
+        a, b = (F.max_pool1d(x.masked_fill(~valid[..., None], -torch.inf).mT, 2).mT for x in (a, b))
+        valid = two.all(-1) | (last & two.any(-1))
+        a, b = (x.masked_fill(~valid[..., None], 0) for x in (a, b))
 
 
-def _both_ways(a: Float[Tensor, "g k d"], b: Float[Tensor, "g k d"]) -> Float[Tensor, "g k"]:
-    """InfoNCE of the k pairs of each group by dot products, the other 2k - 2 vectors as negatives; the mean of both directions."""
+def _both_ways(a: Float[Tensor, "g k d"], b: Float[Tensor, "g k d"], valid: Bool[Tensor, "g k"]) -> Float[Tensor, "g k"]:
+    """InfoNCE of the k pairs of each group by dot products, its other vectors as negatives; the mean of both directions."""
     k = a.shape[1]
-    both = torch.cat([a, b], 1)
+    both, there = torch.cat([a, b], 1), torch.cat([valid, valid], 1)
     logits = both @ both.mT
     itself = torch.eye(2 * k, dtype=torch.bool, device=logits.device)
-    partition = logits.masked_fill(itself, -torch.inf).logsumexp(-1)
+    # The partner of a vector stays, so that the row of one that is not there is finite; it is not counted.
+    barred = itself | ~(there[:, None] | itself.roll(k, 1))
+    partition = logits.masked_fill(barred, -torch.inf).logsumexp(-1)
     return (partition[:, :k] + partition[:, k:]) / 2 - logits.diagonal(k, 1, 2)
 
 

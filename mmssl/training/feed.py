@@ -73,6 +73,16 @@ class Feed:
             raise ValueError(f"data.group_size is {self.data.group_size}, but {source} has no groups; name columns.group")
         return groups[[source.kept_row(index) for index in range(len(source))]]
 
+    def lacking(self, stream: Stream) -> dict[str, float]:
+        """Which modalities of a source rows are made to lack. ValueError for names that no source pairs with others."""
+        wanted = self.data.lacking or {}
+        paired = {name for other in self.streams.values() if len(other.modalities) > 1 for name in other.modalities}
+        if unknown := [name for name in wanted if name not in paired]:
+            raise ValueError(
+                f"data.lacking: {unknown[0]!r} is none of the modalities that rows pair ({', '.join(sorted(paired)) or 'none'})"
+            )
+        return {name: share for name, share in wanted.items() if name in stream.modalities}
+
     def lengths(self, stream: Stream) -> list[int]:
         """Tokens of every sample of a source, counted once and kept with the run; none for one that cannot be read."""
         kept = self.folder / "lengths" / f"{stream.name}.json"
@@ -124,6 +134,7 @@ class Feed:
             cache=self.data.cache,
             name=stream.name,
             groups=stream.source.groups(),
+            lacking=self.lacking(stream),
         )
         return self._heard(reading)
 

@@ -75,6 +75,8 @@ class Agree(Objective):
         self.losses, self.keeps_heads, self.place = nn.ModuleList(losses), keeps_heads, ""
         self.all_views = [view for name in self.modalities for view in numbered(name, self.views[name])]
         self.target = self.make_target(teacher)
+        if not any(loss.projects for loss in self.every_loss):
+            projector, predictor = replace(projector, layers=0), None
         self.attach(projector, scale)
         width = projector.out(min(model.pooled_size(name) for name in self.modalities))
         self.predictors = nn.ModuleDict({} if predictor is None else {name: predictor.build(width) for name in self.modalities})

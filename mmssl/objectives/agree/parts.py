@@ -170,6 +170,8 @@ class Agreement(nn.Module, ABC):
     """Whether it compares tokens at hidden places, so that the student's global views are to hide some."""
     dense: bool = False
     """Whether it compares all tokens of global views."""
+    projects: bool = True
+    """Whether it reads projections: if no loss does, there is no projector."""
     follows: bool = False
     """Whether it needs a second network: without one the student would follow itself."""
     between: Between = "within"

@@ -283,6 +283,7 @@ class Gram(Agreement):
 
     follows = True
     dense = True
+    projects = False
 
     def __init__(self, *, weight: Weight = 1.0) -> None:
         super().__init__(weight)

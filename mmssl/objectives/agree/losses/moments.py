@@ -142,7 +142,7 @@ class Koleo(Agreement):
 
     def __init__(self, *, of: Literal["pooled", "projected"] = "pooled", weight: Weight = 0.1) -> None:
         super().__init__(weight)
-        self.of = of
+        self.of, self.projects = of, of == "projected"
 
     def forward(self, seen: Seen, prototypes: tuple[Prototypes, Prototypes] | None) -> Agreed:
         found = [seen.pooled("student", view) if self.of == "pooled" else seen.projected(view) for view in seen.globals]

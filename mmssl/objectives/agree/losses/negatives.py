@@ -189,6 +189,7 @@ class Hierarchical(Agreement):
     """
 
     dense = True
+    projects = False
 
     def __init__(self, *, temporal: Annotated[float, Field(ge=0, le=1)] = 0.5, weight: Weight = 1.0) -> None:
         super().__init__(weight)
@@ -200,8 +201,8 @@ class Hierarchical(Agreement):
             if a not in seen.globals:
                 continue
             at, to = seen.shared(a, b)
-            (first, _), (second, _) = seen.dense("student", a), seen.dense("student", b)
-            losses.append(hierarchical(first[at], second[to], 1 - self.temporal))
+            (first, valid), (second, others) = seen.dense("student", a), seen.dense("student", b)
+            losses.append(hierarchical(first[at], second[to], 1 - self.temporal, valid[at] & others[to]))
         return Agreed({"": mean_of(losses)})
 
 
