@@ -9,7 +9,7 @@ A plug-in is one file that builds one `Modality` and names it in the entry-point
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -32,8 +33,9 @@ NATURAL_MIDDLE = torch.zeros(1, 1, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAugment:
-    """A crop, a shift, a flip, and changes of colour and sharpness, each drawn per sample. By default none: what leaves the content as it is
-    depends on the data (a mirrored 2 is no digit), so a recipe says it; MAE (arXiv 2111.06377) has crop [0.2, 1.0] and flip 0.5.
+    """A crop, a shift, a flip, and changes of colour and sharpness, each drawn per sample. By default none: what leaves the content
+    as it is depends on the data (a mirrored 2 is no digit), so a recipe says it; MAE (arXiv 2111.06377) has crop [0.2, 1.0] and
+    flip 0.5.
 
     crop: smallest and largest share of the area in a crop, which is resized to the size of the image (bilinear, aspect 3/4 to 4/3,
         a side no longer than the image's); SimCLR has [0.08, 1.0]. null: no crop.
@@ -84,30 +86,30 @@ class ImageAugment:
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
         """One random view of a batch. The view of a sample depends on its own key, size and pixels only."""
-        view = dict(inputs)
-        pixels = view[PIXELS]
-        sizes = view.get(SIZES, torch.tensor(pixels.shape[-2:], device=pixels.device).expand(len(pixels), 2))
+        view, pixels = dict(inputs), inputs[PIXELS]
+        sizes = inputs.get(SIZES, torch.tensor(pixels.shape[-2:], device=pixels.device).expand(len(pixels), 2))
+        if self.size is not None:
+            view.pop(SIZES, None)
+        shown = sizes if self.size is None else torch.full_like(sizes, self.size)
+        stages = (
+            (self.crop or self.shift or self.flip, partial(self._move, sizes)),
+            (self.color_jitter or self.grayscale, self._recolour),
+            (self.blur, self._blur),
+            (self.solarize, self._solarize),
+        )
         with torch.autocast(pixels.device.type, enabled=False):  # would round colours to bfloat16
-            if self.size is not None:
-                view.pop(SIZES, None)
-            if self.crop or self.shift or self.flip:
-                pixels, sizes = self._move(pixels, sizes, draws)
-            for chance, change in (
-                (self.color_jitter or self.grayscale, self._recolour),
-                (self.blur, self._blur),
-                (self.solarize, self._solarize),
-            ):
-                pixels = change(pixels, sizes, draws) if chance else pixels
-                if SIZES in view:
-                    pixels = pixels * _inside(pixels, sizes)
+            for wanted, stage in stages:
+                if wanted:
+                    pixels = stage(pixels, shown, draws)
+                    if SIZES in view:
+                        pixels = pixels * _inside(pixels, shown)
         return view | {PIXELS: pixels}
 
     def _move(
-        self, pixels: Float[Tensor, "b c h w"], sizes: Int[Tensor, "b 2"], draws: Draws
-    ) -> tuple[Float[Tensor, "b c h2 w2"], Int[Tensor, "b 2"]]:
-        """Read every output pixel from the place, in rows and columns, where flip, shift and crop find it; with the sizes of views."""
+        self, sizes: Int[Tensor, "b 2"], pixels: Float[Tensor, "b c h w"], shown: Int[Tensor, "b 2"], draws: Draws
+    ) -> Float[Tensor, "b c h2 w2"]:
+        """Read every pixel of views of sizes `shown` from the place, in rows and columns, where flip, shift and crop find it."""
         shape = pixels.shape[-2:] if self.size is None else (self.size, self.size)
-        shown = sizes if self.size is None else torch.full_like(sizes, self.size)
         places = [torch.arange(n, device=pixels.device, dtype=torch.float32).expand(len(pixels), n) for n in shape]
         end, last = ((extent.float() - 1)[..., None].unbind(1) for extent in (sizes, shown))
         if self.flip:
@@ -118,14 +120,14 @@ class ImageAugment:
             places = [last[i] - (last[i] - (places[i] + steps[:, i]).abs()).abs() for i in range(2)]
         if not self.crop:
             rows, columns = (torch.minimum(places[i].clamp(min=0), end[i]) for i in range(2))
-            return _read_at(pixels, rows.long(), columns.long()), shown
-        start, box = crop_boxes(sizes.float(), self.crop, draws)
-        start, scale = (part[..., None].unbind(1) for part in (start, box / shown))
+            return _read_at(pixels, rows.long(), columns.long())
+        corner, box = crop_boxes(sizes.float(), self.crop, draws)
+        start, scale = (part[..., None].unbind(1) for part in (corner, box / shown))
         rows, columns = (torch.minimum((start[i] + (places[i] + 0.5) * scale[i] - 0.5).clamp(min=0), end[i]) for i in range(2))
         if self.size is None:
-            return _read_between(pixels, rows, columns), shown
+            return _read_between(pixels, rows, columns)
         weights = (_triangles(part, scale[i], sizes[:, i], pixels.shape[2 + i]) for i, part in enumerate((rows, columns)))
-        return _weighted(pixels, *weights), shown
+        return _weighted(pixels, *weights)
 
     def _recolour(self, pixels: Float[Tensor, "b c h w"], sizes: Int[Tensor, "b 2"], draws: Draws) -> Float[Tensor, "b c h w"]:
         """One affine map of the colours per sample: saturation and hue, contrast about the mean, brightness, in SimCLR's ranges.

@@ -23,7 +23,9 @@ Factor = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True, kw_only=True)
 class PointsAugment:
-    """Some of the groups, a turn, a stretch, a shift, noise, and what is lost, each drawn per sample; a centre moves with its group. By default none.
+    """Some of the groups, a turn, a stretch, a shift, noise, lost points and features, each drawn per sample. By default none.
+
+    A centre moves with its group.
 
     Point-MAE (arXiv 2203.06604) has scale [0.667, 1.5] and a shift of 0.2 unit-sphere radii, which are 0.8 of these patch units.
 
@@ -35,7 +37,7 @@ class PointsAugment:
     shift: largest shift along each axis, in patch units; it moves the centres only.
     jitter: standard deviation of noise on the coordinates of each point, in patch units, cut at three of them.
     drop: probability that a point of a group is lost; the point nearest to the centre takes its place.
-    drop_features: probability that a cloud loses its features: they become 0 (Sonata, arXiv 2503.16429, so learns from shape alone).
+    drop_features: probability that a cloud loses its features: they become 0 (Sonata, arXiv 2503.16429, hides colours).
     normals: number of the first of three feature channels that hold a normal, which turns with the cloud (the first is 0).
     """
 

@@ -150,13 +150,13 @@ def _edges(processor: TabularProcessor, bins: int) -> list[list[float]]:
 
 @dataclass(frozen=True, kw_only=True)
 class TabularAugment:
-    """Random feature corruption (SCARF, arXiv 2106.15147, algorithm 1): cells are replaced by cells of their column; and lost cells.
+    """Random feature corruption (SCARF, arXiv 2106.15147, algorithm 1): cells are replaced by cells of their column; lost cells.
 
     The replacement comes from a random row of the step (the paper draws from all training rows), gaps included.
 
     corruption: probability that a cell is replaced; in the paper 0.6 of the cells of each row.
-    keep: share of the columns that a view has, chosen for each row; other cells become missing (subsets of columns as views: SubTab,
-        arXiv 2110.04361, with 0.75).
+    keep: share of the columns that a view has, chosen for each row; other cells become missing (subsets of columns as views:
+        SubTab, arXiv 2110.04361).
     """
 
     corruption: Annotated[float, Field(ge=0, le=1)] = 0.0

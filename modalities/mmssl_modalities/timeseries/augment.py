@@ -28,8 +28,8 @@ class TimeseriesAugment:
 
     crop: smallest and largest share of the series that is kept, then stretched to its length by linear interpolation; NuTime
         (arXiv 2310.07402) has [0.8, 1.0]. null: no crop.
-    part: smallest and largest share of the series in a view that is the shorter for it, not stretched, and whose times tell where it
-        lay: two such views overlap as the crops of TS2Vec (arXiv 2106.10466). null: all.
+    part: smallest and largest share of the series in a view that is the shorter for it, not stretched, and whose times tell where
+        it lay: two such views overlap as the crops of TS2Vec (arXiv 2106.10466). null: all.
     permute: number of equal pieces that change places (Um et al. 2017, doi:10.1145/3136755.3136817, has 4). 0 or 1: none.
     scale: largest relative change of the amplitude, per channel, about its mean.
     flip: probability that a series is mirrored, each channel at its mean.
@@ -37,8 +37,8 @@ class TimeseriesAugment:
     drop: probability that a point goes missing.
     time_mask: largest share of the series in a stretch that goes missing.
     basis: what the series is projected on at last, without any chance in it: fourier = the orthonormal Fourier basis; gabor =
-        magnitudes in a tight Gabor frame (both: Demirel and Holz, NeurIPS 2025, Learning Without Augmenting). Gaps count as the mean
-        of their channel.
+        magnitudes in a tight Gabor frame (both: Demirel and Holz, NeurIPS 2025, Learning Without Augmenting). Gaps count as the
+        mean of their channel.
     frame: with gabor, samples and frequencies of a frame; make it adapter.patch_size, and a token is a spectrum.
     """
 
