@@ -399,8 +399,8 @@ def test_replaced_tokens_are_tokens_of_the_text() -> None:
 
 def test_shuffled_tokens_move_by_a_few_places() -> None:
     view = TextAugment(shuffle=3)(padded(), draws_of(torch.arange(len(SIZES))))
-    for row, given in zip(rows_of(view), rows_of(padded()), strict=True):
-        assert sorted(row) == given
+    for row, text in zip(rows_of(view), rows_of(padded()), strict=True):
+        assert sorted(row) == text
         assert max(abs(token % 100 - place) for place, token in enumerate(row)) <= 3
     long = TextAugment(shuffle=3)({"text_ids": torch.arange(100).expand(200, -1)}, draws_of(torch.arange(200)))["text_ids"]
     assert set((long - torch.arange(100)).flatten().tolist()) == set(range(-3, 4))

@@ -147,12 +147,12 @@ class ImageAugment:
 
     def _blur(self, pixels: Float[Tensor, "b c h w"], sizes: Int[Tensor, "b 2"], draws: Draws) -> Float[Tensor, "b c h w"]:
         """Weighted means of all pixels of a row and of a column, by a bell of each sample's own width."""
-        spread = draws.between("image blur sigma", *self.blur_sigma, 1, 1)
+        spread = draws.between("image blur sigma", *self.blur_sigma, 1)
         weights = []
         for axis in range(2):
             place = torch.arange(pixels.shape[2 + axis], device=pixels.device)
-            bell = (-0.5 * ((place[:, None] - place) / spread).square()).exp()
-            weights.append(_normalised(bell, sizes[:, axis]))
+            bell = (-0.5 * (place / spread).square()).exp()
+            weights.append(_normalised(bell[:, (place[:, None] - place).abs()], sizes[:, axis]))
         chosen = draws.uniform("image blur", 1, 1, 1) < self.blur
         return torch.where(chosen, _weighted(pixels, *weights), pixels)
 

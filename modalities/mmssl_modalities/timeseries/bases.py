@@ -42,7 +42,7 @@ def gabor(
     there = torch.arange(frames * frame, device=values.device) < -(-length // frame) * frame
     padded = F.pad(values, (0, frames * frame - values.shape[2]))
     offsets = torch.arange(2 * frame, device=values.device)
-    window = (math.pi * (offsets + 0.5) / (2 * frame)).sin()
+    window = (math.pi * (offsets.to(values.dtype) + 0.5) / (2 * frame)).sin()
     places = (torch.arange(frames, device=values.device)[:, None] * frame + offsets) % (-(-length // frame) * frame)[..., None]
     index = places.flatten(1)[:, None].expand(-1, values.shape[1], -1)
     windows = padded.gather(2, index).unflatten(2, (frames, 2 * frame)) * window
