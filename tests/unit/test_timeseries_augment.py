@@ -197,6 +197,19 @@ def test_frames_are_spectra_of_windows() -> None:
         np.testing.assert_allclose(found[0, 0, 4 * frame : 4 * frame + 4], expected, atol=1e-10)
 
 
+def test_times_reach_as_far_as_the_last_frame() -> None:
+    """Also beside longer series, and where a patch begins after the last point."""
+    times = np.cumsum(np.random.default_rng(0).uniform(0.5, 1.5, 40))
+    raws = [{"values": np.arange(1.0, 1 + n), "times": times[:n]} for n in (26, 40, 9)]
+    augment, adapter = TimeseriesAugment(basis="gabor", frame=16), TimeseriesAdapter(8, TimeseriesProcessor(**RAW), patch_size=2)
+    whole = adapter(augment(batch_of(raws, rate=1.0), draws_of(0, 1, 2)))
+    for i, raw in enumerate(raws):
+        alone = adapter(augment(batch_of([raw], rate=1.0), draws_of(i))).coords[0]
+        count = -(-len(raw["times"]) // 16) * 8
+        assert alone.shape == (count, 4) and (alone[:, 0].diff() > 0).all()
+        assert_close(whole.coords[i, :count], alone)
+
+
 def test_gaps_count_as_the_mean_in_a_projection() -> None:
     raw = np.array([[1.0, np.nan, 3.0, np.nan, 8.0], [np.nan] * 5])
     view = TimeseriesAugment(scale=0.0, basis="fourier")(batch_of([raw]), draws_of(0))

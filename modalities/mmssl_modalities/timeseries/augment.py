@@ -75,7 +75,10 @@ class TimeseriesAugment:
             if self.drop or self.time_mask:
                 there, partly = self._thinned(there, draws), True
             if self.basis != "none":
+                last = _last(there)
                 values, there = self._projected(values, there)
+                if TIMES in view:
+                    view[TIMES] = _on(view[TIMES], last, values.shape[2])
         return view | {VALUES: values} | ({OBSERVED: there} if partly else {})
 
     def _thinned(self, there: Bool[Tensor, "b c t"], draws: Draws) -> Bool[Tensor, "b c t"]:
@@ -172,6 +175,12 @@ def _part(
     found = there.gather(2, index) & inside
     clock = source.float() if times is None else times.gather(1, source)
     return values.gather(2, index) * found, found, clock
+
+
+def _on(times: Float[Tensor, "b t"], last: Int[Tensor, "b 1"], width: int) -> Float[Tensor, "b s"]:
+    """Times of `width` points: after the last point of a series they go on evenly, for a projection that is longer than it."""
+    place = torch.arange(width, device=times.device)
+    return times.gather(1, place.minimum(last)) + (place - last).clamp(min=0)
 
 
 def _permuted(length: Int[Tensor, "b 1"], pieces: int, count: int, draws: Draws) -> Int[Tensor, "b t"]:
