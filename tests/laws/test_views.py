@@ -42,29 +42,30 @@ def check_same(found: Inputs, expected: Inputs) -> None:
 
 
 def differ(one: Inputs, other: Inputs) -> bool:
-    return any(not torch.equal(value.nan_to_num(), other[key].nan_to_num()) for key, value in one.items())
+    return any(key not in other or not torch.equal(value.nan_to_num(), other[key].nan_to_num()) for key, value in one.items())
 
 
 @every_modality
 @pytest.mark.parametrize("kind", OBJECTIVES.own)
 def test_the_encoder_sees_the_view_of_the_recipe(kind: str, name: str) -> None:
     modality, batch = find(name), batch_of(name, SAMPLES, torch.arange(SAMPLES) % 2)
-    augment = modality.augment(**modality.strong)
-    objective = build(kind, name, augment)
-    seen = remembered(objective.model.adapter(name))
-    objective(batch)
-    view = augment(batch.inputs[name], batch.draws.fork(0))
-    assert differ(view, batch.inputs[name])
-    check_same(seen[0], view)
-    objective(replace(batch, keys=batch.keys + 1))
-    assert differ(seen[-1], view), "another step, another view"
+    for settings in modality.strong:
+        augment = modality.augment(**settings)
+        objective = build(kind, name, augment)
+        seen = remembered(objective.model.adapter(name))
+        objective(batch)
+        view = augment(batch.inputs[name], batch.draws.fork(0))
+        assert differ(view, batch.inputs[name])
+        check_same(seen[0], view)
+        objective(replace(batch, keys=batch.keys + 1))
+        assert differ(seen[-1], view), "another step, another view"
 
 
 @every_modality
 @pytest.mark.parametrize("view", ["same", "clean"])
 def test_a_teacher_sees_what_the_recipe_says(view: str, name: str) -> None:
     modality, batch = find(name), batch_of(name)
-    augment = modality.augment(**modality.strong)
+    augment = modality.augment(**modality.strong[0])
     if view == "clean" and name in ("text", "timeseries"):
         augment = modality.augment()  # or the tokens would lie at other places
     objective = build("jepa", name, augment, view=view)
