@@ -254,6 +254,12 @@ class Agree(Objective):
             projected = nn.functional.normalize(seen.projected(first).detach().float(), dim=-1)
             found["feature_std"] = State(spread(projected))
             found["feature_rank"] = Rows(seen.pooled("student", first).detach(), effective_rank)
+        if len(self.modalities) > 1:
+            held = torch.zeros(len(seen.share), dtype=torch.int64, device=seen.share.keys.device)
+            for name in self.modalities:
+                rows = [seen.rows(view) for view in seen.views if view.modality == name][:1]
+                held = held + sum(torch.zeros_like(held).index_fill(0, each, 1) for each in rows)
+            found["pairs"] = State((held > 1).sum().float())
         if seen.scale is not None:
             found["logit_scale"] = State(seen.scale.scale.detach())
         return found
