@@ -195,7 +195,7 @@ DIGITS = ("data.limit=128", "train.batch_size=32", "train.clip_norm=null")
 """Not clipped, or a gradient that is too large would make the same step."""
 TEXT, SOUND = "modalities.text.processor", "modalities.audio.processor"
 BANDS = (f"{SOUND}.mel_bins=16", f"{SOUND}.patch=[4, 16]")
-GLYPHS = ("data.limit=64", "train.batch_size=16", f"{TEXT}.vocab_size=300", "data.lacking={text: 0.6}")
+GLYPHS = ("data.limit=64", "train.batch_size=16", f"{TEXT}.vocab_size=300", f"{TEXT}.max_tokens=128", "data.lacking={text: 0.6}")
 CASES = {
     "masked": Case("quickstart", DIGITS),
     "accumulation 2": Case("quickstart", DIGITS, many=("train.accumulation=2",)),

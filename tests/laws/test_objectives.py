@@ -28,6 +28,8 @@ from mmssl.masking import SAMPLERS
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel, initialise_all
 from mmssl.objectives import OBJECTIVES, Objective, Setup, Step, Term, Terms
+from mmssl.objectives.agree.agree import TeacherOptions
+from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.predict.predictors import PREDICTORS
 from mmssl.objectives.predict.targets import Clusters, Latent, RandomCodes, Target
 from mmssl.objectives.terms import State
@@ -109,7 +111,19 @@ def coded(target: str) -> Callable[[], dict[str, Any]]:
 
 
 CODED = [Case("masked", (name,), target, coded(target)) for name in installed() for target in CODES]
-OTHERS = [Case(kind, (name,), "", dict) for name in installed() for kind in sorted({*SINGLE} - {"masked"})]
+
+
+def distilled() -> dict[str, Any]:
+    """Settings of self-distillation under which its loss can fall in a few steps: the teacher stays where it is."""
+    assigning = AGREEMENTS["self_distillation"](prototypes=16, centring="sinkhorn")
+    return {"losses": [assigning], "teacher": TeacherOptions(momentum=(1.0, 1.0))}
+
+
+OTHERS = [
+    Case(kind, (name,), "", distilled if kind == "distill" else dict)
+    for name in installed()
+    for kind in sorted({*SINGLE} - {"masked"})
+]
 CASES = [*MASKED, *CODED, *OTHERS, Case("pairs", ("image", "tabular"), "", dict)]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

@@ -128,11 +128,11 @@ class Predict(Objective):
         if len(batch.inputs) == 1:
             return self.terms_of(parts[0], step) if parts else Terms({})
         found = {part.modality: self.terms_of(part, step) for part in parts}
-        found |= {f"{a.modality}_to_{b.modality}": self.terms_across(a, b, step) for a, b in self.pairs(batch)}
+        found |= {f"{a.modality}_to_{b.modality}": self.terms_across(a, b, step) for a, b in self.paired(batch)}
         terms = {f"{key}_{name}": term for name, each in found.items() for key, term in each.terms.items()}
         return Terms(terms, {f"{key}_{name}": value for name, each in found.items() for key, value in each.metrics.items()})
 
-    def pairs(self, batch: Batch) -> list[tuple[Batch, Batch]]:
+    def paired(self, batch: Batch) -> list[tuple[Batch, Batch]]:
         """For each ordered pair of modalities, where they predict one another, the samples that hold both, as a batch of each."""
         names = [name for name in batch.inputs if name in self.modalities] if self.across != "none" else []
         found = [batch.both(a, b) for a in names for b in names if a != b]
@@ -248,7 +248,7 @@ class Predict(Objective):
         if len(batch.inputs) == 1:
             return self.weights_of(parts[0], step) if parts else {}
         found = {part.modality: self.weights_of(part, step) for part in parts}
-        for a, b in self.pairs(batch):
+        for a, b in self.paired(batch):
             scene, _ = self.across_scene(a, b, step)
             found[f"{a.modality}_to_{b.modality}"] = self.weights_at(scene, scene.parts.hidden, scene.parts.hidden_real)
         return {f"{key}_{name}": weight for name, each in found.items() for key, weight in each.items()}
