@@ -1,4 +1,4 @@
-"""The grid: masked modelling and JEPA on every modality, beside random weights and raw features, under one budget.
+"""The grid: every family of objectives on every modality, beside random weights and raw features, under one budget.
 
     python benchmarks/grid.py --data ../shared/data --minutes 4
     python benchmarks/grid.py --data ../shared/data --minutes 4 --only digits adult
@@ -38,7 +38,7 @@ from mmssl.recipe import load
 from mmssl.training.run import Run, command_line, facts
 
 ROOT = Path(__file__).parents[1]
-TRAINED = {"masked": "masked", "jepa": "JEPA"}
+TRAINED = {"masked": "masked", "jepa": "JEPA", "contrast": "contrast", "distill": "distill"}
 RANDOM, RAW = "random init", "raw features"
 ROWS = {**TRAINED, RANDOM: RANDOM, RAW: RAW}
 SCORES = {"probe": "Linear probe", "knn": "20-NN", "rank": "Effective rank of the pooled features (test samples)"}
@@ -209,8 +209,9 @@ def table(cells: Cells) -> str:
     lines = [
         "# The grid",
         "",
-        "Masked modelling and JEPA on every modality, the same encoder of width 128, depth 4 and 4 heads, beside the same encoder",
-        "with random weights and raw features. The recipes are those of `recipes/grid`; every trained row has the same budget",
+        "Masked modelling, JEPA, contrast and self-distillation on every modality, the same encoder of width 128, depth 4 and",
+        "4 heads, beside it with random weights and raw features. The recipes are those of `recipes/grid`; every trained row has",
+        "the same budget",
         "and is scored at its last step. Mean over seeds, lowest and highest in brackets; accuracy in percent, if nothing else",
         "is said.",
         "",

@@ -37,7 +37,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     layer_scale: initial value of LayerScale (arXiv 2103.17239, eq. 4); None: off.
     final_norm: whether the last layer's output is normalised.
     projections: per modality the settings of a `Head` that maps pooled outputs into one space that modalities share; None: there is
-        none. logit_scale: the initial factor on similarities there.
+        none. logit_scale, logit_bias: the initial factor on similarities there, and what is added; None: none.
     """
 
     model_type = "mmssl"
@@ -64,6 +64,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     pooling: str = "mean"
     projections: dict[str, Any] | None = None
     logit_scale: float | None = None
+    logit_bias: float | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -85,17 +85,20 @@ class MMSSLModel(MMSSLPreTrainedModel):
             self.pooled_size(name)
         self.heads: nn.ModuleDict | None = None
         if config.projections is not None:
-            self.project(config.projections, config.logit_scale)
+            self.heads = self.projectors(config.projections)
+            if config.logit_scale is not None:
+                self.heads["scale"] = LogitScale(config.logit_scale, bias=config.logit_bias)
         self.post_init()
 
-    def project(self, heads: Mapping[str, Mapping[str, Any]], logit_scale: float | None) -> None:
-        """Put heads on top that map the pooled outputs of modalities into one space, as `MMSSLConfig.projections` says."""
-        self.config.projections, self.config.logit_scale = {name: dict(keys) for name, keys in heads.items()}, logit_scale
+    def projectors(self, heads: Mapping[str, Mapping[str, Any]]) -> nn.ModuleDict:
+        """The heads that `MMSSLConfig.projections` describes."""
         built = {name: Head(**keys).build(self.pooled_size(name)) for name, keys in heads.items()}
-        self.heads = nn.ModuleDict({"projector": nn.ModuleDict(built)})
-        if logit_scale is not None:
-            self.heads["scale"] = LogitScale(logit_scale)
-        self.heads.to(self.device)
+        return nn.ModuleDict({"projector": nn.ModuleDict(built)})
+
+    def project(self, heads: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put heads on top that map the pooled outputs of modalities into one space, as `MMSSLConfig.projections` says."""
+        self.config.projections = {name: dict(keys) for name, keys in heads.items()}
+        self.heads = self.projectors(heads).to(self.device)
 
     def get_input_embeddings(self) -> nn.Module:
         """The adapters: what stands in front of the encoder."""

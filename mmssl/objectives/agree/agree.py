@@ -101,7 +101,7 @@ class Agree(Objective):
         if mask is None and any(loss.tokens for loss in self.every_loss):
             raise ValueError("objective.losses: a loss of hidden tokens needs objective.mask: what the student does not see")
         self.mask_token = nn.Parameter(torch.empty(model.config.hidden_size)) if mask is not None else None
-        for part in (self.heads[f"{self.place}projector"], prototypes, self.predictors):
+        for part in (prototypes, self.predictors):
             initialise_all(part, model.config)
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=0.02)
@@ -127,20 +127,27 @@ class Agree(Objective):
         return self.networks.want("teacher", Moving(*teacher.momentum, shape=teacher.schedule))
 
     def attach(self, projector: Head, scale: LogitScale | None) -> None:
-        """Put the projectors on top of the student, so that every copy of it has its own."""
+        """Put the projectors on top of the student, so that every copy of it has its own. A published model's stay as they are."""
         model = self.model
         if self.keeps_heads:
             settings = {name: projector.settings() for name in self.modalities}
             if model.config.projections != settings:
-                model.project(settings, None)
+                model.project(settings)
+                initialise_all(self.heads, model.config)
         else:
             model.heads = nn.ModuleDict() if model.heads is None else model.heads
             self.place = next(place for place in map("part{}_".format, count(1)) if f"{place}projector" not in self.heads)
-            built = {name: projector.build(model.pooled_size(name)) for name in self.modalities}
-            self.heads[f"{self.place}projector"] = nn.ModuleDict(built)
-        if scale is not None and "scale" not in self.heads:
+            built = nn.ModuleDict({name: projector.build(model.pooled_size(name)) for name in self.modalities})
+            initialise_all(built, model.config)
+            self.heads[f"{self.place}projector"] = built
+        if scale is not None:
+            known = dict(self.heads).get("scale")
+            if isinstance(known, LogitScale) and (known.bias is None) == (scale.bias is None):
+                known.limit = scale.limit
+                return
             self.heads["scale"] = scale
             model.config.logit_scale = float(scale.scale.detach())
+            model.config.logit_bias = None if scale.bias is None else float(scale.bias.detach())
 
     @property
     def heads(self) -> nn.ModuleDict:
