@@ -7,6 +7,7 @@ from mmssl.evaluation.features import random_init as random_init
 from mmssl.evaluation.features import raw_features as raw_features
 from mmssl.evaluation.paired import PAIR_PROTOCOL as PAIR_PROTOCOL
 from mmssl.evaluation.paired import PairEvaluator as PairEvaluator
+from mmssl.evaluation.paired import asked_pairs as asked_pairs
 from mmssl.evaluation.paired import open_pairs as open_pairs
 from mmssl.evaluation.protocol import PROTOCOL as PROTOCOL
 from mmssl.evaluation.protocol import Evaluator as Evaluator
@@ -18,6 +19,7 @@ from mmssl.evaluation.sources import fifth_of as fifth_of
 from mmssl.evaluation.sources import open_sources as open_sources
 from mmssl.evaluation.table import RETRIEVAL as RETRIEVAL
 from mmssl.evaluation.table import SCORES as SCORES
+from mmssl.evaluation.table import ZERO_SHOT as ZERO_SHOT
 from mmssl.evaluation.table import PairRow as PairRow
 from mmssl.evaluation.table import PairTable as PairTable
 from mmssl.evaluation.table import Row as Row

@@ -56,30 +56,34 @@ class Measured:
     remark: str | None = None
 
 
-class PairEvaluator(ABC):
-    """Scores models of one architecture on one part of the data; baselines are computed once.
+@dataclass(frozen=True)
+class Part:
+    """A part of the data that is scored, and of what.
 
-    name: of the table among others. data: how samples are read. lacking: rows that are left out, as they lack a modality.
-    history: what the scored model was trained on.
+    name: of the table among others. data: how samples are read. source: its rows that lack nothing. lacking: how many others there
+        are. history: what the scored model was trained on.
     """
+
+    name: str
+    options: EvaluateOptions
+    data: DataOptions
+    processor: MMSSLProcessor
+    config: MMSSLConfig
+    source: Source
+    lacking: int
+    history: History
+    track: Track
+
+
+class PairEvaluator(ABC):
+    """Scores models of one architecture on one part of the data; baselines are computed once."""
 
     task: str
 
-    def __init__(
-        self,
-        name: str,
-        options: EvaluateOptions,
-        data: DataOptions,
-        processor: MMSSLProcessor,
-        config: MMSSLConfig,
-        source: Source,
-        lacking: int,
-        *,
-        history: History,
-        track: Track = silent,
-    ) -> None:
-        self.name, self.options, self.data, self.processor, self.config = name, options, data, processor, config
-        self.source, self.lacking, self.history, self.track = source, lacking, history, track
+    def __init__(self, part: Part) -> None:
+        self.name, self.options, self.data = part.name, part.options, part.data
+        self.processor, self.config = part.processor, part.config
+        self.source, self.lacking, self.history, self.track = part.source, part.lacking, part.history, part.track
         self.random: Measured | None = None
 
     @property
@@ -190,8 +194,8 @@ class Retrieval(PairEvaluator):
 
     task = RETRIEVAL
 
-    def __init__(self, modalities: tuple[str, str], *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+    def __init__(self, part: Part, modalities: tuple[str, str]) -> None:
+        super().__init__(part)
         self.modalities = modalities
         groups = self.source.groups(shared=False)
         self.groups = torch.arange(len(self.source)) if groups is None else torch.from_numpy(groups)
@@ -203,7 +207,7 @@ class Retrieval(PairEvaluator):
 
     @property
     def columns(self) -> dict[str, str]:
-        return {f"{a}_to_{b}_{k}": f"{a} to {b} R@{k}" for a, b in self.ways for k in pairs.RECALLS}
+        return {f"{a}_to_{b}_{k}": f"to {b} R@{k}" for a, b in self.ways for k in pairs.RECALLS}
 
     @property
     def headline(self) -> dict[str, tuple[str, ...]]:
@@ -239,13 +243,15 @@ class Retrieval(PairEvaluator):
                 scores[key], chance[key] = pairs.recall(found, k), pairs.chance_recall(right, len(gallery), k)
         gap = pairs.modality_gap(sides[0], sides[1], group)
         remark = (
-            f"modality gap {gap.distance:.3f} (between the means of {' and '.join(self.modalities)}), cosine of pairs "
-            f"{gap.contrast:+.3f} beside that of others"
+            f"modality gap {gap.distance:.3f} (distance between the means of {' and '.join(self.modalities)}); the cosine of pairs "
+            f"is {round(gap.contrast, 3) + 0.0:.3f} above that of others"
         )
         row = PairRow(name, scores, sides[0].shape[1])
         return Measured(row, len(ids), len(self.source) - len(ids), (PairRow(CHANCE, chance),), remark)
 
     def own_notes(self) -> Iterator[str]:
+        a, b = self.modalities
+        yield f"To {b}: each {a} sample looks for its partner among all {b} samples; to {a}: the other way."
         if len(self.groups.unique()) < len(self.groups):
             column = self.source.columns["group"]
             yield f"Rows of equal {column} are right answers for each other."
@@ -256,10 +262,8 @@ class ZeroShot(PairEvaluator):
 
     task = ZERO_SHOT
 
-    def __init__(
-        self, modality: str, by: str, templates: Sequence[str], labels: Labels, names: Sequence[str], *rest: Any, **keys: Any
-    ):
-        super().__init__(*rest, **keys)
+    def __init__(self, part: Part, modality: str, by: str, templates: Sequence[str], labels: Labels, names: Sequence[str]) -> None:
+        super().__init__(part)
         self.modality, self.by, self.templates, self.labels, self.names = modality, by, list(templates), labels, list(names)
 
     @property
@@ -330,6 +334,11 @@ def embed_texts(
     return torch.cat(found)
 
 
+def asked_pairs(options: EvaluateOptions) -> list[str]:
+    """The scores by pairs that are asked for."""
+    return [key for key, value in (("retrieval", options.retrieval), ("zero_shot", options.zero_shot)) if value is not None]
+
+
 def open_pairs(
     options: EvaluateOptions,
     data: DataOptions,
@@ -347,7 +356,7 @@ def open_pairs(
     ValueError for a model without projections, data without pairs or without labels, and bad templates; LookupError for a modality
     or a part of the data that is not there.
     """
-    asked = [key for key, value in (("retrieval", options.retrieval), ("zero_shot", options.zero_shot)) if value is not None]
+    asked = asked_pairs(options)
     if not asked:
         return {}
     if not config.projections:
@@ -399,11 +408,16 @@ class _Opener:
                 return Source.from_rows([dict(row) for row in self.rows], columns, limit)
         if path is None:
             raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
-        return Source(path=path, split=split, columns=columns, limit=limit, table_format=data.table_format)
+        try:
+            return Source(path=path, split=split, columns=columns, limit=limit, table_format=data.table_format)
+        except LookupError as error:
+            raise LookupError(f"evaluate: {error.args[0]}") from None
 
-    def evaluator_arguments(self, name: str, source: Source, lacking: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        arguments = (self.prefix + name, self.options, self.data, self.processor, self.config, source, lacking)
-        return arguments, {"history": self.history, "track": self.track}
+    def part(self, name: str, source: Source, names: Sequence[str]) -> Part:
+        """The rows of a source that hold all these modalities."""
+        held, lacking = self.holding(source, names)
+        given = (self.options, self.data, self.processor, self.config)
+        return Part(self.prefix + name, *given, held, lacking, self.history, self.track)
 
     def retrieval(self, split: str | None) -> dict[str, PairEvaluator]:
         """Every two modalities that a part of the data holds."""
@@ -417,21 +431,19 @@ class _Opener:
             )
         found = dict[str, PairEvaluator]()
         for pair in combinations(held, 2):
-            whole, lacking = self.holding(source, pair)
-            name = f"retrieval_{split or 'all'}" + (f"_{pair[0]}_{pair[1]}" if len(held) > 2 else "")
-            arguments, keywords = self.evaluator_arguments(name, whole, lacking)
-            found[self.prefix + name] = Retrieval(pair, *arguments, **keywords)
+            part = self.part(f"retrieval_{split or 'all'}" + (f"_{pair[0]}_{pair[1]}" if len(held) > 2 else ""), source, pair)
+            found[part.name] = Retrieval(part, pair)
         return found
 
     def zero_shot(self, split: str | None, asked: ZeroShotOptions) -> dict[str, PairEvaluator]:
         """Classes of the label column of a part of the data."""
         source, templates, by = self.source(split), read_templates(asked.templates), self.reader(asked.by)
         modality = self.classified(asked.modality, by, source)
-        whole, lacking = self.holding(source, [modality])
-        labels = required_labels(whole, kind="classification")
-        if label_column(whole) in columns_of(whole, modality):
+        part = self.part(f"zero_shot_{split or 'all'}", source, [modality])
+        labels = required_labels(part.source, kind="classification")
+        if label_column(source) in columns_of(source, modality):
             raise ValueError(
-                f"evaluate: column {label_column(whole)!r} of {source} is the label, and {modality} would be read from it: name "
+                f"evaluate: column {label_column(source)!r} of {source} is the label, and {modality} would be read from it: name "
                 "another column"
             )
         called = asked.called or {}
@@ -439,9 +451,8 @@ class _Opener:
             raise LookupError(
                 f"evaluate.zero_shot.called: {source} has no class {unknown[0]!r}; its classes are {', '.join(labels.names[:20])}"
             )
-        name, names = f"zero_shot_{split or 'all'}", [called.get(name, name) for name in labels.names]
-        arguments, keywords = self.evaluator_arguments(name, whole, lacking)
-        return {self.prefix + name: ZeroShot(modality, by, templates, labels, names, *arguments, **keywords)}
+        names = [called.get(name, name) for name in labels.names]
+        return {part.name: ZeroShot(part, modality, by, templates, labels, names)}
 
     def reader(self, by: str | None) -> str:
         """The modality that reads names of classes."""
@@ -463,7 +474,7 @@ class _Opener:
         """The modality whose samples are classified."""
         if modality is not None:
             self.check_known(modality, "modality")
-            find_place(source, modality)
+            columns_of(source, modality)
             return modality
         others = [name for name in self.known if name != by and holds(source, name)]
         if len(others) > 1:
@@ -507,13 +518,8 @@ def holds(source: Source, name: str) -> bool:
         return False
 
 
-def find_place(source: Source, name: str) -> None:
-    """LookupError if a source has no column for a modality."""
-    source.places(find(name))
-
-
 def columns_of(source: Source, name: str) -> list[str]:
-    """The columns that a modality is read from."""
+    """The columns that a modality is read from; LookupError if there are none."""
     place = source.places(find(name))
     return [place] if isinstance(place, str) else place
 

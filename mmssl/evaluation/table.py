@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from statistics import mean
-from typing import Any, Self
+from typing import Any
 
 import rich
 import rich.table
@@ -15,6 +15,8 @@ from rich.text import Text
 PRETRAINED, RANDOM, RAW = "pretrained", "random init", "raw features"
 CHANCE, FREQUENT = "chance", "most frequent class"
 BASELINES = (RANDOM, RAW)
+NAME_WIDTH = 20
+"""Characters of a model's name that stand on one line of a terminal, however many scores there are."""
 RETRIEVAL, ZERO_SHOT = "retrieval", "zero-shot classification"
 PAIR_BASELINES = (RANDOM, CHANCE, FREQUENT)
 SCORES = {"knn": "20-NN", "probe": "linear probe"}
@@ -95,8 +97,10 @@ class Shown(ABC):
     def print(self) -> None:
         """Show the table on the terminal, or as lines in a log."""
         grid = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for title in ("model", *self.titles.values(), "features"):
-            grid.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
+        longest = max(len(row.name) for row in self.rows)
+        grid.add_column("model", overflow="fold", no_wrap=longest <= NAME_WIDTH)
+        for title in (*self.titles.values(), "features"):
+            grid.add_column(title, justify="right", overflow="fold")
         for row in self.rows:
             cells = (self.shown(self.value(row, key)) for key in self.titles)
             grid.add_row(Text(row.name), *cells, str(row.num_features or "-"))
@@ -220,7 +224,7 @@ class Table(Shown):
         return asdict(self) | {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Table":
         """What `to_dict` returned. ValueError for anything else."""
         return cls(**_checked(cls, values, Row))
 
@@ -308,7 +312,7 @@ class PairTable(Shown):
         return found | {"notes": list(self.notes), "headline": list(self.headline)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "PairTable":
         """What `to_dict` returned. ValueError for anything else."""
         found = _checked(cls, values, PairRow)
         return cls(**{**found, "headline": tuple(found["headline"])})

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmssl.evaluation import RETRIEVAL, PairTable, Shown
+from mmssl.evaluation import RETRIEVAL, ZERO_SHOT, PairTable, Shown
 from mmssl.modality import find
 
 
@@ -51,11 +51,16 @@ def results(table: Shown) -> list[EvalResult]:
             dataset_type=table.data,
             dataset_name=table.data,
             metric_type=metric_type_of(table),
-            metric_name=f"{title} ({table.protocol})",
+            metric_name=f"{named(table, title)} ({table.protocol})",
             metric_value=round(table.value(first, key) / (100 if is_share else 1), 4),
         )
         for key, title in table.titles.items()
     ]
+
+
+def named(table: Shown, title: str) -> str:
+    """A score by a name that stands alone."""
+    return f"zero-shot {title}" if isinstance(table, PairTable) and table.task == ZERO_SHOT else title
 
 
 def metric_type_of(table: Shown) -> str:
