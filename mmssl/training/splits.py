@@ -149,7 +149,7 @@ def open_pair_scores(
     if places and not paired and asked_pairs(places[0].options):
         raise ValueError(
             f"evaluate: {' and '.join(asked_pairs(places[0].options))} need data that pair modalities, and each source of "
-            "data.sources holds one: list what its rows hold, as in data.sources.NAME.modalities, or name other data (evaluate.path)"
+            "data.sources holds one: say what its rows hold (data.sources.NAME.modalities), or name other data (evaluate.path)"
         )
     found, config = dict[str, PairEvaluator](), pieces.objective.published().config
     for name, options, data, stream in paired:
