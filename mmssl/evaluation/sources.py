@@ -195,7 +195,7 @@ def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | 
     if labels is None:
         raise ValueError(
             f"evaluation needs labels, and {source} names no label column; it has {', '.join(source.column_names)}. "
-            "Name one, as in columns: {label: " + source.column_names[-1] + "}, or do without probes (evaluate.probe=false)"
+            "Name one, as in columns: {label: " + source.column_names[-1] + "}, or do without such scores (evaluate.probe=false)"
         )
     column = source.columns[LABEL]
     for use, names in source.columns.items():
