@@ -52,6 +52,16 @@ def below(count: int | Int[Tensor, "..."], uniform: Float[Tensor, "..."]) -> Int
     return (uniform * count).long().clamp(max=count - 1)
 
 
+def most(share: int | float, count: int) -> int:
+    """The largest number that `Draws.part` gives of so many things, or of fewer, for shares up to this one."""
+    return int(_most(share, torch.tensor(count)))
+
+
+def _most(share: int | float, counts: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """A share of things, rounded up, but for what float32 adds: 0.6 of 35 is 21."""
+    return (share * (1 - 1e-6) * counts).ceil().long().clamp(min=1)
+
+
 class Draws:
     """Draws for one batch of sample keys; each purpose (a short name) gives an independent stream."""
 
@@ -83,13 +93,22 @@ class Draws:
         u, v = self.uniform(purpose, *shape, 2).unbind(-1)
         return (-2 * (1 - u).log()).sqrt() * (2 * math.pi * v).cos()
 
-    def between(self, purpose: str, low: float, high: float, *shape: int) -> Float[Tensor, "b ..."]:
+    def between(self, purpose: str, low: int | float, high: int | float, *shape: int) -> Float[Tensor, "b ..."]:
         """Uniform numbers in [low, high) of shape `[b, *shape]`."""
         return low + (high - low) * self.uniform(purpose, *shape)
 
     def integers(self, purpose: str, count: int, *shape: int) -> Int[Tensor, "b ..."]:
         """Uniform integers in [0, count) of shape `[b, *shape]`."""
         return below(count, self.uniform(purpose, *shape))
+
+    def part(self, purpose: str, shares: tuple[int | float, int | float], counts: Int[Tensor, "b 1"]) -> Int[Tensor, "b 1"]:
+        """How many of `counts` things a share of them is that is drawn between two: rounded up, at least one."""
+        drawn = (self.between(purpose, *shares, 1) * counts).ceil().long()
+        return drawn.clamp(min=1).minimum(_most(shares[1], counts))
+
+    def start(self, purpose: str, part: Int[Tensor, "b 1"], counts: Int[Tensor, "b 1"]) -> Int[Tensor, "b 1"]:
+        """Where a run of `part` of `counts` things begins, all places equally likely."""
+        return (self.uniform(purpose, 1) * (counts - part + 1)).long().minimum(counts - part)
 
     def shared(self, purpose: str, labels: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
         """A random integer in [0, 2^63) for each label: equal ones of a sample share theirs."""

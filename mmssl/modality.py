@@ -10,7 +10,7 @@ A plug-in is one file that builds one `Modality` and names it in the entry-point
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 
@@ -241,6 +241,12 @@ Augment = Callable[[Inputs, Draws], Inputs]
 """One random view of a batch of inputs; one that takes from other samples is `MixesSamples`."""
 
 
+def check_range(key: str, smallest: str, found: Sequence[int | float] | None) -> None:
+    """ValueError for a range in an augmentation's keys whose ends are exchanged."""
+    if found is not None and found[0] > found[1]:
+        raise ValueError(f"augment.{key} gives the smallest {smallest} first; got {list(found)}. Exchange the two")
+
+
 @runtime_checkable
 class MixesSamples(Protocol):
     """An augmentation whose view of a sample may hold something of others: donors, which come from the whole optimizer step."""
@@ -301,7 +307,8 @@ class Modality:
         what was seen and what was predicted, with the names and colours of the raw samples.
     suffixes: of files that hold one raw sample each, as ".wav" in lower case; a folder of them is a dataset, with the first of
         `columns` for its column.
-    strong: keys of an augmentation that does all it can, under which the laws look at views.
+    strong: keys of augmentations that together do all they can, under which the laws look at views; one mapping for all that goes
+        together, and more for what does not.
     """
 
     name: str
@@ -316,7 +323,7 @@ class Modality:
     picture: Callable[[Inputs, Bool[Tensor, "b n"], dict[str, Tensor], Any], Any]
     sentence: str | None = None
     suffixes: tuple[str, ...] = ()
-    strong: Mapping[str, Any] = field(default_factory=dict)
+    strong: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:

@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 from mmssl_catalogue import distinct, package
 from mmssl_catalogue import points as points
 
-PARTS = ("mmssl.objectives", "mmssl.targets", "mmssl.predictors", "mmssl.samplers", "mmssl.losses")
+PARTS = (
+    "mmssl.objectives",
+    "mmssl.targets",
+    "mmssl.predictors",
+    "mmssl.samplers",
+    "mmssl.losses",
+    "mmssl.agreements",
+    "mmssl.answers",
+)
 """The groups of parts."""
 
 T = TypeVar("T")

@@ -69,6 +69,22 @@ class Batch:
             {name: self.inputs[name]}, self.keys[held], self.ids[held], labels, (), self.source, self.step, others, None, group
         )
 
+    def both(self, a: str, b: str) -> tuple["Batch", "Batch"] | None:
+        """The samples that hold two modalities, as a batch of each; None if there are none."""
+        first, second = self.of(a), self.of(b)
+        held = [self.held(name) for name in (a, b)]
+        kept = [torch.nonzero(torch.isin(mine, other))[:, 0] for mine, other in (held, held[::-1])]
+        return None if not len(kept[0]) else (first.take(kept[0]), second.take(kept[1]))
+
+    def take(self, rows: Int[Tensor, " k"]) -> "Batch":
+        """Some samples of a batch in which all samples hold all modalities."""
+        inputs = {name: {key: x[rows] for key, x in tensors.items()} for name, tensors in self.inputs.items()}
+        others = self.others
+        if others is not None:
+            others = {name: replace(found, place=found.place[rows]) for name, found in others.items()}
+        labels, group = (None if values is None else values[rows] for values in (self.labels, self.group))
+        return Batch(inputs, self.keys[rows], self.ids[rows], labels, self.skipped, self.source, self.step, others, None, group)
+
     def keys_of(self, name: str) -> Int[Tensor, " k"]:
         """Seeds of the draws of the samples that hold a modality."""
         return self.keys if self.rows is None else self.keys[self.held(name)]

@@ -11,6 +11,7 @@ from mmssl.data.source import Columns, OnError, Source
 from mmssl.data.table_format import TableFormat
 from mmssl.data.tables import Row
 from mmssl.draws import hash_text
+from mmssl.modality import find
 
 ONLY = "data"
 """Name of the source of a run that does not mix."""
@@ -151,7 +152,10 @@ def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None
             source = Source.from_rows(rows[name] if isinstance(rows, Mapping) else rows, options.columns, options.limit)
         else:
             source = _open(name, options)
-        found[name] = Stream(name, source, options.modalities or (name,), options)
+        held = options.modalities or (name,)
+        if len(held) > 1:
+            source = source.shared_by([find(modality) for modality in held])
+        found[name] = Stream(name, source, held, options)
     return found
 
 

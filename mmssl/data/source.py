@@ -220,6 +220,13 @@ class Source:
         place = self.places(modality)
         return row[place] if isinstance(place, str) else {name: row[name] for name in place}
 
+    def shared_by(self, modalities: Sequence[Modality]) -> "Source":
+        """The same source whose rows pair modalities: one that reads a whole row leaves out the columns of the others."""
+        source = copy.copy(self)
+        found = {modality.name: self.places(modality) for modality in modalities if modality.columns}
+        source.columns = self.columns | found
+        return source
+
     def only(self, modalities: Sequence[Modality]) -> "Source":
         """The same source, which reads no other columns than these modalities need; files that cells name are located."""
         places = [self.places(modality) for modality in modalities]
@@ -271,15 +278,16 @@ class Source:
             return None
         if not isinstance(name, str):
             raise ValueError(f"{self}: columns.group must be one column; got {name}")
-        numbers, found = dict[str, int](), np.empty(self.num_rows, dtype=np.int64)
-        for row, cell in enumerate(self.cells(name)):
+        cells = self._table.column(name)
+        numbers, found = dict[str, int](), np.empty(len(cells), dtype=np.int64)
+        for row, cell in enumerate(cells):
             found[row] = -1 - row if cell is None or cell != cell else numbers.setdefault(str(cell), len(numbers))
         if shared and len(np.unique(found)) == len(found):
             raise ValueError(
                 f"{self}, column {name}: {len(found)} rows have as many different values, so that none belong together; name a "
                 "column for columns.group that rows share, such as a person or a place, or leave it out"
             )
-        return found
+        return found if self._kept is None else found[self._kept]
 
     def label_note(self, labels: Labels) -> str:
         """What its labels are taken for, and why."""

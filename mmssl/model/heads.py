@@ -73,12 +73,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
 
     def forward(self, x: Float[Tensor, "n d"], step: bool) -> Float[Tensor, "n d"]:
-        """step: the rows are those of a whole step; ValueError if there is only one."""
-        if step and len(x) < 2:
-            raise ValueError(
-                "batch normalisation in a head needs two samples or more in a step; got one. Raise train.batch_size, or set the "
-                "head's norm to layer or group"
-            )
+        """step: the rows are those of a whole step; a single one of them has no statistics, and goes by the averages."""
+        step = step and len(x) > 1
         mean, var = (self.running_mean, self.running_var) if self.training or not step else (None, None)
         return F.batch_norm(x, mean, var, self.weight, self.bias, step, self.momentum, self.eps)
 

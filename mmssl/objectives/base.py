@@ -83,6 +83,8 @@ class Objective(nn.Module, ABC):
 
     needs_labels: ClassVar[bool] = False
     """Whether batches must carry labels. Its key `kind`, if it has one, says what labels are (classification, regression)."""
+    pairs: ClassVar[bool] = False
+    """Whether it learns nothing from data in which no row holds two modalities."""
     publish: Published = "student"
     """Which network a run publishes."""
     keeps_heads: bool = False

@@ -22,6 +22,7 @@ from mmssl.testing.modalities import hidden_content_is_not_used as hidden_conten
 from mmssl.testing.parts import OBJECTIVE_LAWS as OBJECTIVE_LAWS
 from mmssl.testing.parts import TARGET_LAWS as TARGET_LAWS
 from mmssl.testing.small import SAMPLES as SAMPLES
+from mmssl.testing.small import SINGLE as SINGLE
 from mmssl.testing.small import SMALL as SMALL
 from mmssl.testing.small import batch_of as batch_of
 from mmssl.testing.small import inputs_of as inputs_of

@@ -15,8 +15,9 @@ import copy
 import json
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -26,10 +27,10 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import logging
 
-from mmssl.data import Batch
+from mmssl.data import Batch, with_others
 from mmssl.draws import Draws, keys
 from mmssl.masking import Random, Split
-from mmssl.modality import Adapter, Inputs, find
+from mmssl.modality import Adapter, Augment, Inputs, find, mixing
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Setup
 from mmssl.objectives.predict import Masked, Predict
@@ -37,8 +38,14 @@ from mmssl.objectives.predict.predict import at_places
 from mmssl.objectives.predict.predictors import Transformer
 from mmssl.processor import MMSSLProcessor
 from mmssl.testing.small import SAMPLES, inputs_of, objective_of, samples, small_model, small_processor
-from mmssl.testing.steps import joined_batches_keep_their_tokens, micro_batches_change_nothing
+from mmssl.testing.steps import (
+    assert_same_tokens,
+    joined_batches_keep_their_tokens,
+    micro_batches_change_nothing,
+    real_tokens,
+)
 from mmssl.tokens import Tokens
+from mmssl.training.build import augment_of
 
 PROBED = 200
 """Input elements that the locality laws change, one at a time."""
@@ -284,19 +291,59 @@ def all_parameters_learn(name: str) -> None:
                 assert parameter.grad.any(), f"{kind}: gradient of {key} is zero"
 
 
+def augmentations(name: str) -> Iterator[tuple[Mapping[str, Any], Augment]]:
+    """Keys of the default augmentation, and of those that do all they can, each with what they build."""
+    for settings in ({}, *find(name).strong):
+        yield settings, augment_of(find(name), settings, small_processor(name))
+
+
+@torch.no_grad()
 def augmentation_is_per_sample(name: str) -> None:
-    """The default augmentation is a function of each sample and its own draws, keeps shapes, and changes nothing in place."""
-    augment, inputs = find(name).augment(), inputs_of(name)
+    """A view is a function of each sample and its draws, not of its batch, its padding or autocast. Nothing changes in place."""
+    processor, adapter, rows, ids = small_processor(name), small_model(name).adapter(name), samples(name), torch.arange(SAMPLES)
+    inputs, draws = processor.collate(rows), Draws(keys(0, 0, ids))
     kept = {key: tensor.clone() for key, tensor in inputs.items()}
-    seeds = keys(0, 0, torch.arange(SAMPLES))
-    view = augment(inputs, Draws(seeds))
-    assert_same(augment(inputs, Draws(seeds)), view)
-    assert_same(inputs, kept)
-    shapes = {key: list(tensor.shape) for key, tensor in view.items()}
-    assert shapes == {key: list(tensor.shape) for key, tensor in inputs.items()}, f"the view has other shapes: {shapes}"
-    half = SAMPLES // 2
-    alone = augment({key: tensor[:half] for key, tensor in inputs.items()}, Draws(seeds[:half]))
-    assert_same(alone, {key: tensor[:half] for key, tensor in view.items()})
+    for settings, augment in augmentations(name):
+        view = augment(inputs, draws)
+        assert_same(augment(inputs, Draws(keys(0, 0, ids))), view)
+        assert_same(inputs, kept)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_same(augment(inputs, draws), view)
+        expected = real_tokens(adapter(view))
+        for size in (SAMPLES // 2, 1):
+            parts = [Batch({name: processor.collate([rows[i] for i in part])}, keys(0, 0, part), part) for part in ids.split(size)]
+            found = [sample for part in with_others(parts) for sample in real_tokens(adapter(view_of(augment, part)))]
+            assert_same_tokens(expected, found, f"of batches of {size}, augmented by {dict(settings)}")
+
+
+def view_of(augment: Augment, batch: Batch) -> Inputs:
+    """The view of a part of a step."""
+    if mixing(augment):
+        return augment(batch.inputs[batch.modality], batch.draws, (batch.others or {})[batch.modality])
+    return augment(batch.inputs[batch.modality], batch.draws)
+
+
+@torch.no_grad()
+def views_are_samples(name: str) -> None:
+    """The adapter takes views for samples, whatever their size: of each come tokens at finite places, with targets."""
+    adapter, inputs = small_model(name).adapter(name), inputs_of(name)
+    for settings, augment in augmentations(name):
+        view, what = augment(inputs, Draws(keys(0, 0, torch.arange(SAMPLES)))), f"the view by {dict(settings)}"
+        types = {key: (len(tensor), tensor.dtype) for key, tensor in view.items()}
+        expected = {key: (len(inputs[key]), inputs[key].dtype) if key in inputs else found for key, found in types.items()}
+        assert types == expected, f"{what} has {types}, its samples {expected}"
+        assert types.keys() <= set(adapter.input_names), f"{what} has {sorted(types)}, the adapter reads {adapter.input_names}"
+        infinite = [key for key, tensor in view.items() if tensor.isinf().any()]
+        assert not infinite, f"{what} has infinite values in {infinite}"
+        try:
+            tokens, targets = adapter(view), adapter.target(view)
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            raise AssertionError(f"the adapter does not take {what}: {error}") from error
+        real, places = tokens.valid_or_ones(), tokens.values.shape[:2]
+        assert real.any(1).all(), f"{what} leaves no token of samples {(~real.any(1)).nonzero().flatten().tolist()}"
+        assert tokens.coords[real].isfinite().all(), f"{what} has tokens at no finite place"
+        assert tokens.values[real].isfinite().all(), f"{what} has tokens that hold no finite values"
+        assert all(target.shape[:2] == places for target in targets.values()), f"{what} has other targets than tokens"
 
 
 def losses_fall(name: str) -> None:
@@ -343,6 +390,7 @@ LAWS: dict[str, Callable[[str], None]] = {
         gradient_checkpointing_agrees,
         all_parameters_learn,
         augmentation_is_per_sample,
+        views_are_samples,
         joined_batches_keep_their_tokens,
         micro_batches_change_nothing,
         losses_fall,

@@ -13,6 +13,8 @@ from mmssl.objectives import OBJECTIVES, Objective, Setup
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "drop_path_rate": 0.0}
 SAMPLES = 6
+SINGLE = [kind for kind in OBJECTIVES if kind not in ("clip", "sum")]
+"""Objectives that need nothing but samples of one modality, and no keys."""
 
 
 def small_processor(name: str) -> Processor:

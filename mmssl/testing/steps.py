@@ -1,7 +1,8 @@
 """Laws of optimizer steps that are cut into micro-batches, on drawn samples of various sizes; see `mmssl.testing`."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -51,23 +52,28 @@ def joined_batches_keep_their_tokens(name: str) -> None:
 @torch.no_grad()
 def micro_batches_change_nothing(name: str) -> None:
     """What the encoder sees of a sample is the same however its step is cut, though content comes from others; never padding."""
+    for number, settings in enumerate(find(name).strong or ({},)):
+        for predictor in (MaskToken(swap=0.4, keep=0.1), MaskToken(corruption="swap")):
+            _cut_step_is_the_whole(name, settings, predictor, number)
+
+
+def _cut_step_is_the_whole(name: str, settings: Mapping[str, Any], predictor: MaskToken, seed: int) -> None:
     modality, processor, ids = find(name), small_processor(name), torch.arange(STEP)
-    for seed, predictor in enumerate((MaskToken(swap=0.4, keep=0.1), MaskToken(corruption="swap"))):
-        augments = {name: modality.augment(**modality.strong)}
-        objective = Masked(small_model(name), Setup(augments), predictor=predictor).eval()
-        embed, entered = objective.model.embed, list[Tensor]()
-        objective.model.encoder.register_forward_pre_hook(lambda _, given, entered=entered: entered.extend(real_tokens(given[0])))
+    augments = {name: modality.augment(**settings)}
+    objective = Masked(small_model(name), Setup(augments), predictor=predictor).eval()
+    embed, entered = objective.model.embed, list[Tensor]()
+    objective.model.encoder.register_forward_pre_hook(lambda _, given: entered.extend(real_tokens(given[0])))
 
-        def poisoned(key: str, inputs: Inputs, embed: Callable[..., Tokens] = embed) -> Tokens:
-            tokens = embed(key, inputs)
-            return replace(tokens, values=tokens.values.masked_fill(~tokens.valid_or_ones()[..., None], torch.nan))
+    def poisoned(key: str, inputs: Inputs) -> Tokens:
+        tokens = embed(key, inputs)
+        return replace(tokens, values=tokens.values.masked_fill(~tokens.valid_or_ones()[..., None], torch.nan))
 
-        rows, found = [processor(raw) for raw in modality.example(STEP, seed)], list[list[Tensor]]()
-        for size in (STEP, 4, 2):
-            parts = [(processor.collate([rows[i] for i in part]), part) for part in ids.split(size)]
-            with patch.object(objective.model, "embed", poisoned):
-                for batch in with_others([Batch({name: inputs}, keys(0, seed, part), part) for inputs, part in parts]):
-                    objective(batch)
-            found.append(entered.copy())
-            entered.clear()
-            assert_same_tokens(found[0], found[-1], f"in micro-batches of {size}")
+    rows, found = [processor(raw) for raw in modality.example(STEP, seed)], list[list[Tensor]]()
+    for size in (STEP, 4, 2):
+        parts = [(processor.collate([rows[i] for i in part]), part) for part in ids.split(size)]
+        with patch.object(objective.model, "embed", poisoned):
+            for batch in with_others([Batch({name: inputs}, keys(0, seed, part), part) for inputs, part in parts]):
+                objective(batch)
+        found.append(entered.copy())
+        entered.clear()
+        assert_same_tokens(found[0], found[-1], f"in micro-batches of {size}")

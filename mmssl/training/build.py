@@ -57,6 +57,8 @@ def build(
         if parts["views"]
     }
     name, settings = recipe.objective
+    if OBJECTIVES[name].pairs:
+        check_pairs(streams, processor)
     notes = new_modalities(recipe, saved, before) if saved and before else []
     return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels, views), **settings), tuple(notes))
 
@@ -65,6 +67,23 @@ def augment_of(modality: Modality, keys: Mapping[str, Any], processor: Processor
     """The random view that a recipe asks for, of samples of a fitted processor."""
     augment = modality.augment(**keys)
     return augment.with_processor(processor) if isinstance(augment, ReadsProcessor) else augment
+
+
+def check_pairs(streams: Mapping[str, Stream], processor: MMSSLProcessor) -> None:
+    """ValueError if no row of any source holds two modalities; reads as far as the first that does."""
+    for stream in streams.values():
+        found = modalities_of(stream, processor)
+        narrow = stream.source.only([modality for modality, _ in found.values()])
+        for start in range(0, narrow.num_rows, READ) if len(found) > 1 else ():
+            for row in narrow.evenly(narrow.num_rows).rows(range(start, min(start + READ, narrow.num_rows))):
+                held = [not each.absent(narrow.raw(modality, row)) for modality, each in found.values()]
+                if sum(held) > 1:
+                    return
+    sources = ", ".join(f"{stream.source} ({', '.join(stream.modalities)})" for stream in streams.values())
+    raise ValueError(
+        f"no row holds two modalities, which are to be paired: {sources}. Check data.columns, and that their cells are not empty; "
+        "of several sources list those that one holds together, as in modalities: [a, b]"
+    )
 
 
 def views_of(modality: Modality, keys: Mapping[str, Any], processor: Processor) -> Views:

@@ -103,11 +103,63 @@ def flat(trend: Trend) -> str | None:
     return f"{how}. Change train.lr (too high and too low both look like this), hide less, or check the targets"
 
 
+def alike(trend: Trend) -> str | None:
+    """What is compared of all samples points the same way, or in few ways."""
+    now = trend.now("feature_std")
+    if now is not None and now < 0.05:
+        what = f"feature_std is {now:.2g}, below 0.05: the projections of all samples are nearly alike"
+        return f"{what}. Lower train.lr, give a teacher more momentum, or add a loss that spreads them (koleo, sigreg, vicreg)"
+    if text := trend.below_start("feature_rank", 0.25):
+        what = f"feature_rank is {text}, below 0.25 of it: pooled outputs differ in few directions only"
+        return f"{what}. Lower train.lr, or add a loss that spreads them (koleo, sigreg, vicreg)"
+    return None
+
+
+def one_prototype(trend: Trend) -> str | None:
+    """The teacher gives all samples the same prototype."""
+    now = trend.now("prototypes_used")
+    if now is None or now >= 1.5:
+        return None
+    way_out = "Set centring: sinkhorn, raise the lower teacher_temperature, or give the teacher more momentum"
+    return f"prototypes_used is {now:.3g}, below 1.5: one prototype takes all samples. {way_out}"
+
+
+def uniform(trend: Trend) -> str | None:
+    """The teacher gives all prototypes alike: the loss stands at ln K."""
+    now = trend.now("target_entropy")
+    if now is None or now <= 0.995:
+        return None
+    way_out = "Lower teacher_temperature, use fewer prototypes, or slow the centre down (momentum)"
+    return f"target_entropy is {now:.4g} of ln K, above 0.995: the teacher tells no prototypes apart. {way_out}"
+
+
+def scale_at_its_bound(trend: Trend) -> str | None:
+    """The learned factor on similarities can grow no further."""
+    now = trend.now("logit_scale")
+    if now is None or now < 99.9:
+        return None
+    way_out = "Pairs are told apart with ease, or are memorised: use a larger batch, more data or augmentation"
+    return f"logit_scale is {now:.3g}, at its limit of 100. {way_out}"
+
+
+def no_pairs(trend: Trend) -> str | None:
+    """No row of the last steps holds two modalities."""
+    now = trend.now("pairs")
+    if now is None or now > 0:
+        return None
+    return "pairs is 0: no row of the last steps holds two modalities, so that none can agree. Check data.columns, and the cells"
+
+
 Rule = Callable[[Trend], str | None]
-RULES: dict[str, Rule] = {rule.__name__: rule for rule in (constant, diverging, collapse, no_teacher, flat)}
+RULES: dict[str, Rule] = {
+    rule.__name__: rule
+    for rule in (constant, diverging, collapse, no_teacher, flat, alike, one_prototype, uniform, scale_at_its_bound, no_pairs)
+}
 EVERY_STEP = ("loss", "momentum")
 """Metrics of every step; the others are measured in the first steps and where a row is logged."""
-WATCHED = (*EVERY_STEP, "unexplained", "input_std", "target_std", "target_sample_std", "target_rank")
+PREDICTING = ("unexplained", "input_std", "target_std", "target_sample_std", "target_rank")
+AGREEING = ("feature_std", "feature_rank", "prototypes_used", "target_entropy", "logit_scale", "pairs")
+WATCHED = (*EVERY_STEP, *PREDICTING, *AGREEING)
 
 
 class Watch:

@@ -195,6 +195,7 @@ DIGITS = ("data.limit=128", "train.batch_size=32", "train.clip_norm=null")
 """Not clipped, or a gradient that is too large would make the same step."""
 TEXT, SOUND = "modalities.text.processor", "modalities.audio.processor"
 BANDS = (f"{SOUND}.mel_bins=16", f"{SOUND}.patch=[4, 16]")
+GLYPHS = ("data.limit=64", "train.batch_size=16", f"{TEXT}.vocab_size=300", f"{TEXT}.max_tokens=128", "data.lacking={text: 0.6}")
 CASES = {
     "masked": Case("quickstart", DIGITS),
     "accumulation 2": Case("quickstart", DIGITS, many=("train.accumulation=2",)),
@@ -232,6 +233,25 @@ CASES = {
     "swapped tokens of two modalities": Case(
         "joint/six_modalities", (*TWO, "objective={name: masked, predictor: {name: mask_token, corruption: swap, swap: 0.3}}")
     ),
+    "contrast": Case(
+        "grid/contrast_text", ("train.batch_size=16", f"{TEXT}.vocab_size=300"), texts, many=("train.accumulation=2",)
+    ),
+    "no teacher, smaller views": Case("timeseries/lejepa_ucr", ("train.batch_size=16",), series),
+    "teacher, prototypes, hidden tokens": Case(
+        "image/ibot_cifar10",
+        (
+            *(
+                *DIGITS,
+                "data.path=bundled:digits",
+                "data.columns=null",
+                "objective.losses=[{name: self_distillation, prototypes: 16}, {name: masked_tokens}]",
+            ),
+            *("modalities.image.processor={size: 16, channels: 1}", "modalities.image.augment={crop: [0.4, 1.0]}"),
+            "modalities.image.views={global: {count: 2}, local: {count: 2, size: 8}}",
+        ),
+    ),
+    "pairs of which some lack a part": Case("pairs/clip_glyphs", GLYPHS, many=("train.accumulation=2",)),
+    "four modalities predict one another": Case("pairs/cross_glyphs", GLYPHS),
     "six modalities": Case(
         "joint/six_modalities",
         (

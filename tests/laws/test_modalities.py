@@ -268,6 +268,22 @@ def shrinking(inputs: Inputs, draws: Draws) -> Inputs:
     return {name: tensor[:, 1:] for name, tensor in inputs.items()}
 
 
+def rounding(inputs: Inputs, draws: Draws) -> Inputs:
+    """A view that autocast makes coarse."""
+    numbers = inputs["table_numeric"]
+    return inputs | {"table_numeric": numbers @ torch.eye(numbers.shape[1])}
+
+
+def naming(inputs: Inputs, draws: Draws) -> Inputs:
+    """A view with a tensor that no adapter reads."""
+    return inputs | {"notes": inputs["table_numeric"]}
+
+
+def infinite(inputs: Inputs, draws: Draws) -> Inputs:
+    """A view that divides by zero."""
+    return inputs | {"table_numeric": inputs["table_numeric"] / 0}
+
+
 def adapting(adapter: type[Adapter]) -> Modality:
     base = IMAGE if issubclass(adapter, IMAGE.adapter) else TABULAR
     return replace(base, adapter=adapter)
@@ -279,7 +295,7 @@ def processing(processor: type[Processor]) -> Modality:
 
 
 def augmenting(view: Callable[[Inputs, Draws], Inputs]) -> Modality:
-    return replace(TABULAR, augment=lambda: view, strong={})
+    return replace(TABULAR, augment=lambda: view, strong=())
 
 
 BREACHES: list[tuple[str, Modality, str]] = [
@@ -303,8 +319,11 @@ BREACHES: list[tuple[str, Modality, str]] = [
     ("all_parameters_learn", adapting(Silenced), r"gradient of \S+\.adapters\.broken\.extra\.\w+ is zero"),
     ("augmentation_is_per_sample", augmenting(unseeded), "not equal"),
     ("augmentation_is_per_sample", augmenting(destructive), "not equal"),
-    ("augmentation_is_per_sample", augmenting(mixing), "not equal"),
-    ("augmentation_is_per_sample", augmenting(shrinking), "shape"),
+    ("augmentation_is_per_sample", augmenting(mixing), "sample 0 of batches of 3, augmented by {}"),
+    ("augmentation_is_per_sample", augmenting(rounding), "dtype"),
+    ("views_are_samples", augmenting(shrinking), "the adapter does not take the view by {}: "),
+    ("views_are_samples", augmenting(naming), "has .*'notes'.*, the adapter reads"),
+    ("views_are_samples", augmenting(infinite), r"has infinite values in \['table_numeric'\]"),
     ("joined_batches_keep_their_tokens", processing(Unsized), r"sample 0 of batches of 1, joined: 16 tokens in the place of 12"),
     ("micro_batches_change_nothing", augmenting(mixing), "sample 0 in micro-batches of 4"),
     ("losses_fall", adapting(Unpredictable), "masked: the loss goes from"),

@@ -27,7 +27,7 @@ from mmssl.objectives.predict.targets import (
 )
 from mmssl.objectives.terms import Metric
 from mmssl.plugins import installed
-from mmssl.testing import batch_of, objective_of, small_model
+from mmssl.testing import SINGLE, batch_of, objective_of, small_model
 
 NARROW = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -79,7 +79,7 @@ def build(kind: str, name: str) -> tuple[Objective, Batch]:
     return objective, batch
 
 
-every_case = pytest.mark.parametrize(("kind", "name"), list(itertools.product([*OBJECTIVES, *SETTINGS], installed())))
+every_case = pytest.mark.parametrize(("kind", "name"), list(itertools.product([*SINGLE, *SETTINGS], installed())))
 
 
 @every_case

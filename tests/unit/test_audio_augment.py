@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "crop": {"gain": 0.0, "crop": (0.5, 0.9)},
     "warp": {"gain": 0.0, "warp": 0.2},
     "noise": {"gain": 0.0, "noise": 0.3},
+    "part": {"gain": 0.0, "part": (0.3, 0.8), "shift": 0.3},
     "masks": {"gain": 0.0, "time_mask": 0.4, "frequency_mask": 0.4},
     "all": {"gain": 1.0, "shift": 0.2, "crop": (0.6, 1.0), "warp": 0.1, "noise": 0.1, "time_mask": 0.2, "frequency_mask": 0.2},
 }
@@ -45,17 +47,18 @@ def batch_of(count: int, lengths: bool = True) -> Inputs:
 def test_a_view_depends_on_its_own_sample_only(settings: dict[str, Any]) -> None:
     augment, inputs, ids = AudioAugment(**settings), batch_of(12), torch.arange(12)
     before = {name: x.clone() for name, x in inputs.items()}
-    whole = augment(inputs, draws_of(ids))["audio_fbank"]
-    assert whole.shape == inputs["audio_fbank"].shape
+    view = augment(inputs, draws_of(ids))
+    whole, lengths = view["audio_fbank"], view["audio_lengths"]
+    assert whole.shape[1] == (5 if "part" in settings else 6)
     order = torch.randperm(12)
     mixed = augment({name: x[order] for name, x in inputs.items()}, draws_of(order))["audio_fbank"]
     assert_close(mixed, whole[order], 1e-5)
     for i in (2, 7):
         length = int(inputs["audio_lengths"][i])
         alone = augment({"audio_fbank": inputs["audio_fbank"][i : i + 1, :length]}, draws_of(ids[i : i + 1]))["audio_fbank"]
-        assert_close(alone[0], whole[i, :length], 1e-5)
-        assert not whole[i, length:].any()
-    assert (whole != inputs["audio_fbank"]).any()
+        assert_close(alone[0, : lengths[i]], whole[i, : lengths[i]], 1e-5)
+        assert not whole[i, lengths[i] :].any()
+    assert (whole != inputs["audio_fbank"][:, : whole.shape[1]]).any()
     assert (augment(inputs, draws_of(ids + 12))["audio_fbank"] != whole).any()
     assert all(torch.equal(before[name], inputs[name]) for name in before)
 
@@ -149,3 +152,48 @@ def test_views_ignore_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = augment(inputs, draws_of(torch.arange(4)))["audio_fbank"]
     assert_close(found, augment(inputs, draws_of(torch.arange(4)))["audio_fbank"], 0)
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_a_part_is_cut_out_of_the_sound_as_it_is(lengths: bool) -> None:
+    inputs, draws = batch_of(60, lengths=lengths), draws_of(torch.arange(60))
+    view = AudioAugment(gain=0.0, part=(0.3, 0.6))(inputs, draws)
+    assert view["audio_fbank"].shape == (60, 4, 1, 4, 8)  # 0.6 of 6 pieces, rounded up
+    frames, found = (x["audio_fbank"].flatten(1, 3) for x in (inputs, view))
+    whole = inputs.get("audio_lengths", torch.full((60, 1), 6))
+    starts = set()
+    for i in range(60):
+        share = draws_of(torch.tensor([i])).between("audio part", 0.3, 0.6, 1).item()
+        kept, steps = int(view["audio_lengths"][i]), 4 * int(whole[i])
+        assert kept == max(1, int(np.ceil(np.float32(share) * int(whole[i]))))
+        matches = [s for s in range(steps - 4 * kept + 1) if torch.equal(frames[i, s : s + 4 * kept], found[i, : 4 * kept])]
+        assert len(matches) == 1
+        assert not found[i, 4 * kept :].any()
+        starts.add(matches[0])
+    assert len(starts) > 8
+
+
+def test_equal_parts_of_equal_sounds_need_no_lengths() -> None:
+    view = AudioAugment(gain=0.0, part=(0.5, 0.5), time_mask=0.3)(batch_of(8, lengths=False), draws_of(torch.arange(8)))
+    assert view.keys() == {"audio_fbank"}
+    assert view["audio_fbank"].shape == (8, 3, 1, 4, 8)
+    with pytest.raises(ValueError, match=r"augment.part gives the smallest share of the time first; got \[1.0, 0.2\]"):
+        AudioAugment(part=(1.0, 0.2))
+
+
+def test_parts_of_other_sounds_are_mixed_in() -> None:
+    """A donor is cut as it would be in its own view, and mixed in as far as its part reaches."""
+    inputs, draws = batch_of(30), draws_of(torch.arange(30))
+    cut, mixed = (AudioAugment(gain=0.0, part=(0.5, 0.9), mix=mix)(inputs, draws) for mix in (0.0, 0.5))
+    lengths = cut["audio_lengths"][:, 0]
+    assert torch.equal(mixed["audio_lengths"][:, 0], lengths)
+    for i in range(30):
+        share = draws_of(torch.tensor([i])).between("audio mix", 0.0, 0.5, 1).item()
+        own, found = (x["audio_fbank"][i, : lengths[i]] for x in (cut, mixed))
+        candidates = []
+        for donor in (j for j in range(30) if j != i):
+            reach = min(int(lengths[donor]), int(lengths[i]))
+            other = own.clone()
+            other[:reach] = ((1 - share) * own[:reach].exp() + share * cut["audio_fbank"][donor, :reach].exp()).log()
+            candidates.append(torch.allclose(other, found, atol=1e-4))
+        assert any(candidates)

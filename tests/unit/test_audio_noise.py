@@ -147,6 +147,17 @@ def test_hiss_in_log_mel_values_is_that_of_white_noise() -> None:
     assert_close(shape.std(0), truth.std(0), rtol=0.35, atol=0.05)
 
 
+def test_a_mel_bin_without_any_frequency_has_no_hiss() -> None:
+    """With 128 bins of 512 points one of the lowest lies between two frequencies."""
+    processor = AudioProcessor(mean=-4.0, std=3.0)
+    values = processor((np.random.default_rng(0).normal(size=8000).astype(np.float32), 16000))
+    augment = AudioAugment(gain=0.0, hiss=1.0, overlap_share=1.0).with_processor(processor)
+    view = augment(processor.collate([values] * 8), draws_of(8))
+    assert view["audio_fbank"].isfinite().all()
+    changed = (view["audio_fbank"] != values["audio_fbank"]).any(0).any(0).any(0).any(0)
+    assert (~changed).nonzero().flatten().tolist() == [3]
+
+
 def test_levels_of_a_processor() -> None:
     made = processor(mean=-6.0, std=2.0)
     levels = Levels.of(made)

@@ -108,7 +108,7 @@ MIXED: dict[str, dict[str, Any]] = {
     "mix": {"mix": 0.5},
     "overlap": {"overlap": 1.0},
     "both": {"mix": 0.4, "overlap": 1.0, "shift": 0.3},
-    "all of a spectrogram": dict(find("audio").strong),
+    "all of a spectrogram": dict(find("audio").strong[0]),
 }
 
 

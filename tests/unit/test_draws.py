@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from mmssl.draws import Draws, hash_text, keys, mix
+from mmssl.draws import Draws, hash_text, keys, mix, most
 
 GOLDEN = 0x9E3779B97F4A7C15
 COUNT = 4096
@@ -229,3 +229,24 @@ def test_shared_numbers_are_uniform() -> None:
     found = Draws(keys(0, 0, torch.arange(100))).shared("tubes", torch.arange(200).expand(100, -1))
     counts = torch.bincount((found.double() / 2**63 * 20).long().flatten(), minlength=20)
     assert ((counts - 1000).double() / 1000**0.5).abs().max() < 4
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.6), (0.6, 0.6), (1, 1), (0.01, 0.02)])
+def test_parts_of_things_are_a_drawn_share_of_them(shares: tuple[float, float]) -> None:
+    draws, counts = Draws(keys(0, 0, torch.arange(400))), torch.arange(400)[:, None] % 40 + 1
+    parts = draws.part("views", shares, counts)
+    drawn = (draws.between("views", *shares, 1).double() * counts - 1e-5).ceil().clamp(min=1)
+    assert torch.equal(parts, drawn.long())
+    for count in range(1, 41):
+        assert parts[counts <= count].max() <= most(shares[1], count)
+        if shares[0] == shares[1]:
+            assert (parts[counts == count] == most(shares[1], count)).all()
+    starts = draws.start("place", parts, counts)
+    assert (starts >= 0).all() and (starts + parts <= counts).all()
+
+
+def test_runs_begin_anywhere_with_equal_chance() -> None:
+    draws = Draws(keys(0, 0, torch.arange(6000)))
+    starts = draws.start("place", torch.full((6000, 1), 5), torch.full((6000, 1), 10))
+    counts = torch.bincount(starts.flatten(), minlength=6)
+    assert len(counts) == 6 and (counts - 1000).abs().max() < 120

@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from torchvision.transforms.v2.functional import resized_crop
 
 from mmssl.draws import Draws, keys
 from mmssl.modality import Inputs
-from mmssl_modalities.image import ImageAugment, ImageProcessor
+from mmssl_modalities.image import ImageAdapter, ImageAugment, ImageProcessor
 
 
 def assert_close(found: Tensor, expected: Tensor, atol: float = 1e-6) -> None:
@@ -21,7 +24,9 @@ VIEWS: dict[str, dict[str, Any]] = {
     "shift": {"shift": 3},
     "flip": {"flip": 0.5},
     "colour": {"color_jitter": 1.0, "grayscale": 0.2},
-    "all": {"crop": (0.08, 1.0), "shift": 2, "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2},
+    "blur": {"blur": 0.5},
+    "solarize": {"solarize": 0.5},
+    "all": {"crop": (0.08, 1.0), "shift": 2, "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2, "blur": 0.5, "solarize": 0.2},
 }
 by_view = pytest.mark.parametrize("settings", VIEWS.values(), ids=VIEWS)
 
@@ -165,3 +170,99 @@ def test_views_ignore_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = augment(inputs, draws_of(torch.arange(4)))["pixel_values"]
     assert_close(found, augment(inputs, draws_of(torch.arange(4)))["pixel_values"], 0)
+
+
+# Blur, mirrored values
+
+
+@pytest.mark.parametrize("sides", [(9, 12), (3, 40)])
+def test_a_blur_is_gaussian_with_a_width_of_each_sample(sides: tuple[int, int]) -> None:
+    inputs, draws = batch_of(12, 3, *sides), draws_of(torch.arange(12))
+    views = ImageAugment(blur=1.0, blur_sigma=(0.3, 3.0))(inputs, draws)["pixel_values"].numpy()
+    sigmas = draws.between("image blur sigma", 0.3, 3.0, 1).flatten().tolist()
+    assert max(sigmas) > 2
+    for image, view, sigma in zip(inputs["pixel_values"].double().numpy(), views, sigmas, strict=True):
+        options: dict[str, Any] = {"sigma": (0, sigma, sigma), "mode": "constant", "truncate": 20}
+        expected = gaussian_filter(image, **options) / gaussian_filter(np.ones_like(image), **options)
+        np.testing.assert_allclose(view, expected, rtol=0, atol=1e-5)
+
+
+def test_a_blur_meets_its_share_of_the_samples_and_leaves_the_others() -> None:
+    inputs = batch_of(400, 1, 4, 4)
+    views = ImageAugment(blur=0.3, blur_sigma=(0.5, 1.0))(inputs, draws_of(torch.arange(400)))["pixel_values"]
+    same = (views == inputs["pixel_values"]).flatten(1).all(1)
+    assert 0.65 < same.float().mean() < 0.75
+    with pytest.raises(ValueError, match=r"augment.blur_sigma gives the smallest standard deviation first; got \[2.0, 0.1\]"):
+        ImageAugment(blur_sigma=(2.0, 0.1))
+
+
+def test_solarized_values_are_mirrored_at_the_middle_of_the_raw_range() -> None:
+    processor = ImageProcessor(size=4, mean=[0.5, 0.2, 0.4], std=[0.1, 0.5, 0.3])
+    raw = np.random.default_rng(0).integers(256, size=(300, 4, 4, 3), dtype=np.uint8)
+    inputs = processor.collate([processor(image) for image in raw])
+    mirrored = processor.collate([processor(image) for image in np.where(raw >= 128, 255 - raw, raw)])["pixel_values"]
+    views = ImageAugment(solarize=0.4).with_processor(processor)(inputs, draws_of(torch.arange(300)))["pixel_values"]
+    chosen = (views != inputs["pixel_values"]).flatten(1).any(1)
+    assert 0.33 < chosen.float().mean() < 0.47
+    assert_close(views[chosen], mirrored[chosen], 1e-5)
+    plain = ImageAugment(solarize=1.0)(inputs, draws_of(torch.arange(300)))["pixel_values"]
+    assert_close(plain, -inputs["pixel_values"].abs(), 1e-5)
+
+
+# Smaller views
+
+
+@pytest.mark.parametrize("side", [8, 16, 40])
+@pytest.mark.parametrize("box", [(0, 0, 30, 40), (3, 5, 20, 25)], ids=["whole", "part"])
+def test_a_small_view_is_a_crop_resized_with_smoothing(
+    box: tuple[int, int, int, int], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torchvision, where boxes are of whole pixels; at the edges of a box it repeats pixels, and the view looks beyond them."""
+    top, left, height, width = box
+    drawn = torch.tensor([[top, left]]).float().expand(2, -1), torch.tensor([[height, width]]).float().expand(2, -1)
+    monkeypatch.setattr("mmssl_modalities.image.augment.crop_boxes", lambda *_: drawn)
+    inputs, draws = batch_of(2, 3, 30, 40), draws_of(torch.arange(2))
+    found = ImageAugment(crop=(0.5, 1.0), size=side)(inputs, draws)["pixel_values"]
+    edge = 0 if height == 30 else max(2, side // height)
+    inner = (..., slice(edge, side - edge), slice(edge, side - edge))
+    assert_close(found[inner], resized_crop(inputs["pixel_values"], *box, [side, side], antialias=True)[inner], 1e-5)
+    mirrored = ImageAugment(crop=(0.5, 1.0), size=side, flip=1.0)(inputs, draws)["pixel_values"]
+    assert_close(mirrored, found.flip(-1), 1e-5)
+
+
+def test_small_views_show_boxes_of_the_wanted_area_and_aspect() -> None:
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    inputs = {"pixel_values": torch.stack([y, x]).expand(300, 2, 64, 64)}
+    views = ImageAugment(crop=(0.1, 0.3), size=16)(inputs, draws_of(torch.arange(300)))["pixel_values"]
+    rows, columns = views[:, 0, :, 8], views[:, 1, 8]
+    height, width = ((line[:, 11] - line[:, 4]) * 16 / 7 for line in (rows, columns))
+    area, aspect = height * width / 64**2, width / height
+    assert area.min() > 0.095 and area.max() < 0.305
+    assert aspect.min() > 0.73 and aspect.max() < 1.36
+    assert rows[:, 8].std() > 3
+
+
+def test_small_views_of_images_of_different_sizes_are_alike_in_size() -> None:
+    (batch, images), augment, ids = padded_batch(), ImageAugment(crop=(0.3, 1.0), size=8, shift=1, blur=1.0), torch.arange(4)
+    found = augment(batch, draws_of(ids))
+    assert found.keys() == {"pixel_values"} and found["pixel_values"].shape == (4, 3, 8, 8)
+    for i, image in enumerate(images):
+        alone = augment({"pixel_values": image[None]}, draws_of(ids[i : i + 1]))["pixel_values"][0]
+        assert_close(found["pixel_values"][i], alone, 1e-5)
+
+
+def test_a_view_is_no_larger_than_the_stored_image() -> None:
+    augment, processor = ImageAugment(crop=(0.1, 0.4), size=24), ImageProcessor(size=16, mean=0.5, std=0.5)
+    with pytest.raises(ValueError, match=r"at most processor.size, .*; got a view of size=24 and images of size=16"):
+        augment.with_processor(processor)
+    augment.with_processor(ImageProcessor(size=24, mean=0.5, std=0.5))
+    augment.with_processor(ImageProcessor(mean=0.5, std=0.5))
+    with pytest.raises(ValueError, match=r"augment.size is the side of a crop, so it needs augment.crop; got size=8 without crop"):
+        ImageAugment(size=8)
+
+
+def test_the_adapter_refuses_views_that_are_no_whole_patches() -> None:
+    adapter = ImageAdapter(8, ImageProcessor(size=32, mean=0.5, std=0.5), patch_size=8)
+    view = ImageAugment(crop=(0.1, 0.4), size=20)(batch_of(2, 3, 32, 32), draws_of(torch.arange(2)))
+    with pytest.raises(ValueError, match=r"must be multiples of patch_size=8; got 20 x 20"):
+        adapter(view)

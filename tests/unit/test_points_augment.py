@@ -42,6 +42,9 @@ def test_by_default_a_view_is_the_sample() -> None:
         {"shift": 0.5},
         {"jitter": 0.1},
         {"drop": 0.5},
+        {"crop": (0.3, 0.8)},
+        {"groups": (0.4, 0.4)},
+        {"crop": (0.5, 0.9), "groups": (0.3, 0.7), "jitter": 0.1, "drop_features": 0.5},
         {"rotate": "so3", "scale": (0.7, 1.4), "shift": 0.1, "jitter": 0.05, "drop": 0.2, "normals": 1},
     ],
     ids=lambda settings: "+".join(settings),
@@ -53,7 +56,8 @@ def test_a_view_is_a_function_of_each_sample_and_its_draws(settings: dict[str, A
     view = augment(batch, DRAWS)
     assert_same(batch, kept)
     assert_same(augment(batch, DRAWS), view)
-    assert {name: tensor.shape for name, tensor in view.items()} == {name: tensor.shape for name, tensor in batch.items()}
+    kept_groups = {len(view[name][0]) for name in view}
+    assert kept_groups == {12} if settings.keys().isdisjoint(("crop", "groups")) else max(kept_groups) < 12
     alone = augment({name: tensor[2:3] for name, tensor in batch.items()}, Draws(DRAWS.keys[2:3]))
     assert_same(alone, {name: tensor[2:3] for name, tensor in view.items()}, 1e-6)
     other = PointsAugment(**settings)(batch, DRAWS.fork(1))
@@ -125,8 +129,57 @@ def test_shift_jitter_and_drop() -> None:
     assert (thin[:, :, 1:].abs().sum(-1) < 1e-6).float().mean() == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize("key", ["crop", "groups"])
+def test_a_view_keeps_a_share_of_the_groups(key: str) -> None:
+    """Against numpy: those nearest to one of them, or any, in their order, then padding."""
+    processor = PointsProcessor(num_groups=12, group_size=6)
+    clouds = [processor(cloud(5 + i % 20, seed=i)) for i in range(40)]
+    settings: dict[str, Any] = {key: (0.3, 0.7)}
+    view = PointsAugment(**settings)(processor.collate(clouds), many(40))
+    assert view["points_centers"].shape[1] == 9
+    sets = set()
+    for i, sample in enumerate(clouds):
+        count = int(view["points_valid"][i].sum())
+        share = many(40).between("points crop" if key == "crop" else "points groups share", 0.3, 0.7, 1)[i].item()
+        centers = sample["points_centers"].numpy()
+        assert count == np.ceil(np.float32(share) * len(centers))
+        assert view["points_valid"][i, :count].all()
+        assert not view["points_groups"][i, count:].any() and not view["points_centers"][i, count:].any()
+        distances = np.linalg.norm(centers[:, None] - centers, axis=2)
+        found = view["points_centers"][i, :count].numpy()
+        index = [int(np.abs(centers - row).sum(1).argmin()) for row in found]
+        assert index == sorted(set(index))
+        assert torch.equal(view["points_groups"][i, :count], sample["points_groups"][index])
+        nearest = [sorted(row.argsort(kind="stable")[:count].tolist()) == index for row in distances]
+        assert any(nearest) or key == "groups"
+        sets.add((key == "crop" or not any(nearest), index[0]))
+    assert {chosen for chosen, _ in sets} >= {True} and len(sets) > 3
+
+
+def test_equal_shares_of_equal_clouds_need_no_validity() -> None:
+    batch = {name: tensor[1:] for name, tensor in batch_of().items() if name != "points_valid"}
+    view = PointsAugment(crop=(0.5, 0.5))(batch, Draws(DRAWS.keys[1:]))
+    assert {name: tuple(tensor.shape) for name, tensor in view.items()} == {
+        "points_groups": (3, 6, 6, 3),
+        "points_centers": (3, 6, 3),
+    }
+
+
+def test_a_cloud_loses_all_of_its_features_or_none() -> None:
+    batch = {name: tensor[1:2].expand(300, *tensor.shape[1:]) for name, tensor in batch_of(features=2).items()}
+    view = PointsAugment(drop_features=0.3)(batch, many(300))["points_groups"]
+    assert torch.equal(view[..., :3], batch["points_groups"][..., :3])
+    lost = (view[..., 3:] == 0).flatten(1).all(1)
+    assert torch.equal(view[~lost], batch["points_groups"][~lost])
+    assert 0.22 < lost.float().mean() < 0.38
+
+
 def test_bad_keys_of_views() -> None:
     with pytest.raises(ValueError, match=r"augment.scale gives the smallest factor first; got \[2.0, 0.5\]"):
         PointsAugment(scale=(2.0, 0.5))
     with pytest.raises(ValueError, match=r"augment\.normals must be the first of three feature channels; got 1 of 2 channels"):
         PointsAugment(normals=1, rotate="z")(batch_of(features=2), DRAWS)
+    with pytest.raises(ValueError, match=r"augment.crop gives the smallest share of the groups first; got \[0.9, 0.5\]"):
+        PointsAugment(crop=(0.9, 0.5))
+    with pytest.raises(ValueError, match=r"augment.groups gives the smallest share of the groups first; got \[0.9, 0.5\]"):
+        PointsAugment(groups=(0.9, 0.5))

@@ -347,6 +347,44 @@ def test_parameters_can_be_made_on_the_meta_device() -> None:
 # Augmentation and picture
 
 
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.7])
+def test_a_view_keeps_a_share_of_the_columns(batch: tuple[TabularProcessor, Inputs], keep: float) -> None:
+    """Of all kinds together, each as often as another; what is lost is missing."""
+    processor, inputs = batch
+    before, draws = {name: cells.clone() for name, cells in inputs.items()}, Draws(keys(0, 0, torch.arange(64)))
+    view = TabularAugment(keep=keep)(inputs, draws)
+    columns = sum(cells.shape[1] for cells in inputs.values())
+    chance = draws.uniform("table keep", columns)
+    kept = torch.stack([row.argsort().argsort() < max(1, math.ceil(keep * columns)) for row in chance])
+    first = 0
+    for name in ("table_numeric", "table_categories"):
+        own = kept[:, first : first + before[name].shape[1]]
+        missing = torch.nan if name == "table_numeric" else 0
+        torch.testing.assert_close(view[name], before[name].masked_fill(~own, missing), rtol=0, atol=0, equal_nan=True)
+        first += own.shape[1]
+    assert first == columns
+    assert torch.equal(inputs["table_categories"], before["table_categories"])
+    assert (kept.float().mean(0) - kept.float().mean()).abs().max() < 0.2
+    tokens = TabularAdapter(8, processor)(view)
+    assert tokens.values.shape[1] == columns and tokens.values.isfinite().all()
+
+
+def test_rows_of_various_columns_keep_a_share_of_their_own() -> None:
+    rows = [{f"c{j}": float(j) if j % 2 else f"text {j}" for j in range(1 + i % 7)} for i in range(21)]
+    processor = TabularProcessor(schema="shared")
+    processor.fit(rows)
+    samples = [processor(row) for row in rows]
+    whole = TabularAugment(keep=0.5)(processor.collate(samples), Draws(keys(0, 0, torch.arange(21))))
+    for i, sample in enumerate(samples):
+        alone = TabularAugment(keep=0.5)(processor.collate([sample]), Draws(keys(0, 0, torch.tensor([i]))))
+        count = len(rows[i])
+        there = ~alone["table_cell_numbers"][0].isnan() | (alone["table_cell_words"][0] > 0).any(-1)
+        assert there.sum() == math.ceil(count / 2)
+        for name in ("table_cell_numbers", "table_cell_classes"):
+            torch.testing.assert_close(whole[name][i, :count], alone[name][0], rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(alone["table_column_words"][0], sample["table_column_words"])
+
+
 @pytest.mark.parametrize("corruption", [0.0, 0.6, 1.0])
 def test_corruption_against_a_loop(batch: tuple[TabularProcessor, Inputs], corruption: float) -> None:
     _, inputs = batch

@@ -1,6 +1,7 @@
 """The text modality: tokenizers, windows of long texts, batches, tokens, views, features, pictures."""
 
 import json
+import math
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -325,7 +326,8 @@ VIEWS: dict[str, dict[str, Any]] = {
     "crop": {"crop": (0.3, 0.8)},
     "delete": {"delete": 0.3},
     "replace": {"replace": 0.4},
-    "all": {"crop": (0.1, 1.0), "delete": 0.5, "replace": 0.2},
+    "shuffle": {"shuffle": 3},
+    "all": {"crop": (0.1, 1.0), "delete": 0.5, "replace": 0.2, "shuffle": 2},
 }
 by_view = pytest.mark.parametrize("settings", VIEWS.values(), ids=VIEWS)
 SIZES = torch.tensor([[40], [1], [7], [33], [40], [2]])
@@ -354,7 +356,6 @@ def test_a_view_depends_on_its_own_text_only(settings: dict[str, Any]) -> None:
     for number, size in enumerate(SIZES[:, 0].tolist()):
         alone = {"text_ids": inputs["text_ids"][number : number + 1, :size]}
         view = augment(alone, draws_of(numbers[number : number + 1]))
-        assert view["text_ids"].shape == (1, size)
         kept = view.get("text_lengths", torch.tensor([[size]]))
         assert view["text_ids"][0, : kept[0]].tolist() == whole[number]
     assert_same(inputs, padded())
@@ -363,7 +364,7 @@ def test_a_view_depends_on_its_own_text_only(settings: dict[str, Any]) -> None:
 @by_view
 def test_padding_has_no_part_in_a_view(settings: dict[str, Any]) -> None:
     view = TextAugment(**settings)(padded(), draws_of(torch.arange(len(SIZES))))
-    assert view["text_ids"].shape == (len(SIZES), 40)
+    assert view["text_ids"].shape == (len(SIZES), 40 if "crop" not in settings else math.ceil(40 * settings["crop"][1]))
     for number, row in enumerate(rows_of(view)):
         assert row
         assert {token // 100 for token in row} == {number}
@@ -394,6 +395,15 @@ def test_replaced_tokens_are_tokens_of_the_text() -> None:
     changed = view["text_ids"] != torch.arange(100)
     assert abs(changed.float().mean() - 0.25 * 0.99) < 0.01
     assert sorted(Counter(view["text_ids"][changed].tolist())) == list(range(100))
+
+
+def test_shuffled_tokens_move_by_a_few_places() -> None:
+    view = TextAugment(shuffle=3)(padded(), draws_of(torch.arange(len(SIZES))))
+    for row, text in zip(rows_of(view), rows_of(padded()), strict=True):
+        assert sorted(row) == text
+        assert max(abs(token % 100 - place) for place, token in enumerate(row)) <= 3
+    long = TextAugment(shuffle=3)({"text_ids": torch.arange(100).expand(200, -1)}, draws_of(torch.arange(200)))["text_ids"]
+    assert set((long - torch.arange(100)).flatten().tolist()) == set(range(-3, 4))
 
 
 def test_the_default_view_is_the_text_itself() -> None:

@@ -19,7 +19,7 @@ from mmssl.data import Batch
 from mmssl.losses.spectrum import effective_rank
 from mmssl.masking import Sampler, split_in_order
 from mmssl.model import MMSSLModel, initialise_all
-from mmssl.model.heads import Head, LogitScale, Mlp, Prototypes
+from mmssl.model.heads import BatchNorm, Head, LogitScale, Mlp, Prototypes
 from mmssl.model.model import without_heads
 from mmssl.objectives.agree.parts import Agreement, Seen, Space
 from mmssl.objectives.agree.predictors import Answer, Predicting
@@ -114,7 +114,16 @@ class Agree(Objective):
         if teacher is None:
             return "student"
         if teacher.model is not None:
-            return self.networks.want("frozen", Frozen(teacher.model))
+            if wrong := [type(loss).__name__ for loss in self.every_loss if not loss.plain]:
+                raise ValueError(
+                    f"objective.losses: {wrong[0]} follows projections, which the saved model objective.teacher.model has not; use "
+                    "distance or gram, or a teacher that is a moving average (model: null)"
+                )
+            name = self.networks.want("frozen", Frozen(teacher.model))
+            known = self.networks.config(name).modalities
+            if missing := [each for each in self.modalities if each not in known]:
+                raise ValueError(f"objective.teacher.model: {teacher.model} knows {', '.join(known)}, but not {', '.join(missing)}")
+            return name
         return self.networks.want("teacher", Moving(*teacher.momentum, shape=teacher.schedule))
 
     def attach(self, projector: Head, scale: LogitScale | None) -> None:
@@ -193,6 +202,11 @@ class Agree(Objective):
                 rows[f"{network}/tokens/{view}"] = rows[f"{network}/valid/{view}"] = held
 
     def agree(self, share: Share, step: Step) -> Terms:
+        if len(share) < 2 and any(isinstance(part, BatchNorm) for part in (*self.heads.modules(), *self.predictors.modules())):
+            raise ValueError(
+                "batch normalisation in a head needs two samples or more in a step; got one. Raise train.batch_size, or set the "
+                "norm of objective.projector and objective.predictor to layer or group"
+            )
         seen = self.seen(share, step)
         terms, metrics, state = dict[str, Term](), dict[str, Metric](), dict[str, Tensor]()
         for number, loss in enumerate(self.every_loss):
@@ -254,6 +268,12 @@ class Agree(Objective):
             projected = nn.functional.normalize(seen.projected(first).detach().float(), dim=-1)
             found["feature_std"] = State(spread(projected))
             found["feature_rank"] = Rows(seen.pooled("student", first).detach(), effective_rank)
+        if len(self.modalities) > 1:
+            held = torch.zeros(len(seen.share), dtype=torch.int64, device=seen.share.keys.device)
+            for name in self.modalities:
+                rows = [seen.rows(view) for view in seen.views if view.modality == name][:1]
+                held = held + sum(torch.zeros_like(held).index_fill(0, each, 1) for each in rows)
+            found["pairs"] = State((held > 1).sum().float())
         if seen.scale is not None:
             found["logit_scale"] = State(seen.scale.scale.detach())
         return found

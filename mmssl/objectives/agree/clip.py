@@ -33,6 +33,7 @@ class Clip(Agree):
     """
 
     count: ClassVar[int] = 1
+    pairs = True
 
     def __init__(
         self,

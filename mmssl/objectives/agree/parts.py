@@ -172,6 +172,8 @@ class Agreement(nn.Module, ABC):
     """Whether it compares all tokens of global views."""
     projects: bool = True
     """Whether it reads projections: if no loss does, there is no projector."""
+    plain: bool = False
+    """Whether it reads only what the followed network's encoder gives, which a saved model without a projector has too."""
     follows: bool = False
     """Whether it needs a second network: without one the student would follow itself."""
     between: Between = "within"

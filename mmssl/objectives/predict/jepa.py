@@ -8,7 +8,7 @@ from mmssl.masking import MultiBlock, Sampler
 from mmssl.model import MMSSLModel
 from mmssl.objectives.base import Setup
 from mmssl.objectives.predict.parts import Predictor, Target
-from mmssl.objectives.predict.predict import Predict
+from mmssl.objectives.predict.predict import Across, Predict
 from mmssl.objectives.predict.predictors import Transformer
 from mmssl.objectives.predict.targets import Latent
 
@@ -25,6 +25,8 @@ class Jepa(Predict):
     targets: what is predicted, each with its loss and weight; null: the teacher's output, normalised.
     view: what targets are computed from: the same random view as the encoder sees, or the samples as they are (clean).
     publish: the student, or the teacher.
+    across: of rows that pair modalities, whether each is predicted from itself (none), from each other one too (also: MJEPA, arXiv
+        2606.25225), or from the others only.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Jepa(Predict):
         targets: list[Target] | None = None,
         view: Literal["same", "clean"] = "same",
         publish: Literal["student", "teacher"] = "teacher",
+        across: Across = "none",
     ) -> None:
         super().__init__(
             model,
@@ -48,4 +51,5 @@ class Jepa(Predict):
             targets=[Latent()] if targets is None else targets,
             view=view,
             publish=publish,
+            across=across,
         )

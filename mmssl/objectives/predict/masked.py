@@ -8,7 +8,7 @@ from mmssl.masking import Sampler
 from mmssl.model import MMSSLModel
 from mmssl.objectives.base import Setup
 from mmssl.objectives.predict.parts import Predictor, Target
-from mmssl.objectives.predict.predict import Predict
+from mmssl.objectives.predict.predict import Across, Predict
 from mmssl.objectives.predict.predictors import Transformer
 from mmssl.objectives.predict.targets import Raw
 
@@ -24,6 +24,8 @@ class Masked(Predict):
     targets: what is predicted, each with its loss and weight; null: the raw content.
     view: what targets are computed from: the same random view as the encoder sees, or the samples as they are (clean).
     publish: the student, or the teacher of a target that keeps one.
+    across: of rows that pair modalities, whether each is predicted from itself (none), from each other one too (also: MJEPA, arXiv
+        2606.25225), or from the others only.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Masked(Predict):
         targets: list[Target] | None = None,
         view: Literal["same", "clean"] = "same",
         publish: Literal["student", "teacher"] = "student",
+        across: Across = "none",
     ) -> None:
         super().__init__(
             model,
@@ -47,4 +50,5 @@ class Masked(Predict):
             targets=[Raw()] if targets is None else targets,
             view=view,
             publish=publish,
+            across=across,
         )

@@ -192,6 +192,8 @@ class Predictor(nn.Module, ABC):
     """Whether it answers at the seen places too."""
     over_batch: bool = False
     """Whether the answer for a sample depends on the others of its micro-batch."""
+    separate: bool = False
+    """Whether it encodes what is seen apart from the places that it answers at, so that these may be of another modality."""
     mixes: bool = False
     """Whether it takes content from other samples: then it gets the tokens of the whole step as `pool`, and the `place` of each
     sample of the batch among them."""

@@ -28,6 +28,9 @@ from mmssl.objectives.terms import Largest, Metric, Rows, Term, Terms
 from mmssl.objectives.views import Encodings, View, numbered
 from mmssl.tokens import Tokens, gather
 
+Across = Literal["none", "also", "only"]
+"""Whether the modalities of a row are predicted from one another: not, beside each from itself, or only so."""
+
 
 class Heads(nn.ModuleDict):
     """A prediction of each part of a target, linear unless the target has another head; of size 0 what the predictor gives."""
@@ -53,8 +56,10 @@ class Predict(Objective):
         targets: Sequence[Target],
         view: Literal["same", "clean"],
         publish: Published,
+        across: Across = "none",
     ) -> None:
         super().__init__(model, setup)
+        self.across = across
         if not targets:
             raise ValueError("objective.targets is empty: name what is to be predicted, as in targets: [{name: raw}]")
         check(model, self.modalities, targets)
@@ -67,7 +72,18 @@ class Predict(Objective):
                 "objective.targets: a target is about seen places too (hidden, or places: seen), but the predictor answers at "
                 "hidden ones only; set predictor.predict: all"
             )
-        self.predictor.prepare(model.config, identities=any(model.adapter(name).has_identity for name in self.modalities))
+        if across != "none" and not predictor.separate:
+            raise ValueError(
+                f"objective.across: a modality is predicted from another one alone, but {type(predictor).__name__} sees the places "
+                "that it predicts; set objective.predictor to transformer or cross_attention"
+            )
+        if across != "none" and len(self.modalities) < 2:
+            raise ValueError(f"objective.across needs two modalities or more in a row; the recipe has {self.modalities[0]} alone")
+        identities = across != "none" or any(model.adapter(name).has_identity for name in self.modalities)
+        self.predictor.prepare(model.config, identities=identities)
+        width = model.config.hidden_size
+        names = self.modalities if across != "none" else []
+        self.marks = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in names})
         self.targets = nn.ModuleList(targets)
         for target in targets:
             target.prepare(self.networks, self.modalities)
@@ -108,17 +124,53 @@ class Predict(Objective):
         return loss
 
     def terms(self, batch: Batch, step: Step) -> Terms:
-        parts = self.apart(batch)
-        if len(parts) == 1:
-            return self.terms_of(parts[0], step)
-        found = [self.terms_of(part, step) for part in parts]
-        terms = {
-            f"{key}_{part.modality}": term for part, each in zip(parts, found, strict=True) for key, term in each.terms.items()
-        }
-        metrics = {
-            f"{key}_{part.modality}": value for part, each in zip(parts, found, strict=True) for key, value in each.metrics.items()
-        }
-        return Terms(terms, metrics)
+        parts = self.apart(batch) if self.across != "only" else []
+        if len(batch.inputs) == 1:
+            return self.terms_of(parts[0], step) if parts else Terms({})
+        found = {part.modality: self.terms_of(part, step) for part in parts}
+        found |= {f"{a.modality}_to_{b.modality}": self.terms_across(a, b, step) for a, b in self.paired(batch)}
+        terms = {f"{key}_{name}": term for name, each in found.items() for key, term in each.terms.items()}
+        return Terms(terms, {f"{key}_{name}": value for name, each in found.items() for key, value in each.metrics.items()})
+
+    def paired(self, batch: Batch) -> list[tuple[Batch, Batch]]:
+        """For each ordered pair of modalities, where they predict one another, the samples that hold both, as a batch of each."""
+        names = [name for name in batch.inputs if name in self.modalities] if self.across != "none" else []
+        found = [batch.both(a, b) for a in names for b in names if a != b]
+        return [pair for pair in found if pair is not None]
+
+    def terms_across(self, a: Batch, b: Batch, step: Step) -> Terms:
+        """The terms of one modality predicted from another one of the same samples."""
+        scene, context = self.across_scene(a, b, step)
+        tokens, first = self.joined(context, scene.tokens, b.modality), context.values.shape[1]
+        parts = Split(
+            torch.arange(first, device=tokens.values.device).expand(len(scene.parts.hidden), first),
+            scene.parts.hidden + first,
+            None,
+            scene.parts.hidden_real,
+            scene.parts.groups,
+        )
+        predicted = self.predictor(self.model.encoder, tokens.repeat(self.masks), parts, scene.draws)
+        return self.terms_at(scene, replace(predicted, index=predicted.index - first), step)
+
+    def across_scene(self, a: Batch, b: Batch, step: Step) -> tuple[Scene, Tokens]:
+        """What is to be predicted, of one modality, and the tokens of the other one, from which it is."""
+        context = self.model.embed(a.modality, self.view(a, a.modality)).keyed(a.draws.fork(0))
+        return self.scene(b.modality, self.view(b, b.modality), b, replace(step, seen=None)), context
+
+    def joined(self, context: Tokens, asked: Tokens, name: str) -> Tokens:
+        """The tokens of two modalities in a row; those that are asked for carry the mark of theirs."""
+        none = torch.zeros_like(context.values)
+        mark = self.marks[name].to(context.values.dtype).expand_as(asked.values)
+        own = none if context.identity is None else context.identity
+        both = (context.valid_or_ones(), asked.valid_or_ones())
+        return Tokens(
+            torch.cat([context.values, asked.values], 1),
+            torch.cat([context.coords, asked.coords], 1),
+            None if context.valid is None and asked.valid is None else torch.cat(both, 1),
+            torch.cat([own, mark if asked.identity is None else asked.identity + mark], 1),
+            context.expert,
+            context.keys,
+        )
 
     def apart(self, batch: Batch) -> list[Batch]:
         """The samples of each modality of rows that pair several, which are predicted each from itself."""
@@ -129,7 +181,10 @@ class Predict(Objective):
         """The terms of a batch of one modality."""
         name, seen = batch.modality, step.seen
         inputs = self.view(batch, name) if seen is None else seen.inputs(self.first_view(name))
-        scene, predicted = self.predict(name, inputs, batch, step)
+        return self.terms_at(*self.predict(name, inputs, batch, step), step)
+
+    def terms_at(self, scene: Scene, predicted: Predicted, step: Step) -> Terms:
+        """The terms of what was predicted of a modality."""
         terms, metrics, losses = dict[str, Term](), dict[str, Metric](), dict[str, Metric]()
         extras, yardsticks = dict(predicted.terms), list[Yardstick]()
         if step.diagnose:
@@ -189,15 +244,22 @@ class Predict(Objective):
 
     @torch.no_grad()
     def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
-        parts = self.apart(batch)
-        if len(parts) == 1:
-            return self.weights_of(parts[0], step)
-        return {f"{key}_{part.modality}": weight for part in parts for key, weight in self.weights_of(part, step).items()}
+        parts = self.apart(batch) if self.across != "only" else []
+        if len(batch.inputs) == 1:
+            return self.weights_of(parts[0], step) if parts else {}
+        found = {part.modality: self.weights_of(part, step) for part in parts}
+        for a, b in self.paired(batch):
+            scene, _ = self.across_scene(a, b, step)
+            found[f"{a.modality}_to_{b.modality}"] = self.weights_at(scene, scene.parts.hidden, scene.parts.hidden_real)
+        return {f"{key}_{name}": weight for name, each in found.items() for key, weight in each.items()}
 
     def weights_of(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
         """The weights of the terms of a batch of one modality."""
         scene = self.scene(batch.modality, self.view(batch, batch.modality), batch, step)
-        index, real = self.predictor.places(scene.tokens.repeat(self.masks), scene.parts)
+        return self.weights_at(scene, *self.predictor.places(scene.tokens.repeat(self.masks), scene.parts))
+
+    def weights_at(self, scene: Scene, index: Tensor, real: Bool[Tensor, "b m"] | None) -> dict[str, Num[Tensor, ""]]:
+        """The weights of the terms of a modality whose tokens at `index` are predicted."""
         found = {key: torch.tensor(weight, device=index.device) for key, weight in self.predictor.weights().items()}
         weights = dict[str, Tensor]()
         for number, target in enumerate(self.every_target):

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.draws import Draws
-from mmssl.modality import Inputs, Others
+from mmssl.draws import Draws, most
+from mmssl.modality import Inputs, Others, check_range
 from mmssl_modalities.audio.noise import DECIBEL, PLAIN, Levels, draw_part, laid_over, log_power, white
 from mmssl_modalities.audio.processor import FBANK, LENGTHS, WAVEFORM, AudioProcessor
 
@@ -34,6 +34,7 @@ class AudioAugment:
     shift: largest shift in time as a share of the sound, in both directions; what leaves at one end enters at the other.
     crop: smallest and largest share of the time in a crop, which is stretched to the length of the sound (BYOL-A, arXiv 2103.06695,
         has [0.6, 1.5] in time and frequency). null: no crop.
+    part: smallest and largest share of the time in a view that is the shorter for it, not stretched, in whole tokens. null: all.
     warp: largest relative change of the scale of the mel axis, as between vocal tracts (VTLP, Jaitly and Hinton 2013, has 0.1).
     mix: largest share of another sound of the step, added as power (log-mixup-exp of BYOL-A, section III-B, with 0.4 there).
     noise: largest standard deviation of white noise, of the values themselves (the change of magnitude in TERA, arXiv 2007.06028).
@@ -51,6 +52,7 @@ class AudioAugment:
     gain: Amount = 0.1
     shift: Part = 0.0
     crop: tuple[Share, Share] | None = None
+    part: tuple[Share, Share] | None = None
     warp: Part = 0.0
     mix: Part = 0.0
     noise: Amount = 0.0
@@ -66,8 +68,8 @@ class AudioAugment:
     """What the values mean; a recipe's are those of its processor."""
 
     def __post_init__(self) -> None:
-        if self.crop is not None and self.crop[0] > self.crop[1]:
-            raise ValueError(f"augment.crop gives the smallest share of the time first; got {list(self.crop)}. Exchange the two")
+        check_range("crop", "share of the time", self.crop)
+        check_range("part", "share of the time", self.part)
         for key, (low, high) in {"overlap_snr": self.overlap_snr, "hiss_snr": self.hiss_snr}.items():
             if low > high:
                 raise ValueError(f"augment.{key} is a range from low to high; got {[low, high]}. Exchange the two")
@@ -87,16 +89,23 @@ class AudioAugment:
         own = _Sounds.of(inputs, draws, Others.of(inputs, draws) if others is None else others)
         if not own.spectral and any(getattr(self, key) for key in _SPECTRAL):
             raise ValueError(f"augment.{', '.join(_SPECTRAL)} need mel bins; with processor.frontend: waveform leave them out")
-        with torch.autocast(own.values.device.type, enabled=False):
-            values = self._view(own)
-            if LENGTHS in inputs:
-                values = values * _inside(values, own.steps)
         name = FBANK if own.spectral else WAVEFORM
+        _, pieces, _, size = inputs[name].shape[:4]
+        view = dict(inputs)
+        with torch.autocast(own.values.device.type, enabled=False):
+            own = self._overlapped(own)
+            if self.part is not None:
+                pieces = most(self.part[1], pieces)
+                if LENGTHS in inputs or self.part[0] < self.part[1]:
+                    view[LENGTHS] = own.steps // size
+            values = self._changed(replace(own, values=own.values[:, :, : pieces * size]))
+            if LENGTHS in view:
+                values = values * _inside(values, own.steps)
         values = values if own.spectral else values[..., 0]
-        return inputs | {name: values.unflatten(2, (-1, inputs[name].shape[3])).transpose(1, 2)}
+        return view | {name: values.unflatten(2, (-1, size)).transpose(1, 2)}
 
-    def _view(self, own: "_Sounds") -> Float[Tensor, "b c t m"]:
-        own = self._overlapped(own)
+    def _changed(self, own: "_Sounds") -> Float[Tensor, "b c t m"]:
+        """Values after the changes for which other sounds don't matter."""
         x, steps, draws = own.values, own.steps, own.draws
         if self.hiss:
             x = self._hiss(x, steps, draws, self._levels(own))
@@ -122,12 +131,14 @@ class AudioAugment:
 
     def _moved(self, own: "_Sounds") -> "_Sounds":
         """Sounds after the changes of time and frequency."""
-        x = own.values
+        x, steps = own.values, own.steps
         if self.crop or self.shift:
-            x = self._move(x, own.steps, own.draws)
+            x = self._move(x, steps, own.draws)
+        if self.part is not None:
+            x, steps = self._cut(own, x, self.part)
         if self.warp:
             x = self._warp(x, own.draws)
-        return replace(own, values=x)
+        return replace(own, values=x, steps=steps)
 
     def _mixed(self, own: "_Sounds") -> "_Sounds":
         """The same with another sound of the step added, as far as it reaches."""
@@ -165,6 +176,14 @@ class AudioAugment:
             x = _read_between(x, 2, start + (places + 0.5) * share - 0.5, steps - 1)
         return x
 
+    def _cut(
+        self, own: "_Sounds", x: Float[Tensor, "b c t m"], shares: tuple[float, float]
+    ) -> tuple[Float[Tensor, "b c t m"], Int[Tensor, "b 1"]]:
+        """A part of each sound at its beginning, anything after it, and how far the part reaches."""
+        steps = own.draws.part("audio part", shares, own.steps // own.size) * own.size
+        places = own.draws.start("audio part place", steps, own.steps) + torch.arange(x.shape[2], device=x.device)
+        return _read(x, 2, places.clamp(max=x.shape[2] - 1)), steps
+
     def _warp(self, x: Float[Tensor, "b c t m"], draws: Draws) -> Float[Tensor, "b c t m"]:
         """Stretch the mel axis from its lower end."""
         places = torch.arange(x.shape[3], device=x.device)
@@ -192,11 +211,12 @@ class AudioAugment:
 class _Sounds:
     """Sounds on the way to their view: log-mel values, or samples as one bin.
 
-    steps: how far in time each reaches. draws: their own. others: the step from which their donors come.
+    steps: how far in time each reaches. size: steps of a token. draws: their own. others: the step from which their donors come.
     """
 
     values: Float[Tensor, "b c t m"]
     steps: Int[Tensor, "b 1"]
+    size: int
     spectral: bool
     draws: Draws
     others: Others
@@ -209,7 +229,7 @@ class _Sounds:
         steps = torch.full((len(sounds), 1), pieces * size, device=sounds.device)
         if LENGTHS in inputs:
             steps = inputs[LENGTHS] * size
-        return cls(sounds.transpose(1, 2).flatten(2, 3), steps, spectral, draws, others)
+        return cls(sounds.transpose(1, 2).flatten(2, 3), steps, size, spectral, draws, others)
 
     @property
     def alone(self) -> bool:

@@ -35,7 +35,9 @@ class Levels:
         emphasis = 1 + PREEMPHASIS**2 - 2 * PREEMPHASIS * turn.cos()
         weights = bank.mel * emphasis[:, None] * bank.window.square().sum()
         total = weights.sum(0).clamp(min=torch.finfo(torch.float32).tiny)
-        return Levels(processor.scale, processor.offset, total, total.square() / weights.square().sum(0).clamp(min=1e-30))
+        freedom = total.square() / weights.square().sum(0).clamp(min=1e-30)
+        # A narrow mel bin may hold no frequency at all: it has no noise, whatever its distribution.
+        return Levels(processor.scale, processor.offset, total, freedom.masked_fill(freedom == 0, 1))
 
     def on(self, device: torch.device) -> "Levels":
         return Levels(*(value.to(device) for value in (self.scale, self.offset, self.noise, self.freedom)))

@@ -6,48 +6,65 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.draws import Draws
-from mmssl.modality import Inputs
-from mmssl_modalities.points.processor import CENTERS, GROUPS
+from mmssl.draws import Draws, most
+from mmssl.modality import Inputs, check_range
+from mmssl.tokens import gather
+from mmssl_modalities.points.processor import CENTERS, GROUPS, VALID
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Length = Annotated[float, Field(ge=0)]
 Factor = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointsAugment:
-    """A turn, a stretch, a shift, noise, and lost points, each drawn per sample; a centre moves with its group. By default none.
+    """Some of the groups, a turn, a stretch, a shift, noise, lost points and features, each drawn per sample. By default none.
+
+    A centre moves with its group.
 
     Point-MAE (arXiv 2203.06604) has scale [0.667, 1.5] and a shift of 0.2 unit-sphere radii, which are 0.8 of these patch units.
 
+    crop: smallest and largest share of the groups in a view: a group and those whose centres lie nearest to its own, so that the
+        view costs less than the cloud. null: all.
+    groups: smallest and largest share of the groups in a view, chosen at random, of those in the crop. null: all.
     rotate: z = a turn about the z axis, for things that stand upright; so3 = any turn; none.
     scale: smallest and largest factor of a stretch, drawn for each axis; null: no stretch.
     shift: largest shift along each axis, in patch units; it moves the centres only.
     jitter: standard deviation of noise on the coordinates of each point, in patch units, cut at three of them.
     drop: probability that a point of a group is lost; the point nearest to the centre takes its place.
+    drop_features: probability that a cloud loses its features: they become 0 (Sonata, arXiv 2503.16429, hides colours).
     normals: number of the first of three feature channels that hold a normal, which turns with the cloud (the first is 0).
     """
 
+    crop: tuple[Share, Share] | None = None
+    groups: tuple[Share, Share] | None = None
     rotate: Literal["none", "z", "so3"] = "none"
     scale: tuple[Factor, Factor] | None = None
     shift: Length = 0.0
     jitter: Length = 0.0
     drop: Probability = 0.0
+    drop_features: Annotated[float, Field(ge=0, le=1)] = 0.0
     normals: Annotated[int, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
-        if self.scale is not None and self.scale[0] > self.scale[1]:
-            raise ValueError(f"augment.scale gives the smallest factor first; got {list(self.scale)}. Exchange the two")
+        check_range("crop", "share of the groups", self.crop)
+        check_range("groups", "share of the groups", self.groups)
+        check_range("scale", "factor", self.scale)
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
         """One random view of a batch. The view of a sample depends on its own key and points only."""
-        groups, centers = inputs[GROUPS], inputs[CENTERS]
-        with torch.autocast(groups.device.type, enabled=False):  # would round coordinates to bfloat16
+        with torch.autocast(inputs[GROUPS].device.type, enabled=False):  # would round coordinates to bfloat16
+            if self.crop is not None:
+                inputs = _kept(inputs, _far_from_one(inputs, draws), self.crop, "points crop", draws)
+            if self.groups is not None:
+                chance = draws.uniform("points groups", inputs[GROUPS].shape[1])
+                inputs = _kept(inputs, chance, self.groups, "points groups share", draws)
+            groups, centers = inputs[GROUPS], inputs[CENTERS]
             if self.rotate != "none" or self.scale is not None:
                 groups, centers = self._turn_and_stretch(groups, centers, draws)
             if self.shift:
@@ -60,6 +77,9 @@ class PointsAugment:
                 groups = torch.where(lost[..., None], groups[:, :, :1], groups)
             if self.scale is not None or self.jitter or self.drop:
                 groups = by_distance(groups)
+            if self.drop_features:
+                lost = draws.uniform("points drop features", 1, 1, 1) < self.drop_features
+                groups = torch.cat([groups[..., :3], groups[..., 3:].masked_fill(lost, 0)], -1)
         return inputs | {GROUPS: groups, CENTERS: centers}
 
     def _turn_and_stretch(
@@ -106,3 +126,31 @@ def by_distance(groups: Float[Tensor, "b g k p"]) -> Float[Tensor, "b g k p"]:
     """The points of each group in the order of their distance to its centre."""
     order = groups[..., :3].square().sum(-1).argsort(dim=-1, stable=True)
     return groups.gather(2, order[..., None].expand(groups.shape))
+
+
+def _there(inputs: Inputs) -> Bool[Tensor, "b g"]:
+    """Which groups are no padding; a batch says so only if clouds have different numbers of them."""
+    shape = inputs[CENTERS].shape[:2]
+    return inputs[VALID] if VALID in inputs else torch.ones(shape, dtype=torch.bool, device=inputs[CENTERS].device)
+
+
+def _far_from_one(inputs: Inputs, draws: Draws) -> Float[Tensor, "b g"]:
+    """How far each centre lies from that of a random group."""
+    count, centers = _there(inputs).sum(1, keepdim=True), inputs[CENTERS]
+    one = draws.start("points crop centre", torch.ones_like(count), count)
+    return (centers - gather(centers, one)).square().sum(-1)
+
+
+def _kept(inputs: Inputs, rank: Float[Tensor, "b g"], shares: tuple[float, float], purpose: str, draws: Draws) -> Inputs:
+    """The groups of smallest rank, in their order, as many as a share of them that is drawn; padding comes after them."""
+    there = _there(inputs)
+    count = draws.part(purpose, shares, there.sum(1, keepdim=True))
+    width = most(shares[1], there.shape[1])
+    first = rank.masked_fill(~there, torch.inf).argsort(dim=1, stable=True)[:, :width]
+    real = torch.arange(width, device=rank.device) < count
+    order = first.masked_fill(~real, there.shape[1]).sort(dim=1).values
+    kept = {name: gather(inputs[name], order.clamp(max=there.shape[1] - 1)) for name in (GROUPS, CENTERS)}
+    if VALID not in inputs and shares[0] == shares[1]:
+        return inputs | kept
+    filled = {name: values.masked_fill(~real.view(*real.shape, *[1] * (values.dim() - 2)), 0) for name, values in kept.items()}
+    return inputs | filled | {VALID: real}

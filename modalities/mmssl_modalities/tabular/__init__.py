@@ -16,7 +16,7 @@ from mmssl.tokens import Tokens
 from mmssl_modalities.tabular.columns import DATE_VALUES, MISSING, QuantileColumn
 from mmssl_modalities.tabular.picture import picture
 from mmssl_modalities.tabular.processor import CLASSES, DATES, NUMBERS, TEXTS, TabularProcessor
-from mmssl_modalities.tabular.shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS, COLUMN_WORDS, SHARED_NAMES, SharedTokens
+from mmssl_modalities.tabular.shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS, COLUMN_WORDS, COUNTS, SHARED_NAMES, SharedTokens
 from mmssl_modalities.tabular.tokens import (
     TEXT_VALUES,
     Embedding,
@@ -150,25 +150,55 @@ def _edges(processor: TabularProcessor, bins: int) -> list[list[float]]:
 
 @dataclass(frozen=True, kw_only=True)
 class TabularAugment:
-    """Random feature corruption (SCARF, arXiv 2106.15147, algorithm 1): cells are replaced by cells of their column.
+    """Random feature corruption (SCARF, arXiv 2106.15147, algorithm 1): cells are replaced by cells of their column; lost cells.
 
     The replacement comes from a random row of the step (the paper draws from all training rows), gaps included.
 
-    corruption: probability that a cell is replaced; 0.6 in the paper.
+    corruption: probability that a cell is replaced; in the paper 0.6 of the cells of each row.
+    keep: share of the columns that a view has, chosen for each row; other cells become missing (subsets of columns as views:
+        SubTab, arXiv 2110.04361).
     """
 
     corruption: Annotated[float, Field(ge=0, le=1)] = 0.0
+    keep: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @property
     def mixes(self) -> bool:
         return bool(self.corruption)
 
     def __call__(self, inputs: Inputs, draws: Draws, others: Others | None = None) -> Inputs:
-        if not self.corruption:
-            return inputs
-        step = inputs if others is None else others.inputs
-        if COLUMN_WORDS in inputs:
-            return inputs | self._corrupt_shared(inputs, step, draws)
+        """One random view of a batch. Without `corruption` the view of a row depends on its own key and cells only."""
+        view, shared = inputs, COLUMN_WORDS in inputs
+        if self.corruption:
+            step = inputs if others is None else others.inputs
+            own = self._corrupt_shared if shared else self._corrupt_all
+            view = inputs | own(inputs, step, draws)
+        if self.keep < 1:
+            view = view | (self._thin_shared(view, draws) if shared else self._thin(view, draws))
+        return view
+
+    def _thin(self, inputs: Inputs, draws: Draws) -> Inputs:
+        """Without the cells of some of the columns, whatever their kinds."""
+        cells = {name: inputs[name] for name in (NUMBERS, CLASSES, DATES, TEXTS) if name in inputs}
+        sizes = [part.shape[1] for part in cells.values()]
+        kept = self._kept(torch.full((len(draws.keys), 1), sum(sizes), device=draws.keys.device), sum(sizes), draws)
+        return {name: _only(part, cells[name]) for name, part in zip(cells, kept.split(sizes, 1), strict=True)}
+
+    def _thin_shared(self, inputs: Inputs, draws: Draws) -> Inputs:
+        """The same of rows that may have different columns."""
+        width = inputs[CELL_NUMBERS].shape[1]
+        counts = inputs.get(COUNTS, torch.full((len(draws.keys), 1), width, device=draws.keys.device))
+        kept = self._kept(counts, width, draws)
+        return {name: _only(kept, inputs[name]) for name in (CELL_NUMBERS, CELL_CLASSES, CELL_WORDS)}
+
+    def _kept(self, counts: Int[Tensor, "b 1"], width: int, draws: Draws) -> Bool[Tensor, "b n"]:
+        """Which of the columns of each row are kept."""
+        place = torch.arange(width, device=counts.device)
+        chance = draws.uniform("table keep", width).masked_fill(place >= counts, torch.inf)
+        count = draws.part("table keep share", (self.keep, self.keep), counts)
+        return chance.argsort(dim=1, stable=True).argsort(dim=1) < count
+
+    def _corrupt_all(self, inputs: Inputs, step: Inputs, draws: Draws) -> Inputs:
         return {name: self._corrupt(cells, step[name], draws, name) for name, cells in inputs.items()}
 
     def _corrupt(self, cells: Tensor, step: Tensor, draws: Draws, name: str) -> Tensor:
@@ -194,6 +224,11 @@ class TabularAugment:
 def _like(chosen: Tensor, cells: Tensor) -> Tensor:
     """What holds of each cell, for each of its values."""
     return chosen if cells.dim() == 2 else chosen[..., None].expand_as(cells)
+
+
+def _only(kept: Bool[Tensor, "b n"], cells: Tensor) -> Tensor:
+    """Cells that are kept; the others are missing."""
+    return torch.where(_like(kept, cells), cells, torch.nan if cells.is_floating_point() else MISSING)
 
 
 def _as_wide(cells: Tensor, step: Tensor) -> Tensor:
@@ -244,5 +279,5 @@ TABULAR = Modality(
     example=example,
     golden=golden,
     picture=picture,
-    strong={"corruption": 0.6},
+    strong=({"corruption": 0.6, "keep": 0.7},),
 )

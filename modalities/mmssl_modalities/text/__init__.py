@@ -81,5 +81,5 @@ TEXT = Modality(
     golden=golden,
     picture=picture,
     sentence="text",
-    strong={"crop": (0.5, 1.0), "delete": 0.1, "replace": 0.2},
+    strong=({"crop": (0.5, 0.9), "delete": 0.1, "replace": 0.2, "shuffle": 2},),
 )

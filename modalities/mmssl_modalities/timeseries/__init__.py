@@ -194,5 +194,10 @@ TIMESERIES = Modality(
     example=example,
     golden=golden,
     picture=picture,
-    strong={"crop": (0.7, 1.0), "jitter": 0.1, "drop": 0.1},
+    strong=(
+        {"crop": (0.7, 1.0), "permute": 4, "flip": 0.5, "jitter": 0.1, "drop": 0.1, "time_mask": 0.2},
+        {"part": (0.5, 0.9), "flip": 0.5, "jitter": 0.1, "drop": 0.1},
+        {"basis": "fourier"},
+        {"part": (0.5, 0.9), "jitter": 0.1, "basis": "gabor"},
+    ),
 )

@@ -1,68 +1,127 @@
 """Random views of batched series, on the device of the batch."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.draws import Draws
-from mmssl.modality import Inputs
-from mmssl_modalities.timeseries.processor import OBSERVED, VALUES
+from mmssl.draws import Draws, most
+from mmssl.modality import Inputs, check_range
+from mmssl_modalities.timeseries.bases import fourier, gabor
+from mmssl_modalities.timeseries.processor import OBSERVED, TIMES, VALUES
 from mmssl_modalities.timeseries.tokens import observed
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Chance = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeseriesAugment:
-    """A stretched part of the series, another amplitude, noise, and points that go missing, each drawn per sample.
+    """A part of the series, its pieces in another order, another amplitude, noise, and points that go missing, each drawn per
+    sample; or the series in another basis.
 
     Statistics and times stay as they are. Amplitude and noise count in standard deviations of each channel.
 
     crop: smallest and largest share of the series that is kept, then stretched to its length by linear interpolation; NuTime
         (arXiv 2310.07402) has [0.8, 1.0]. null: no crop.
+    part: smallest and largest share of the series in a view that is the shorter for it, not stretched, and whose times tell where
+        it lay: two such views overlap as the crops of TS2Vec (arXiv 2106.10466). null: all.
+    permute: number of equal pieces that change places (Um et al. 2017, doi:10.1145/3136755.3136817, has 4). 0 or 1: none.
     scale: largest relative change of the amplitude, per channel, about its mean.
+    flip: probability that a series is mirrored, each channel at its mean.
     jitter: standard deviation of added noise.
     drop: probability that a point goes missing.
+    time_mask: largest share of the series in a stretch that goes missing.
+    basis: what the series is projected on at last, without any chance in it: fourier = the orthonormal Fourier basis; gabor =
+        magnitudes in a tight Gabor frame (both: Demirel and Holz, NeurIPS 2025, Learning Without Augmenting). Gaps count as the
+        mean of their channel.
+    frame: with gabor, samples and frequencies of a frame; make it adapter.patch_size, and a token is a spectrum.
     """
 
     crop: tuple[Share, Share] | None = None
+    part: tuple[Share, Share] | None = None
+    permute: Annotated[int, Field(ge=0)] = 0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    flip: Chance = 0.0
     jitter: Annotated[float, Field(ge=0)] = 0.0
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    time_mask: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    basis: Literal["none", "fourier", "gabor"] = "none"
+    frame: Annotated[int, Field(gt=0)] = 16
 
     def __post_init__(self) -> None:
-        if self.crop is not None and self.crop[0] > self.crop[1]:
-            raise ValueError(f"augment.crop gives the smallest share of the series first; got {list(self.crop)}. Exchange the two")
+        check_range("crop", "share of the series", self.crop)
+        check_range("part", "share of the series", self.part)
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
         """One random view of a batch. The view of a sample depends on its own key, size and values only."""
+        view, partly = dict(inputs), OBSERVED in inputs
         values, there = inputs[VALUES], observed(inputs)
         with torch.autocast(values.device.type, enabled=False):
             if self.crop:
                 values, there = _stretched_part(values, there, self.crop, draws)
-            if self.scale or self.jitter:
+            if self.part is not None:
+                values, there, view[TIMES] = _part(values, there, inputs.get(TIMES), self.part, draws)
+                partly |= self.part[0] < self.part[1]
+            if self.permute > 1:
+                order = _permuted(_last(there) + 1, self.permute, there.shape[2], draws)[:, None].expand_as(values)
+                values, there = values.gather(2, order), there.gather(2, order)
+            if self.scale or self.flip or self.jitter:
                 values = self._disturb(values, there, draws)
-        view = inputs | {VALUES: values}
+            if self.drop or self.time_mask:
+                there, partly = self._thinned(there, draws), True
+            if self.basis != "none":
+                last = _last(there)
+                values, there = self._projected(values, there)
+                if TIMES in view:
+                    view[TIMES] = _on(view[TIMES], last, values.shape[2])
+        return view | {VALUES: values} | ({OBSERVED: there} if partly else {})
+
+    def _thinned(self, there: Bool[Tensor, "b c t"], draws: Draws) -> Bool[Tensor, "b c t"]:
+        """Without some of the points. A series without any would have no token, so it keeps them."""
+        kept = there
         if self.drop:
-            kept = there & (_own(draws.uniform("timeseries drop", values[0].numel()), there) >= self.drop)
-            # A series without any point would have no token.
-            there = torch.where(kept.flatten(1).any(1)[:, None, None], kept, there)
-        return view | {OBSERVED: there} if self.drop or OBSERVED in inputs else view
+            kept = kept & (_own(draws.uniform("timeseries drop", there[0].numel()), there) >= self.drop)
+        if self.time_mask:
+            end = _last(there) + 1
+            length = draws.between("timeseries mask", 0.0, self.time_mask, 1) * end
+            start = draws.uniform("timeseries mask place", 1) * (end - length)
+            place = torch.arange(there.shape[2], device=there.device) + 0.5
+            kept = kept & ~((place >= start) & (place < start + length))[:, None]
+        return torch.where(kept.flatten(1).any(1)[:, None, None], kept, there)
+
+    def _projected(
+        self, values: Float[Tensor, "b c t"], there: Bool[Tensor, "b c t"]
+    ) -> tuple[Float[Tensor, "b c t2"], Bool[Tensor, "b c t2"]]:
+        """Series in another basis; of a channel without any point there is none."""
+        length, known = _last(there) + 1, there.any(2, keepdim=True)
+        inside = (torch.arange(there.shape[2], device=there.device) < length)[:, None] & known
+        filled = torch.where(there, values, _mean(values, there)) * inside
+        if self.basis == "fourier":
+            return fourier(filled, length), inside
+        projected, found = gabor(filled, length, self.frame)
+        return projected, found & known
 
     def _disturb(self, values: Float[Tensor, "b c t"], there: Bool[Tensor, "b c t"], draws: Draws) -> Float[Tensor, "b c t"]:
-        count = there.sum(2, keepdim=True).clamp(min=1)
-        mean = (values * there).sum(2, keepdim=True) / count
+        mean = _mean(values, there)
         centred = (values - mean) * there
         gain = draws.between("timeseries scale", 1 - self.scale, 1 + self.scale, values.shape[1], 1)
+        if self.flip:
+            gain = torch.where(draws.uniform("timeseries flip", 1, 1) < self.flip, -gain, gain)
         changed = mean + gain * centred
         if self.jitter:
-            spread = (centred.square().sum(2, keepdim=True) / count).sqrt()
+            spread = _mean(centred.square(), there).sqrt()
             changed = changed + self.jitter * spread * _own(draws.normal("timeseries jitter", values[0].numel()), there)
         return changed * there
+
+
+def _mean(values: Float[Tensor, "b c t"], there: Bool[Tensor, "b c t"]) -> Float[Tensor, "b c 1"]:
+    """Mean of each channel over its points; 0 if it has none."""
+    return (values * there).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
 
 
 def _own(drawn: Float[Tensor, "b n"], there: Bool[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
@@ -93,3 +152,43 @@ def _stretched_part(
     low_there, high_there = (there.gather(2, part) for part in index)
     found = low_there & (high_there | (weight == 0)) & (number <= last)[:, None]
     return torch.lerp(low, high, weight) * found, found
+
+
+def _part(
+    values: Float[Tensor, "b c t"],
+    there: Bool[Tensor, "b c t"],
+    times: Float[Tensor, "b t"] | None,
+    shares: tuple[float, float],
+    draws: Draws,
+) -> tuple[Float[Tensor, "b c s"], Bool[Tensor, "b c s"], Float[Tensor, "b s"]]:
+    """A random part of each series as it is, and its times. One that fell into a gap begins at the first point instead."""
+    length, width = _last(there) + 1, most(shares[1], there.shape[2])
+    size = draws.part("timeseries part", shares, length)
+    start = draws.start("timeseries part place", size, length)
+    met = there.any(1)
+    so_far = F.pad(met.cumsum(1), (1, 0))
+    empty = so_far.gather(1, start) == so_far.gather(1, start + size)
+    start = torch.where(empty, met.long().argmax(1, keepdim=True).minimum(length - size), start)
+    place = torch.arange(width, device=values.device)
+    source = (start + place).minimum(length - 1)
+    index, inside = source[:, None].expand(-1, values.shape[1], -1), (place < size)[:, None]
+    found = there.gather(2, index) & inside
+    clock = source.float() if times is None else times.gather(1, source)
+    return values.gather(2, index) * found, found, clock
+
+
+def _on(times: Float[Tensor, "b t"], last: Int[Tensor, "b 1"], width: int) -> Float[Tensor, "b s"]:
+    """Times of `width` points: after the last point of a series they go on evenly, for a projection that is longer than it."""
+    place = torch.arange(width, device=times.device)
+    return times.gather(1, place.minimum(last)) + (place - last).clamp(min=0)
+
+
+def _permuted(length: Int[Tensor, "b 1"], pieces: int, count: int, draws: Draws) -> Int[Tensor, "b t"]:
+    """For each of `count` places, where in the series its point comes from: equal pieces of each in random order."""
+    bounds = torch.arange(pieces + 1, device=length.device) * length // pieces
+    order = draws.uniform("timeseries permute", pieces).argsort(dim=1)
+    first, size = bounds[:, :-1].gather(1, order), bounds.diff(dim=1).gather(1, order)
+    end = size.cumsum(1)
+    place = torch.arange(count, device=length.device).expand(len(length), -1).contiguous()
+    piece = torch.searchsorted(end, place, right=True).clamp(max=pieces - 1)
+    return torch.where(place < length, place + (first - end + size).gather(1, piece), place)

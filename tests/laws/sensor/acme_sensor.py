@@ -143,5 +143,5 @@ SENSOR = Modality(
     golden=golden,
     picture=picture,
     suffixes=(".sensor",),
-    strong={"gain": 0.5},
+    strong=({"gain": 0.5},),
 )

@@ -282,6 +282,7 @@ class Gram(Agreement):
     """
 
     follows = True
+    plain = True
     dense = True
     projects = False
 
@@ -303,10 +304,18 @@ class Distance(Agreement):
     """
 
     follows = True
+    plain = True
 
     def __init__(self, *, weight: Weight = 1.0) -> None:
         super().__init__(weight)
 
     def forward(self, seen: Seen, prototypes: tuple[Prototypes, Prototypes] | None) -> Agreed:
+        for view in seen.globals[:1]:
+            mine, theirs = (part.shape[1] for part in (seen.predicted(view), seen.pooled(seen.target, view)))
+            if mine != theirs:
+                raise ValueError(
+                    f"objective.losses: distance compares {mine} values of the student's projector with {theirs} of the teacher; "
+                    f"set objective.projector.size to {theirs}"
+                )
         losses = [cosine_distance(seen.predicted(view), seen.pooled(seen.target, view)) for view in seen.globals]
         return Agreed({"": mean_of(losses)}, {"teacher_similarity": State(1 - torch.cat(losses).mean().detach() / 2)})

@@ -202,7 +202,9 @@ class Hierarchical(Agreement):
                 continue
             at, to = seen.shared(a, b)
             (first, valid), (second, others) = seen.dense("student", a), seen.dense("student", b)
-            losses.append(hierarchical(first[at], second[to], 1 - self.temporal, valid[at] & others[to]))
+            count = min(first.shape[1], second.shape[1])  # a view may end in points that it lost
+            first, second, there = first[at, :count], second[to, :count], valid[at, :count] & others[to, :count]
+            losses.append(hierarchical(first, second, 1 - self.temporal, there))
         return Agreed({"": mean_of(losses)})
 
 

@@ -28,6 +28,8 @@ class CrossAttention(Predictor):
     decoder_layers: layers behind them in which the hidden places attend to each other and see no visible token (CAE's decoder).
     """
 
+    separate = True
+
     def __init__(
         self,
         *,

@@ -72,6 +72,8 @@ class Transformer(Predictor):
     position_noise: variance of the noise that makes the place of a mask token uncertain (FlexPredict, arXiv 2308.00566); 0: none.
     """
 
+    separate = True
+
     def __init__(
         self,
         *,

@@ -1,0 +1,209 @@
+"""Contrast, distillation and CLIP as people meet them: what is published, what rows may lack, and what is said of bad input."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModel, AutoProcessor
+
+import mmssl
+from mmssl.data import Batch, Order, Source
+from mmssl.data.loader import batches
+from mmssl.draws import keys
+from mmssl.modality import find
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.model.heads import Head
+from mmssl.objectives import Clip, Contrast, Distill, Setup
+from mmssl.objectives.agree.agree import TeacherOptions
+from mmssl.objectives.agree.losses import AGREEMENTS
+from mmssl.objectives.networks import Moving
+from mmssl.testing import batch_of, small_model, small_processor
+from mmssl.training.health import Watch
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+RECIPE: dict[str, Any] = {
+    "modalities": {
+        "image": {"processor": {"size": 8, "channels": 1}, "adapter": {"patch_size": 4}},
+        "text": {"processor": {"tokenizer": "bytes"}},
+    },
+    "encoder": SMALL,
+    "objective": {"name": "clip", "projector": {"layers": 1, "size": 16, "norm": "none"}},
+    "train": {"batch_size": 4, "max_steps": 2, "precision": "fp32"},
+}
+
+
+def pairs(count: int = 12) -> list[dict[str, Any]]:
+    """Pictures with their captions, of which every third is empty."""
+    found = find("image").example(count, 0)
+    return [{"image": image, "text": "" if i % 3 == 0 else f"picture {i}", "kind": i // 2} for i, image in enumerate(found)]
+
+
+def train(tmp_path: Path, rows: list[dict[str, Any]], **changes: Any) -> Any:
+    return mmssl.train(RECIPE, {"run.dir": str(tmp_path), **changes}, rows=rows)
+
+
+def test_a_published_clip_pairs_modalities(tmp_path: Path) -> None:
+    run = train(tmp_path, pairs())
+    model, processor = AutoModel.from_pretrained(run.model_folder), AutoProcessor.from_pretrained(run.model_folder)
+    images, texts = find("image").example(3, 1), ["one", "two two"]
+    with torch.no_grad():
+        found = model(**processor(images=images, text=texts))
+        alone = model(**processor(text=texts)).pooler_output
+        vectors = model.get_image_features(**processor(images=images))
+    assert (found.image_embeds.shape, found.text_embeds.shape) == ((3, 16), (2, 16))
+    assert_close(found.text_output.pooler_output, alone)
+    assert_close(found.image_embeds, torch.nn.functional.normalize(vectors, dim=-1))
+    scale = model.heads["scale"].scale
+    assert_close(found.logits_per_image, scale * found.image_embeds @ found.text_embeds.T)
+    assert_close(found.logits_per_text, found.logits_per_image.T)
+    with pytest.raises(AttributeError, match="no 'audio_embeds'"):
+        _ = found.audio_embeds
+    with pytest.raises(AttributeError):
+        _ = model.get_audio_features
+
+
+def test_heads_that_only_train_are_not_published(tmp_path: Path) -> None:
+    recipe = RECIPE | {"modalities": {"image": RECIPE["modalities"]["image"]}, "objective": {"name": "contrast"}}
+    run = mmssl.train(recipe, {"run.dir": str(tmp_path)}, rows=[{"image": row["image"]} for row in pairs()])
+    model = AutoModel.from_pretrained(run.model_folder)
+    assert model.heads is None
+    with pytest.raises(LookupError, match="no projection of 'image'"):
+        model.get_image_features(**AutoProcessor.from_pretrained(run.model_folder)(images=find("image").example(1, 0)))
+
+
+def test_a_run_goes_on_with_its_heads(tmp_path: Path) -> None:
+    """`init: RUN` starts from the heads of that run, `init: RUN/model` of a clip from its projections."""
+    run = train(tmp_path, pairs())
+    before = AutoModel.from_pretrained(run.model_folder).heads.state_dict()
+    for init in (str(run.folder), str(run.model_folder)):
+        again = train(tmp_path, pairs(), **{"init": init, "run.name": "again", "train.lr": 1e-12, "train.max_steps": 4})
+        after = AutoModel.from_pretrained(again.model_folder).heads.state_dict()
+        assert_close(after, before, rtol=0, atol=1e-9)
+
+
+def test_rows_may_lack_a_modality_but_not_all() -> None:
+    modalities = {name: (find(name), small_processor(name)) for name in ("image", "text")}
+    rows = [{"image": row["image"] if i != 4 else None, "text": row["text"] if i % 3 else None} for i, row in enumerate(pairs(6))]
+    (batch,) = batches(Source.from_rows(rows), modalities, 6)
+    assert (batch.held("image").tolist(), batch.held("text").tolist()) == ([0, 1, 2, 3, 5], [1, 2, 4, 5])
+    assert len(batch.inputs["text"]["text_ids"]) == 4
+    both = batch.both("image", "text")
+    assert both is not None and both[0].ids.tolist() == both[1].ids.tolist() == [1, 2, 5]
+    rows[1] = {"image": None, "text": float("nan")}
+    with pytest.raises(ValueError, match="row 1 of rows in memory holds none of image, text"):
+        list(batches(Source.from_rows(rows), modalities, 6))
+
+
+def test_rows_of_a_group_stand_together() -> None:
+    groups = np.array([0, 1, 2, 0, 1, 2, 0, 3, 1, 1])
+    order = Order(10, 0, groups=groups, together=2)
+    for epoch in range(3):
+        rows = order.rows(epoch * 10, 10)
+        assert sorted(rows.tolist()) == list(range(10))
+        places = np.argsort(rows)
+        chunks = {tuple(sorted(rows[i : i + 2].tolist())) for i in range(9) if groups[rows[i]] == groups[rows[i + 1]]}
+        assert len(chunks) >= 4, (rows, places)
+    assert not np.array_equal(order.rows(0, 10), order.rows(10, 10))
+
+
+def test_positives_come_from_the_group(tmp_path: Path) -> None:
+    run = train(tmp_path, pairs(), **{"data.columns": {"group": "kind"}, "data.group_size": 2, "train.log_every": 1})
+    assert {row["pairs"] for row in run.rows()} <= {2.0, 3.0, 4.0}
+    different = [row | {"kind": i} for i, row in enumerate(pairs())]
+    with pytest.raises(ValueError, match="column kind: 12 rows have as many different values"):
+        train(tmp_path, different, **{"data.columns": {"group": "kind"}})
+
+
+def test_momentum_follows_a_cosine() -> None:
+    rule = Moving(0.9, 1.0, shape="cosine")
+    assert [rule.momentum(share) for share in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.95, 1.0])
+    assert rule.momentum(0.25) == pytest.approx(0.9 + 0.1 * (1 - np.cos(np.pi / 4)) / 2)
+
+
+def one(name: str = "image") -> Setup:
+    return Setup({name: find(name).augment()})
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "no loss": (lambda: Contrast(small_model("image"), one(), losses=[]), "objective.losses is empty"),
+    "one modality": (lambda: Clip(small_model("image"), one()), "clip pairs modalities, but the recipe has only image"),
+    "no teacher": (
+        lambda: Contrast(small_model("image"), one(), losses=[AGREEMENTS["self_distillation"]()]),
+        "SelfDistillation follows another network; set objective.teacher",
+    ),
+    "no mask": (
+        lambda: Distill(small_model("image"), one(), losses=[AGREEMENTS["masked_tokens"](prototypes=8)]),
+        "a loss of hidden tokens needs objective.mask",
+    ),
+    "nearest without queue": (lambda: AGREEMENTS["info_nce"](nearest=True), "looks in a queue; set queue"),
+    "published teacher": (lambda: Contrast(small_model("image"), one(), publish="teacher"), "choose student"),
+    "saved teacher": (
+        lambda: Distill(small_model("image"), one(), teacher=TeacherOptions(model="runs/x/model")),
+        "SelfDistillation follows projections, which the saved model objective.teacher.model has not",
+    ),
+    "one sample, batch norm": (
+        lambda: Contrast(small_model("image"), one()).train()(batch_of("image", 1)),
+        "needs two samples or more in a step; got one",
+    ),
+    "one sample": (
+        lambda: Contrast(small_model("image"), one(), projector=Head(norm="layer")).train()(batch_of("image", 1)),
+        "info_nce compares a sample with others, but the step has one alone; raise train.batch_size",
+    ),
+    "queue": (
+        lambda: Contrast(small_model("image"), one(), losses=[AGREEMENTS["info_nce"](queue=4)]).train()(batch_of("image", 6)),
+        "a queue of 4 cannot hold the 6 samples of a step",
+    ),
+    "sigmoid without bias": (lambda: sigmoid_without_bias(), "sigmoid needs a learned scale and bias"),
+    "group norm": (lambda: Head(norm="group", hidden=24), "hidden that is a multiple of 16; got 24"),
+}
+
+
+def sigmoid_without_bias() -> Any:
+    modalities = {name: {"processor": small_processor(name).settings(), "adapter": {}} for name in ("image", "text")}
+    model = MMSSLModel(MMSSLConfig(modalities=modalities, **SMALL))
+    ids = torch.arange(3)
+    inputs = {name: batch_of(name, 3).inputs[name] for name in modalities}
+    return Clip(model, Setup(), losses=[AGREEMENTS["sigmoid"]()]).train()(Batch(inputs, keys(0, 0, ids), ids))
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_settings_are_named(case: str) -> None:
+    make, message = BAD[case]
+    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
+        make()
+
+
+def test_data_without_any_pair_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no row holds two modalities, which are to be paired"):
+        train(tmp_path, [row | {"text": ""} for row in pairs()])
+
+
+@pytest.mark.parametrize(
+    ("flag", "row"),
+    [
+        ("alike", {"feature_std": 0.01}),
+        ("one_prototype", {"prototypes_used": 1.01}),
+        ("uniform", {"target_entropy": 0.999}),
+        ("scale_at_its_bound", {"logit_scale": 100.0}),
+        ("no_pairs", {"pairs": 0.0}),
+    ],
+)
+def test_a_run_that_goes_wrong_says_so(flag: str, row: dict[str, float]) -> None:
+    watch, healthy = Watch(), Watch()
+    well = {
+        "feature_std": 0.9,
+        "feature_rank": 20.0,
+        "prototypes_used": 50.0,
+        "target_entropy": 0.6,
+        "logit_scale": 14.0,
+        "pairs": 4.0,
+    }
+    for step in range(1, 30):
+        watch.see(step, {"loss": 1.0} | well | row, step / 30)
+        healthy.see(step, {"loss": 1.0} | well, step / 30)
+    assert [found.name for found in watch.flags] == [flag]
+    assert healthy.flags == []
