@@ -109,7 +109,7 @@ def test_a_published_model_is_scored_alike(run: Path, capsys: pytest.CaptureFixt
     assert one.num_test == 17
     assert "Rows of equal thing are right answers for each other." in one.notes
     (classes,) = evaluated(str(run / "model"), "--zero-shot", "--label", "thing", *COLUMNS[:3], "--test-split", "train").values()
-    assert "image among 16 classes that text reads (0, 1, 10, 11, 12, 13, 14, 15, ...), with the template '{}'." in classes.notes
+    assert "image among 16 classes that text reads (0, 1, 2, 3, 4, 5, 6, 7, ...), with the template '{}'." in classes.notes
     assert "top_5" in classes.columns
 
 
