@@ -98,11 +98,17 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=train)
 
     command = commands.add_parser("evaluate", help="probe a frozen model beside raw features and random weights")
-    command.add_argument("model", help="folder or Hub id of a model")
+    command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
     command.add_argument("--label", help="label column (bundled data know theirs)")
     kinds = ["classification", "regression"]
     command.add_argument("--kind", choices=kinds, help="what the labels are; default: classes if text or few whole numbers")
+    command.add_argument("--retrieval", action="store_true", help="let modalities find each other's samples, in place of probes")
+    command.add_argument("--zero-shot", action="store_true", help="classify by the names of the classes, in place of probes")
+    names = "openai_imagenet or simple_imagenet"
+    command.add_argument("--templates", metavar="FILE", help=f"sentences with {{}} for a class name, one a line; or {names}")
+    what = "columns of several modalities, of label and group, for --retrieval and --zero-shot"
+    command.add_argument("--columns", nargs="+", default=[], metavar="USE=COLUMN", help=what)
     command.add_argument("--train-split", default="train")
     command.add_argument("--test-split", help="default: test if there is one, else a fifth of the training rows")
     command.add_argument("--train-limit", type=int, help="use that many training samples")
@@ -228,6 +234,12 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 def evaluate(options: argparse.Namespace) -> None:
     from mmssl import api
 
+    if options.retrieval or options.zero_shot:
+        evaluate_pairs(options)
+        return
+    for flag, given in (("--templates", options.templates), ("--columns", options.columns)):
+        if given:
+            raise ValueError(f"{flag} has no meaning for probes: add --zero-shot or --retrieval, or leave it out")
     table = api.evaluate(
         options.model,
         options.data,
@@ -249,6 +261,44 @@ def evaluate(options: argparse.Namespace) -> None:
     table.print()
     if options.output:
         options.output.write_text(json.dumps(table.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def evaluate_pairs(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    if options.templates and not options.zero_shot:
+        raise ValueError("--templates has no meaning for --retrieval: add --zero-shot, or leave it out")
+    if wrong := [each for each in options.columns if "=" not in each]:
+        raise ValueError(f"--columns takes USE=COLUMN, as in image=picture or label=kind; got {wrong[0]!r}")
+    columns: dict[str, Any] = dict(each.split("=", 1) for each in options.columns)
+    if options.label:
+        columns["label"] = options.label
+    if options.column:
+        if not options.modality:
+            raise ValueError("--column names the column of --modality, which is left out; or say --columns MODALITY=COLUMN")
+        columns[options.modality] = options.column[0] if len(options.column) == 1 else options.column
+    tables = api.evaluate_pairs(
+        options.model,
+        options.data,
+        retrieval=options.retrieval,
+        zero_shot=options.zero_shot,
+        templates=options.templates,
+        modality=options.modality,
+        columns=columns or None,
+        split=options.test_split,
+        limit=options.test_limit,
+        batch_size=options.batch_size,
+        on_error=options.on_error,
+        table_format=table_format(options),
+        compare=dict(pair.split("=", 1) for pair in options.compare),
+    )
+    if not is_first():
+        return
+    for table in tables.values():
+        table.print()
+    if options.output:
+        written = {name: table.to_dict() for name, table in tables.items()}
+        options.output.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
 def embed(options: argparse.Namespace) -> None:

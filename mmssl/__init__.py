@@ -18,6 +18,7 @@ _HOMES = {
     "check": "mmssl.api",
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",
+    "evaluate_pairs": "mmssl.api",
     "train": "mmssl.api",
 }
 

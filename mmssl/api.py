@@ -18,7 +18,17 @@ from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.data.table_format import PLAIN, TableFormat
-from mmssl.evaluation import EvaluateOptions, Evaluator, Table, choose_modality, features
+from mmssl.evaluation import (
+    EvaluateOptions,
+    Evaluator,
+    PairEvaluator,
+    PairTable,
+    Table,
+    ZeroShotOptions,
+    choose_modality,
+    features,
+    open_pairs,
+)
 from mmssl.evaluation.history import History
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model
@@ -151,7 +161,7 @@ def evaluate(
 
     The table says what the model saw of the test samples, as far as its folder records what it was trained on.
 
-    model: folder or Hub id. data: as `data.path` of a recipe.
+    model: folder of a model or of a run, or Hub id. data: as `data.path` of a recipe.
     modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
     table_format: how the cells of csv, jsonl and parquet files are written.
     kind: what the labels are; None: text, booleans and few distinct whole numbers are classes, other numbers are regressed.
@@ -159,7 +169,8 @@ def evaluate(
     """
 
     def opened() -> tuple[MMSSLModel, Evaluator]:
-        processor, loaded = load(model)
+        folder = model_of(model)
+        processor, loaded = load(folder)
         name = choose_modality(modality, processor)
         options = EvaluateOptions(
             train_split=train_split,
@@ -172,13 +183,77 @@ def evaluate(
         )
         columns = column_map(name, column, label)
         where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(table_format))
-        return loaded, Evaluator(options, where, processor, loaded.config, history=History.read(model), track=track_once())
+        return loaded, Evaluator(options, where, processor, loaded.config, history=History.read(folder), track=track_once())
 
     start(TIMEOUT)
     with processes.one_for_all():
         loaded, evaluator = processes.together(opened, first_before=True)
         tell(evaluator.sources.train, evaluator.sources.test)
         return evaluator.table(loaded, others=compare)
+
+
+def evaluate_pairs(
+    model: str | Path,
+    data: str,
+    *,
+    retrieval: bool = False,
+    zero_shot: bool = False,
+    templates: str | Sequence[str] | None = None,
+    modality: str | None = None,
+    columns: Mapping[str, str | list[str]] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    table_format: TableFormat = PLAIN,
+    compare: Mapping[str, str] | None = None,
+) -> dict[str, PairTable]:
+    """Score a saved model that maps modalities into one space, by the names of the scores; `PAIR_PROTOCOL` says how.
+
+    model: folder of a model or of a run, or Hub id. data: as `data.path` of a recipe.
+    retrieval: samples of one modality find their partners of another. zero_shot: samples are classified by the names of their
+        classes, those of the label column.
+    templates: as `evaluate.zero_shot.templates`. modality: what is classified, where the data hold several.
+    columns: as `data.columns`: of modalities, label and group. split: what is scored; None: `test` if the data have it, else all.
+    compare: more models, folders or Hub ids, by the name of their row.
+    """
+    if not (retrieval or zero_shot):
+        raise ValueError("nothing to score: ask for retrieval, for zero_shot, or for both")
+
+    def opened() -> tuple[MMSSLModel, dict[str, PairEvaluator]]:
+        folder = model_of(model)
+        processor, loaded = load(folder)
+        where = DataOptions(path=data, columns=None if columns is None else dict(columns), on_error=on_error, **vars(table_format))
+        scored = split_to_score(data, split, table_format)
+        asked = templates if templates is None or isinstance(templates, str) else list(templates)
+        shot = ZeroShotOptions(splits=[scored], modality=modality, templates=asked) if zero_shot else None
+        options = EvaluateOptions(
+            retrieval=[scored] if retrieval else None, zero_shot=shot, test_limit=limit, batch_size=batch_size
+        )
+        history = History.read(folder)
+        return loaded, open_pairs(options, where, processor, loaded.config, history=history, track=track_once())
+
+    start(TIMEOUT)
+    with processes.one_for_all():
+        loaded, evaluators = processes.together(opened, first_before=True)
+        tell(*(evaluator.source for evaluator in evaluators.values()))
+        return {name: evaluator.table(loaded, others=compare) for name, evaluator in evaluators.items()}
+
+
+def split_to_score(data: str, split: str | None, table_format: TableFormat) -> str | None:
+    """The part that is named, or `test` if the data have it; None: all of them."""
+    if split is not None:
+        return split
+    try:
+        return Source(path=data, split="test", table_format=table_format).split
+    except LookupError:
+        return None
+
+
+def model_of(model: str | Path) -> str | Path:
+    """The published model, where a run is named."""
+    inner = Path(model) / "model"
+    return inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
 
 
 def embed(

@@ -268,10 +268,10 @@ class Source:
             "row_of": lambda row: row if self._kept is None else int(self._kept[row]),
         }
 
-    def groups(self) -> Int[np.ndarray, " n"] | None:
+    def groups(self, *, shared: bool = True) -> Int[np.ndarray, " n"] | None:
         """A number for each row that the source keeps, equal where the cells of `columns.group` are; a missing cell stands alone.
 
-        None without such a column. ValueError if it names several, or if no two rows share a value.
+        None without such a column. ValueError if it names several, or if no two rows share a value, where some have to (`shared`).
         """
         name = self.columns.get(GROUP)
         if name is None:
@@ -282,7 +282,7 @@ class Source:
         numbers, found = dict[str, int](), np.empty(len(cells), dtype=np.int64)
         for row, cell in enumerate(cells):
             found[row] = -1 - row if cell is None or cell != cell else numbers.setdefault(str(cell), len(numbers))
-        if len(np.unique(found)) == len(found):
+        if shared and len(np.unique(found)) == len(found):
             raise ValueError(
                 f"{self}, column {name}: {len(found)} rows have as many different values, so that none belong together; name a "
                 "column for columns.group that rows share, such as a person or a place, or leave it out"

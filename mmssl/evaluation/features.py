@@ -44,6 +44,7 @@ def extract(
     batch_size: int = 256,
     on_error: OnError = "raise",
     workers: int = 0,
+    project: bool = False,
     title: str = "features",
     track: Track = silent,
 ) -> Features:
@@ -51,11 +52,12 @@ def extract(
 
     Several processes share the work; of all but the first one the result is empty.
 
-    name: the modality to read. title: what `track`, the progress display, says.
+    name: the modality to read. project: into the space that the model's modalities share; LookupError if it has none.
+    title: what `track`, the progress display, says.
     ValueError names source, row and column of a sample that cannot be read, unless `on_error` is "skip".
     """
     options: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "on_error": on_error, "workers": workers}
-    read = embed(model, processor, source, name, title=title, track=track, **options)
+    read = embed(model, processor, source, name, project=project, title=title, track=track, **options)
     return _joined([(values.float().cpu(), batch.labels, batch.ids) for values, batch in read])
 
 
@@ -69,6 +71,7 @@ def embed(
     batch_size: int = 256,
     on_error: OnError = "raise",
     workers: int = 0,
+    project: bool = False,
     title: str = "features",
     track: Track = silent,
 ) -> Iterator[tuple[Float[Tensor, "b d"], Batch]]:
@@ -97,8 +100,8 @@ def embed(
                 continue
             inputs = batch.to(model.device).inputs[name]
             with torch.no_grad():
-                values = model.pool(model.encode(name, inputs))
-            yield merge_pieces(values, batch, source)
+                values, merged = merge_pieces(model.pool(model.encode(name, inputs)), batch, source)
+                yield (model.projected(name, values) if project else values), merged
 
     with evaluating(model):
         yield from track(processes.in_turn(answered()), title, -(-len(source) // batch_size), unit="batches")

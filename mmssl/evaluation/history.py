@@ -1,7 +1,7 @@
 """What a model was trained on: a record that travels with it, so that no score on rows whose labels it has seen counts."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,15 @@ class History:
                 found = replace(found, unlabelled=True)
             else:
                 return replace(found, labelled=True)
+        return found
+
+    def exposure_of_pairs(self, scored: Source, places: Sequence[Collection[str]]) -> Exposure:
+        """What was seen of the pairs that a source holds, in the columns of each modality: `labelled` says that of the pairs."""
+        found = Exposure(known=self.complete)
+        for entry in self.trained:
+            if entry.overlaps(scored):
+                seen = [not set(entry.inputs).isdisjoint(columns) for columns in places]
+                found = replace(found, labelled=found.labelled or all(seen), unlabelled=found.unlabelled or any(seen))
         return found
 
 

@@ -1,7 +1,7 @@
 """The labelled rows that a model is scored on, and those that its readers are fitted on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,10 +24,33 @@ FEWEST_VALUES = 7
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZeroShotOptions:
+    """Classify samples by the names of their classes, with nothing fitted on labels (CLIP, arXiv 2103.00020, section 3.1).
+
+    splits: parts of the data that are scored; null among them: all of it.
+    modality: whose samples are classified; null: the only one that the data pair with the one that reads names.
+    by: the modality that reads the names of classes; null: the only one whose processor takes a text.
+    templates: sentences with {} in the place of the name, over which a class is averaged: a list; a file with one in each line;
+        openai_imagenet (80) or simple_imagenet (7), which are about pictures; null: the name alone.
+    called: what classes are called, where their labels are no words, as in {Lu: capital letter}.
+    """
+
+    splits: list[str | None] = field(default_factory=lambda: ["test"])
+    modality: str | None = None
+    by: str | None = None
+    templates: list[str] | str | None = None
+    called: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """What to score a model on: labelled data, a training and a test part.
 
     every: steps between scores during training; 0: only at the end.
+    probe: fit nearest neighbours and a linear probe on labels; false: data for the other scores need none.
+    retrieval: parts of the data in which samples of one modality are to find their partners of another; needs a model that maps
+        them into one space, as clip does. null among them: all of the data; null: no such scores.
+    zero_shot: classify by the names of the classes, with such a model; null: do not.
     path: data as in data.path; null: those of the section data.
     train_split: part on which nearest neighbours and linear probe are fitted; null: all parts, of which a fifth is then scored.
     test_split: part that is scored; null: `test` if the data have it, else a fifth of train_split, on which a run that learns
@@ -37,12 +60,15 @@ class EvaluateOptions:
         text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     modality: which of the model's modalities to score; null: the only one.
     train_limit: keep that many training rows, evenly spaced.
-    test_limit: keep that many test rows, evenly spaced.
+    test_limit: keep that many test rows, evenly spaced; of each part for retrieval and zero_shot.
     batch_size: samples that are encoded at a time.
     seed: seed of the random weights and of the held-out training samples.
     """
 
     every: Annotated[int, Field(ge=0)] = 0
+    probe: bool = True
+    retrieval: list[str | None] | None = None
+    zero_shot: ZeroShotOptions | None = None
     path: str | None = None
     train_split: str | None = "train"
     test_split: str | None = None
@@ -169,7 +195,7 @@ def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | 
     if labels is None:
         raise ValueError(
             f"evaluation needs labels, and {source} names no label column; it has {', '.join(source.column_names)}. "
-            "Name one, as in columns: {label: " + source.column_names[-1] + "}"
+            "Name one, as in columns: {label: " + source.column_names[-1] + "}, or do without such scores (evaluate.probe=false)"
         )
     column = source.columns[LABEL]
     for use, names in source.columns.items():

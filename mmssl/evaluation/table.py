@@ -1,9 +1,11 @@
 """Scores of a frozen model beside what costs nothing to have, as a value that is printed, stored and published."""
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from statistics import mean
 from typing import Any
 
 import rich
@@ -11,9 +13,129 @@ import rich.table
 from rich.text import Text
 
 PRETRAINED, RANDOM, RAW = "pretrained", "random init", "raw features"
+CHANCE, FREQUENT = "chance", "most frequent class"
 BASELINES = (RANDOM, RAW)
+NAME_WIDTH = 20
+"""Characters of a model's name that stand on one line of a terminal, however many scores there are."""
+RETRIEVAL, ZERO_SHOT = "retrieval", "zero-shot classification"
+PAIR_BASELINES = (RANDOM, CHANCE, FREQUENT)
 SCORES = {"knn": "20-NN", "probe": "linear probe"}
 """Fields of a row that are scores, with their titles."""
+
+
+class Shown(ABC):
+    """What tables of scores have in common: they are printed, stored and published, the scored model in the first row."""
+
+    rows: tuple[Any, ...]
+    protocol: str
+    metric: str
+    data: str
+
+    @property
+    @abstractmethod
+    def titles(self) -> Mapping[str, str]:
+        """The scores of each row, with their titles."""
+
+    @abstractmethod
+    def value(self, row: Any, score: str) -> float:
+        """A score of a row."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What was scored, and how."""
+
+    @property
+    @abstractmethod
+    def remarks(self) -> list[str]:
+        """What a reader should know besides."""
+
+    @property
+    @abstractmethod
+    def margins(self) -> dict[str, float]:
+        """By how much the first row beats each baseline."""
+
+    @property
+    @abstractmethod
+    def wins(self) -> bool:
+        """Whether the first row, on unseen samples, beats every baseline by more than sampling error."""
+
+    @property
+    @abstractmethod
+    def verdict(self) -> str:
+        """One sentence: the first row beside the baselines, or why there is nothing to compare."""
+
+    def row(self, name: str) -> Any:
+        """The row of that name; LookupError if there is none."""
+        found = next((row for row in self.rows if row.name == name), None)
+        if found is None:
+            raise LookupError(f"the table has no row {name!r}; it has {', '.join(row.name for row in self.rows)}")
+        return found
+
+    def shown(self, score: float) -> str:
+        """A score with the digits that mean something."""
+        return f"{score:.1f}" if self.metric == "accuracy" else f"{score:.3f}"
+
+    def best(self, score: str) -> float:
+        """The highest value of a score, rounded as shown."""
+        return max(float(self.shown(self.value(row, score))) for row in self.rows)
+
+    def share(self, score: str, value: float) -> int:
+        """Length of a bar in percent: of the best score, but of 0 for what is below."""
+        best = self.best(score)
+        return round(100 * max(0.0, value) / best) if best > 0 else 0
+
+    def beside(self, margins: Mapping[str, tuple[float, float]]) -> str:
+        """Margins over baselines in words. margins: by the baseline's name the margin, and its sampling error."""
+        unit = " points" if self.metric == "accuracy" else ""
+        parts = []
+        for name, (margin, error) in margins.items():
+            unclear = " (within sampling error)" if abs(margin) <= error else ""
+            parts.append(f"{self.shown(abs(margin))}{unit} {'above' if margin >= 0 else 'below'} {name}{unclear}")
+        return f"{', '.join(parts[:-1])}{' and ' if len(parts) > 1 else ''}{parts[-1]}"
+
+    def print(self) -> None:
+        """Show the table on the terminal, or as lines in a log."""
+        grid = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        longest = max(len(row.name) for row in self.rows)
+        grid.add_column("model", overflow="fold", no_wrap=longest <= NAME_WIDTH)
+        for title in (*self.titles.values(), "features"):
+            grid.add_column(title, justify="right", overflow="fold")
+        for row in self.rows:
+            cells = (self.shown(self.value(row, key)) for key in self.titles)
+            grid.add_row(Text(row.name), *cells, str(row.num_features or "-"))
+        say = partial(rich.get_console().print, markup=False, highlight=False)
+        say(self.title, soft_wrap=True)
+        say(grid)
+        for line in (*self.remarks, self.verdict):
+            say(line, soft_wrap=True)
+
+    def to_markdown(self) -> str:
+        """The table in Markdown, best scores bold, with its protocol and notes."""
+        lines = [f"| | {' | '.join(self.titles.values())} | features |", "|---|" + "---:|" * (len(self.titles) + 1)]
+        for row in self.rows:
+            cells = [self._bold_best(key, self.value(row, key)) for key in self.titles]
+            lines.append(f"| {row.name} | {' | '.join(cells)} | {row.num_features or '-'} |")
+        return "\n".join([*lines, "", f"{self.title}.", *self.remarks])
+
+    def _bold_best(self, score: str, value: float) -> str:
+        text = self.shown(value)
+        return f"**{text}**" if float(text) == self.best(score) else text
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+
+
+def difference_error(shares: Sequence[float], count: int) -> float:
+    """The difference of two accuracies in percent, on `count` independent samples, whose 95 % interval just holds 0.
+
+    One success and one failure are added to each (Agresti and Caffo 2000, doi 10.1080/00031305.2000.10474560), as two right answers
+    of two would otherwise have no error at all; they shrink the difference, here the error grows instead.
+    """
+    known = [(share / 100 * count + 1) / (count + 2) for share in shares]
+    variance = sum(share * (1 - share) / (count + 2) for share in known)
+    return 100 * 1.96 * math.sqrt(variance) * (count + 2) / count
 
 
 @dataclass(frozen=True)
@@ -35,7 +157,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Shown):
     """Scores of several models by one protocol.
 
     metric: "accuracy" (in percent) or "R2". data, train, test: what was read. notes: what a reader should know besides.
@@ -50,6 +172,13 @@ class Table:
     notes: tuple[str, ...] = ()
 
     @property
+    def titles(self) -> Mapping[str, str]:
+        return SCORES
+
+    def value(self, row: Row, score: str) -> float:
+        return float(vars(row)[score])
+
+    @property
     def title(self) -> str:
         unit = "accuracy in %" if self.metric == "accuracy" else self.metric
         return f"{self.data}: {unit}, {self.num_train:,} train and {self.num_test:,} test samples, {self.protocol}"
@@ -59,26 +188,6 @@ class Table:
         """The notes, and what is known about single rows."""
         unfinished = [row.name for row in self.rows if not row.converged]
         return [*self.notes, *(f"The linear probe of {name} stopped before it had converged." for name in unfinished)]
-
-    def row(self, name: str) -> Row:
-        """The row of that name; LookupError if there is none."""
-        found = next((row for row in self.rows if row.name == name), None)
-        if found is None:
-            raise LookupError(f"the table has no row {name!r}; it has {', '.join(row.name for row in self.rows)}")
-        return found
-
-    def shown(self, score: float) -> str:
-        """A score with the digits that mean something."""
-        return f"{score:.1f}" if self.metric == "accuracy" else f"{score:.3f}"
-
-    def best(self, score: str) -> float:
-        """The highest value of a score, rounded as shown."""
-        return max(float(self.shown(vars(row)[score])) for row in self.rows)
-
-    def share(self, score: str, value: float) -> int:
-        """Length of a bar in percent: of the best score, but of 0 for what is below."""
-        best = self.best(score)
-        return round(100 * max(0.0, value) / best) if best > 0 else 0
 
     @property
     def margins(self) -> dict[str, float]:
@@ -97,52 +206,18 @@ class Table:
         first = self.rows[0]
         if first.seen:
             return f"No verdict: {first.name} was trained on test samples with their labels."
-        unit = " points" if self.metric == "accuracy" else ""
-        parts = []
-        for name, margin in self.margins.items():
-            unclear = abs(margin) <= self.sampling_error(first, self.row(name))
-            side = "above" if margin >= 0 else "below"
-            parts.append(f"{self.shown(abs(margin))}{unit} {side} {name}{' (within sampling error)' if unclear else ''}")
-        return f"Linear probe: {first.name} reaches {self.shown(first.probe)}, {' and '.join(parts)}."
+        margins = {name: (margin, self.sampling_error(first, self.row(name))) for name, margin in self.margins.items()}
+        return f"Linear probe: {first.name} reaches {self.shown(first.probe)}, {self.beside(margins)}."
 
     def sampling_error(self, a: Row, b: Row) -> float:
         """The difference of two scores, on as many independent test samples, whose 95 % interval just holds 0.
 
-        Of accuracies: one success and one failure are added to each (Agresti and Caffo 2000, doi 10.1080/00031305.2000.10474560),
-        as two right answers of two would otherwise have no error at all; they shrink the difference, here the error grows instead.
-        Of R2: that of two mean squares of n normal errors, whose standard error is sqrt(2 / n) of themselves.
+        Of accuracies: `difference_error`. Of R2: that of two mean squares of n normal errors, whose standard error is sqrt(2 / n)
+        of themselves.
         """
         if self.metric != "accuracy":
             return 1.96 * math.sqrt(sum((1 - row.probe) ** 2 * 2 / self.num_test for row in (a, b)))
-        count = self.num_test + 2
-        shares = [(row.probe / 100 * self.num_test + 1) / count for row in (a, b)]
-        variance = sum(share * (1 - share) / count for share in shares)
-        return 100 * 1.96 * math.sqrt(variance) * count / self.num_test
-
-    def print(self) -> None:
-        """Show the table on the terminal, or as lines in a log."""
-        grid = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for title in ("model", *SCORES.values(), "features"):
-            grid.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
-        for row in self.rows:
-            grid.add_row(Text(row.name), *(self.shown(vars(row)[key]) for key in SCORES), str(row.num_features or "-"))
-        say = partial(rich.get_console().print, markup=False, highlight=False)
-        say(self.title, soft_wrap=True)
-        say(grid)
-        for line in (*self.remarks, self.verdict):
-            say(line, soft_wrap=True)
-
-    def to_markdown(self) -> str:
-        """The table in Markdown, best scores bold, with its protocol and notes."""
-        lines = [f"| | {' | '.join(SCORES.values())} | features |", "|---|" + "---:|" * (len(SCORES) + 1)]
-        for row in self.rows:
-            cells = [self._bold_best(key, vars(row)[key]) for key in SCORES]
-            lines.append(f"| {row.name} | {' | '.join(cells)} | {row.num_features or '-'} |")
-        return "\n".join([*lines, "", f"{self.title}.", *self.remarks])
-
-    def _bold_best(self, score: str, value: float) -> str:
-        text = self.shown(value)
-        return f"**{text}**" if float(text) == self.best(score) else text
+        return difference_error((a.probe, b.probe), self.num_test)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values that `from_dict` reads back."""
@@ -151,8 +226,101 @@ class Table:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Table":
         """What `to_dict` returned. ValueError for anything else."""
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            raise ValueError(f"not a table of scores: expected the keys {sorted(known)}, got {sorted(values)}")
-        rows = tuple(Row(**row) for row in values["rows"])
-        return cls(**{**values, "rows": rows, "notes": tuple(values["notes"])})
+        return cls(**_checked(cls, values, Row))
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """Scores of one model in percent, by the keys of the table's `titles`.
+
+    num_features: width of the space. seen: whether the model was trained on these pairs, or on the samples with their labels.
+    """
+
+    name: str
+    scores: dict[str, float]
+    num_features: int | None = None
+    seen: bool = False
+
+
+@dataclass(frozen=True)
+class PairTable(Shown):
+    """Scores of models that map modalities into one space.
+
+    task: `RETRIEVAL` or `ZERO_SHOT`. data: what was scored. num_test: pairs, or samples.
+    columns: title of each score. headline: the scores whose mean the verdict is about, with what to call it.
+    """
+
+    protocol: str
+    task: str
+    data: str
+    num_test: int
+    columns: dict[str, str]
+    headline: tuple[str, ...]
+    headline_title: str
+    rows: tuple[PairRow, ...]
+    notes: tuple[str, ...] = ()
+    metric: str = "accuracy"
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        return self.columns
+
+    def value(self, row: PairRow, score: str) -> float:
+        return row.scores[score]
+
+    @property
+    def title(self) -> str:
+        return (
+            f"{self.data}: {self.task} in %, {self.num_test:,} {'pairs' if len(self.headline) > 1 else 'samples'}, {self.protocol}"
+        )
+
+    @property
+    def remarks(self) -> list[str]:
+        return list(self.notes)
+
+    def main(self, row: PairRow) -> float:
+        """The score of a row that the verdict is about."""
+        return mean(row.scores[key] for key in self.headline)
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """By how much the first row beats each baseline."""
+        return {row.name: self.main(self.rows[0]) - self.main(row) for row in self.rows if row.name in PAIR_BASELINES}
+
+    @property
+    def wins(self) -> bool:
+        errors = self._errors
+        return not self.rows[0].seen and all(margin > errors[name] for name, margin in self.margins.items())
+
+    @property
+    def _errors(self) -> dict[str, float]:
+        first = self.main(self.rows[0])
+        return {name: difference_error((first, self.main(self.row(name))), self.num_test) for name in self.margins}
+
+    @property
+    def verdict(self) -> str:
+        first = self.rows[0]
+        if first.seen:
+            return f"No verdict: {first.name} was trained on what is scored."
+        errors = self._errors
+        margins = {name: (margin, errors[name]) for name, margin in self.margins.items()}
+        return f"{self.headline_title}: {first.name} reaches {self.shown(self.main(first))}, {self.beside(margins)}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that `from_dict` reads back."""
+        found = asdict(self) | {"rows": [asdict(row) for row in self.rows]}
+        return found | {"notes": list(self.notes), "headline": list(self.headline)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PairTable":
+        """What `to_dict` returned. ValueError for anything else."""
+        found = _checked(cls, values, PairRow)
+        return cls(**{**found, "headline": tuple(found["headline"])})
+
+
+def _checked(kind: type[Any], values: Mapping[str, Any], row: type[Any]) -> dict[str, Any]:
+    """The arguments of a table that was stored. ValueError for anything else."""
+    known = {field.name for field in fields(kind)}
+    if set(values) != known:
+        raise ValueError(f"not a table of scores: expected the keys {sorted(known)}, got {sorted(values)}")
+    return {**values, "rows": tuple(row(**one) for one in values["rows"]), "notes": tuple(values["notes"])}

@@ -6,12 +6,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmssl.evaluation import SCORES, Table
+from mmssl.evaluation import RETRIEVAL, ZERO_SHOT, PairTable, Shown
 from mmssl.modality import find
 
 
 def model_card(
-    *, name: str, modalities: Sequence[str], tables: Sequence[Table], record: Mapping[str, Any], recipe_yaml: str
+    *, name: str, modalities: Sequence[str], tables: Sequence[Shown], record: Mapping[str, Any], recipe_yaml: str
 ) -> str:
     """README.md of a published model: metadata for the Hugging Face Hub, how to use it, how good it is, how it was made.
 
@@ -40,7 +40,7 @@ def model_card(
     return f"{card}\n"
 
 
-def results(table: Table) -> list[EvalResult]:
+def results(table: Shown) -> list[EvalResult]:
     """The scores of the model in the Hub's form, where accuracies are shares; none of samples whose labels it was trained on."""
     first, is_share = table.rows[0], table.metric == "accuracy"
     if first.seen:
@@ -50,12 +50,24 @@ def results(table: Table) -> list[EvalResult]:
             task_type="feature-extraction",
             dataset_type=table.data,
             dataset_name=table.data,
-            metric_type="accuracy" if is_share else "r_squared",
-            metric_name=f"{title} ({table.protocol})",
-            metric_value=round(vars(first)[key] / (100 if is_share else 1), 4),
+            metric_type=metric_type_of(table),
+            metric_name=f"{named(table, title)} ({table.protocol})",
+            metric_value=round(table.value(first, key) / (100 if is_share else 1), 4),
         )
-        for key, title in SCORES.items()
+        for key, title in table.titles.items()
     ]
+
+
+def named(table: Shown, title: str) -> str:
+    """A score by a name that stands alone."""
+    return f"zero-shot {title}" if isinstance(table, PairTable) and table.task == ZERO_SHOT else title
+
+
+def metric_type_of(table: Shown) -> str:
+    """What the Hub calls a score."""
+    if table.metric != "accuracy":
+        return "r_squared"
+    return "recall" if isinstance(table, PairTable) and table.task == RETRIEVAL else "accuracy"
 
 
 def usage(modality: str) -> str:

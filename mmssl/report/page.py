@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from mmssl import files
-from mmssl.evaluation import SCORES, Table
+from mmssl.evaluation import SCORES, Shown, Table
 from mmssl.report.charts import Chart, chart
 from mmssl.report.contents import share
 from mmssl.report.numbers import compact
@@ -36,7 +36,7 @@ def write_report(
     run_folder: Path,
     *,
     recipe_yaml: str,
-    tables: Sequence[Table],
+    tables: Sequence[Shown],
     figures: Mapping[str, Figure],
     metrics: Sequence[Row],
     facts: Mapping[str, Any],
@@ -50,12 +50,12 @@ def write_report(
         (each with `name`, `step` and `message`), the numbers named in `TILES`, and anything else worth a line.
     """
     missing: list[str] = []
+    probed = [table for table in tables if isinstance(table, Table)]
     drawn = _drawn({title: partial(picture, figure) for title, figure in figures.items()}, missing)
-    curves = _drawn({"": partial(charts, metrics, tables[0] if len(tables) == 1 else None)}, missing)
+    curves = _drawn({"": partial(charts, metrics, probed[0] if len(probed) == 1 else None)}, missing)
     page = _template().render(
         name=run_folder.name,
         tables=tables,
-        scores=SCORES,
         tiles=[(compact_count(facts[key]), caption) for key, caption in TILES.items() if key in facts],
         charts=curves.get("", []),
         pictures=list(drawn.items()),

@@ -6,7 +6,7 @@ from typing import Any
 from mmssl import files
 from mmssl.data import processes
 from mmssl.data.options import ONLY
-from mmssl.evaluation import Evaluator, Table
+from mmssl.evaluation import Evaluator, PairEvaluator, Shown
 from mmssl.evaluation.history import History
 from mmssl.model import MMSSLModel, no_weights_bar
 from mmssl.model.sentence import write_sentence_files
@@ -38,18 +38,19 @@ class Ending:
             self.history.write(folder)
             (folder / "README.md").write_text(self.card([]), encoding="utf-8")
 
-    def score(self, evaluators: Mapping[str, Evaluator], then: Callable[[], None]) -> list[Table]:
+    def score(self, evaluators: Mapping[str, Evaluator | PairEvaluator], then: Callable[[], None]) -> list[Shown]:
         """Score the model on every source, by all processes; the first prints the tables and puts them into the run and the card.
 
+        The run's file holds the table of one probe as it is, and several tables by their names.
         then: called between scoring and writing; it may raise.
         """
-        tables = {name: evaluator.table(self.model) for name, evaluator in evaluators.items()}
+        tables: dict[str, Shown] = {name: evaluator.table(self.model) for name, evaluator in evaluators.items()}
         then()
         if not processes.is_first():
             return list(tables.values())
         if tables:
             written = {name: table.to_dict() for name, table in tables.items()}
-            files.write_json(self.run.table_file, written.get(ONLY, written))
+            files.write_json(self.run.table_file, written[ONLY] if list(written) == [ONLY] else written)
             files.sweep(self.run.model_folder, "README.md")
             files.write_text(self.run.model_folder / "README.md", self.card(list(tables.values())))
         for table in tables.values():
@@ -57,7 +58,7 @@ class Ending:
         return list(tables.values())
 
     def report(
-        self, tables: Sequence[Table], figures: Mapping[str, Any], notes: Sequence[str], tell: Callable[[str], object]
+        self, tables: Sequence[Shown], figures: Mapping[str, Any], notes: Sequence[str], tell: Callable[[str], object]
     ) -> None:
         """Write the report; the run is then finished. tell: hears of what could not be drawn."""
         record = self.run.read_record()
@@ -72,7 +73,7 @@ class Ending:
         )
         self.run.record(finished=now(), notes=list(notes))
 
-    def card(self, tables: Sequence[Table]) -> str:
+    def card(self, tables: Sequence[Shown]) -> str:
         """The card of the model, with the scores that there are."""
         return model_card(
             name=self.run.folder.name,

@@ -9,7 +9,7 @@ from mmssl.data import Source, batches, processes, silent
 from mmssl.data.identity import files_digits
 from mmssl.data.options import ONLY, Rows
 from mmssl.data.processes import OtherFailed
-from mmssl.evaluation import Evaluator
+from mmssl.evaluation import Evaluator, PairEvaluator
 from mmssl.evaluation.history import History, Trained
 from mmssl.model import load_model
 from mmssl.processor import MMSSLProcessor
@@ -34,7 +34,7 @@ from mmssl.training.run import (
     stop_on_signals,
     told,
 )
-from mmssl.training.splits import Scored, open_splits
+from mmssl.training.splits import Scored, open_pair_scores, open_splits
 from mmssl.training.start import run_to_continue
 
 PICTURED = 8
@@ -117,6 +117,7 @@ class Session:
         self.can_draw, self.untold = True, set[str]()
         self.restore()
         self.evaluators = {name: self.evaluator(scored) for name, scored in splits.scored.items()}
+        self.pair_evaluators = processes.together(lambda: self.open_pair_scores(rows), first_before=True)
 
     def make_feed(self) -> Feed:
         """What the run reads."""
@@ -338,7 +339,7 @@ class Session:
         """Whatever is due after a step: probe, log, checkpoint, and the bar."""
         step, done = made.clock.step, self.training.progress >= 1
         self.measured.unread.append((self.feed.current, made))
-        every = max((evaluator.options.every for evaluator in self.evaluators.values()), default=0)
+        every = max((evaluator.options.every for _, evaluator in self.every_evaluator), default=0)
         probe, save = every > 0 and step % every == 0, step % self.options.checkpoint_every == 0 and not done
         log = step % self.options.log_every == 0 or probe or done
         row = self.read_measured(bar) if log or save or not self.measured.can_wait else {}
@@ -392,19 +393,24 @@ class Session:
         if processes.is_first():
             checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
+    @property
+    def every_evaluator(self) -> list[tuple[str, Evaluator | PairEvaluator]]:
+        """All that scores the model, by name."""
+        return [*self.evaluators.items(), *self.pair_evaluators.items()]
+
     def probe(self) -> dict[str, float]:
         """Scores of the model as it is now; those of several sources carry their names.
 
         Where something fails that is told: scores on the way are no reason to end a run.
         """
         model, found = self.training.published(), dict[str, float]()
-        for name, evaluator in self.evaluators.items():
+        for name, evaluator in self.every_evaluator:
             try:
                 scores = evaluator.score(model)
             except Exception as error:
                 self.tell_not_scored(told(error))
                 continue
-            found |= scores if name == ONLY else {f"{key}_{name}": value for key, value in scores.items()}
+            found |= scores if name == ONLY or name in scores else {f"{key}_{name}": value for key, value in scores.items()}
         return found
 
     def tell_not_scored(self, text: str) -> None:
@@ -426,6 +432,10 @@ class Session:
             )
         return found
 
+    def open_pair_scores(self, rows: Rows | None) -> dict[str, PairEvaluator]:
+        """What scores the model by pairs."""
+        return open_pair_scores(self.recipe, self.streams, rows, self.history, self.pieces, self.track)
+
     def finish(self, stop: StopRequest) -> None:
         """Publish the model, then score it, then draw the report. Interrupted on a signal that came while it was scored.
 
@@ -442,7 +452,7 @@ class Session:
             with self.run.telling_how_to_go_on(unless=TrainingError):
                 processes.by_first(publish)
         with self.run.after_training("scored"):
-            tables = ending.score(self.evaluators, lambda: self.stop_if_asked(stop))
+            tables = ending.score(dict(self.every_evaluator), lambda: self.stop_if_asked(stop))
         with self.run.after_training("reported"):
             processes.by_first(lambda: ending.report(tables, self.pictures(), self.notes, print))
         say(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from mmssl.data import DataOptions, Labels, Stream, open_streams
+from mmssl.data import DataOptions, Labels, Stream, Track, open_streams
 from mmssl.data.options import ONLY, Rows
 from mmssl.data.source import LABEL
-from mmssl.evaluation import EvaluateOptions, Sources, fifth_of, open_sources
+from mmssl.evaluation import EvaluateOptions, PairEvaluator, Sources, asked_pairs, fifth_of, open_pairs, open_sources
 from mmssl.evaluation.history import History, Trained, label_column
 from mmssl.recipe import Recipe
-from mmssl.training.build import labels_of
+from mmssl.training.build import Pieces, labels_of
 
 
 class Scored(NamedTuple):
@@ -105,7 +105,26 @@ def hold_out(stream: Stream, column: str | None) -> Stream:
 
 
 def open_scored(recipe: Recipe, streams: Mapping[str, Stream], rows: Rows | None, history: History) -> Iterator[tuple[str, Scored]]:
-    """What scores the model, if the recipe has an `evaluate` section: one for each source, of several those with labels."""
+    """What probes the model, if the recipe has an `evaluate` section: one for each source, of several those with labels."""
+    for name, options, data, stream in places_scored(recipe, streams, rows):
+        if not options.probe or (stream is not None and LABEL not in stream.source.columns):
+            continue
+        if stream is not None:
+            options = replace(options, modality=stream.modalities[0])
+        yield name, Scored(options, data, open_sources(options, data, rows_of(rows, name), history))
+
+
+class Place(NamedTuple):
+    """Data that a model is scored on. stream: the one of several sources that they are of; None: the run does not mix."""
+
+    name: str
+    options: EvaluateOptions
+    data: DataOptions
+    stream: Stream | None = None
+
+
+def places_scored(recipe: Recipe, streams: Mapping[str, Stream], rows: Rows | None) -> Iterator[Place]:
+    """Where the model is scored, if the recipe has an `evaluate` section."""
     options: EvaluateOptions | None = recipe.section("evaluate")
     data: DataOptions = recipe.section("data")
     if options is None:
@@ -113,14 +132,31 @@ def open_scored(recipe: Recipe, streams: Mapping[str, Stream], rows: Rows | None
     if options.kind is None and options.path is None and LABEL not in (options.columns or {}):
         options = replace(options, kind=recipe.label_kind)
     if options.path is not None or not (data.sources or isinstance(rows, Mapping)):
-        yield ONLY, Scored(options, data, open_sources(options, data, rows_of(rows, ONLY), history))
+        yield Place(ONLY, options, data)
         return
     for name, stream in streams.items():
-        if LABEL in stream.source.columns:
-            where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit")}
-            where |= vars(stream.options.table_format)
-            its, own = replace(options, modality=stream.modalities[0]), replace(data, sources=None, **where)
-            yield name, Scored(its, own, open_sources(its, own, rows_of(rows, name), history))
+        where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit")}
+        where |= vars(stream.options.table_format)
+        yield Place(name, options, replace(data, sources=None, **where), stream)
+
+
+def open_pair_scores(
+    recipe: Recipe, streams: Mapping[str, Stream], rows: Rows | None, history: History, pieces: Pieces, track: Track
+) -> dict[str, PairEvaluator]:
+    """What scores the model by pairs, by name, if the recipe asks for it: at each source that holds several modalities."""
+    places = list(places_scored(recipe, streams, rows))
+    paired = [place for place in places if place.stream is None or len(place.stream.modalities) > 1]
+    if places and not paired and asked_pairs(places[0].options):
+        raise ValueError(
+            f"evaluate: {' and '.join(asked_pairs(places[0].options))} need data that pair modalities, and each source of "
+            "data.sources holds one: say what its rows hold (data.sources.NAME.modalities), or name other data (evaluate.path)"
+        )
+    found, config = dict[str, PairEvaluator](), pieces.objective.published().config
+    for name, options, data, stream in paired:
+        given = rows_of(rows, name) if options.path is None else None
+        prefix = "" if stream is None else f"{name}_"
+        found |= open_pairs(options, data, pieces.processor, config, rows=given, history=history, prefix=prefix, track=track)
+    return found
 
 
 def rows_of(rows: Rows | None, name: str) -> Sequence[dict[str, Any]] | None:

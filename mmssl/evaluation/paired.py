@@ -1,0 +1,562 @@
+"""How a model that maps modalities into one space is scored: partners are retrieved, and samples classified by names of classes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mmssl.data import DataOptions, Labels, Source, Track, processes, silent
+from mmssl.data.loader import READ
+from mmssl.evaluation import pairs
+from mmssl.evaluation.features import Features, evaluating, extract, random_init
+from mmssl.evaluation.history import Exposure, History, label_column
+from mmssl.evaluation.sources import EvaluateOptions, ZeroShotOptions, required_labels
+from mmssl.evaluation.table import CHANCE, FREQUENT, PRETRAINED, RANDOM, RETRIEVAL, ZERO_SHOT, PairRow, PairTable
+from mmssl.modality import find
+from mmssl.model import MMSSLConfig, MMSSLModel, load_model
+from mmssl.processor import READING_ERRORS, MMSSLProcessor
+
+PAIR_PROTOCOL = "mmssl-pairs-v1"
+"""Version of everything below: scores of different versions must not stand in one table.
+
+Features: `pooler_output` in evaluation mode, float32, of samples without augmentation, projected, of length 1; cosines in float64.
+Limits keep rows evenly spaced over a part of the data. Rows that lack a modality, or that cannot be read, are left out and counted.
+Retrieval, each way: all samples of one modality are queries, all of the other one the gallery. R@k is the share of queries with a
+right answer among the first k; right are the partner and all rows of its group (`columns.group`). Wrong answers that are as similar
+as the best right one (to 1e-6) stand before it.
+Zero-shot: a class is the mean over templates of the unit vectors of its prompts, of length 1 again; a sample is of the most similar
+one. Ties count as above.
+Rows: the model; the same architecture with random weights; chance (a random order, or a random class), worked out; for classes the
+most frequent one of the samples.
+"""
+TOP = 5
+TEMPLATES = {"openai_imagenet": "OPENAI_IMAGENET_TEMPLATES", "simple_imagenet": "SIMPLE_IMAGENET_TEMPLATES"}
+"""Templates that open_clip ships: their names here and there."""
+NAME_ALONE = ("{}",)
+TRIED_TEXT = "a photo of a cat"
+"""What a processor is given to find out whether it reads text; the others look for a file of that name, at most."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of a model, how many samples they are of, how many could not be read, and what to say of the space."""
+
+    row: PairRow
+    count: int
+    skipped: int
+    chance: tuple[PairRow, ...]
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the data that is scored, and of what.
+
+    name: of the table among others. data: how samples are read. source: its rows that lack nothing. lacking: how many others there
+        are. history: what the scored model was trained on.
+    """
+
+    name: str
+    options: EvaluateOptions
+    data: DataOptions
+    processor: MMSSLProcessor
+    config: MMSSLConfig
+    source: Source
+    lacking: int
+    history: History
+    track: Track
+
+
+class PairEvaluator(ABC):
+    """Scores models of one architecture on one part of the data; baselines are computed once."""
+
+    task: str
+
+    def __init__(self, part: Part) -> None:
+        self.name, self.options, self.data = part.name, part.options, part.data
+        self.processor, self.config = part.processor, part.config
+        self.source, self.lacking, self.history, self.track = part.source, part.lacking, part.history, part.track
+        self.random: Measured | None = None
+
+    @property
+    @abstractmethod
+    def columns(self) -> dict[str, str]:
+        """Title of each score."""
+
+    @property
+    @abstractmethod
+    def headline(self) -> dict[str, tuple[str, ...]]:
+        """What the verdict is about: the scores whose mean it is, by what to call it."""
+
+    @abstractmethod
+    def exposure(self, history: History) -> Exposure:
+        """What a model of that history saw of what is scored."""
+
+    @abstractmethod
+    def told(self, exposure: Exposure) -> str | None:
+        """What a reader should know of it."""
+
+    @abstractmethod
+    def measure(self, name: str, model: MMSSLModel, processor: MMSSLProcessor) -> Measured:
+        """Score a model. Processes share reading and encoding; the first one compares, and all are told."""
+
+    def score(self, model: MMSSLModel) -> dict[str, float]:
+        """The headline score of a model as it is now, by the name of the evaluator."""
+        row = self.measure(PRETRAINED, model, self.processor).row
+        keys = next(iter(self.headline.values()))
+        return {self.name: sum(row.scores[key] for key in keys) / len(keys)}
+
+    def table(self, model: MMSSLModel, *, name: str = PRETRAINED, others: Mapping[str, str | Path] | None = None) -> PairTable:
+        """A row for `model`, for other saved models (name: folder or Hub id), and for each baseline."""
+        found, histories = [self.measure(name, model, self.processor)], [self.history]
+        for other, path in (others or {}).items():
+            loaded = load_model(path).to(model.device)
+            found.append(self.measure(other, loaded, MMSSLProcessor.from_pretrained(path)))
+            histories.append(History.read(path))
+        if self.random is None:
+            fresh = random_init(self.config, self.options.seed).to(model.device)
+            self.random = self.measure(RANDOM, fresh, self.processor)
+        exposures = [self.exposure(history) for history in histories]
+        rows = [PairRow(**asdict(each.row) | {"seen": seen.labelled}) for each, seen in zip(found, exposures, strict=True)]
+        told = [(row.name, self.told(seen)) for row, seen in zip(rows, exposures, strict=True)]
+        notes = [f"{row}: {text}." for row, text in told if text is not None]
+        notes += [f"{each.row.name}: {each.remark}." for each in (*found, self.random) if each.remark is not None]
+        if self.lacking:
+            notes.append(f"Rows that lack what is scored, and are left out: {self.lacking:,}.")
+        if found[0].skipped:
+            notes.append(f"Samples that could not be read, and are left out: {found[0].skipped:,}.")
+        ((headline_title, headline),) = self.headline.items()
+        return PairTable(
+            protocol=PAIR_PROTOCOL,
+            task=self.task,
+            data=str(self.source),
+            num_test=found[0].count,
+            columns=self.columns,
+            headline=headline,
+            headline_title=headline_title,
+            rows=(*rows, self.random.row, *found[0].chance),
+            notes=(*notes, *self.own_notes()),
+        )
+
+    def own_notes(self) -> Iterator[str]:
+        """More to say below the table."""
+        yield from ()
+
+    def vectors(self, name: str, model: MMSSLModel, processor: MMSSLProcessor, modality: str, labels: Labels | None) -> Features:
+        """Projected features of the samples of a modality."""
+        return extract(
+            model,
+            processor,
+            self.source,
+            modality,
+            labels=labels,
+            batch_size=self.options.batch_size,
+            on_error=self.data.on_error,
+            workers=self.data.workers,
+            project=True,
+            title=f"{name}: {modality}",
+            track=self.track,
+        )
+
+    def unit(self, name: str, modality: str, values: Float[Tensor, "n e"], device: torch.device) -> Float[Tensor, "n e"]:
+        """Vectors of length 1 in float64. ValueError if some are not finite, or there are none."""
+        if not len(values):
+            raise ValueError(f"no sample of {self.source} could be read, so there is nothing to score")
+        if bad := int((~values.isfinite()).any(1).sum()):
+            raise ValueError(
+                f"the projected {modality} features of {name!r} are not finite for {bad} of {len(values)} samples: the model has "
+                "diverged, or its processor lets NaN through"
+            )
+        return normalize(values.to(_with_float64(device), torch.float64), dim=-1)
+
+
+def _with_float64(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def shared(work: Any) -> Measured:
+    """What the first process measures, for all."""
+    found = processes.by_first(lambda: asdict(work()))
+    chance = tuple(PairRow(**row) for row in found["chance"])
+    return Measured(**{**found, "row": PairRow(**found["row"]), "chance": chance})
+
+
+class Retrieval(PairEvaluator):
+    """Samples of each of two modalities find their partners of the other one."""
+
+    task = RETRIEVAL
+
+    def __init__(self, part: Part, modalities: tuple[str, str]) -> None:
+        super().__init__(part)
+        self.modalities = modalities
+        groups = self.source.groups(shared=False)
+        self.groups = torch.arange(len(self.source)) if groups is None else torch.from_numpy(groups)
+
+    @property
+    def ways(self) -> list[tuple[str, str]]:
+        a, b = self.modalities
+        return [(a, b), (b, a)]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return {f"{a}_to_{b}_{k}": f"to {b} R@{k}" for a, b in self.ways for k in pairs.RECALLS}
+
+    @property
+    def headline(self) -> dict[str, tuple[str, ...]]:
+        return {"R@1, mean of both ways": tuple(f"{a}_to_{b}_1" for a, b in self.ways)}
+
+    def exposure(self, history: History) -> Exposure:
+        return history.exposure_of_pairs(self.source, [columns_of(self.source, name) for name in self.modalities])
+
+    def told(self, exposure: Exposure) -> str | None:
+        if exposure.labelled:
+            return "it was trained on these pairs, so its scores say nothing about unseen ones"
+        if not exposure.known:
+            return "what it was trained on is not recorded, or not from the beginning; the pairs may be among it"
+        return "one side of the pairs was seen in training, without its partners" if exposure.unlabelled else None
+
+    def measure(self, name: str, model: MMSSLModel, processor: MMSSLProcessor) -> Measured:
+        a, b = (self.vectors(name, model, processor, modality, None) for modality in self.modalities)
+        return shared(lambda: self._compared(name, a, b, model.device))
+
+    def _compared(self, name: str, a: Features, b: Features, device: torch.device) -> Measured:
+        """Only pairs whose both sides could be read."""
+        ids = a.ids[torch.isin(a.ids, b.ids)]
+        sides = [
+            self.unit(name, modality, side.values[torch.isin(side.ids, ids)], device)
+            for modality, side in zip(self.modalities, (a, b), strict=True)
+        ]
+        group = self.groups[ids].to(sides[0].device)
+        right, scores, chance = pairs.right_answers(group, group), dict[str, float](), dict[str, float]()
+        for (first, second), (queries, gallery) in zip(self.ways, (sides, sides[::-1]), strict=True):
+            found = pairs.ranks(queries, gallery, group, group)
+            for k in pairs.RECALLS:
+                key = f"{first}_to_{second}_{k}"
+                scores[key], chance[key] = pairs.recall(found, k), pairs.chance_recall(right, len(gallery), k)
+        gap = pairs.modality_gap(sides[0], sides[1], group)
+        remark = (
+            f"modality gap {gap.distance:.3f} (distance between the means of {' and '.join(self.modalities)}); the cosine of pairs "
+            f"is {round(gap.contrast, 3) + 0.0:.3f} above that of others"
+        )
+        row = PairRow(name, scores, sides[0].shape[1])
+        return Measured(row, len(ids), len(self.source) - len(ids), (PairRow(CHANCE, chance),), remark)
+
+    def own_notes(self) -> Iterator[str]:
+        a, b = self.modalities
+        yield f"To {b}: each {a} sample looks for its partner among all {b} samples; to {a}: the other way."
+        if len(self.groups.unique()) < len(self.groups):
+            column = self.source.columns["group"]
+            yield f"Rows of equal {column} are right answers for each other."
+
+
+class ZeroShot(PairEvaluator):
+    """Samples of one modality are classified by the names of their classes, which another one reads."""
+
+    task = ZERO_SHOT
+
+    def __init__(self, part: Part, modality: str, by: str, templates: Sequence[str], labels: Labels, names: Sequence[str]) -> None:
+        super().__init__(part)
+        self.modality, self.by, self.templates, self.labels, self.names = modality, by, list(templates), labels, list(names)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        top = {f"top_{TOP}": f"top-{TOP}"} if len(self.names) > TOP else {}
+        return {"top_1": "top-1", **top, "classes": "mean of classes"}
+
+    @property
+    def headline(self) -> dict[str, tuple[str, ...]]:
+        return {"Zero-shot top-1": ("top_1",)}
+
+    def exposure(self, history: History) -> Exposure:
+        column = label_column(self.source)
+        assert column is not None, "labels were read from it"
+        return history.exposure(self.source, column, None)
+
+    def told(self, exposure: Exposure) -> str | None:
+        if exposure.labelled:
+            return "these samples were trained on with their labels, so its scores say nothing about unseen ones"
+        if not exposure.known:
+            return "what it was trained on is not recorded, or not from the beginning; these samples may be among it"
+        return "these samples were seen in training, without their labels" if exposure.unlabelled else None
+
+    def measure(self, name: str, model: MMSSLModel, processor: MMSSLProcessor) -> Measured:
+        samples = self.vectors(name, model, processor, self.modality, self.labels)
+        return shared(lambda: self._compared(name, samples, model, processor))
+
+    def _compared(self, name: str, samples: Features, model: MMSSLModel, processor: MMSSLProcessor) -> Measured:
+        unit = self.unit(name, self.modality, samples.values, model.device)
+        assert samples.labels is not None
+        labels = samples.labels.to(unit.device)
+        prompts = [prompt for called in self.names for prompt in pairs.filled(self.templates, called)]
+        texts = embed_texts(model, processor, self.by, prompts, self.options.batch_size)
+        classes = pairs.class_vectors(self.unit(name, self.by, texts, model.device).view(len(self.names), len(self.templates), -1))
+        found = pairs.class_ranks(unit, classes, labels)
+        counts, number = torch.bincount(labels, minlength=len(self.names)).sort(descending=True).values, len(self.names)
+        scores = {"top_1": pairs.recall(found, 1), f"top_{TOP}": pairs.recall(found, TOP)}
+        scores["classes"] = pairs.mean_of_classes(found, labels)
+        chance = {"top_1": 100 / number, f"top_{TOP}": 100 * min(1, TOP / number), "classes": 100 / number}
+        share = [100 * counts[:k].sum().item() / len(labels) for k in (1, TOP)]
+        frequent = {"top_1": share[0], f"top_{TOP}": share[1], "classes": 100 / int((counts > 0).sum())}
+        constant = tuple(PairRow(key, self._kept(values)) for key, values in ((CHANCE, chance), (FREQUENT, frequent)))
+        row = PairRow(name, self._kept(scores), unit.shape[1])
+        return Measured(row, len(unit), len(self.source) - len(unit), constant)
+
+    def _kept(self, scores: Mapping[str, float]) -> dict[str, float]:
+        return {key: scores[key] for key in self.columns}
+
+    def own_notes(self) -> Iterator[str]:
+        shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
+        count = len(self.templates)
+        how = f"the template {self.templates[0]!r}" if count == 1 else f"{count} templates, such as {self.templates[0]!r}"
+        yield f"{self.modality} among {len(self.names)} classes that {self.by} reads ({shown}), with {how}."
+
+
+@torch.no_grad()
+def embed_texts(
+    model: MMSSLModel, processor: MMSSLProcessor, name: str, texts: Sequence[str], batch_size: int
+) -> Float[Tensor, "n e"]:
+    """Projected features of texts, by the modality that reads them; in evaluation mode, float32."""
+    found, keyword = [], find(name).keyword
+    with evaluating(model):
+        for start in range(0, len(texts), batch_size):
+            some: dict[str, Any] = {keyword: list(texts[start : start + batch_size])}
+            inputs = processor(return_tensors="pt", **some)
+            tensors = {key: value.to(model.device) for key, value in inputs.items()}
+            found.append(model.projected(name, model.of_modality(name, tensors).pooler_output).float())
+    return torch.cat(found)
+
+
+def asked_pairs(options: EvaluateOptions) -> list[str]:
+    """The scores by pairs that are asked for."""
+    return [key for key, value in (("retrieval", options.retrieval), ("zero_shot", options.zero_shot)) if value is not None]
+
+
+def open_pairs(
+    options: EvaluateOptions,
+    data: DataOptions,
+    processor: MMSSLProcessor,
+    config: MMSSLConfig,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    history: History | None = None,
+    prefix: str = "",
+    track: Track = silent,
+) -> dict[str, PairEvaluator]:
+    """What scores a model by pairs, by its name, as `options.retrieval` and `options.zero_shot` say; opens all data at once.
+
+    rows: data in memory in place of `data.path`. prefix: of the names, where several sources are scored.
+    ValueError for a model without projections, data without pairs or without labels, and bad templates; LookupError for a modality
+    or a part of the data that is not there.
+    """
+    asked = asked_pairs(options)
+    if not asked:
+        return {}
+    if not config.projections:
+        raise ValueError(
+            f"evaluate: {' and '.join(asked)} {'need' if len(asked) > 1 else 'needs'} a model that maps modalities into one space, "
+            f"and this one, of {', '.join(config.modalities)}, has no projections. Train one with the objective clip, or leave "
+            f"{' and '.join(asked)} out"
+        )
+    opener = _Opener(options, data, processor, config, rows, History(complete=False) if history is None else history, prefix, track)
+    found: dict[str, PairEvaluator] = {}
+    for split in options.retrieval or ():
+        found |= opener.retrieval(split)
+    if options.zero_shot is not None:
+        for split in options.zero_shot.splits:
+            found |= opener.zero_shot(split, options.zero_shot)
+    return found
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """Data of one source for the evaluators."""
+
+    options: EvaluateOptions
+    data: DataOptions
+    processor: MMSSLProcessor
+    config: MMSSLConfig
+    rows: Sequence[Mapping[str, Any]] | None
+    history: History
+    prefix: str
+    track: Track
+
+    @property
+    def known(self) -> list[str]:
+        """The modalities that share the model's space."""
+        return list(self.config.projections or {})
+
+    def source(self, split: str | None) -> Source:
+        """A part of the data, with the limit."""
+        options, data = self.options, self.data
+        path, columns, limit = options.path or data.path, options.columns, options.test_limit
+        if options.path is None:
+            columns = {**(data.columns or {}), **(columns or {})} or None
+            if self.rows is not None:
+                if split is not None:
+                    raise ValueError(
+                        f"evaluate: rows in memory have no part {split!r}; score all of them, as in retrieval: [null], or name "
+                        "other data (evaluate.path)"
+                    )
+                return Source.from_rows([dict(row) for row in self.rows], columns, limit)
+        if path is None:
+            raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
+        try:
+            return Source(path=path, split=split, columns=columns, limit=limit, table_format=data.table_format)
+        except LookupError as error:
+            raise LookupError(f"evaluate: {error.args[0]}") from None
+
+    def part(self, name: str, source: Source, names: Sequence[str]) -> Part:
+        """The rows of a source that hold all these modalities."""
+        held, lacking = self.holding(source, names)
+        given = (self.options, self.data, self.processor, self.config)
+        return Part(self.prefix + name, *given, held, lacking, self.history, self.track)
+
+    def retrieval(self, split: str | None) -> dict[str, PairEvaluator]:
+        """Every two modalities that a part of the data holds."""
+        source = self.source(split)
+        held = [name for name in self.known if holds(source, name)]
+        if len(held) < 2:
+            raise ValueError(
+                f"evaluate: retrieval needs data that pair two of the model's modalities {', '.join(self.known)}, and {source} has "
+                f"columns for {', '.join(held) or 'none'} of them; it has {', '.join(source.column_names)}. Name the others, as in "
+                f"columns: {{{next(name for name in self.known if name not in held)}: {source.column_names[0]}}}"
+            )
+        found = dict[str, PairEvaluator]()
+        for pair in combinations(held, 2):
+            part = self.part(f"retrieval_{split or 'all'}" + (f"_{pair[0]}_{pair[1]}" if len(held) > 2 else ""), source, pair)
+            found[part.name] = Retrieval(part, pair)
+        return found
+
+    def zero_shot(self, split: str | None, asked: ZeroShotOptions) -> dict[str, PairEvaluator]:
+        """Classes of the label column of a part of the data."""
+        source, templates, by = self.source(split), read_templates(asked.templates), self.reader(asked.by)
+        modality = self.classified(asked.modality, by, source)
+        part = self.part(f"zero_shot_{split or 'all'}", source, [modality])
+        labels = required_labels(part.source, kind="classification")
+        if label_column(source) in columns_of(source, modality):
+            raise ValueError(
+                f"evaluate: column {label_column(source)!r} of {source} is the label, and {modality} would be read from it: name "
+                "another column"
+            )
+        called = asked.called or {}
+        if unknown := [name for name in called if name not in labels.names]:
+            raise LookupError(
+                f"evaluate.zero_shot.called: {source} has no class {unknown[0]!r}; its classes are {', '.join(labels.names[:20])}"
+            )
+        names = [called.get(name, name) for name in labels.names]
+        return {part.name: ZeroShot(part, modality, by, templates, labels, names)}
+
+    def reader(self, by: str | None) -> str:
+        """The modality that reads names of classes."""
+        if by is not None:
+            self.check_known(by, "by")
+        reading = [name for name in self.known if reads_text(self.processor, name)]
+        if by is None and len(reading) > 1:
+            raise ValueError(
+                f"evaluate: several modalities read text, {', '.join(reading)}; choose one with evaluate.zero_shot.by={reading[0]}"
+            )
+        if not reading or (by is not None and by not in reading):
+            raise ValueError(
+                f"evaluate: zero_shot needs a modality in the model's space that reads the names of classes, and "
+                f"{by or ', '.join(self.known)} takes no text. Train a model that pairs samples with texts, or leave zero_shot out"
+            )
+        return by or reading[0]
+
+    def classified(self, modality: str | None, by: str, source: Source) -> str:
+        """The modality whose samples are classified."""
+        if modality is not None:
+            self.check_known(modality, "modality")
+            columns_of(source, modality)
+            return modality
+        others = [name for name in self.known if name != by and holds(source, name)]
+        if len(others) > 1:
+            raise ValueError(
+                f"evaluate: {source} holds {', '.join(others)}; choose what to classify: evaluate.zero_shot.modality={others[0]} "
+                "(--modality)"
+            )
+        if not others:
+            raise ValueError(
+                f"evaluate: zero_shot needs samples of a modality beside {by} that shares the model's space "
+                f"({', '.join(self.known)}), and {source} has no column for one; it has {', '.join(source.column_names)}. Name it "
+                "in columns"
+            )
+        return others[0]
+
+    def check_known(self, name: str, key: str) -> None:
+        if name not in self.known:
+            raise LookupError(
+                f"evaluate.zero_shot.{key}: {name!r} is no modality of the model's space; that holds {', '.join(self.known)}"
+            )
+
+    def holding(self, source: Source, names: Sequence[str]) -> tuple[Source, int]:
+        """The rows of a source that hold all these modalities, and how many do not. ValueError if none does."""
+        narrow, kept = source.only([find(name) for name in names]), list[int]()
+        for start in self.track(range(0, len(source), READ), f"rows with {' and '.join(names)}", unit="reads"):
+            numbers = range(start, min(start + READ, len(source)))
+            for number, row in zip(numbers, narrow.rows(numbers), strict=True):
+                raws = ((name, narrow.raw(find(name), row)) for name in names)
+                if not any(self.processor.processors[name].absent(raw) for name, raw in raws):
+                    kept.append(source.row_number(number))
+        if not kept:
+            raise ValueError(f"evaluate: no row of {source} holds {' and '.join(names)}, of {len(source):,} rows. Score other data")
+        return source.select(np.array(kept)), len(source) - len(kept)
+
+
+def holds(source: Source, name: str) -> bool:
+    """Whether a source has columns for a modality."""
+    try:
+        return bool(source.places(find(name)))
+    except LookupError:
+        return False
+
+
+def columns_of(source: Source, name: str) -> list[str]:
+    """The columns that a modality is read from; LookupError if there are none."""
+    place = source.places(find(name))
+    return [place] if isinstance(place, str) else place
+
+
+def reads_text(processor: MMSSLProcessor, name: str) -> bool:
+    """Whether a sample of a modality may be a text."""
+    try:
+        processor.processors[name](TRIED_TEXT)
+    except (*READING_ERRORS, LookupError):
+        return False
+    return True
+
+
+def read_templates(templates: Sequence[str] | str | None) -> list[str]:
+    """Templates that are given, named, or in a file with one in each line. ValueError for one without {}."""
+    if templates is None:
+        return list(NAME_ALONE)
+    if not isinstance(templates, str):
+        found, where = list(templates), "templates"
+    elif templates in TEMPLATES:
+        import open_clip
+
+        return [template("{}") for template in getattr(open_clip, TEMPLATES[templates])]
+    else:
+        where = templates
+        if not Path(templates).is_file():
+            raise FileNotFoundError(
+                f"templates: {templates!r} is neither a file nor one of {', '.join(TEMPLATES)}. Write a file with a template in "
+                "each line, as in: a photo of a {}"
+            )
+        lines = Path(templates).read_text(encoding="utf-8").splitlines()
+        found = [line.strip() for line in lines if line.strip()]
+    for number, template in enumerate(found, 1):
+        if "{}" not in template:
+            raise ValueError(
+                f"{where}: template {number}, {template!r}, has no {{}} for the name of a class; write it as in: a photo of a {{}}"
+            )
+    if not found:
+        raise ValueError(f"{where}: there is no template; write one, as in: a photo of a {{}}")
+    return found
