@@ -22,7 +22,6 @@ from mmssl.objectives.agree.agree import TeacherOptions
 from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.networks import Moving
 from mmssl.testing import batch_of, small_model, small_processor
-from mmssl.training.health import Watch
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 RECIPE: dict[str, Any] = {
@@ -180,30 +179,3 @@ def test_bad_settings_are_named(case: str) -> None:
 def test_data_without_any_pair_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no row holds two modalities, which are to be paired"):
         train(tmp_path, [row | {"text": ""} for row in pairs()])
-
-
-@pytest.mark.parametrize(
-    ("flag", "row"),
-    [
-        ("alike", {"feature_std": 0.01}),
-        ("one_prototype", {"prototypes_used": 1.01}),
-        ("uniform", {"target_entropy": 0.999}),
-        ("scale_at_its_bound", {"logit_scale": 100.0}),
-        ("no_pairs", {"pairs": 0.0}),
-    ],
-)
-def test_a_run_that_goes_wrong_says_so(flag: str, row: dict[str, float]) -> None:
-    watch, healthy = Watch(), Watch()
-    well = {
-        "feature_std": 0.9,
-        "feature_rank": 20.0,
-        "prototypes_used": 50.0,
-        "target_entropy": 0.6,
-        "logit_scale": 14.0,
-        "pairs": 4.0,
-    }
-    for step in range(1, 30):
-        watch.see(step, {"loss": 1.0} | well | row, step / 30)
-        healthy.see(step, {"loss": 1.0} | well, step / 30)
-    assert [found.name for found in watch.flags] == [flag]
-    assert healthy.flags == []

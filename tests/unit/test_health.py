@@ -21,7 +21,8 @@ def healthy(step: int) -> Row:
     """The metrics of a run that learns."""
     left = 0.3 + 0.8 * math.exp(-step / 50)
     latent = {"target_std": 0.5, "target_sample_std": 0.2, "target_rank": 15.0, "momentum": 0.996}
-    return {"loss": left, "unexplained": left, "input_std": 0.9, "grad_norm": 1.0} | latent
+    agreeing = {"feature_std": 0.9, "feature_rank": 20.0, "prototypes_used": 50.0, "target_entropy": 0.6, "logit_scale": 14.0}
+    return {"loss": left, "unexplained": left, "input_std": 0.9, "grad_norm": 1.0, "pairs": 4.0} | latent | agreeing
 
 
 def flags_of(row: Any, steps: int = 300, watch: Watch | None = None, start: int = 0) -> list[Flag]:
@@ -49,6 +50,11 @@ CURVES: dict[str, Any] = {
     "collapse": lambda step: healthy(step) | {"target_std": 0.5 * math.exp(-step / 20)},
     "no_teacher": lambda step: healthy(step) | {"momentum": 0.0},
     "flat": lambda step: healthy(step) | {"unexplained": 1.0},
+    "alike": lambda step: healthy(step) | {"feature_std": 0.9 * math.exp(-step / 20)},
+    "one_prototype": lambda step: healthy(step) | {"prototypes_used": 1.0 + 49 * math.exp(-step / 20)},
+    "uniform": lambda step: healthy(step) | {"target_entropy": 1.0},
+    "scale_at_its_bound": lambda step: healthy(step) | {"logit_scale": min(100.0, 14.0 + step)},
+    "no_pairs": lambda step: healthy(step) | {"pairs": 0.0},
     "constant": lambda step: healthy(step) | {"input_std": 0.0, "unexplained": 1.0, "target_std": 0.0, "loss": 1.0 + step},
 }
 

@@ -262,15 +262,16 @@ def test_lora_trains_and_merges(checkpointing: bool) -> None:
 # Bad calls
 
 
-@pytest.mark.parametrize(
-    ("modalities", "what"), [((), "none of them in []"), (("image", "tabular"), "inputs of several modalities in ['pixel_")]
-)
-def test_one_modality_per_call(modalities: tuple[str, ...], what: str) -> None:
+def test_several_modalities_in_one_call_are_those_of_each_alone() -> None:
     model, _ = make()
-    inputs = {key: value for name in modalities for key, value in inputs_of(name).items()}
-    names = "{'image': ['pixel_values', 'pixel_sizes'], 'tabular': ['table_numeric', 'table_categories']}"
-    with pytest.raises(ValueError, match=re.escape(f"the model takes the inputs of one modality per call, {names}; got {what}")):
-        model(**inputs)
+    inputs = {name: inputs_of(name) for name in ("image", "tabular")}
+    with torch.no_grad():
+        found = model(**inputs["image"], **inputs["tabular"])
+        for name, alone in inputs.items():
+            torch.testing.assert_close(found[f"{name}_output"].pooler_output, model(**alone).pooler_output)
+    assert list(found) == ["image_output", "tabular_output"]
+    with pytest.raises(ValueError, match=re.escape("got none of them in []")):
+        model()
 
 
 def test_inputs_of_no_modality_are_named() -> None:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 import mmssl_catalogue
 from mmssl import modality
+from mmssl.masking import Sampler
 from mmssl.recipe import RecipeError, changed_keys, find_recipe, json_schema, load, override, recipe, yaml12
 from mmssl.recipe.messages import shown
 from mmssl.recipe.sections import read_docstring, section
@@ -160,7 +161,7 @@ SMALL = {"modalities": {"pixel": {}}, "objective": {"name": "masked"}, "data": {
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "sections", lambda: SECTIONS)
-    monkeypatch.setattr(recipe, "variants", lambda: [(Mask, SAMPLERS), (Curve, CURVES)])
+    monkeypatch.setattr(recipe, "variants", lambda: [(Mask, SAMPLERS), (Curve, CURVES), (Sampler, SAMPLERS)])
     monkeypatch.setattr(recipe, "installed", lambda: ["pixel", "word"])
     monkeypatch.setattr(modality, "find", {"pixel": PIXEL, "word": PIXEL}.__getitem__)
 
@@ -332,7 +333,12 @@ def test_bad_overrides() -> None:
 def test_resolved_has_every_default() -> None:
     assert load(SMALL).resolved() == {
         "modalities": {
-            "pixel": {"processor": {"size": 8}, "adapter": {"patch_size": 2, "scale": [1, 1]}, "augment": {"flip": False}}
+            "pixel": {
+                "processor": {"size": 8},
+                "adapter": {"patch_size": 2, "scale": [1, 1]},
+                "augment": {"flip": False},
+                "views": {},
+            }
         },
         "encoder": {"size": None, "layers": None},
         "objective": {"name": "masked", "mask": None, "decoder": None, "copy": "raw"},
@@ -366,7 +372,7 @@ def test_sections_are_built_by_their_constructors() -> None:
     assert load(SMALL, ["evaluate.every=3"]).section("evaluate") == Evaluate(every=3)
     assert read.objective == ("masked", {"mask": Block(blocks=2), "decoder": Decoder(depth=2), "copy": "raw"})
     assert read.modalities == {
-        "pixel": {"processor": {"size": 8}, "adapter": {"patch_size": 2, "scale": (1, 1)}, "augment": {"flip": False}}
+        "pixel": {"processor": {"size": 8}, "adapter": {"patch_size": 2, "scale": (1, 1)}, "augment": {"flip": False}, "views": {}}
     }
     assert not read.needs_labels and load(SMALL, ["objective={name: supervised}"]).needs_labels
     with pytest.raises(LookupError, match=r"section\(\) builds encoder, data, train, evaluate, run; got 'objective'"):
@@ -423,7 +429,10 @@ def test_numbers() -> None:
         ("data.columns.label=[3]", "data.columns: expected a mapping from text to (text or a list, each text) or null, got {"),
         ("encoder.size=tony", "encoder.size: expected one of: tiny, huge or null, got 'tony'"),
         ("modalities.pixl={}", "modalities.pixl: unknown key; did you mean 'pixel'? Known keys: pixel, word"),
-        ("modalities.pixel=null", "modalities.pixel: expected a mapping with keys of: processor, adapter, augment, got null"),
+        (
+            "modalities.pixel=null",
+            "modalities.pixel: expected a mapping with keys of: processor, adapter, augment, views, got null",
+        ),
         ("modalities.pixel.adapter.patch=2", "modalities.pixel.adapter.patch: unknown key; did you mean 'patch_size'?"),
         ("modalities.pixel.adapter.width=2", "modalities.pixel.adapter.width: unknown key"),
         ("modalities={}", "modalities: name at least one"),
