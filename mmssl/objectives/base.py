@@ -17,7 +17,7 @@ from mmssl.modality import Inputs, Others, Processor, mixing
 from mmssl.model import MMSSLModel
 from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published
 from mmssl.objectives.terms import Metric, Terms
-from mmssl.objectives.together import Share, Whole, whole_step
+from mmssl.objectives.together import Share, Whole, nothing, whole_step
 from mmssl.objectives.views import GLOBAL, Change, Encodings, Views, augmented
 
 
@@ -142,15 +142,17 @@ class Objective(nn.Module, ABC):
         step = replace(step, seen=self.encodings(batch))
         found = self.terms(batch, step)
         output = Output(found.loss(step.weights).to(batch.keys.device), found.metrics, found.state)
-        return self.with_others(output, self.represent(batch, step), step) if self.couples else output
+        return self.with_coupled(output, self.represent(batch, step), step) if self.couples else output
 
-    def with_others(self, output: Output, share: Share, step: Step) -> Output:
+    def with_coupled(self, output: Output, share: Share, step: Step) -> Output:
         """The output with the batch's part of the loss that couples samples."""
         if step.weights is None:
             found = self.agree(share, step)
-            return Output(output.loss + found.loss(), {**output.metrics, **found.metrics}, {**output.state, **found.state})
+            return Output(
+                output.loss + found.loss() + nothing(share), {**output.metrics, **found.metrics}, {**output.state, **found.state}
+            )
         whole = step.whole or self.meet([share], step)
-        loss = output.loss + whole.part(step.number, share) if step.counts else output.loss
+        loss = output.loss + (whole.part(step.number, share) if step.counts else whole.none(share))
         told = whole.metrics if whole.first and step.number == 0 else {}
         return Output(loss, {**output.metrics, **told}, {**output.state, **whole.state})
 

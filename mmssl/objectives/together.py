@@ -71,6 +71,12 @@ def join(shares: Sequence[Share]) -> Share:
     )
 
 
+def nothing(share: Share) -> Float[Tensor, ""]:
+    """Zero, with a gradient of zero for all that the share was made of: a backward pass goes through it in any case."""
+    parts = [(value * 0).sum() for value in share.values.values() if value.requires_grad]
+    return torch.stack(parts).sum() if parts else torch.zeros((), device=share.keys.device)
+
+
 @dataclass(frozen=True)
 class Whole:
     """The loss of a whole step near where it is: its value, and its slopes.
@@ -93,8 +99,13 @@ class Whole:
         slopes = self.slopes[number]
         found = [(share.values[name] * slope).sum() for name, slope in slopes.items() if share.values[name].requires_grad]
         found += [(weight * slope).sum() / self.shares for weight, slope in self.weights]
-        linear = torch.stack([each.to(self.loss.dtype) for each in found]).sum() if found else self.loss.new_zeros(())
+        linear = torch.stack([each.to(self.loss.dtype) for each in (*found, nothing(share))]).sum()
         return self.loss / self.shares + linear - linear.detach()
+
+    def none(self, share: Share) -> Float[Tensor, ""]:
+        """What a micro-batch contributes that only stands in: nothing, with a gradient of zero for all that the loss depends on."""
+        weights = [(weight * 0).sum() for weight, _ in self.weights]
+        return torch.stack([each.to(self.loss.dtype) for each in (*weights, nothing(share))]).sum()
 
 
 def whole_step(

@@ -1,8 +1,10 @@
 """Contrast, distillation and CLIP as people meet them: what is published, what rows may lack, and what is said of bad input."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,13 +13,13 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor
 
 import mmssl
-from mmssl.data import Batch, Order, Source
+from mmssl.data import Batch, Order, Source, processes
 from mmssl.data.loader import batches
 from mmssl.draws import keys
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.heads import Head
-from mmssl.objectives import Clip, Contrast, Distill, Setup
+from mmssl.objectives import Clip, Contrast, Distill, Setup, Step
 from mmssl.objectives.agree.agree import TeacherOptions
 from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.networks import Moving
@@ -97,6 +99,36 @@ def test_rows_may_lack_a_modality_but_not_all() -> None:
         list(batches(Source.from_rows(rows), modalities, 6))
 
 
+@pytest.mark.parametrize("lacking", ["text", "image"])
+def test_a_step_in_which_no_row_is_a_pair_moves_nothing(lacking: str) -> None:
+    """Alone, and as a micro-batch."""
+    objective, batch = clip(), paired()
+    alone = replace(batch, inputs={name: x for name, x in batch.inputs.items() if name != lacking})
+    held = {name: torch.arange(3 if name in alone.inputs else 0) for name in batch.inputs}
+    alone = replace(alone, rows=held)
+    for step in (Step(), objective.prepared([alone], Step(weights={}))):
+        objective.zero_grad()
+        output = objective(alone, step)
+        output.loss.backward()
+        assert output.loss == 0
+        assert all(weight.grad is None or not weight.grad.any() for weight in objective.parameters())
+
+
+def test_a_process_that_stands_in_adds_nothing() -> None:
+    """Its loss and gradients are zero, but there are some: the others wait for them."""
+    objective, batch = clip(), paired()
+    share = objective.represent(batch, Step(seen=objective.encodings(batch))).map(torch.Tensor.detach)
+    with (
+        patch.object(processes, "world", lambda: 2),
+        patch.object(processes, "rank", lambda: 1),
+        patch.object(processes, "gathered", lambda own: [[share], own]),
+    ):
+        output = objective(batch, Step(weights={}, counts=False))
+    output.loss.backward()
+    assert output.loss == 0 and not output.metrics
+    assert all(weight.grad is not None and not weight.grad.any() for weight in objective.parameters())
+
+
 def test_rows_of_a_group_stand_together() -> None:
     groups = np.array([0, 1, 2, 0, 1, 2, 0, 3, 1, 1])
     order = Order(10, 0, groups=groups, together=2)
@@ -156,17 +188,21 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Contrast(small_model("image"), one(), losses=[AGREEMENTS["info_nce"](queue=4)]).train()(batch_of("image", 6)),
         "a queue of 4 cannot hold the 6 samples of a step",
     ),
-    "sigmoid without bias": (lambda: sigmoid_without_bias(), "sigmoid needs a learned scale and bias"),
+    "sigmoid without bias": (lambda: clip(losses=[AGREEMENTS["sigmoid"]()])(paired()), "sigmoid needs a learned scale and bias"),
     "group norm": (lambda: Head(norm="group", hidden=24), "hidden that is a multiple of 16; got 24"),
 }
 
 
-def sigmoid_without_bias() -> Any:
+def clip(**settings: Any) -> Clip:
+    """A small clip of two modalities."""
     modalities = {name: {"processor": small_processor(name).settings(), "adapter": {}} for name in ("image", "text")}
-    model = MMSSLModel(MMSSLConfig(modalities=modalities, **SMALL))
+    return Clip(MMSSLModel(MMSSLConfig(modalities=modalities, **SMALL)), Setup(), **settings).train()
+
+
+def paired() -> Batch:
+    """Three samples that hold both modalities."""
     ids = torch.arange(3)
-    inputs = {name: batch_of(name, 3).inputs[name] for name in modalities}
-    return Clip(model, Setup(), losses=[AGREEMENTS["sigmoid"]()]).train()(Batch(inputs, keys(0, 0, ids), ids))
+    return Batch({name: batch_of(name, 3).inputs[name] for name in ("image", "text")}, keys(0, 0, ids), ids)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -108,6 +108,8 @@ class InfoNce(Agreement):
             found = torch.cat([found, similarities(queries, held.to(queries.dtype))], 1)
             positive, itself = (F.pad(part, (0, len(held))) for part in (positive, itself))
         if any(self.mixed):
+            if self.size:
+                keys = torch.cat([keys, self.queue(others[0].modality).held.to(keys.dtype)])
             found, positive, itself = self.with_mixed(seen, queries, keys, found, positive, itself)
         scaled = found / self.temperature if self.temperature is not None else self.learned(seen, found)
         return scaled, positive & ~itself, ~itself
@@ -122,12 +124,11 @@ class InfoNce(Agreement):
         self, seen: Seen, queries: Tensor, keys: Tensor, found: Tensor, positive: Tensor, itself: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """With mixtures of the hardest negatives of each query as further columns."""
-        pool = keys if not self.size else torch.cat([keys, self.queue(seen.views[0].modality).held.to(keys.dtype)])
         pairs, towards = (
             seen.draws.uniform(f"mixed negatives {part}", len(queries), count, numbers)[0].to(queries.device)
             for part, (count, numbers) in enumerate(zip(self.mixed, (3, 2), strict=True))
         )
-        mixed = mixed_negatives(queries, pool, pairs, towards, self.hard, ~(positive | itself))
+        mixed = mixed_negatives(queries, keys, pairs, towards, self.hard, ~(positive | itself))
         more = (unit(queries)[:, None] * mixed.to(queries.dtype)).sum(-1)
         positive, itself = (F.pad(part, (0, more.shape[1])) for part in (positive, itself))
         return torch.cat([found, more.to(found.dtype)], 1), positive, itself
