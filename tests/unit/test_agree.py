@@ -129,6 +129,13 @@ def test_a_process_that_stands_in_adds_nothing() -> None:
     assert all(weight.grad is not None and not weight.grad.any() for weight in objective.parameters())
 
 
+def test_the_report_shows_how_similar_pairs_are() -> None:
+    (title,) = clip().eval().pictures(paired(), {})
+    assert title == "image: similarity of image global 0 and text global 0"
+    figures = Contrast(small_model("image"), one()).eval().pictures(batch_of("image"), {})
+    assert [figure.axes[0].images[0].get_array().shape for figure in figures.values()] == [(6, 6)]
+
+
 def test_rows_of_a_group_stand_together() -> None:
     groups = np.array([0, 1, 2, 0, 1, 2, 0, 3, 1, 1])
     order = Order(10, 0, groups=groups, together=2)

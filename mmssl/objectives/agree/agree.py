@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.data import Batch
+from mmssl.losses.negatives import similarities
 from mmssl.losses.spectrum import effective_rank
 from mmssl.masking import Sampler, split_in_order
+from mmssl.modality import Processor
 from mmssl.model import MMSSLModel, initialise_all
 from mmssl.model.heads import BatchNorm, Head, LogitScale, Mlp, Prototypes
 from mmssl.model.model import without_heads
@@ -75,7 +78,8 @@ class Agree(Objective):
         self.losses, self.keeps_heads, self.place = nn.ModuleList(losses), keeps_heads, ""
         self.all_views = [view for name in self.modalities for view in numbered(name, self.views[name])]
         self.target = self.make_target(teacher)
-        if not any(loss.projects for loss in self.every_loss):
+        self.projects = any(loss.projects for loss in self.every_loss)
+        if not self.projects:
             projector, predictor = replace(projector, layers=0), None
         self.attach(projector, scale)
         width = projector.out(min(model.pooled_size(name) for name in self.modalities))
@@ -284,6 +288,21 @@ class Agree(Objective):
         if seen.scale is not None:
             found["logit_scale"] = State(seen.scale.scale.detach())
         return found
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
+        """How similar each sample of a view is to each of another one: of pairs that agree, the diagonal stands out."""
+        seen = self.seen(self.represent(batch, Step(seen=self.encodings(batch))), Step())
+        pair = next(iter(seen.pairs("across") or seen.pairs("within")), None)
+        if not self.projects or pair is None:
+            return {}
+        a, b = pair
+        figure = Figure(figsize=(5, 4), layout="constrained")
+        axes = figure.add_subplot()
+        shown = similarities(seen.projected(a), seen.projected(b)).cpu().numpy()
+        figure.colorbar(axes.imshow(shown, vmin=-1, vmax=1, cmap="RdBu_r"), label="cosine similarity")
+        axes.set(xlabel=str(b), ylabel=str(a))
+        return {f"{a.modality}: similarity of {a} and {b}": figure}
 
     def after_step(self, clock: Clock) -> None:
         if "scale" in self.heads:

@@ -29,6 +29,8 @@ class Barlow(Agreement):
     weight: factor on its loss.
     """
 
+    plain = True
+
     def __init__(
         self, *, off_diagonal: Annotated[float, Field(gt=0)] = 0.0051, between: Between = "within", weight: Weight = 1.0
     ) -> None:
@@ -50,6 +52,8 @@ class Vicreg(Agreement):
     between: pairs of views within a modality, across two of them, or all.
     weight: factor on its loss.
     """
+
+    plain = True
 
     def __init__(
         self,
@@ -85,6 +89,8 @@ class Sigreg(Agreement):
     across: whether views of two modalities are drawn together too.
     weight: factor on its loss.
     """
+
+    plain = True
 
     def __init__(
         self,
@@ -139,6 +145,8 @@ class Koleo(Agreement):
     of: pooled outputs, as DINOv2, or projections. In each global view on its own.
     weight: factor on its loss.
     """
+
+    plain = True
 
     def __init__(self, *, of: Literal["pooled", "projected"] = "pooled", weight: Weight = 0.1) -> None:
         super().__init__(weight)
