@@ -251,16 +251,9 @@ def evaluate(options: argparse.Namespace) -> None:
         test_split=options.test_split,
         train_limit=options.train_limit,
         test_limit=options.test_limit,
-        batch_size=options.batch_size,
-        on_error=options.on_error,
-        table_format=table_format(options),
-        compare=dict(pair.split("=", 1) for pair in options.compare),
+        **reading(options),
     )
-    if not is_first():
-        return
-    table.print()
-    if options.output:
-        options.output.write_text(json.dumps(table.to_dict(), indent=2) + "\n", encoding="utf-8")
+    show([table], table.to_dict(), options.output)
 
 
 def evaluate_pairs(options: argparse.Namespace) -> None:
@@ -287,18 +280,29 @@ def evaluate_pairs(options: argparse.Namespace) -> None:
         columns=columns or None,
         split=options.test_split,
         limit=options.test_limit,
-        batch_size=options.batch_size,
-        on_error=options.on_error,
-        table_format=table_format(options),
-        compare=dict(pair.split("=", 1) for pair in options.compare),
+        **reading(options),
     )
+    show(list(tables.values()), {name: table.to_dict() for name, table in tables.items()}, options.output)
+
+
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """How samples are read and encoded, and what else is scored, whatever the scores are."""
+    return {
+        "batch_size": options.batch_size,
+        "on_error": options.on_error,
+        "table_format": table_format(options),
+        "compare": dict(pair.split("=", 1) for pair in options.compare),
+    }
+
+
+def show(tables: list[Any], written: dict[str, Any], output: Path | None) -> None:
+    """Print tables, and write them to a file if there is one; the first process does."""
     if not is_first():
         return
-    for table in tables.values():
+    for table in tables:
         table.print()
-    if options.output:
-        written = {name: table.to_dict() for name, table in tables.items()}
-        options.output.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    if output:
+        output.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
 def embed(options: argparse.Namespace) -> None:

@@ -50,6 +50,11 @@ class Batch:
         return next(iter(self.inputs))
 
     @property
+    def paired(self) -> bool:
+        """Whether its rows pair modalities: several are here, or those that are here lack the others."""
+        return self.rows is not None or len(self.inputs) > 1
+
+    @property
     def draws(self) -> Draws:
         """Random numbers of these samples."""
         return Draws(self.keys)

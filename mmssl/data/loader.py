@@ -361,6 +361,15 @@ def _check_sizes(source: Source, order: Order | BudgetOrder, batch_size: int | N
         raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}: {nearest}")
 
 
+def holdings(source: Source, modalities: Modalities, *, track: Track = silent) -> Iterator[set[str]]:
+    """The modalities that each row holds, in order; see `Processor.absent`. Rows are read, samples are not."""
+    narrow = source.only([modality for modality, _ in modalities.values()]).evenly(source.num_rows)
+    for start in track(range(0, narrow.num_rows, READ), f"rows with {' and '.join(modalities)}", unit="reads"):
+        for row in narrow.rows(range(start, min(start + READ, narrow.num_rows))):
+            raws = ((name, processor, narrow.raw(modality, row)) for name, (modality, processor) in modalities.items())
+            yield {name for name, processor, raw in raws if not processor.absent(raw)}
+
+
 def cut(source: Source, modalities: Modalities, *, track: Track = silent) -> Source:
     """The source with a sample for every piece of its rows, where a processor cuts long samples; else as it is.
 

@@ -5,10 +5,10 @@ from mmssl.evaluation.features import embed as embed
 from mmssl.evaluation.features import extract as extract
 from mmssl.evaluation.features import random_init as random_init
 from mmssl.evaluation.features import raw_features as raw_features
+from mmssl.evaluation.pair_data import asked_pairs as asked_pairs
+from mmssl.evaluation.pair_data import open_pairs as open_pairs
 from mmssl.evaluation.paired import PAIR_PROTOCOL as PAIR_PROTOCOL
 from mmssl.evaluation.paired import PairEvaluator as PairEvaluator
-from mmssl.evaluation.paired import asked_pairs as asked_pairs
-from mmssl.evaluation.paired import open_pairs as open_pairs
 from mmssl.evaluation.protocol import PROTOCOL as PROTOCOL
 from mmssl.evaluation.protocol import Evaluator as Evaluator
 from mmssl.evaluation.protocol import choose_modality as choose_modality

@@ -15,6 +15,7 @@ from mmssl.data.labels import Kind
 from mmssl.data.source import LABEL, Columns
 from mmssl.evaluation import probes
 from mmssl.evaluation.history import History, label_column
+from mmssl.modality import find
 
 SPLIT_SEED = 0
 FEWEST_OF_A_CLASS = 3
@@ -202,3 +203,9 @@ def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | 
         if use != LABEL and column in ([names] if isinstance(names, str) else names):
             raise ValueError(f"{source}: column {column!r} is named for the labels and for {use}, which could then read the answer")
     return labels
+
+
+def columns_of(source: Source, name: str) -> list[str]:
+    """The columns that a modality is read from; LookupError if there are none."""
+    place = source.places(find(name))
+    return [place] if isinstance(place, str) else place

@@ -15,3 +15,8 @@ def effective_rank(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     values = torch.linalg.svdvals(centred)
     shares = values / values.sum().clamp(min=1e-12)
     return torch.exp(-(shares * (shares + 1e-12).log()).sum()).clamp(min=1)
+
+
+def spread(rows: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
+    """Mean over channels of the standard deviation over all tokens, or samples, of a step: near 0 when all are alike (collapse)."""
+    return rows.std(0).mean() if len(rows) > 1 else rows.new_zeros(())

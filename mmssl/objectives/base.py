@@ -90,6 +90,8 @@ class Objective(nn.Module, ABC):
     keeps_heads: bool = False
     """Whether heads on top of the model are published with it."""
 
+    count: ClassVar[int] = 1
+    """Global views of each sample where the recipe names none."""
     couples: bool = False
     """Whether it has a loss that couples samples: `represent` and `agree`."""
 
@@ -174,9 +176,9 @@ class Objective(nn.Module, ABC):
 
     @property
     def views(self) -> Mapping[str, Mapping[str, Views]]:
-        """Per modality its kinds of views: those that the recipe names, else one of its augmentation."""
+        """Per modality its kinds of views: those that the recipe names, else so many of its augmentation."""
         known = self.setup.views
-        return {name: known.get(name) or {GLOBAL: Views(1, self.setup.augments.get(name))} for name in self.modalities}
+        return {name: known.get(name) or {GLOBAL: Views(self.count, self.setup.augments.get(name))} for name in self.modalities}
 
     def encodings(self, batch: Batch) -> Encodings:
         """Views of a batch and what networks make of them, not yet computed."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmssl.data import Labels, Source, Stream, Track, cut, silent
-from mmssl.data.loader import READ
+from mmssl.data.loader import READ, holdings
 from mmssl.modality import Content, Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
@@ -73,12 +73,8 @@ def check_pairs(streams: Mapping[str, Stream], processor: MMSSLProcessor) -> Non
     """ValueError if no row of any source holds two modalities; reads as far as the first that does."""
     for stream in streams.values():
         found = modalities_of(stream, processor)
-        narrow = stream.source.only([modality for modality, _ in found.values()])
-        for start in range(0, narrow.num_rows, READ) if len(found) > 1 else ():
-            for row in narrow.evenly(narrow.num_rows).rows(range(start, min(start + READ, narrow.num_rows))):
-                held = [not each.absent(narrow.raw(modality, row)) for modality, each in found.values()]
-                if sum(held) > 1:
-                    return
+        if len(found) > 1 and any(len(held) > 1 for held in holdings(stream.source, found)):
+            return
     sources = ", ".join(f"{stream.source} ({', '.join(stream.modalities)})" for stream in streams.values())
     raise ValueError(
         f"no row holds two modalities, which are to be paired: {sources}. Check data.columns, and that their cells are not empty; "

@@ -41,6 +41,7 @@ class Feed:
         self.streams, self.processor, self.training, self.labels = streams, processor, training, labels
         self.folder, self.track = folder, track
         self.skips: list[str] = []
+        self.groups = {name: stream.source.groups() for name, stream in streams.items()}
         self.orders = {name: self.make_order(stream) for name, stream in streams.items()}
         sizes = {name: len(stream.source) for name, stream in streams.items()}
         weights = {name: stream.options.weight for name, stream in streams.items()}
@@ -59,16 +60,16 @@ class Feed:
     def make_order(self, stream: Stream) -> Order | BudgetOrder:
         """Which samples of a source each of its steps reads."""
         if self.options.batch_tokens is None:
-            groups, size = self.groups(stream) if self.data.group_size > 1 else None, self.data.group_size
+            groups, size = self.groups_of_samples(stream) if self.data.group_size > 1 else None, self.data.group_size
             return Order(len(stream.source), stream.seed(self.seed), self.data.shuffle, groups, size)
         shares = self.training.accelerator.num_processes * self.options.accumulation
         lengths = self.lengths(stream)
         seed = stream.seed(self.seed)
         return BudgetOrder(lengths, self.options.batch_tokens, seed, shares=shares, shuffle=self.data.shuffle)
 
-    def groups(self, stream: Stream) -> Int[np.ndarray, " n"]:
+    def groups_of_samples(self, stream: Stream) -> Int[np.ndarray, " n"]:
         """The group of every sample of a source. ValueError if no column says it."""
-        source, groups = stream.source, stream.source.groups()
+        source, groups = stream.source, self.groups[stream.name]
         if groups is None:
             raise ValueError(f"data.group_size is {self.data.group_size}, but {source} has no groups; name columns.group")
         return groups[[source.kept_row(index) for index in range(len(source))]]
@@ -133,7 +134,7 @@ class Feed:
             pin_memory=accelerator.device.type == "cuda",
             cache=self.data.cache,
             name=stream.name,
-            groups=stream.source.groups(),
+            groups=self.groups[stream.name],
             lacking=self.lacking(stream),
         )
         return self._heard(reading)

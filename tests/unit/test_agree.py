@@ -19,7 +19,7 @@ from mmssl.draws import keys
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.heads import Head
-from mmssl.objectives import Clip, Contrast, Distill, Setup, Step
+from mmssl.objectives import Clip, Contrast, Distill, Masked, Setup, Step
 from mmssl.objectives.agree.agree import TeacherOptions
 from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.networks import Moving
@@ -112,6 +112,25 @@ def test_a_step_in_which_no_row_is_a_pair_moves_nothing(lacking: str) -> None:
         output.loss.backward()
         assert output.loss == 0
         assert all(weight.grad is None or not weight.grad.any() for weight in objective.parameters())
+
+
+def test_terms_of_pairs_are_named_alike_in_every_micro_batch() -> None:
+    """One that happens to hold a single modality adds to the same term as the others."""
+    batch = paired()
+    model = clip().model
+    alone = replace(batch, inputs={"image": batch.inputs["image"]}, rows={"image": torch.arange(3), "text": torch.arange(0)})
+    objective = Masked(model, Setup())
+    whole, part = (objective.terms(each, Step()).terms.keys() for each in (batch, alone))
+    assert (set(whole), set(part)) == ({"loss_1_image", "loss_1_text"}, {"loss_1_image"})
+    assert objective.weights(alone, Step()).keys() == part
+
+
+def test_only_losses_across_modalities_ask_for_pairs() -> None:
+    """A run of several sources, each of one modality, has none, and nothing is wrong with that."""
+    batch = paired()
+    alone = replace(batch, inputs={"image": batch.inputs["image"]})
+    assert "pairs" not in Contrast(clip().model, Setup()).train()(alone).metrics
+    assert clip()(batch).metrics["pairs"].value == 3
 
 
 def test_a_process_that_stands_in_adds_nothing() -> None:

@@ -14,7 +14,7 @@ from mmssl.data import DataOptions
 from mmssl.evaluation import EvaluateOptions, PairEvaluator, PairRow, PairTable, ZeroShotOptions, open_pairs, pairs
 from mmssl.evaluation.features import Features
 from mmssl.evaluation.history import History
-from mmssl.evaluation.paired import read_templates
+from mmssl.evaluation.pair_data import read_templates
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig
 from mmssl.processor import MMSSLProcessor

@@ -17,8 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.data import Batch
+from mmssl.losses.arithmetic import unit
 from mmssl.losses.negatives import similarities
-from mmssl.losses.spectrum import effective_rank
+from mmssl.losses.spectrum import effective_rank, spread
 from mmssl.masking import Sampler, split_in_order
 from mmssl.modality import Processor
 from mmssl.model import MMSSLModel, initialise_all
@@ -30,7 +31,7 @@ from mmssl.objectives.base import Objective, Setup, Step
 from mmssl.objectives.networks import Clock, Frozen, Moving, Published
 from mmssl.objectives.terms import Metric, Rows, State, Term, Terms
 from mmssl.objectives.together import Share
-from mmssl.objectives.views import GLOBAL, Change, Encodings, View, Views, no_saliency, numbered
+from mmssl.objectives.views import GLOBAL, Change, Encodings, View, no_saliency, numbered
 from mmssl.tokens import Tokens
 
 Momentum = Annotated[float, Field(ge=0, le=1)]
@@ -55,7 +56,6 @@ class Agree(Objective):
 
     couples = True
     count: ClassVar[int] = 2
-    """Global views of each sample where the recipe names none."""
 
     def __init__(
         self,
@@ -164,12 +164,6 @@ class Agree(Objective):
         return [cast(Agreement, loss) for loss in self.losses]
 
     @property
-    def views(self) -> Mapping[str, Mapping[str, Views]]:
-        """Two global views of each sample, of one modality, where the recipe names none."""
-        known, augments = self.setup.views, self.setup.augments
-        return {name: known.get(name) or {GLOBAL: Views(self.count, augments.get(name))} for name in self.modalities}
-
-    @property
     def change(self) -> Change | None:
         return None if self.mask is None else self.hide
 
@@ -191,7 +185,7 @@ class Agree(Objective):
         followed = [view for view in views if view.kind == GLOBAL] if self.target != "student" else []
         for network, some in (("student", views), (self.target, followed)):
             for view, pooled in zip(some, seen.pooled(network, some), strict=True):
-                values[f"{network}/pooled/{view}"], rows[f"{network}/pooled/{view}"] = wide(pooled), batch.held(view.modality)
+                values[f"{network}/pooled/{view}"], rows[f"{network}/pooled/{view}"] = widened(pooled), batch.held(view.modality)
         if any(loss.tokens or loss.dense for loss in self.every_loss):
             for view in [view for view in views if view.kind == GLOBAL]:
                 self.add_tokens(seen, batch, view, values, rows)
@@ -205,10 +199,10 @@ class Agree(Objective):
             body = encoded.tail(seen.tokens("student", view).values.shape[1])
             if any(loss.tokens for loss in self.every_loss):
                 hidden = seen.hidden[self.hide, view]
-                values[f"{network}/hidden/{view}"] = wide(body.values[hidden])
+                values[f"{network}/hidden/{view}"] = widened(body.values[hidden])
                 rows[f"{network}/hidden/{view}"] = held[torch.nonzero(hidden)[:, 0]]
             if any(loss.dense for loss in self.every_loss):
-                values[f"{network}/tokens/{view}"] = wide(body.values)
+                values[f"{network}/tokens/{view}"] = widened(body.values)
                 values[f"{network}/valid/{view}"] = body.valid_or_ones().to(torch.float32)
                 rows[f"{network}/tokens/{view}"] = rows[f"{network}/valid/{view}"] = held
 
@@ -276,14 +270,13 @@ class Agree(Objective):
             found["momentum"] = State(torch.tensor(rule.momentum(seen.clock.progress)))
         if seen.views and seen.diagnose:
             first = seen.views[0]
-            projected = nn.functional.normalize(seen.projected(first).detach().float(), dim=-1)
-            found["feature_std"] = State(spread(projected))
+            directions = unit(seen.projected(first).detach().float())
+            # 1 where they are spread over the whole sphere, 0 where all are alike.
+            found["feature_std"] = State(spread(directions) * directions.shape[1] ** 0.5)
             found["feature_rank"] = Rows(seen.pooled("student", first).detach(), effective_rank)
-        if len(self.modalities) > 1:
-            held = torch.zeros(len(seen.share), dtype=torch.int64, device=seen.share.keys.device)
-            for name in self.modalities:
-                rows = [seen.rows(view) for view in seen.views if view.modality == name][:1]
-                held = held + sum(torch.zeros_like(held).index_fill(0, each, 1) for each in rows)
+        if seen.views and any(loss.between != "within" for loss in self.every_loss):
+            rows = {view.modality: seen.rows(view) for view in seen.views}
+            held = torch.bincount(torch.cat(list(rows.values())), minlength=len(seen.share))
             found["pairs"] = State((held > 1).sum().float())
         if seen.scale is not None:
             found["logit_scale"] = State(seen.scale.scale.detach())
@@ -319,11 +312,6 @@ def project(model: MMSSLModel, place: str, name: str, pooled: Float[Tensor, "k d
     return projector(pooled, True)
 
 
-def spread(unit: Float[Tensor, "k p"]) -> Float[Tensor, ""]:
-    """How far directions are spread: 1 over the whole sphere, 0 where all are alike."""
-    return unit.std(0).mean() * unit.shape[1] ** 0.5 if len(unit) > 1 else unit.new_ones(())
-
-
-def wide(values: Tensor) -> Tensor:
+def widened(values: Tensor) -> Tensor:
     """Representations in float32 or wider: those of all processes meet in it."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -125,7 +125,7 @@ class Predict(Objective):
 
     def terms(self, batch: Batch, step: Step) -> Terms:
         parts = self.apart(batch) if self.across != "only" else []
-        if len(batch.inputs) == 1:
+        if not batch.paired:
             return self.terms_of(parts[0], step) if parts else Terms({})
         found = {part.modality: self.terms_of(part, step) for part in parts}
         found |= {f"{a.modality}_to_{b.modality}": self.terms_across(a, b, step) for a, b in self.paired(batch)}
@@ -175,7 +175,7 @@ class Predict(Objective):
     def apart(self, batch: Batch) -> list[Batch]:
         """The samples of each modality of rows that pair several, which are predicted each from itself."""
         names = [name for name in batch.inputs if name in self.modalities]
-        return [batch] if len(batch.inputs) == 1 else [batch.of(name) for name in names]
+        return [batch.of(name) for name in names] if batch.paired else [batch]
 
     def terms_of(self, batch: Batch, step: Step) -> Terms:
         """The terms of a batch of one modality."""
@@ -245,7 +245,7 @@ class Predict(Objective):
     @torch.no_grad()
     def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
         parts = self.apart(batch) if self.across != "only" else []
-        if len(batch.inputs) == 1:
+        if not batch.paired:
             return self.weights_of(parts[0], step) if parts else {}
         found = {part.modality: self.weights_of(part, step) for part in parts}
         for a, b in self.paired(batch):

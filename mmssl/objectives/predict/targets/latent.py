@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.losses.spectrum import effective_rank
+from mmssl.losses.spectrum import effective_rank, spread
 from mmssl.model import MMSSLModel
 from mmssl.objectives.networks import Moving, Networks
 from mmssl.objectives.predict.distances import Loss, SmoothL1
@@ -105,8 +105,3 @@ class Latent(Target):
             found = scene.networks[self.teacher].encoder.layer_outputs(tokens, self.layers, part=self.part)
         count = tokens.values.shape[1]
         return torch.stack([normalise(one.tail(count).values.float(), tokens.valid, self.how) for one in found]).mean(0)
-
-
-def spread(rows: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
-    """Mean over channels of the standard deviation over all tokens, or samples, of a step: near 0 when all are alike (collapse)."""
-    return rows.std(0).mean() if len(rows) > 1 else rows.new_zeros(())
