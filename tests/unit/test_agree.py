@@ -1,5 +1,6 @@
 """Contrast, distillation and CLIP as people meet them: what is published, what rows may lack, and what is said of bad input."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from mmssl.objectives import Clip, Contrast, Distill, Masked, Setup, Step
 from mmssl.objectives.agree.agree import TeacherOptions
 from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.networks import Moving
+from mmssl.objectives.views import Views
 from mmssl.testing import batch_of, small_model, small_processor
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -196,6 +198,14 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Distill(small_model("image"), one(), losses=[AGREEMENTS["masked_tokens"](prototypes=8)]),
         "a loss of hidden tokens needs objective.mask",
     ),
+    "no global view": (
+        lambda: Contrast(small_model("image"), replace(one(), views={"image": {"local": Views(2)}})),
+        "modalities.image.views has local, but no kind 'global'",
+    ),
+    "one view": (
+        lambda: Contrast(small_model("image"), replace(one(), views={"image": {"global": Views(1)}})),
+        "InfoNce compares two views (within modalities), but there are only image global 0",
+    ),
     "nearest without queue": (lambda: AGREEMENTS["info_nce"](nearest=True), "looks in a queue; set queue"),
     "published teacher": (lambda: Contrast(small_model("image"), one(), publish="teacher"), "choose student"),
     "saved teacher": (
@@ -234,7 +244,7 @@ def paired() -> Batch:
 @pytest.mark.parametrize("case", BAD)
 def test_bad_settings_are_named(case: str) -> None:
     make, message = BAD[case]
-    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         make()
 
 

@@ -25,7 +25,7 @@ from mmssl.modality import Processor
 from mmssl.model import MMSSLModel, initialise_all
 from mmssl.model.heads import BatchNorm, Head, LogitScale, Mlp, Prototypes
 from mmssl.model.model import without_heads
-from mmssl.objectives.agree.parts import Agreement, Seen, Space
+from mmssl.objectives.agree.parts import Agreement, Seen, Space, pairs_of
 from mmssl.objectives.agree.predictors import Answer, Predicting
 from mmssl.objectives.base import Objective, Setup, Step
 from mmssl.objectives.networks import Clock, Frozen, Moving, Published
@@ -77,6 +77,7 @@ class Agree(Objective):
             raise ValueError("objective.losses is empty: name how views are to agree, as in losses: [{name: info_nce}]")
         self.losses, self.keeps_heads, self.place = nn.ModuleList(losses), keeps_heads, ""
         self.all_views = [view for name in self.modalities for view in numbered(name, self.views[name])]
+        self.check_views()
         self.target = self.make_target(teacher)
         self.projects = any(loss.projects for loss in self.every_loss)
         if not self.projects:
@@ -112,6 +113,21 @@ class Agree(Objective):
         if publish == "teacher" and not self.networks.teachers:
             raise ValueError("objective.publish: teacher needs objective.teacher to be a moving average; choose student")
         self.publish = publish
+
+    def check_views(self) -> None:
+        """ValueError where no loss could say anything: nothing to follow, or no two views that it compares."""
+        for name, kinds in self.views.items():
+            if GLOBAL not in kinds:
+                raise ValueError(
+                    f"modalities.{name}.views has {', '.join(kinds)}, but no kind {GLOBAL!r}, which others follow; call one so"
+                )
+        for loss in self.every_loss:
+            if not loss.alone and not pairs_of(self.all_views, loss.between):
+                seen = ", ".join(map(str, self.all_views))
+                raise ValueError(
+                    f"objective.losses: {type(loss).__name__} compares two views ({loss.between} modalities), but there are only "
+                    f"{seen}; set modalities.NAME.views.{GLOBAL}.count to 2, or the loss's `between`"
+                )
 
     def make_target(self, teacher: TeacherOptions | None) -> str:
         """The name of the network that the student follows."""

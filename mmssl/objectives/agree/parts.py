@@ -137,18 +137,19 @@ class Seen:
 
     def pairs(self, between: Between, *, ordered: bool = True) -> list[tuple[View, View]]:
         """Pairs of a view and a followed one, never of a view with itself; unordered: every two views once, the first one first."""
-        found = []
-        for a in self.views:
-            for b in self.globals:
-                twice = not ordered and a.kind == GLOBAL and self.views.index(a) > self.views.index(b)
-                if (
-                    a == b
-                    or twice
-                    or between != ("all" if between == "all" else "within" if a.modality == b.modality else "across")
-                ):
-                    continue
+        return pairs_of(self.views, between, ordered=ordered)
+
+
+def pairs_of(views: Sequence[View], between: Between, *, ordered: bool = True) -> list[tuple[View, View]]:
+    """See `Seen.pairs`."""
+    found = []
+    for place, a in enumerate(views):
+        for other, b in enumerate(views):
+            twice = not ordered and a.kind == GLOBAL and place > other
+            kind = "within" if a.modality == b.modality else "across"
+            if a != b and b.kind == GLOBAL and not twice and between in ("all", kind):
                 found.append((a, b))
-        return found
+    return found
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ class Agreement(nn.Module, ABC):
     """Whether it compares tokens at hidden places, so that the student's global views are to hide some."""
     dense: bool = False
     """Whether it compares all tokens of global views."""
+    alone: bool = False
+    """Whether it says something of a single view."""
     projects: bool = True
     """Whether it reads projections: if no loss does, there is no projector."""
     plain: bool = False

@@ -228,6 +228,7 @@ class MaskedTokens(_Assigning):
     weight: factor on its loss.
     """
 
+    alone = True
     follows = True
     tokens = True
 
@@ -281,6 +282,7 @@ class Gram(Agreement):
     weight: factor on its loss.
     """
 
+    alone = True
     follows = True
     plain = True
     dense = True
@@ -303,6 +305,7 @@ class Distance(Agreement):
     weight: factor on its loss.
     """
 
+    alone = True
     follows = True
     plain = True
 

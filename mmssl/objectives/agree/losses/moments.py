@@ -90,6 +90,7 @@ class Sigreg(Agreement):
     weight: factor on its loss.
     """
 
+    alone = True
     plain = True
 
     def __init__(
@@ -146,6 +147,7 @@ class Koleo(Agreement):
     weight: factor on its loss.
     """
 
+    alone = True
     plain = True
 
     def __init__(self, *, of: Literal["pooled", "projected"] = "pooled", weight: Weight = 0.1) -> None:
