@@ -126,10 +126,10 @@ def forecasts(file: Path, folder: Path) -> Path:
 
 
 class Cells:
-    """The finished cells in grid.json."""
+    """The finished cells in a file of results."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "grid.json"
+    def __init__(self, folder: Path, name: str = "grid") -> None:
+        self.file = folder / f"{name}.json"
         self.content: dict[str, Any] = {"budget": None, "cells": []}
         if self.file.exists():
             self.content = json.loads(self.file.read_text(encoding="utf-8"))
@@ -151,8 +151,8 @@ class Cells:
     def has(self, dataset: str, row: str, seed: int) -> bool:
         return any((cell["dataset"], cell["row"], cell["seed"]) == (dataset, row, seed) for cell in self.cells)
 
-    def add(self, cell: dict[str, Any]) -> None:
-        self.cells.append(cell)
+    def add(self, *cells: dict[str, Any]) -> None:
+        self.cells.extend(cells)
         files.write_json(self.file, self.content)
 
     def values(self, dataset: str, row: str, score: str) -> list[float]:

@@ -1,0 +1,258 @@
+"""Every recipe on its data, as it is written, scored at its last step beside random weights, raw features or chance.
+
+    python benchmarks/recipes.py --data ../shared/data
+    python benchmarks/recipes.py --data ../shared/data --only pairs/clip_glyphs image/dino_cifar10 --seeds 3
+    python benchmarks/recipes.py --data ../shared/data --minutes 5 --output /tmp/five
+    python benchmarks/recipes.py --table
+
+Trains each recipe with its own settings and budget, or all with one budget (--minutes), and writes recipes.json and recipes.md into
+docs/results. What is finished is kept: the same command goes on where it was stopped, and --only adds recipes. `--table` only
+writes the page anew. The recipes of recipes/grid have their own table (grid.py); what has no `evaluate` section, or data that are
+neither bundled nor below --data, is left out and named.
+"""
+
+import argparse
+import json
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from grid import ROOT, Cells, machine, spent, spread
+
+import mmssl
+from mmssl import files
+from mmssl.evaluation import Evaluator, extract
+from mmssl.evaluation.table import CHANCE, PRETRAINED, RANDOM, RAW
+from mmssl.losses.spectrum import effective_rank
+from mmssl.model import load_model
+from mmssl.processor import MMSSLProcessor
+from mmssl.recipe import Recipe, load
+from mmssl.training.run import Run, command_line
+from mmssl_catalogue import recipes_found
+
+PAGE = "recipes"
+ROWS = (PRETRAINED, RANDOM, RAW, CHANCE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data lie below --data, and what of a recipe differs for this copy.
+
+    renamed: keys with names of columns, which have _ for . in this copy.
+    """
+
+    folder: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    renamed: tuple[str, ...] = ()
+
+
+CATEGORICAL = "modalities.tabular.processor.categorical_columns"
+PLACES = {
+    "uoft-cs/cifar10": Place("cifar10"),
+    "mteb/free-spoken-digit-dataset": Place("spoken_digits"),
+    "stanfordnlp/sst2": Place("sst2", {"evaluate.test_split": "test"}),
+    "scikit-learn/adult-census-income": Place(
+        "adult", {"data.columns.label": "label"}, ("modalities.tabular.processor.categorical_columns",)
+    ),
+    "jxie/modelnet40-2048": Place("shapes40"),
+    "data/ucr/OSULeaf": Place("ucr/OSULeaf"),
+}
+BUNDLED = "bundled:"
+
+
+def where(recipe: Recipe, data: Path) -> tuple[str, dict[str, Any]] | None:
+    """The name of a recipe's data and the overrides that find them; None if they are not here."""
+    path = recipe.resolved()["data"].get("path")
+    if path is None:
+        return None
+    if path.startswith(BUNDLED):
+        return path, {}
+    place = PLACES.get(path)
+    if place is None or not (data / place.folder).exists():
+        return None
+    changes = {"data.path": str(data / place.folder), **place.changes}
+    for key in place.renamed:
+        if (columns := nested(recipe.resolved(), key)) is not None:
+            changes[key] = [column.replace(".", "_") for column in columns]
+    return place.folder, changes
+
+
+def nested(content: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None if there is none."""
+    for part in key.split("."):
+        content = content.get(part) or {}
+    return content or None
+
+
+def budget_of(minutes: float | None) -> dict[str, Any]:
+    return {} if minutes is None else {"train.max_minutes": minutes, "train.max_steps": None, "train.max_epochs": None}
+
+
+def measure(name: str, seed: int, data: Path, minutes: float | None, work: Path) -> Iterator[dict[str, Any]]:
+    """The cells of one run: a cell for each row of each of its tables."""
+    path = recipes_found()[name]
+    found = where(load(path), data)
+    assert found is not None
+    dataset, changes = found
+    changes |= {"run.dir": str(work), "run.seed": seed, "evaluate.seed": seed, **budget_of(minutes)}
+    run = mmssl.train(str(path), changes)
+    about = {"recipe": name, "dataset": dataset, "seed": seed}
+    command = " ".join(["mmssl train", name, *(f"{key}={value}" for key, value in changes.items() if key != "run.dir")])
+    took = spent(run) | {"command": command, "flags": [flag["name"] for flag in run.read_record()["flags"]]}
+    for task, table in tables(run).items():
+        for row in table["rows"]:
+            if row["name"] in ROWS:
+                score = scores(row, table)
+                rank = ranks(run) if row["name"] == PRETRAINED and "probe" in score else {}
+                own = took if row["name"] == PRETRAINED else {}
+                yield about | {"row": row["name"], "task": task, "protocol": table["protocol"]} | score | rank | own
+
+
+def tables(run: Run) -> dict[str, dict[str, Any]]:
+    """The tables of a run by task; a single one is the probe."""
+    content = json.loads(run.table_file.read_text(encoding="utf-8"))
+    return {"probe": content} if "rows" in content else content
+
+
+def scores(row: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Probe and 20-NN, or the scores by pairs with the one that the table is about; accuracy in percent."""
+    if "headline" in table:
+        return {
+            "main": mean(row["scores"][key] for key in table["headline"]),
+            "scores": row["scores"],
+            "title": table["headline_title"],
+        }
+    return {"probe": row["probe"], "knn": row["knn"]}
+
+
+def ranks(run: Run) -> dict[str, float]:
+    """The effective rank of the pooled features of the scored samples, and its share of their width."""
+    recipe = load(run.folder / "recipe.yaml")
+    model, processor = load_model(run.model_folder).eval(), MMSSLProcessor.from_pretrained(run.model_folder)
+    evaluator = Evaluator(recipe.section("evaluate"), recipe.section("data"), processor, model.config)
+    values = extract(model, processor, evaluator.sources.test, evaluator.modality, title="rank").values
+    rank = effective_rank(values).item()
+    return {"rank": rank, "rank_share": rank / values.shape[1]}
+
+
+def page(cells: Cells) -> str:
+    """The page of all recipes."""
+    budget = cells.content["budget"] or {}
+    shown = f"{budget['minutes']:g} minutes each" if budget.get("minutes") else "the recipe's own"
+    lines = [
+        "# Recipe by recipe",
+        "",
+        "Each recipe on its data with the settings that it ships with, scored at its last step. A row below random init has",
+        "learned nothing of use at this budget. Mean over seeds, lowest and highest in brackets where there are several.",
+        "",
+        f"Budget: {shown}. Written by `python benchmarks/recipes.py`; `recipes.json` holds all runs.",
+        "",
+        "## Frozen features",
+        "",
+        "Linear probe in percent, 20-NN in brackets. Rank: effective rank of the features of the test samples, in percent of their",
+        "width.",
+        "",
+        "| recipe | data | trained | seeds | pretrained | random init | raw features | rank |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, dataset in kinds(cells, "probe"):
+        mine = [cell for cell in cells.cells if (cell["recipe"], cell["dataset"], cell["task"]) == (name, dataset, "probe")]
+        trained = [cell for cell in mine if cell["row"] == PRETRAINED]
+        rows = [probed([cell for cell in mine if cell["row"] == row]) for row in (PRETRAINED, RANDOM, RAW)]
+        rank = spread([100 * cell["rank_share"] for cell in trained])
+        lines.append(f"| `{name}` | {dataset} | {took(trained)} | {len(trained)} | {' | '.join(rows)} | {rank} |")
+    lines += [
+        "",
+        "## Pairs",
+        "",
+        "Retrieval: R@1 in percent, the mean of both ways, and R@10 each way in brackets. Zero-shot: top-1.",
+        "",
+        "| recipe | data | task | trained | seeds | pretrained | random init | chance |",
+        "|---|---|---|---|---:|---:|---:|---:|",
+    ]
+    for name, dataset in kinds(cells, "pairs"):
+        pairs = [cell for cell in cells.cells if (cell["recipe"], cell["dataset"]) == (name, dataset) and "main" in cell]
+        for task in dict.fromkeys(cell["task"] for cell in pairs):
+            mine = [cell for cell in pairs if cell["task"] == task]
+            trained = [cell for cell in mine if cell["row"] == PRETRAINED]
+            rows = [paired([cell for cell in mine if cell["row"] == row]) for row in (PRETRAINED, RANDOM, CHANCE)]
+            lines.append(
+                f"| `{name}` | {dataset} | {task.replace('_', ' ')} | {took(trained)} | {len(trained)} | {' | '.join(rows)} |"
+            )
+    commands = dict.fromkeys(f"`{cell['command']}`, {machine(cell['hardware'])}" for cell in cells.cells if "command" in cell)
+    lines += ["", "## Runs", "", *([f"- {line}" for line in commands] or ["None yet."])]
+    return "\n".join(lines) + "\n"
+
+
+def kinds(cells: Cells, kind: str) -> list[tuple[str, str]]:
+    """Recipes and data that have cells of a kind, in alphabetical order."""
+    return sorted({(cell["recipe"], cell["dataset"]) for cell in cells.cells if (cell["task"] == "probe") == (kind == "probe")})
+
+
+def took(cells: list[dict[str, Any]]) -> str:
+    """Budget that was spent, mean over seeds."""
+    if not cells:
+        return "-"
+    return f"{mean(cell['minutes'] for cell in cells):.1f} min, {mean(cell['samples'] for cell in cells):,.0f} samples"
+
+
+def probed(cells: list[dict[str, Any]]) -> str:
+    return f"{spread([cell['probe'] for cell in cells])} [{mean(cell['knn'] for cell in cells):.1f}]" if cells else "-"
+
+
+def paired(cells: list[dict[str, Any]]) -> str:
+    if not cells:
+        return "-"
+    tens = [key for key in cells[0]["scores"] if key.endswith("_10")]
+    within = ", ".join(f"{mean(cell['scores'][key] for cell in cells):.1f}" for key in tens)
+    return spread([cell["main"] for cell in cells]) + (f" [{within}]" if within else "")
+
+
+def write(cells: Cells) -> None:
+    files.write_text(cells.file.with_suffix(".md"), page(cells))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets that are not bundled")
+    parser.add_argument("--minutes", type=float, help="one budget for all recipes; without it each has its own")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", metavar="RECIPE", help="as `mmssl list recipes` names them")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write the page anew")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    cells, failed = Cells(options.output, PAGE), []
+    names = options.only or [name for name in recipes_found() if not name.startswith("grid/")]
+    if unknown := sorted({*names} - {*recipes_found()}):
+        parser.error(f"no such recipe: {', '.join(unknown)}")
+    if not options.table:
+        cells.claim({"minutes": options.minutes})
+        print(command_line(), flush=True)
+        here = [
+            name for name in names if (recipe := load(recipes_found()[name])).section("evaluate") and where(recipe, options.data)
+        ]
+        print(f"Left out, as they have no scores or no data here: {', '.join(sorted({*names} - {*here})) or 'none'}", flush=True)
+        for seed in range(options.seeds):
+            for name in here:
+                if any((cell["recipe"], cell["seed"]) == (name, seed) for cell in cells.cells):
+                    continue
+                with tempfile.TemporaryDirectory() as work:
+                    try:
+                        cells.add(*measure(name, seed, options.data, options.minutes, Path(work)))
+                    except (ValueError, LookupError, OSError, RuntimeError):
+                        traceback.print_exc()
+                        failed.append(f"{name}, seed {seed}")
+                write(cells)
+    write(cells)
+    print(cells.file.with_suffix(".md").read_text(encoding="utf-8"))
+    if failed:
+        raise SystemExit(f"Not measured, the reasons are above: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
