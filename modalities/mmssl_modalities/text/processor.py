@@ -183,7 +183,8 @@ def read_text(raw: Any) -> str:
     else:
         kind = type(raw).__name__
         raise TypeError(
-            f"a text is a str, bytes of UTF-8, or a dict {{{TEXT_KEY!r}: ...}}; got {kind}. Convert it, or pass several as a list"
+            f"a text is a str, bytes of UTF-8, or a dict {{{TEXT_KEY!r}: ...}}; got {kind}. Convert it, say what it stands for "
+            "(data.called), or pass several as a list"
         )
     if not text.strip():
         what = f"{len(text)} characters of white space" if text else "an empty one"
