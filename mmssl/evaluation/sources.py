@@ -190,9 +190,7 @@ def in_fifths(whole: Source, options: EvaluateOptions, history: History | None, 
     return Sources(train, required_labels(train, labels), test, required_labels(test, labels), fifth, note)
 
 
-def required_labels(
-    source: Source, like: Labels | None = None, *, kind: Kind | None = None, scored: str | None = None
-) -> Labels:
+def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | None = None, scored: str | None = None) -> Labels:
     """The labels of a source, its classes numbered as in `like`; ValueError if it has none, or reads them as samples too.
 
     scored: the modality whose samples are scored; others may read the label, as names of classes. None: any.
