@@ -72,7 +72,8 @@ class DataOptions(TableFormat):
     cache: keep processed samples in memory, so that later passes over the data only stack them; needs workers 0.
     shuffle: a new order of the samples in every pass over the data; false: the order of the data.
     lacking: of rows that pair modalities, the share that is made to lack one, by its name, drawn anew in every step; null: none.
-    group_size: samples with one value of columns.group that stand side by side in that order, as positives of each other.
+    group_size: samples with one value of columns.group that stand side by side in that order, as positives of each other; without
+        such a column pieces of one row, where long samples are cut.
     """
 
     path: str | None = None
