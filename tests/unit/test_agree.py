@@ -180,6 +180,20 @@ def test_positives_come_from_the_group(tmp_path: Path) -> None:
         train(tmp_path, different, **{"data.columns": {"group": "kind"}})
 
 
+def test_same_token_is_the_cross_entropy_of_each_token_among_all() -> None:
+    views = {"image": {"global": Views(2, find("image").augment(flip=0.5))}}
+    loss, setup = AGREEMENTS["same_token"](temperature=0.2), replace(one(), views=views)
+    objective = Contrast(small_model("image"), setup, losses=[loss], projector=Head(layers=0))
+    batch = batch_of("image")
+    step = Step(seen=objective.encodings(batch))
+    seen = objective.seen(objective.represent(batch, step), step)
+    parts = [seen.dense("student", view) for view in seen.globals]
+    first, second = (torch.nn.functional.normalize(tokens[valid], dim=-1) for tokens, valid in parts)
+    logits, own = first @ second.mT / 0.2, torch.arange(len(first))
+    expected = [torch.nn.functional.cross_entropy(part, own) for part in (logits, logits.mT)]
+    assert_close(loss(seen, None).terms[""].mean(), torch.stack(expected).mean())
+
+
 def test_tokens_that_views_lack_cannot_be_compared() -> None:
     views = {"text": {"global": Views(2, find("text").augment(crop=(0.3, 0.9)))}}
     objective = Contrast(small_model("text"), replace(one("text"), views=views), losses=[AGREEMENTS["same_token"]()])
@@ -217,7 +231,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "one modality": (lambda: Clip(small_model("image"), one()), "clip pairs modalities, but the recipe has only image"),
     "tokens of a wide pooling": (
         lambda: Contrast(small_model("image", pooling="mean_max"), one(), losses=[AGREEMENTS["same_token"]()]),
-        "same_token projects single tokens, of 32 values, as it does the pooled output, which has 64 for image; set encoder.pooling to mean",
+        "projects single tokens, of 32 values, as it does the pooled output, which has 64 for image; set encoder.pooling to mean",
     ),
     "patches of nothing": (
         lambda: AGREEMENTS["grouping"](patches="sound").prepare(Space(16, {"image": 32}, 32, ["image"], {}, False)),
