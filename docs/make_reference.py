@@ -146,7 +146,7 @@ They work at once and offline. Nothing is downloaded: the data come with package
 |---|---|---|---|
 | `bundled:digits` | pictures of handwritten digits | train, test | target |
 | `bundled:breast_cancer`, `bundled:wine`, `bundled:diabetes` | tables | train, test | target |
-| `bundled:glyphs` | characters: `image`, `text`, `points` and properties, in pairs | train, test, characters, scripts | category |
+| `bundled:glyphs` | characters: `image`, `text`, `captions`, `points`, properties | train, test, characters, scripts | category |
 
 `bundled:glyphs` has a row for each character of each text face of matplotlib. Use it to try paired data: any two of an image, a
 text, a point cloud and a table. A table reads the properties only. Name `script` in `columns.label` to score the script instead.

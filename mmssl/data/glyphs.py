@@ -54,9 +54,19 @@ NUM_POINTS = 128
 CURVE = np.linspace(0, 1, 9)[:, None]
 """Places on a curve, for which straight lines stand."""
 
+KINDS = {
+    **{"Lu": "capital letter", "Ll": "lowercase letter", "Lt": "title letter", "Lm": "modifier letter", "Lo": "letter"},
+    **{"Mn": "mark without width", "Mc": "mark with width", "Me": "enclosing mark"},
+    **{"Nd": "digit", "Nl": "number letter", "No": "number"},
+    **{"Pc": "connecting punctuation", "Pd": "dash", "Ps": "opening bracket", "Pe": "closing bracket"},
+    **{"Pi": "opening quote", "Pf": "closing quote", "Po": "punctuation"},
+    **{"Sm": "mathematical symbol", "Sc": "currency sign", "Sk": "modifier symbol", "So": "symbol"},
+}
+"""Categories of Unicode in words, as captions have them."""
+
 PAIRED = ("image", "text", "points")
 PROPERTIES = ("width", "height", "left", "bottom", "ink", "combining", "bidirectional", "mirrored")
-ABOUT = ("category", "script", "character", "face", "same")
+ABOUT = ("captions", "category", "script", "character", "face", "same")
 COLUMNS = [*PAIRED, *PROPERTIES, *ABOUT]
 LABEL = "category"
 SPLITS = ("train", "test", "characters", "scripts")
@@ -91,6 +101,9 @@ class GlyphTable(Table):
 
     width, height, left, bottom: of the advance and of the box of the ink, in em. ink: the share of the picture that is black.
     combining, bidirectional, mirrored: as `unicodedata` has them. A table modality reads these columns, and others that are named.
+
+    captions: the name; kind and script, as in "lowercase letter, latin script"; what it is composed of, where that has names, as in
+    "latin small letter a, combining grave accent".
 
     category: the kind of character in the two letters of Unicode. script: see `SCRIPTS`. same: a number that is equal for rows that
     no loss should tell apart, see `look_alikes`.
@@ -137,6 +150,15 @@ def _name(glyphs: _Glyphs, row: int) -> str:
     return unicodedata.name(_character(glyphs, row)).lower()
 
 
+def captions(character: str) -> list[str]:
+    """What may be said of a character: its name, its kind and script, and of what it is composed, if it is."""
+    said = [unicodedata.name(character).lower(), f"{KINDS[unicodedata.category(character)]}, {script(character)} script"]
+    parts = [chr(int(code, 16)) for code in unicodedata.decomposition(character).split() if not code.startswith("<")]
+    if parts and all(unicodedata.name(part, "") for part in parts):
+        said.append(", ".join(unicodedata.name(part).lower() for part in parts))
+    return said
+
+
 def _outline(glyphs: _Glyphs, row: int) -> Float[np.ndarray, "p 3"]:
     """The outline in the frame of the picture."""
     size, x, y = (part.item() for part in _places(glyphs.boxes[[row]]))
@@ -158,6 +180,7 @@ _READERS: dict[str, Callable[[_Glyphs, int], Any]] = {
     "combining": lambda glyphs, row: unicodedata.combining(_character(glyphs, row)),
     "bidirectional": lambda glyphs, row: unicodedata.bidirectional(_character(glyphs, row)),
     "mirrored": lambda glyphs, row: bool(unicodedata.mirrored(_character(glyphs, row))),
+    "captions": lambda glyphs, row: captions(_character(glyphs, row)),
     "category": lambda glyphs, row: unicodedata.category(_character(glyphs, row)),
     "script": lambda glyphs, row: script(_character(glyphs, row)),
     "character": _character,

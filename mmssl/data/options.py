@@ -33,6 +33,8 @@ class SourceOptions(TableFormat):
     types: string or number, for columns of table files that would be read as the other, as in {zip: string}.
     delimiter: between the cells of csv files, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign in csv files.
+    called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
+        go by the names that the data have for them.
     weight: how often a step reads this source, beside the others.
     modalities: modalities that each of its rows holds, which then come in one batch; null: the one that the source is named after.
     """
@@ -41,6 +43,7 @@ class SourceOptions(TableFormat):
     split: str | None = "train"
     columns: Columns | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
+    called: dict[str, dict[str, str]] | None = None
     weight: Annotated[float, Field(gt=0)] = 1.0
     modalities: tuple[str, ...] | None = None
 
@@ -60,6 +63,8 @@ class DataOptions(TableFormat):
     types: string or number, for columns of table files that would be read as the other, as in {zip: string}.
     delimiter: between the cells of csv files, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign in csv files.
+    called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
+        go by the names that the data have for them.
     sources: several sources in the place of path, by name; each step reads one of them.
     mixing: how often each of several sources is read.
     on_error: raise = stop at the first sample that cannot be read; skip = leave it out, up to half of the first 1,000.
@@ -67,13 +72,15 @@ class DataOptions(TableFormat):
     cache: keep processed samples in memory, so that later passes over the data only stack them; needs workers 0.
     shuffle: a new order of the samples in every pass over the data; false: the order of the data.
     lacking: of rows that pair modalities, the share that is made to lack one, by its name, drawn anew in every step; null: none.
-    group_size: samples with one value of columns.group that stand side by side in that order, as positives of each other.
+    group_size: samples with one value of columns.group that stand side by side in that order, as positives of each other; without
+        such a column pieces of one row, where long samples are cut.
     """
 
     path: str | None = None
     split: str | None = "train"
     columns: Columns | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
+    called: dict[str, dict[str, str]] | None = None
     sources: dict[str, SourceOptions] | None = None
     mixing: Mixing = field(default_factory=Weights)
     on_error: OnError = "raise"
@@ -98,6 +105,7 @@ class DataOptions(TableFormat):
                 split=self.split,
                 columns=self.columns,
                 limit=self.limit,
+                called=self.called,
                 modalities=tuple(modalities),
                 **vars(self.table_format),
             )
@@ -149,7 +157,8 @@ def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None
     found = {}
     for name, options in sources.items():
         if rows is not None:
-            source = Source.from_rows(rows[name] if isinstance(rows, Mapping) else rows, options.columns, options.limit)
+            own = rows[name] if isinstance(rows, Mapping) else rows
+            source = Source.from_rows(own, options.columns, options.limit, options.called)
         else:
             source = _open(name, options)
         held = options.modalities or (name,)
@@ -180,6 +189,7 @@ def _open(name: str, options: SourceOptions) -> Source:
             columns=options.columns,
             limit=options.limit,
             table_format=options.table_format,
+            called=options.called,
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{key}: {error} (set {key}=PATH)") from error

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from mmssl.data.beside import beside_table
 from mmssl.data.labels import Kind, Labels, natural_classes
+from mmssl.data.named import Called, named_table
 from mmssl.data.paths import open_table
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import Row, RowTable, Table
@@ -36,6 +37,7 @@ class Source:
         data and media folders know their label column.
     limit: keep that many rows, evenly spaced, as many datasets are sorted by class.
     table_format: how the cells of csv, jsonl and parquet files are written.
+    called: what values of a column are called where a modality reads it; class numbers go by the names that the data have.
 
     Raises FileNotFoundError, LookupError (a split or column that does not exist) or ValueError (what cannot be read, or is empty).
     """
@@ -48,21 +50,24 @@ class Source:
         columns: Columns | None = None,
         limit: int | None = None,
         table_format: TableFormat = PLAIN,
+        called: Called | None = None,
     ) -> None:
-        self._setup(open_table(path, split, table_format), path, split, columns)
+        self._setup(open_table(path, split, table_format), path, split, columns, called)
         if limit is not None:
             self._keep(limit)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Row], columns: Columns | None = None, limit: int | None = None) -> "Source":
+    def from_rows(
+        cls, rows: Sequence[Row], columns: Columns | None = None, limit: int | None = None, called: Called | None = None
+    ) -> "Source":
         """A source of rows in memory, all with the same columns."""
         source = cls.__new__(cls)
-        source._setup(RowTable(rows), "rows in memory", None, columns)
+        source._setup(RowTable(rows), "rows in memory", None, columns, called)
         if limit is not None:
             source._keep(limit)
         return source
 
-    def _setup(self, table: Table, path: str, split: str | None, columns: Columns | None) -> None:
+    def _setup(self, table: Table, path: str, split: str | None, columns: Columns | None, called: Called | None) -> None:
         self.path = path
         self.split = split
         self._table = table
@@ -76,6 +81,9 @@ class Source:
         self.columns = known | (columns or {})
         for use, names in self.columns.items():
             self._check_columns(use, _names(names))
+        self.called: Called = called or {}
+        if unknown := [name for name in self.called if name not in self.column_names]:
+            raise LookupError(f"{self} has no column {unknown[0]!r}, named in `called`; it has {', '.join(self.column_names)}")
 
     def _check_columns(self, use: str, names: list[str]) -> None:
         for name in names:
@@ -228,12 +236,14 @@ class Source:
         return source
 
     def only(self, modalities: Sequence[Modality]) -> "Source":
-        """The same source, which reads no other columns than these modalities need; files that cells name are located."""
+        """The same source, which reads no other columns than these modalities need; files that cells name are located, and numbers
+        that stand for names are these, but for a modality that reads a whole row."""
         places = [self.places(modality) for modality in modalities]
         names = dict.fromkeys(name for place in places for name in _names(place))
         narrow = copy.copy(self)
         media = [name for modality, place in zip(modalities, places, strict=True) if modality.suffixes for name in _names(place)]
-        narrow._table = beside_table(self._table.select(list(names)), media, self._table.beside)
+        single = [place for place in places if isinstance(place, str)]
+        narrow._table = named_table(beside_table(self._table.select(list(names)), media, self._table.beside), single, self.called)
         narrow.columns = {modality.name: place for modality, place in zip(modalities, places, strict=True)}
         return narrow
 

@@ -95,11 +95,12 @@ class _Opener:
                         f"evaluate: rows in memory have no part {split!r}; score all of them, as in retrieval: [null], or name "
                         "other data (evaluate.path)"
                     )
-                return Source.from_rows([dict(row) for row in self.rows], columns, limit)
+                return Source.from_rows([dict(row) for row in self.rows], columns, limit, data.called)
         if path is None:
             raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
+        called = data.called if options.path is None else None
         try:
-            return Source(path=path, split=split, columns=columns, limit=limit, table_format=data.table_format)
+            return Source(path=path, split=split, columns=columns, limit=limit, table_format=data.table_format, called=called)
         except LookupError as error:
             raise LookupError(f"evaluate: {error.args[0]}") from None
 
@@ -130,13 +131,13 @@ class _Opener:
         source, templates, by = self.source(split), read_templates(asked.templates), self.reader(asked.by)
         modality = self.classified(asked.modality, by, source)
         part = self.part(f"zero_shot_{split or 'all'}", source, [modality])
-        labels = required_labels(part.source, kind="classification")
+        labels = required_labels(part.source, kind="classification", scored=modality)
         if label_column(source) in columns_of(source, modality):
             raise ValueError(
                 f"evaluate: column {label_column(source)!r} of {source} is the label, and {modality} would be read from it: name "
                 "another column"
             )
-        called = asked.called or {}
+        called = source.called.get(label_column(source) or "", {}) if asked.called is None else asked.called
         if unknown := [name for name in called if name not in labels.names]:
             raise LookupError(
                 f"evaluate.zero_shot.called: {source} has no class {unknown[0]!r}; its classes are {', '.join(labels.names[:20])}"

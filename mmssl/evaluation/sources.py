@@ -12,7 +12,7 @@ from pydantic import Field
 from mmssl.data import DataOptions, Labels, Source
 from mmssl.data.identity import content_digits, parts_of, share_rows
 from mmssl.data.labels import Kind
-from mmssl.data.source import LABEL, Columns
+from mmssl.data.source import GROUP, LABEL, Columns
 from mmssl.evaluation import probes
 from mmssl.evaluation.history import History, label_column
 from mmssl.modality import find
@@ -33,7 +33,7 @@ class ZeroShotOptions:
     by: the modality that reads the names of classes; null: the only one whose processor takes a text.
     templates: sentences with {} in the place of the name, over which a class is averaged: a list; a file with one in each line;
         openai_imagenet (80) or simple_imagenet (7), which are about pictures; null: the name alone.
-    called: what classes are called, where their labels are no words, as in {Lu: capital letter}.
+    called: what classes are called, where their labels are no words, as in {Lu: capital letter}; null: as data.called says.
     """
 
     splits: list[str | None] = field(default_factory=lambda: ["test"])
@@ -148,17 +148,17 @@ def open_sources(
     if options.path is None:
         columns = {**(data.columns or {}), **(columns or {})} or None
         if rows is not None:
-            whole = Source.from_rows([dict(row) for row in rows], columns)
+            whole = Source.from_rows([dict(row) for row in rows], columns, called=data.called)
             return in_fifths(whole, options, history, "Rows in memory: a fifth of them are the test samples.")
     if path is None:
         raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
-    whole = Source(path=path, split=options.train_split, columns=columns, table_format=data.table_format)
+    cells: dict[str, Any] = {"table_format": data.table_format, "called": data.called if options.path is None else None}
+    whole = Source(path=path, split=options.train_split, columns=columns, **cells)
     if options.train_split is None and options.test_split is None:
         return in_fifths(whole, options, history, "A fifth of the rows are the test samples (train_split: null).")
     required_labels(whole, kind=options.kind)
     try:
-        split, cells = options.test_split or "test", data.table_format
-        test = Source(path=path, split=split, columns=columns, limit=options.test_limit, table_format=cells)
+        test = Source(path=path, split=options.test_split or "test", columns=columns, limit=options.test_limit, **cells)
     except LookupError as error:
         if options.test_split is not None:
             raise
@@ -190,8 +190,11 @@ def in_fifths(whole: Source, options: EvaluateOptions, history: History | None, 
     return Sources(train, required_labels(train, labels), test, required_labels(test, labels), fifth, note)
 
 
-def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | None = None) -> Labels:
-    """The labels of a source, its classes numbered as in `like`; ValueError if it has none, or reads them as samples too."""
+def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | None = None, scored: str | None = None) -> Labels:
+    """The labels of a source, its classes numbered as in `like`; ValueError if it has none, or reads them as samples too.
+
+    scored: the modality whose samples are scored; others may read the label, as names of classes. None: any.
+    """
     labels = source.labels(kind=kind, like=like)
     if labels is None:
         raise ValueError(
@@ -200,7 +203,7 @@ def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | 
         )
     column = source.columns[LABEL]
     for use, names in source.columns.items():
-        if use != LABEL and column in ([names] if isinstance(names, str) else names):
+        if use not in (LABEL, GROUP) and scored in (None, use) and column in ([names] if isinstance(names, str) else names):
             raise ValueError(f"{source}: column {column!r} is named for the labels and for {use}, which could then read the answer")
     return labels
 

@@ -20,6 +20,16 @@ SHOWN_SKIPS = 100
 """Different messages of skipped samples that a run remembers; all skips are counted, in every pass over the data."""
 
 
+def groups_of(stream: Stream, together: int) -> Int[np.ndarray, " n"] | None:
+    """A number for each row of a source, equal where rows belong together; pieces of a row do so where no column says more.
+
+    together: how many samples of a group stand side by side; with 1 nobody asked for groups but by a column.
+    """
+    source = stream.source
+    found = source.groups()
+    return np.arange(source.num_rows) if found is None and together > 1 and len(source) > source.num_rows else found
+
+
 class Feed:
     """The micro-batches of one process, all of a step from one source.
 
@@ -41,7 +51,7 @@ class Feed:
         self.streams, self.processor, self.training, self.labels = streams, processor, training, labels
         self.folder, self.track = folder, track
         self.skips: list[str] = []
-        self.groups = {name: stream.source.groups() for name, stream in streams.items()}
+        self.groups = {name: groups_of(stream, self.data.group_size) for name, stream in streams.items()}
         self.orders = {name: self.make_order(stream) for name, stream in streams.items()}
         sizes = {name: len(stream.source) for name, stream in streams.items()}
         weights = {name: stream.options.weight for name, stream in streams.items()}
@@ -71,7 +81,10 @@ class Feed:
         """The group of every sample of a source. ValueError if no column says it."""
         source, groups = stream.source, self.groups[stream.name]
         if groups is None:
-            raise ValueError(f"data.group_size is {self.data.group_size}, but {source} has no groups; name columns.group")
+            raise ValueError(
+                f"data.group_size is {self.data.group_size}, but {source} has no groups; name columns.group, or let the processor "
+                "cut long samples in pieces"
+            )
         return groups[[source.kept_row(index) for index in range(len(source))]]
 
     def lacking(self, stream: Stream) -> dict[str, float]:

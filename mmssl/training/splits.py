@@ -135,7 +135,7 @@ def places_scored(recipe: Recipe, streams: Mapping[str, Stream], rows: Rows | No
         yield Place(ONLY, options, data)
         return
     for name, stream in streams.items():
-        where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit")}
+        where = {key: getattr(stream.options, key) for key in ("path", "split", "columns", "limit", "called")}
         where |= vars(stream.options.table_format)
         yield Place(name, options, replace(data, sources=None, **where), stream)
 

@@ -72,6 +72,7 @@ CONTRASTS: MADE = {
     "er": lambda: contrasted(loss("entropy_bound")),
     "groco": lambda: contrasted(loss("group_ordering", negatives=3)),
     "ts2vec": lambda: contrasted(loss("hierarchical")),
+    "point_contrast": lambda: contrasted(loss("same_token", tokens=20)),
     "groups": lambda: contrasted(projector=Head(norm="group", hidden=32, size=16)),
 }
 DISTILLS: MADE = {
@@ -96,6 +97,10 @@ CLIPS: MADE = {
         "teacher": TEACHER,
     },
     "barlow": lambda: {"losses": [loss("barlow_twins", between="across")], "projector": Head(layers=1, norm="none", size=16)},
+    "dreamlip": lambda: {
+        "losses": [loss("info_nce", negatives="view", between="across"), loss("grouping", patches="image")],
+        "projector": Head(layers=1, norm="none", size=16),
+    },
 }
 KINDS: dict[str, tuple[type[Objective], MADE]] = {
     "contrast": (Contrast, CONTRASTS),
@@ -103,7 +108,7 @@ KINDS: dict[str, tuple[type[Objective], MADE]] = {
     "clip": (Clip, CLIPS),
 }
 CASES = [(kind, variant) for kind, (_, made) in KINDS.items() for variant in made]
-TOKENS = "ts2vec"
+TOKENS = ("ts2vec", "point_contrast")
 BOTH = ("simclr", "ibot", "siglip", "swav", "lejepa")
 """Variants whose steps are cut into micro-batches and processes at once; those of others into either."""
 
@@ -112,8 +117,8 @@ def views_of(kind: str, variant: str, modality: Modality) -> dict[str, Views]:
     """Two global views and a smaller one, of which some tokens are left out; of clip one, or two for losses within."""
     augment = modality.augment()
     if kind == "clip":
-        return {"global": Views(2 if variant == "slap" else 1, augment)}
-    if variant == TOKENS:
+        return {"global": Views(2 if variant in ("slap", "dreamlip") else 1, augment)}
+    if variant in TOKENS:
         return {"global": Views(2, augment)}
     return {"global": Views(2, augment), "local": Views(1, augment, SAMPLERS["random"](ratio=0.5))}
 
@@ -205,7 +210,7 @@ def keep(own: Any) -> Any:
 def modalities_for(kind: str, variant: str) -> list[tuple[str, ...]]:
     if kind == "clip":
         return [("audio", "tabular", "points") if variant == "clip" else ("image", "text")]
-    return [("timeseries",)] if variant == TOKENS else [("text",)]
+    return [("timeseries",)] if variant in TOKENS else [("text",)]
 
 
 @pytest.mark.parametrize(("kind", "variant"), CASES, ids=lambda each: str(each))
@@ -247,7 +252,7 @@ KEPT = ("every_weight_learns", "loss_falls", "resumed_run_equals_an_uninterrupte
 @pytest.mark.parametrize(("kind", "variant"), [case for case in CASES if case[0] != "clip"], ids=lambda each: str(each))
 def test_laws_of_objectives(kind: str, variant: str, law: str) -> None:
     """Each on one modality; tests/laws/test_objectives.py has all of them on every modality, with the defaults."""
-    name = "timeseries" if variant == TOKENS else installed()[sum(map(ord, kind + variant + law)) % len(installed())]
+    name = "timeseries" if variant in TOKENS else installed()[sum(map(ord, kind + variant + law)) % len(installed())]
     constructor, made = KINDS[kind]
 
     def make(model: MMSSLModel, setup: Setup) -> Objective:

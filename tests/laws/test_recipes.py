@@ -27,6 +27,7 @@ SMALL = {
     "train.compile": False,
     "train.trackers": [],
     "data.workers": 0,
+    "data.group_size": 1,
     "evaluate": None,
     "init": None,
 }

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmssl.losses import assignments, moments, negatives
+from mmssl.losses import assignments, moments, negatives, places
 from mmssl.losses.sinkhorn import sinkhorn
 
 Scalar = Tensor  # a tensor of one value, so that the loops have gradients
@@ -277,6 +277,23 @@ def test_hierarchical(n: int, t: int, d: int, seed: int, alpha: float) -> None:
             break
         x, y = (torch.stack([z[:, 2 * i : 2 * i + 2].amax(1) for i in range(len(times) // 2)], 1) for z in (x, y))
     check(negatives.hierarchical(a, b, alpha), [mean(parts) for parts in zip(*levels, strict=True)], a, b)
+
+
+@few
+@given(n=st.integers(1, 4), p=st.integers(1, 6), d=st.integers(2, 4), seed=seeds, threshold=st.sampled_from([0, 0.1, 0.5]))
+def test_grouped_patches(n: int, p: int, d: int, seed: int, threshold: float) -> None:
+    texts, patches, valid = normal(n, d, seed=seed), normal(n, p, d, seed=seed + 1), mask(n, p, seed=seed, share=0.7)
+    valid[:, 0] = True
+    wanted = []
+    for text, own, there in zip(texts, patches, valid, strict=True):
+        kept = [patch for patch, real in zip(own, there, strict=True) if real]
+        similar = [cos(text, patch) for patch in kept]
+        low, high = min(similar), max(similar)
+        scaled = [(each - low) / (high - low) if high > low else torch.ones((), dtype=torch.float64) for each in similar]
+        shares = [each if each >= threshold else each * 0 for each in scaled]
+        parts = [share / sum(shares) * patch / dot(patch, patch).sqrt() for share, patch in zip(shares, kept, strict=True)]
+        wanted.append(torch.stack(parts).sum(0))
+    check(places.grouped_patches(texts, patches, valid, threshold), torch.stack(wanted), texts, patches)
 
 
 def sorted_by_loop(values: list[Scalar], steepness: float, there: list[bool]) -> tuple[list[Scalar], list[list[Scalar]]]:
@@ -599,6 +616,7 @@ def every_loss(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
         "entropy_bound": lambda: moments.entropy_bound(a, b).sum(),
         "self_distillation": lambda: assignments.self_distillation(a, assignments.centred(b, b[0] * 0, 0.04), 0.1).sum(),
         "gram": lambda: assignments.gram(a[None], b[None]).sum(),
+        "grouped_patches": lambda: places.grouped_patches(a, b[None].expand(n, n, d), eye | ~eye).sum(),
         "cosine_distance": lambda: assignments.cosine_distance(a, b).sum(),
     } | (
         {

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoProcessor
 import mmssl
 from mmssl.data import Batch, Order, Source, processes
 from mmssl.data.loader import batches
+from mmssl.data.options import SourceOptions, Stream
 from mmssl.draws import keys
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel
@@ -23,9 +24,11 @@ from mmssl.model.heads import Head
 from mmssl.objectives import Clip, Contrast, Distill, Masked, Setup, Step
 from mmssl.objectives.agree.agree import TeacherOptions
 from mmssl.objectives.agree.losses import AGREEMENTS
+from mmssl.objectives.agree.parts import Space
 from mmssl.objectives.networks import Moving
 from mmssl.objectives.views import Views
 from mmssl.testing import batch_of, small_model, small_processor
+from mmssl.training.feed import groups_of
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 RECIPE: dict[str, Any] = {
@@ -177,6 +180,42 @@ def test_positives_come_from_the_group(tmp_path: Path) -> None:
         train(tmp_path, different, **{"data.columns": {"group": "kind"}})
 
 
+def test_same_token_is_the_cross_entropy_of_each_token_among_all() -> None:
+    views = {"image": {"global": Views(2, find("image").augment(flip=0.5))}}
+    loss, setup = AGREEMENTS["same_token"](temperature=0.2), replace(one(), views=views)
+    objective = Contrast(small_model("image"), setup, losses=[loss], projector=Head(layers=0))
+    batch = batch_of("image")
+    step = Step(seen=objective.encodings(batch))
+    seen = objective.seen(objective.represent(batch, step), step)
+    parts = [seen.dense("student", view) for view in seen.globals]
+    first, second = (torch.nn.functional.normalize(tokens[valid], dim=-1) for tokens, valid in parts)
+    logits, own = first @ second.mT / 0.2, torch.arange(len(first))
+    expected = [torch.nn.functional.cross_entropy(part, own) for part in (logits, logits.mT)]
+    assert_close(loss(seen, None).terms[""].mean(), torch.stack(expected).mean())
+
+
+def test_tokens_that_views_lack_cannot_be_compared() -> None:
+    views = {"text": {"global": Views(2, find("text").augment(crop=(0.3, 0.9)))}}
+    objective = Contrast(small_model("text"), replace(one("text"), views=views), losses=[AGREEMENTS["same_token"]()])
+    with pytest.raises(
+        ValueError, match="same_token needs views that keep all tokens, but those of text global 0 and text global 1"
+    ):
+        objective(batch_of("text"))
+
+
+def test_pieces_of_a_long_row_belong_together_where_no_column_says_more() -> None:
+    rows = [{"series": [float(i)] * length} for i, length in enumerate((4, 9, 1))]
+    whole = Stream("data", Source.from_rows(rows), ("timeseries",), SourceOptions())
+    cut = replace(whole, source=whole.source.cut([1, 3, 1]))
+    assert groups_of(whole, 2) is None
+    assert groups_of(cut, 1) is None
+    found = groups_of(cut, 2)
+    assert found is not None and found.tolist() == [0, 1, 2]
+    named = Source.from_rows([row | {"person": "aab"[i]} for i, row in enumerate(rows)], {"group": "person"})
+    said = groups_of(replace(whole, source=named.cut([1, 3, 1])), 2)
+    assert said is not None and said.tolist() == [0, 0, 1]
+
+
 def test_momentum_follows_a_cosine() -> None:
     rule = Moving(0.9, 1.0, shape="cosine")
     assert [rule.momentum(share) for share in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.95, 1.0])
@@ -190,6 +229,14 @@ def one(name: str = "image") -> Setup:
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no loss": (lambda: Contrast(small_model("image"), one(), losses=[]), "objective.losses is empty"),
     "one modality": (lambda: Clip(small_model("image"), one()), "clip pairs modalities, but the recipe has only image"),
+    "tokens of a wide pooling": (
+        lambda: Contrast(small_model("image", pooling="mean_max"), one(), losses=[AGREEMENTS["same_token"]()]),
+        "projects single tokens, of 32 values, as it does the pooled output, which has 64 for image; set encoder.pooling to mean",
+    ),
+    "patches of nothing": (
+        lambda: AGREEMENTS["grouping"](patches="sound").prepare(Space(16, {"image": 32}, 32, ["image"], {}, False)),
+        "grouping.patches is 'sound'; the recipe has image",
+    ),
     "no teacher": (
         lambda: Contrast(small_model("image"), one(), losses=[AGREEMENTS["self_distillation"]()]),
         "SelfDistillation follows another network; set objective.teacher",

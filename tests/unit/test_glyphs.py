@@ -104,6 +104,7 @@ def test_a_row():
     assert numbers == pytest.approx([0.92, 0.13, 0, 0, 0.72], abs=0.05)
     assert row == {
         "text": "latin capital letter a with diaeresis",
+        "captions": glyphs.captions("Ä"),
         "combining": 0,
         "bidirectional": "L",
         "mirrored": False,
@@ -288,3 +289,14 @@ def test_a_matplotlib_without_fonts_is_told(monkeypatch, tmp_path):
         FileNotFoundError, match=r"bundled:glyphs needs the fonts that come with matplotlib, and there is no .*DejaVuSans.ttf"
     ):
         glyphs._read(0)
+
+
+def test_captions_say_name_kind_and_parts():
+    assert glyphs.captions("à") == [
+        "latin small letter a with grave",
+        "lowercase letter, latin script",
+        "latin small letter a, combining grave accent",
+    ]
+    assert glyphs.captions("7") == ["digit seven", "digit, common script"]
+    assert all(row["captions"][0] == row["text"] for row in opened("test").rows(range(0, 2600, 100)))
+    assert {unicodedata.category(character) for character in cells(None, "character")} <= glyphs.KINDS.keys()

@@ -15,6 +15,7 @@ from mmssl.evaluation import EvaluateOptions, PairEvaluator, PairRow, PairTable,
 from mmssl.evaluation.features import Features
 from mmssl.evaluation.history import History
 from mmssl.evaluation.pair_data import read_templates
+from mmssl.evaluation.paired import ZeroShot
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig
 from mmssl.processor import MMSSLProcessor
@@ -264,3 +265,15 @@ def test_what_cannot_be_scored_says_why(
         changes = {**changes, "zero_shot": ZeroShotOptions(**changes["zero_shot"])}
     with pytest.raises(kind, match=message):
         opened(changes, rows, columns, **settings)
+
+
+def test_texts_may_be_the_names_of_the_classes_that_are_scored() -> None:
+    columns, called = {**COLUMNS, "text": "kind", "label": "kind"}, {"kind": {"a": "alpha", "b": "beta"}}
+    options = EvaluateOptions(columns=columns, zero_shot=ZeroShotOptions(splits=[None]))
+    found = open_pairs(options, DataOptions(called=called), PROCESSOR, config(), rows=ROWS, history=History())
+    scored = found["zero_shot_all"]
+    assert isinstance(scored, ZeroShot)
+    assert scored.labels.names == ["a", "b"]
+    assert scored.names == ["alpha", "beta"]
+    with pytest.raises(ValueError, match="named for the labels and for timeseries, which could then read the answer"):
+        opened({"zero_shot": ZeroShotOptions(splits=[None])}, columns={"timeseries": "kind", "label": "kind"})

@@ -494,3 +494,60 @@ def test_a_picture_without_hidden_tokens() -> None:
     nothing = torch.zeros(1, 1, dtype=torch.bool)
     figure = TEXT.picture({"text_ids": torch.tensor([[97]])}, nothing, {"tokens": torch.zeros(1, 1, 256)}, TextProcessor())
     assert [text.get_text() for text in figure.axes[0].texts] == ["no token is hidden", "a"]
+
+
+# Captions
+
+
+def captions(**settings: Any) -> TextProcessor:
+    return TextProcessor(captions="list", **settings)
+
+
+def texts_of(ids: Any, lengths: Any) -> list[str]:
+    return [bytes(row[:length].tolist()).decode() for row, length in zip(ids, lengths, strict=True)]
+
+
+def test_the_first_of_several_captions_is_the_text_and_the_others_stand_beside_it() -> None:
+    processor = captions()
+    samples = [processor(raw) for raw in (["ab", "c", "def"], "gh", ["", "i", None])]
+    batch = processor.collate(samples)
+    assert texts_of(batch["text_ids"], batch["text_lengths"]) == ["ab", "gh", "i"]
+    assert batch["text_more_lengths"].tolist() == [[1, 3], [0, 0], [0, 0]]
+    assert texts_of(batch["text_more"][0], batch["text_more_lengths"][0]) == ["c", "def"]
+    assert processor.join([processor.collate(samples[:1]), processor.collate(samples[1:])]).keys() == batch.keys()
+
+
+def test_sentences_are_captions() -> None:
+    raw = ["A dog runs. It is brown!  Is it 3.5 years old?", "One more"]
+    processor = TextProcessor(captions="sentences")
+    found = processor(raw)
+    texts = [*texts_of(found["text_ids"][None], [None]), *texts_of(found["text_more"], found["text_more_lengths"])]
+    assert texts == ["A dog runs.", "It is brown!", "Is it 3.5 years old?", "One more"]
+
+
+def test_a_row_without_captions_lacks_its_text() -> None:
+    assert captions().absent([]) and captions().absent(["", None]) and not captions().absent(["", "a"])
+    with pytest.raises(TypeError, match="the text is missing"):
+        captions()([])
+    with pytest.raises(ValueError, match=r"this text has 3 tokens, more than processor\.max_tokens=2"):
+        captions(max_tokens=2)(["a", "bcd"])
+
+
+def test_each_caption_is_drawn_alike_often_whatever_it_is_batched_with() -> None:
+    processor, count = captions(), 3000
+    raws = [["a", "bb", "ccc"], ["dddd"], ["e", "ff"]]
+    batch = processor.collate([processor(raw) for raw in raws * (count // 3)])
+    found = TextAugment(caption="drawn")(batch, Draws(keys(0, 0, torch.arange(count))))
+    texts = texts_of(found["text_ids"], found["text_lengths"])
+    for number, raw in enumerate(raws):
+        shares = {text: texts[number::3].count(text) * 3 / count for text in raw}
+        assert set(texts[number::3]) == set(raw)
+        assert all(abs(share - 1 / len(raw)) < 0.06 for share in shares.values()), shares
+    alone = TextAugment(caption="drawn")(processor.collate([processor(raws[0])]), Draws(keys(0, 0, torch.tensor([3]))))
+    assert texts_of(alone["text_ids"], alone["text_lengths"]) == texts[3:4]
+
+
+def test_bpe_learns_from_every_caption() -> None:
+    processor = TextProcessor(tokenizer="bpe", vocab_size=300, captions="list")
+    processor.fit([["x", "banana banana"], ["y", "banana"]] * 20)
+    assert len(processor(["banana"])["text_ids"]) == 1

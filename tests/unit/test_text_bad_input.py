@@ -28,7 +28,11 @@ by_processor = pytest.mark.parametrize("processor", PROCESSORS.values(), ids=PRO
 MISSING = r"the text is missing \(.*\). Fill it, drop the row, or set data.on_error: skip"
 EMPTY = "a text needs at least one character that is not white space; got an empty one. Drop it, or set data.on_error: skip"
 WHITE = "needs at least one character that is not white space; got {} characters of white space"
-KIND = r"a text is a str, bytes of UTF-8, or a dict {{'text': ...}}; got {}. Convert it, or pass several as a list"
+KIND = r"a text is a str, bytes of UTF-8, or a dict {{'text': ...}}; got {}. Convert it, say what it stands for "
+KIND += r"\(data.called\), or pass several as a list"
+LIST = (
+    r"got {} of {}\. Pass several texts as a list of samples; where they are captions of one thing, set processor\.captions: list"
+)
 KEY = "a text given as a dict has the key 'text'; got {}"
 UTF_8 = "must be UTF-8; byte {} of {}, 0x{}, is not: .*Decode it with its own encoding"
 SURROGATE = r"must be valid Unicode; character {} of {} is half a surrogate pair, U\+{}. Repair it with text.encode"
@@ -54,9 +58,9 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "a decimal": (Decimal("1.5"), TypeError, KIND.format("Decimal")),
     "a complex number": (1j, TypeError, KIND.format("complex")),
     "a date": (pd.Timestamp(0), TypeError, KIND.format("Timestamp")),
-    "a list of words": (["a", "b"], TypeError, KIND.format("list")),
-    "an empty list": ([], TypeError, KIND.format("list")),
-    "a tuple": (("a",), TypeError, KIND.format("tuple")),
+    "a list of words": (["a", "b"], TypeError, LIST.format("list", 2)),
+    "an empty list": ([], TypeError, LIST.format("list", 0)),
+    "a tuple": (("a",), TypeError, LIST.format("tuple", 1)),
     "a set": ({"a"}, TypeError, KIND.format("set")),
     "a generator": ((word for word in "ab"), TypeError, KIND.format("generator")),
     "an array of texts": (np.array(["a", "b"]), TypeError, KIND.format("ndarray")),
@@ -73,7 +77,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "a dict with many keys": (dict.fromkeys("abcdefg"), ValueError, KEY.format("'a', 'b', 'c', 'd', 'e', ...")),
     "a dict with numbers for keys": ({0: "a"}, ValueError, KEY.format("0")),
     "a dict of nothing": ({"text": None}, TypeError, MISSING),
-    "a dict of a list": ({"text": ["a"]}, TypeError, KIND.format("list")),
+    "a dict of a list": ({"text": ["a"]}, TypeError, LIST.format("list", 1)),
     "a dict in a dict": ({"text": {"text": "a"}}, TypeError, KIND.format("dict")),
     "latin-1": ("café".encode("latin-1"), ValueError, UTF_8.format(3, 4, "e9")),
     "utf-16": ("abc".encode("utf-16"), ValueError, UTF_8.format(0, 8, "ff")),

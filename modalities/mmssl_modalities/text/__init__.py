@@ -12,7 +12,7 @@ from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens
 from mmssl_modalities.text.augment import TextAugment
 from mmssl_modalities.text.picture import picture
-from mmssl_modalities.text.processor import IDS, LENGTHS, TextProcessor, Window
+from mmssl_modalities.text.processor import IDS, LENGTHS, MORE, MORE_LENGTHS, TextProcessor, Window
 
 __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
 
@@ -23,7 +23,7 @@ class TextAdapter(Adapter):
     Target: `tokens`, the id, `[b, n]`. Where the tokenizer did not know a character there is nothing to predict.
     """
 
-    input_names = (IDS, LENGTHS)
+    input_names = (IDS, LENGTHS, MORE, MORE_LENGTHS)
 
     def __init__(self, width: int, processor: TextProcessor) -> None:
         super().__init__()

@@ -1,16 +1,17 @@
 """Random views of batched token ids, on the device of the batch."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws, most
 from mmssl.modality import Inputs, check_range
-from mmssl_modalities.text.processor import IDS, LENGTHS
+from mmssl_modalities.text.processor import IDS, LENGTHS, MORE, MORE_LENGTHS
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -18,8 +19,10 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class TextAugment:
-    """A span of the text, and tokens that are deleted, replaced or moved, each drawn per text. By default none.
+    """One of several captions, a span of it, and tokens that are deleted, replaced or moved, each drawn per text. By default none.
 
+    caption: drawn = any of the captions that processor.captions reads, so that several views are several positives (DreamLIP, arXiv
+        2403.17007, which draws without repetition); first = the first one.
     crop: smallest and largest share of the tokens in the span that is kept, so that the view costs less; Contriever (arXiv
         2112.09118) has [0.05, 0.5] of long documents. null: all of them.
     delete: probability that a token is removed, and what follows moves up (EDA, arXiv 1901.11196, and Contriever: 0.1).
@@ -27,6 +30,7 @@ class TextAugment:
     shuffle: by how many places a token moves at most (Lample et al., arXiv 1711.00043, section 2.3: 3 words).
     """
 
+    caption: Literal["first", "drawn"] = "first"
     crop: tuple[Share, Share] | None = None
     delete: Probability = 0.0
     replace: Probability = 0.0
@@ -39,6 +43,9 @@ class TextAugment:
         """One random view of a batch; at least one token of every text is left."""
         view, ids = dict(inputs), inputs[IDS]
         lengths = inputs.get(LENGTHS, torch.tensor(ids.shape[1], device=ids.device).expand(len(ids), 1))
+        if self.caption == "drawn" and MORE in inputs:
+            ids, lengths = drawn(ids, lengths, inputs[MORE], inputs[MORE_LENGTHS], draws)
+            view[LENGTHS] = lengths
         if self.replace:
             ids = self._replaced(ids, lengths, draws)
         if self.crop is not None or self.delete:
@@ -70,3 +77,15 @@ class TextAugment:
         place = torch.arange(ids.shape[1], device=ids.device)
         moved = place + draws.uniform("text shuffle", ids.shape[1]) * (self.shuffle + 1)
         return ids.gather(1, moved.masked_fill(place >= lengths, torch.inf).argsort(dim=1, stable=True))
+
+
+def drawn(
+    ids: Int[Tensor, "b n"], lengths: Int[Tensor, "b 1"], more: Int[Tensor, "b m k"], more_lengths: Int[Tensor, "b m"], draws: Draws
+) -> tuple[Int[Tensor, "b w"], Int[Tensor, "b 1"]]:
+    """For each sample one of its captions, all alike likely, and its number of tokens."""
+    count = 1 + (more_lengths > 0).sum(1, keepdim=True)
+    chosen = (draws.uniform("text caption", 1) * count).long()
+    width = max(ids.shape[1], more.shape[2])
+    every = torch.cat([F.pad(part, (0, width - part.shape[2])) for part in (ids[:, None], more)], 1)
+    found = every.gather(1, chosen[..., None].expand(-1, 1, width))[:, 0]
+    return found, torch.cat([lengths, more_lengths], 1).gather(1, chosen)

@@ -1,5 +1,6 @@
 """Raw texts to token ids: what a text may be given as, windows of long ones, hashed n-grams."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -7,14 +8,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
+from torch import Tensor
 
 from mmssl.modality import Inputs, Processor, pad_stack
 from mmssl_modalities.text.tokenizers import NUM_BYTES, ByteTokenizer, FastTokenizer, Ids, Tokenizer, load_tokenizer, train_bpe
 
 IDS = "text_ids"
 LENGTHS = "text_lengths"
+MORE = "text_more"
+MORE_LENGTHS = "text_more_lengths"
+"""Captions after the first, and their numbers of tokens: 0 where a sample has fewer of them than others of its batch."""
 
 TEXT_KEY = "text"
 BYTES, BPE = "bytes", "bpe"
@@ -22,6 +27,11 @@ BYTES, BPE = "bytes", "bpe"
 NUM_FEATURES = 2048
 NGRAMS = (3, 4)
 """Lengths of the runs of bytes in `features`. A linear probe on sst2 had 76.6 of these, 73.6 of lengths 3 to 5, 71.9 of tokens."""
+
+
+SENTENCE = re.compile(r"(?<=[.!?])\s+")
+"""What stands between two sentences."""
+Captions = Literal["one", "list", "sentences"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +47,8 @@ class TextProcessor(Processor):
     A raw text is a str, the bytes of UTF-8, a dict {"text": either}, or a `Window`. It is encoded as it is: nothing is stripped or
     normalised except by a named tokenizer, and the names of special tokens in it are plain text.
 
+    Of several captions the first is the text, and the others are `text_more`, int64 `[m, k]`, of which a view may draw one.
+
     tokenizer: bytes = the UTF-8 bytes, which needs no files; bpe = a byte-pair encoding trained on the training texts; or a fast
         tokenizer of Hugging Face, a folder or a Hub id. All are kept in the settings: the model folder needs nothing else.
     vocab_size: largest number of ids of bpe, the 256 bytes included.
@@ -44,6 +56,8 @@ class TextProcessor(Processor):
     long_texts: what becomes of longer ones: cut = windows, so that nothing is lost; truncate = the first max_tokens alone; raise =
         an error. A long text that is paired with a sample of another modality cannot be cut.
     overlap: tokens that two neighbouring windows share.
+    captions: one = a raw text is one; list = it may be a list of captions of the same thing; sentences = each sentence of it, or of
+        each in the list, is a caption (DreamLIP, arXiv 2403.17007). The first is the text, unless augment.caption draws another.
     tokenizer_json: what a tokenizer.json holds, as `settings()` returns it; null: trained by `fit`, or loaded.
     """
 
@@ -57,6 +71,7 @@ class TextProcessor(Processor):
         max_tokens: Annotated[int, Field(gt=0)] = 512,
         long_texts: Literal["cut", "truncate", "raise"] = "cut",
         overlap: Annotated[int, Field(ge=0)] = 0,
+        captions: Captions = "one",
         tokenizer_json: str | None = None,
     ) -> None:
         if overlap >= max_tokens:
@@ -68,6 +83,7 @@ class TextProcessor(Processor):
         self.max_tokens = max_tokens
         self.long_texts = long_texts
         self.overlap = overlap
+        self.captions = captions
         self._use(load_tokenizer(tokenizer) if tokenizer_json is None and tokenizer not in (BYTES, BPE) else tokenizer_json)
 
     def _use(self, content: str | None) -> None:
@@ -85,6 +101,7 @@ class TextProcessor(Processor):
             "max_tokens": self.max_tokens,
             "long_texts": self.long_texts,
             "overlap": self.overlap,
+            "captions": self.captions,
             "tokenizer_json": self.tokenizer_json,
         }
 
@@ -102,7 +119,8 @@ class TextProcessor(Processor):
         Texts that cannot be read are passed over: the loader deals with them as `data.on_error` says. ValueError if none can.
         """
         if not self.fitted:
-            self._use(train_bpe(_readable(samples), self.vocab_size))
+            parts = (caption for raw in samples for caption in self._captions(raw))
+            self._use(train_bpe(_readable(parts), self.vocab_size))
 
     @property
     def tokens(self) -> Tokenizer:
@@ -123,18 +141,40 @@ class TextProcessor(Processor):
             )
         return ids
 
+    def absent(self, raw: Any) -> bool:
+        several = self.captions != "one" and isinstance(raw, list | tuple)
+        return all(super(TextProcessor, self).absent(caption) for caption in raw) if several else super().absent(raw)
+
+    def _captions(self, raw: Any) -> list[Any]:
+        """The captions of a raw sample without empty ones; what is no list, or empty altogether, is judged as a text."""
+        if self.captions == "one" or isinstance(raw, Window):
+            return [raw]
+        found = ([each for each in raw if not self.absent(each)] or [None]) if isinstance(raw, list | tuple) else [raw]
+        if self.captions == "list":
+            return found
+        return [part for each in found for part in (SENTENCE.split(each.strip()) if isinstance(each, str) else [each])]
+
     def __call__(self, raw: Any) -> Inputs:
+        first, *others = [self._bounded(caption) for caption in self._captions(raw)]
+        if self.captions == "one":
+            return {IDS: first}
+        none = torch.zeros(0, 0, dtype=torch.int64)
+        lengths = torch.tensor([len(other) for other in others], dtype=torch.int64)
+        return {IDS: first, MORE: pad_stack(others) if others else none, MORE_LENGTHS: lengths}
+
+    def _bounded(self, raw: Any) -> Int[Tensor, " n"]:
+        """The ids of one text, not too many."""
         ids = self._ids(raw)
         if len(ids) > self.max_tokens and self.long_texts != "truncate":
             raise ValueError(
                 f"this text has {len(ids):,} tokens, more than processor.max_tokens={self.max_tokens:,}. Cut it with pieces(text), "
                 "raise max_tokens, or set processor.long_texts: truncate"
             )
-        return {IDS: torch.from_numpy(ids[: self.max_tokens])}
+        return torch.from_numpy(ids[: self.max_tokens])
 
     def pieces(self, raw: Any) -> list[Any]:
         """The text, if it is short enough; else windows of almost equal length, which give all of its tokens back in order."""
-        if not self.windowed or len(ids := self._ids(raw)) <= self.max_tokens:
+        if not self.windowed or self.captions != "one" or len(ids := self._ids(raw)) <= self.max_tokens:
             return [raw]
         return [Window(ids[first:last]) for first, last in windows(len(ids), self.max_tokens, self.overlap)]
 
@@ -149,11 +189,16 @@ class TextProcessor(Processor):
         return super().many(raw)
 
     def collate(self, samples: Sequence[Inputs]) -> Inputs:
-        """Stack ids. If lengths differ, pad with zeros at the end, and add `text_lengths`, `[b, 1]`, the number of tokens."""
+        """Stack ids. If lengths differ, pad with zeros at the end, and add `text_lengths`, `[b, 1]`, the number of tokens.
+
+        Of several captions: `text_more`, `[b, m, k]`, and `text_more_lengths`, `[b, m]`.
+        """
         ids = [sample[IDS] for sample in samples]
         batch = {IDS: pad_stack(ids)}
         if any(len(row) != len(ids[0]) for row in ids):
             batch[LENGTHS] = torch.tensor([[len(row)] for row in ids])
+        if self.captions != "one":
+            batch |= {name: pad_stack([sample[name] for sample in samples]) for name in (MORE, MORE_LENGTHS)}
         return batch
 
     @classmethod
@@ -180,10 +225,16 @@ def read_text(raw: Any) -> str:
         text = _unicode(str(raw))
     elif raw is None or raw is pd.NA or raw is pd.NaT or (isinstance(raw, float | np.floating) and raw != raw):
         raise TypeError(f"the text is missing ({raw}). Fill it, drop the row, or set data.on_error: skip")
+    elif isinstance(raw, list | tuple):
+        raise TypeError(
+            f"a text is a str, bytes of UTF-8, or a dict {{{TEXT_KEY!r}: ...}}; got {type(raw).__name__} of {len(raw)}. Pass "
+            "several texts as a list of samples; where they are captions of one thing, set processor.captions: list"
+        )
     else:
         kind = type(raw).__name__
         raise TypeError(
-            f"a text is a str, bytes of UTF-8, or a dict {{{TEXT_KEY!r}: ...}}; got {kind}. Convert it, or pass several as a list"
+            f"a text is a str, bytes of UTF-8, or a dict {{{TEXT_KEY!r}: ...}}; got {kind}. Convert it, say what it stands for "
+            "(data.called), or pass several as a list"
         )
     if not text.strip():
         what = f"{len(text)} characters of white space" if text else "an empty one"

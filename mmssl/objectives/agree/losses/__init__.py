@@ -3,6 +3,7 @@
 from mmssl.objectives.agree.losses.assignments import Cosine, Distance, Gram, MaskedTokens, SelfDistillation, SwappedAssignment
 from mmssl.objectives.agree.losses.moments import Barlow, EntropyBound, Koleo, Sigreg, Vicreg
 from mmssl.objectives.agree.losses.negatives import GroupOrdering, Hierarchical, InfoNce, Sigmoid
+from mmssl.objectives.agree.losses.places import Grouping, SameToken
 from mmssl.objectives.agree.parts import Agreement
 from mmssl.plugins import Parts
 
@@ -14,6 +15,8 @@ AGREEMENTS: Parts[type[Agreement]] = Parts(
         "sigmoid": Sigmoid,
         "hierarchical": Hierarchical,
         "group_ordering": GroupOrdering,
+        "same_token": SameToken,
+        "grouping": Grouping,
         "barlow_twins": Barlow,
         "vicreg": Vicreg,
         "sigreg": Sigreg,
