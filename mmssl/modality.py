@@ -302,6 +302,8 @@ class Modality:
         a `MixesSamples` where a view may hold something of other samples.
     example: (count, seed) -> raw samples that pass the laws of `mmssl.testing`.
     golden: () -> (settings of processor, settings of adapter, raw sample, expected coords [n, 4], expected targets): patch order.
+    draw: (matplotlib axes, inputs, row, the processor of the inputs): draws one sample of a batch, in little space; None: samples
+        cannot be looked at.
     sentence: what sentence-transformers calls it (text, image, audio, video), where it can feed it.
     picture: (inputs, hidden [b, n], predictions by target name, the processor of the inputs) -> a matplotlib figure of the input,
         what was seen and what was predicted, with the names and colours of the raw samples.
@@ -321,6 +323,7 @@ class Modality:
     example: Callable[[int, int], list[Any]]
     golden: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any], Any, Float[Tensor, "n 4"], dict[str, Tensor]]]
     picture: Callable[[Inputs, Bool[Tensor, "b n"], dict[str, Tensor], Any], Any]
+    draw: Callable[[Any, Inputs, int, Any], None] | None = None
     sentence: str | None = None
     suffixes: tuple[str, ...] = ()
     strong: Sequence[Mapping[str, Any]] = ()

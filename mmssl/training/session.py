@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl import files
-from mmssl.data import Source, batches, processes, silent
+from mmssl.data import Source, processes, silent
 from mmssl.data.identity import files_digits
 from mmssl.data.options import ONLY, Rows
 from mmssl.data.processes import OtherFailed
@@ -16,12 +16,13 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
 from mmssl.report import contents
 from mmssl.training import checkpoint
-from mmssl.training.build import Pieces, build, contents_of, cut_stream, modalities_of
+from mmssl.training.build import Pieces, build, contents_of, cut_stream
 from mmssl.training.ending import Ending
 from mmssl.training.feed import Feed
 from mmssl.training.launch import check_alike, start
 from mmssl.training.loop import Made, Training, TrainingError, load_weights, run_steps
 from mmssl.training.measured import Measured
+from mmssl.training.pictures import Samples, pictures_of
 from mmssl.training.progress import Progress, track
 from mmssl.training.run import (
     Interrupted,
@@ -36,9 +37,6 @@ from mmssl.training.run import (
 )
 from mmssl.training.splits import Scored, open_pair_scores, open_splits
 from mmssl.training.start import run_to_continue
-
-PICTURED = 8
-"""Samples in the pictures of the report."""
 
 
 def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
@@ -471,17 +469,15 @@ class Session:
         }
 
     def pictures(self) -> dict[str, Any]:
-        """The objective's pictures of the first samples of every source. Whatever fails there is told, and leaves a picture out."""
-        self.training.objective.eval()
-        found: dict[str, Any] = {}
-        if not self.can_draw:
-            print(f"the report has no pictures: {self.run.checkpoints} has no checkpoint any more")
-            return found
-        for stream in self.streams.values():
-            modalities = modalities_of(stream, self.pieces.processor)
+        """Pictures of every source. Whatever fails there is told, and leaves a picture out."""
+        objective, found = self.training.objective.eval() if self.can_draw else None, dict[str, Any]()
+        if objective is None:
+            print(f"the report has no pictures of the training: {self.run.checkpoints} has no checkpoint any more")
+        for name, stream in self.streams.items():
+            samples = Samples(stream, self.pieces.processor, self.labels, self.data.on_error)
+            scored = [evaluator for key, evaluator in self.evaluators.items() if key in (name, ONLY)]
             try:
-                first = next(batches(stream.source, modalities, PICTURED, labels=self.labels, on_error=self.data.on_error))
-                found |= self.training.objective.pictures(first.to(self.training.device), self.pieces.processor.processors)
+                found.update(pictures_of(samples, objective, self.training.published(), scored))
             except Exception as error:
                 print(f"the report has no pictures of {stream.source}: {told(error)}")
         return found

@@ -112,7 +112,15 @@ def test_recipe_opens_with_a_header(path: Path) -> None:
     assert len(first) > 20, "a recipe opens with a comment: what it is, paper, hardware, minutes, result, command"
 
 
+@pytest.fixture
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those of the objective: views and neighbours are drawn in test_pictures.py, and take longer than the training."""
+    for name in ("seen_views", "neighbours"):
+        monkeypatch.setattr(f"mmssl.training.pictures.{name}", lambda *given: {})
+
+
 @every_recipe
+@pytest.mark.usefixtures("few_pictures")
 def test_recipe_runs_from_raw_samples_to_a_published_model(path: Path, tmp_path: Path) -> None:
     rows, keys = example_data(load(path))
     run = mmssl.train(path, SMALL | keys | with_stand_ins(path, tmp_path) | {"run.dir": str(tmp_path)}, rows=rows)

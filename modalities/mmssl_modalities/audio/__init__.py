@@ -188,6 +188,14 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
+def draw(axes: Axes, inputs: Inputs, row: int, _processor: AudioProcessor) -> None:
+    """One sound, as the model gets it."""
+    values = inputs[FBANK if FBANK in inputs else WAVEFORM][row].float().cpu()
+    length = int(inputs[LENGTHS][row, 0]) if LENGTHS in inputs else len(values)
+    sound = values[:length, 0].flatten(0, 1).numpy()
+    _draw(axes, sound if FBANK in inputs else sound[:, None], float(sound.min()), float(sound.max()))
+
+
 def _draw(axes: Axes, values: Float[np.ndarray, "t m"], low: float, high: float) -> None:
     """A spectrogram with time to the right and low frequencies below; a waveform as a line."""
     axes.set_axis_off()
@@ -211,6 +219,7 @@ AUDIO = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    draw=draw,
     sentence="audio",
     suffixes=SUFFIXES,
     strong=(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Shaped
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from pydantic import Field
@@ -164,6 +165,17 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
+def draw(axes: Axes, inputs: Inputs, row: int, processor: ImageProcessor) -> None:
+    """One sample in the colours before normalisation."""
+    pixels = _raw(inputs[PIXELS][row : row + 1].float().cpu(), processor)[0, _channels(processor)]
+    height, width = inputs[SIZES][row].tolist() if SIZES in inputs else pixels.shape[1:]
+    pixels = pixels[:, :height, :width]
+    low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))
+    shown = ((pixels - low) / (high - low)).permute(1, 2, 0).numpy()
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+
+
 def _raw(pixels: Float[Tensor, "b c h w"], processor: ImageProcessor) -> Float[Tensor, "b c h w"]:
     """The values that the processor normalised."""
     scale, offset = (torch.as_tensor(each).reshape(-1, 1, 1) for each in (processor.scale, processor.offset))
@@ -201,6 +213,7 @@ IMAGE = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    draw=draw,
     sentence="image",
     suffixes=SUFFIXES,
     strong=(

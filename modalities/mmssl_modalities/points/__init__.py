@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
@@ -128,6 +129,17 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
+def draw(axes: Axes, inputs: Inputs, row: int, _processor: PointsProcessor) -> None:
+    """One cloud from a corner above, near points dark."""
+    real = inputs[VALID][row].cpu() if VALID in inputs else torch.ones(inputs[CENTERS].shape[1], dtype=torch.bool)
+    points = (inputs[GROUPS][row, ..., :3] + inputs[CENTERS][row, :, None]).float().cpu()[real].flatten(0, 1).numpy()
+    x, y, z = points.T
+    right, depth, up = (x - y) / 2**0.5, (x + y) / 2**0.5, z
+    axes.scatter(right, up + 0.5 * depth, s=2, c=depth, cmap="viridis", linewidths=0)
+    axes.set_aspect("equal", "datalim")
+    axes.set_axis_off()
+
+
 def _scatter(axes: Any, sets: Sequence[Float[Tensor, "_ k 3"]], extent: Float[Tensor, "n 3"]) -> None:
     """Sets of points in the box of the whole cloud, the second in another colour."""
     middle, half = (extent.amax(0) + extent.amin(0)) / 2, (extent.amax(0) - extent.amin(0)).max().clamp(min=1e-6) / 2
@@ -151,6 +163,7 @@ POINTS = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    draw=draw,
     suffixes=(".npy", ".npz", ".ply", ".off", ".las", ".laz"),
     strong=(
         {"rotate": "so3", "scale": (0.7, 1.5), "shift": 0.5, "jitter": 0.05, "drop": 0.2, "drop_features": 0.5},

@@ -14,7 +14,7 @@ from mmssl.draws import Draws
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Others
 from mmssl.tokens import Tokens
 from mmssl_modalities.tabular.columns import DATE_VALUES, MISSING, QuantileColumn
-from mmssl_modalities.tabular.picture import picture
+from mmssl_modalities.tabular.picture import draw, picture
 from mmssl_modalities.tabular.processor import CLASSES, DATES, NUMBERS, TEXTS, TabularProcessor
 from mmssl_modalities.tabular.shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS, COLUMN_WORDS, COUNTS, SHARED_NAMES, SharedTokens
 from mmssl_modalities.tabular.tokens import (
@@ -279,5 +279,6 @@ TABULAR = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    draw=draw,
     strong=({"corruption": 0.6, "keep": 0.7},),
 )

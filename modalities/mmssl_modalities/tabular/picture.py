@@ -1,6 +1,8 @@
 """What the report draws of a masked table."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice, zip_longest
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -10,13 +12,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmssl.modality import Inputs
-from mmssl_modalities.tabular.columns import MISSING
+from mmssl_modalities.tabular.columns import MISSING, CategoricalColumn, HashedColumn
 from mmssl_modalities.tabular.processor import CLASSES, DATES, NUMBERS, TEXTS, TabularProcessor
-from mmssl_modalities.tabular.shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS
+from mmssl_modalities.tabular.shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS, COUNTS
 from mmssl_modalities.tabular.tokens import text_values
 
 LISTED = 12
 """Columns of numbers in the legend."""
+WRITTEN = 8
+"""Cells of a row that are written out."""
 LONGEST = 24
 """Characters of a column's name that are shown."""
 TITLES = {"numeric": "numbers", "datetime": "dates", "text": "texts"}
@@ -35,6 +39,51 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
         else:
             _draw_numbers(axes[name], true, guess.numpy(), cover, TITLES[name], names[span])
     return figure
+
+
+def draw(axes: Axes, inputs: Inputs, row: int, processor: TabularProcessor) -> None:
+    """The first numbers, scaled, and categories of one row, a line each."""
+    lines = list(islice(_words(inputs, row, processor), WRITTEN))
+    axes.text(0, 1, "\n".join(lines), fontsize=7, family="monospace", va="top", parse_math=False)
+    axes.set_axis_off()
+
+
+def _words(inputs: Inputs, row: int, processor: TabularProcessor) -> Iterator[str]:
+    """Name and content of the cells of a row: numbers and categories in turn."""
+    if CELL_NUMBERS in inputs:
+        count = int(inputs[COUNTS][row, 0]) if COUNTS in inputs else inputs[CELL_NUMBERS].shape[1]
+        numbers, classes = inputs[CELL_NUMBERS][row, :count].tolist(), inputs[CELL_CLASSES][row, :count].tolist()
+        for place, (number, category) in enumerate(zip(numbers, classes, strict=True)):
+            yield _line(f"column {place + 1}", _number(number) if category == MISSING else f"category {category}")
+        return
+    values = inputs[NUMBERS][row].tolist()
+    numbers = [_line(column.name, _number(value)) for column, value in zip(processor.numeric, values, strict=True)]
+    classes = inputs[CLASSES][row].tolist()
+    categories = [
+        _line(column.name, _category(column, value)) for column, value in zip(processor.categorical, classes, strict=True)
+    ]
+    for pair in zip_longest(numbers, categories):
+        yield from (line for line in pair if line is not None)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _category(column: CategoricalColumn | HashedColumn, number: int) -> str:
+    """What a class stands for."""
+    if number == MISSING:
+        return "-"
+    if isinstance(column, HashedColumn):
+        return f"class {number}"
+    place = number - column.unknown - 1
+    return "(rare)" if place < 0 else str(column.categories[place])
+
+
+def _line(name: str, content: str) -> str:
+    # A character that the font lacks is a question mark, not a warning.
+    name, content = (part.encode("ascii", "replace").decode() for part in (name, content))
+    return f"{name[:12]:12} {content[:10]}"
 
 
 def _names(inputs: Inputs, processor: TabularProcessor) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens
 from mmssl_modalities.text.augment import TextAugment
-from mmssl_modalities.text.picture import picture
+from mmssl_modalities.text.picture import draw, picture
 from mmssl_modalities.text.processor import IDS, LENGTHS, MORE, MORE_LENGTHS, TextProcessor, Window
 
 __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
@@ -80,6 +80,7 @@ TEXT = Modality(
     example=example,
     golden=golden,
     picture=picture,
+    draw=draw,
     sentence="text",
     strong=({"crop": (0.5, 0.9), "delete": 0.1, "replace": 0.2, "shuffle": 2},),
 )

@@ -19,6 +19,8 @@ PICTURED = 6
 """Texts in a picture."""
 COLUMNS, LINES = 96, 3
 """Characters in a line, and lines of a text at most."""
+NARROW, NARROW_LINES = 22, 8
+"""The same of a text in a small place."""
 FONT, SIZE = "DejaVu Sans Mono", 8
 """A font that comes with matplotlib, every glyph of one width."""
 INCH_PER_COLUMN, INCH_PER_ROW = 0.602 * SIZE / 72, 1.45 * SIZE / 72
@@ -42,6 +44,17 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
         cells = [_cell(name, *token) for token in zip(ids[row, :length], guesses[row], covered[row], strict=False)]
         texts.append(list(_lines(cells)))
     return _draw(texts, _title(ids[covered], guesses[covered]))
+
+
+def draw(axes: Axes, inputs: Inputs, row: int, processor: TextProcessor) -> None:
+    """The beginning of one text, in short lines."""
+    ids = inputs[IDS][row].tolist()
+    length = int(inputs[LENGTHS][row, 0]) if LENGTHS in inputs else len(ids)
+    name = cache(processor.tokens.token)
+    text = drawable("".join(name(number) for number in ids[: min(length, NARROW * NARROW_LINES)]))
+    lines = [text[start : start + NARROW] for start in range(0, len(text), NARROW)][:NARROW_LINES]
+    axes.text(0, 1, "\n".join(lines), fontsize=SIZE - 1, fontfamily=FONT, va="top", parse_math=False)
+    axes.set_axis_off()
 
 
 def _cell(name: Callable[[int], str], token: np.integer, guess: np.integer, hidden: np.bool) -> Cell:

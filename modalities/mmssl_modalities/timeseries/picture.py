@@ -42,6 +42,15 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
+def draw(axes: Axes, inputs: Inputs, row: int, _processor: TimeseriesProcessor) -> None:
+    """The curves of one sample, each by its own mean and deviation, as far as values are there."""
+    values, there = inputs[VALUES][row : row + 1].float().cpu(), observed(inputs)[row : row + 1].cpu()
+    length = int(there.any(1)[0].nonzero().max()) + 1 if there.any() else 1
+    curves = moments(values, there)[0].masked_fill(~there, torch.nan)[0, :DRAWN, :length].numpy()
+    nothing = np.full_like(curves, np.nan)
+    _draw(axes, curves, nothing, np.zeros(curves.shape, dtype=bool))
+
+
 def _in_place(
     inputs: Inputs, hidden: Bool[Tensor, "b n"], predicted: dict[str, Tensor]
 ) -> tuple[Bool[Tensor, "b c t"], Float[Tensor, "b c t"]]:
