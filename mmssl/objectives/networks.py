@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.model.teacher import ema_copy, ema_update
@@ -59,6 +60,17 @@ class Snapshot:
 Rule = Moving | Frozen | Snapshot
 
 
+def load_frozen(path: str) -> MMSSLModel:
+    """A saved model of this toolkit. ValueError: it is of another one, whose weights would silently be left out."""
+    config = AutoConfig.from_pretrained(path)
+    if not isinstance(config, MMSSLConfig):
+        raise ValueError(
+            f"a frozen second network must be a model that mmssl saved; {path} is of type {config.model_type!r}. Name the model "
+            "folder of a run, or a Hub id of such a model"
+        )
+    return load_model(path)
+
+
 def warmup(step: int) -> float:
     """The highest momentum of an average after that many steps, so that a short run's does not hold on to the first weights.
 
@@ -95,7 +107,7 @@ class Networks(nn.Module):
         if isinstance(rule, Snapshot):
             self.register_buffer(f"taken_{own}", torch.zeros((), dtype=torch.bool))
         if isinstance(rule, Frozen) and rule.path is not None:
-            self.copies[own] = ema_copy(load_model(rule.path)).eval()
+            self.copies[own] = ema_copy(load_frozen(rule.path)).eval()
         return own
 
     def make(self) -> None:
