@@ -22,6 +22,9 @@ class TrainOptions:
     batch_tokens: tokens per optimizer step, padding included, in the place of batch_size: many short samples, or few long ones.
     freeze: part of the model that stays as it is: encoder = what `init` brought along, so that only the adapters of the recipe's
         modalities learn, and the experts of those that the saved model lacked; null: none.
+    warm_heads: share of the budget during which only what did not come from `init` learns (heads, predictors, prototypes, new
+        adapters), so that fresh heads do not spoil a trained encoder; a teacher follows meanwhile, which moves its heads alone.
+        Without `init` nothing waits.
     accumulation: micro-batches per optimizer step.
     max_steps: budget in optimizer steps.
     max_epochs: budget in passes over the data.
@@ -49,6 +52,7 @@ class TrainOptions:
     batch_size: Whole = 256
     batch_tokens: Whole | None = None
     freeze: Literal["encoder"] | None = None
+    warm_heads: Share = 0.0
     accumulation: Whole = 1
     max_steps: Whole | None = None
     max_epochs: Annotated[float, Field(gt=0)] | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmssl.data import Labels, Source, Stream, Track, cut, silent
 from mmssl.data.loader import READ, holdings
@@ -15,7 +16,7 @@ from mmssl.objectives.base import Augment
 from mmssl.objectives.views import ViewOptions, Views
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
-from mmssl.training.start import freeze, load_saved, make_config, new_modalities, saved_model
+from mmssl.training.start import brought_along, freeze, load_saved, make_config, new_modalities, run_to_continue, saved_model
 
 EXAMINED = 10_000
 """Samples of a source, evenly spaced, by which it is told what they hold."""
@@ -23,11 +24,15 @@ EXAMINED = 10_000
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a recipe describes, before any training. notes: what whoever runs it should be told."""
+    """What a recipe describes, before any training.
+
+    notes: what whoever runs it should be told. brought: weights of the objective that a saved model brought along.
+    """
 
     processor: MMSSLProcessor
     objective: Objective
     notes: tuple[str, ...] = ()
+    brought: tuple[nn.Parameter, ...] = ()
 
 
 def build(
@@ -42,10 +47,15 @@ def build(
     saved, frozen = saved_model(recipe), recipe.section("train").freeze is not None
     if frozen and recipe.init is None:
         raise RecipeError("train.freeze: a frozen encoder must come from a trained model; name it, as in init: runs/mae/model")
+    if recipe.section("train").warm_heads and run_to_continue(recipe):
+        raise RecipeError(
+            f"train.warm_heads: the run {recipe.init} goes on with its heads; set it to 0, or init to {recipe.init}/model"
+        )
     torch.manual_seed(recipe.section("run").seed)
     before = MMSSLProcessor.from_pretrained(saved) if saved else None
     processor = fitted or fit_processor(recipe, streams, before, track=track)
     model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
+    brought = brought_along(model, before.processors) if before else []
     if frozen:
         freeze(model, list(recipe.modalities), known=list(before.processors) if before else [])
     augments = {
@@ -60,7 +70,9 @@ def build(
     if OBJECTIVES[name].pairs:
         check_pairs(streams, processor)
     notes = new_modalities(recipe, saved, before) if saved and before else []
-    return Pieces(processor, OBJECTIVES[name](model, Setup(augments, labels, views), **settings), tuple(notes))
+    objective = OBJECTIVES[name](model, Setup(augments, labels, views), **settings)
+    used = {id(parameter) for parameter in objective.parameters()}  # heads of another shape give way to new ones
+    return Pieces(processor, objective, tuple(notes), tuple(each for each in brought if id(each) in used))
 
 
 def augment_of(modality: Modality, keys: Mapping[str, Any], processor: Processor) -> Augment:

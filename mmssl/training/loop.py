@@ -100,10 +100,20 @@ class Training:
     stand_in: a micro-batch of another process, for a step in which this one has no sample that can be read.
     reading_failed: whether all processes know that one of them cannot read the next step: what was trained before it is whole.
 
-    objective: what to train; options: how. `steps_per_epoch` says how long a pass over the data is, for a budget of epochs.
+    objective: what to train; options: how; brought: its weights that wait while `warm_heads` lasts.
+    `steps_per_epoch` says how long a pass over the data is, for a budget of epochs.
     """
 
-    def __init__(self, objective: Objective, options: TrainOptions, *, project_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        options: TrainOptions,
+        *,
+        brought: Sequence[nn.Parameter] = (),
+        project_dir: str | None = None,
+    ) -> None:
+        self.brought = brought if options.warm_heads else ()
+        check_heads(objective, self.brought)
         self.options, self.counters, self.steps_per_epoch = options, Counters(), 1.0
         self.grad_norm = torch.tensor(0.0)
         self.reading_failed, self.begin = False, time.perf_counter()
@@ -304,6 +314,7 @@ class Training:
                 # Accelerate divides by the micro-batches, DistributedDataParallel by the processes: each loss is a share of a sum.
                 self.accelerator.backward(output.loss * (shares * self.accelerator.num_processes))
                 if self.accelerator.sync_gradients:
+                    self.hold()
                     self.clip()
                     self.check_at_once(outputs, micro)
                 self.optimizer.step()
@@ -346,6 +357,15 @@ class Training:
         own = torch.stack(list(values)).sum()
         return own if self.accelerator.num_processes == 1 else self.accelerator.reduce(own, "sum")
 
+    def hold(self) -> None:
+        """While only the heads learn, drop the gradient of the rest: AdamW then moves no weight, and no moment, of it.
+
+        Every process does so alike: gradients are those of all by now.
+        """
+        if self.progress < self.options.warm_heads:
+            for parameter in self.brought:
+                parameter.grad = None
+
     def clip(self) -> None:
         """Measure the norm of the gradient, then bring it down to the limit if there is one."""
         limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
@@ -381,6 +401,15 @@ class Training:
     def published(self) -> MMSSLModel:
         """The model to publish."""
         return self.objective.published()
+
+
+def check_heads(objective: Objective, brought: Sequence[nn.Parameter]) -> None:
+    """ValueError if all that learns was brought along: nothing would learn while it waits."""
+    waiting = {id(parameter) for parameter in brought}
+    if waiting and not any(parameter.requires_grad and id(parameter) not in waiting for parameter in objective.parameters()):
+        raise ValueError(
+            "train.warm_heads: all weights of this objective come from init, so there are no heads to warm up; set it to 0"
+        )
 
 
 def numbers(values: Mapping[str, Tensor]) -> dict[str, float]:

@@ -105,7 +105,7 @@ class Session:
         self.contents = self.look_at_samples() if processes.is_first() else {}
         self.streams = {name: cut_stream(stream, self.pieces.processor, self.track) for name, stream in self.streams.items()}
         self.check_data()
-        self.training = Training(self.pieces.objective, self.options, project_dir=str(run.folder))
+        self.training = self.make_training()
         self.feed = processes.together(self.make_feed, first_before=True)
         self.training.steps_per_epoch = self.feed.steps_per_epoch
         self.measured = Measured(self.training, self.streams)
@@ -116,6 +116,10 @@ class Session:
         self.restore()
         self.evaluators = {name: self.evaluator(scored) for name, scored in splits.scored.items()}
         self.pair_evaluators = processes.together(lambda: self.open_pair_scores(rows), first_before=True)
+
+    def make_training(self) -> Training:
+        """The objective with its optimizer."""
+        return Training(self.pieces.objective, self.options, brought=self.pieces.brought, project_dir=str(self.run.folder))
 
     def make_feed(self) -> Feed:
         """What the run reads."""

@@ -1,8 +1,10 @@
 """Where the weights of a run come from: a saved model, or a run that goes on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.model.config import SIZES
@@ -27,6 +29,16 @@ def freeze(model: MMSSLModel, trained: Sequence[str], known: Sequence[str]) -> N
         if model.config.has_experts and name not in known:
             for layer in model.encoder.layers:
                 layer.get_submodule(f"mlp.{name}").requires_grad_(True)
+
+
+def brought_along(model: MMSSLModel, known: Collection[str]) -> list[nn.Parameter]:
+    """The weights that came with a saved model: all but the adapters, and experts, of modalities that are not `known`."""
+    new = [name for name in model.config.modalities if name not in known]
+    parts: list[nn.Module] = [model.adapter(name) for name in new]
+    if model.config.has_experts:
+        parts += [layer.get_submodule(f"mlp.{name}") for layer in model.encoder.layers for name in new]
+    fresh = {id(parameter) for part in parts for parameter in part.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in fresh]
 
 
 def run_to_continue(recipe: Recipe) -> Path | None:
