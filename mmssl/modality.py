@@ -182,6 +182,8 @@ class Adapter(nn.Module, ABC):
     num_tokens: int | None = None
     """Tokens of every sample, if all have equally many, in the same order, which `pooling: concat` needs; None: samples differ."""
 
+    mixable: bool = False
+    """Whether a weighted sum of two samples is a sample: then `continuous` says of which inputs."""
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 
@@ -200,6 +202,10 @@ class Adapter(nn.Module, ABC):
     def aspect(self, name: str, inputs: Inputs) -> Float[Tensor, "b n t"]:
         """One of `aspects` of every token (NaN = nothing there)."""
         raise LookupError(f"tokens of this modality have no aspect {name!r}; known ones: {', '.join(self.aspects) or 'none'}")
+
+    def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
+        """The inputs that may be mixed with those of another sample, where it is `mixable`: zero where a sample has nothing."""
+        raise LookupError("samples of this modality cannot be mixed: a weighted sum of two of them is none")
 
     def render(self, inputs: Inputs, size: int) -> "Rendering":
         """Views of each sample from outside, as pictures of `size` pixels a side, where `rendered_views` says that there are."""

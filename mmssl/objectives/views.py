@@ -6,19 +6,22 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from mmssl.data import Batch
 from mmssl.draws import Draws
 from mmssl.masking import Sampler, split_in_order
-from mmssl.modality import Augment, Inputs, Others, mixing
+from mmssl.modality import Adapter, Augment, Inputs, Others, mixing
 from mmssl.objectives.networks import Networks
 from mmssl.tokens import Tokens, joined_batches
 
 GLOBAL = "global"
 """The views that a teacher sees, and the only ones where a recipe names none."""
+MIXED = "mixed of two"
+"""A view that is made of two others, which no recipe names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +41,13 @@ class Views:
     """Random views of one kind, of one modality.
 
     count: views of each sample. augment: makes one; None: the samples as they are. mask: the tokens that it hides are left out.
+    of: the views that it is mixed of, in the place of `augment`: the first one, and the second one of another sample.
     """
 
     count: int
     augment: Augment | None = None
     mask: Sampler | None = None
+    of: "tuple[View, View] | None" = None
 
 
 class View(NamedTuple):
@@ -69,6 +74,26 @@ def augmented(augment: Augment | None, inputs: Inputs, draws: Draws, number: int
     if others is not None and mixing(augment):
         return augment(inputs, draws.fork(number), others.fork(number))
     return augment(inputs, draws.fork(number))
+
+
+def mixture(draws: Draws) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """With which sample of a step each is mixed, another one where there are several, and its own share, uniform in [0, 1).
+
+    All samples lie on one circle, in an order that is drawn: who follows whom does not depend on the order in which they come.
+    """
+    order = draws.bits("mixed order", torch.zeros(1, 1, dtype=torch.int64, device=draws.keys.device))[:, 0].argsort()
+    return torch.empty_like(order).scatter(0, order, order.roll(-1)), draws.uniform("mixed share")
+
+
+def mixed_inputs(adapter: Adapter, inputs: Inputs, others: Inputs, share: Float[Tensor, " b"]) -> Inputs:
+    """Samples, share x each + (1 - share) x another one, which is cut to its size; where the other has nothing, it counts as zero."""
+    found, theirs = dict(inputs), adapter.continuous(others)
+    for name, mine in adapter.continuous(inputs).items():
+        other = theirs[name][(slice(None), *map(slice, mine.shape[1:]))]
+        other = F.pad(other, [end for i in reversed(range(1, mine.dim())) for end in (0, mine.shape[i] - other.shape[i])])
+        part = share.to(mine.dtype).view(-1, *[1] * (mine.dim() - 1))
+        found[name] = part * mine + (1 - part) * other
+    return found
 
 
 def no_saliency() -> Tensor:
@@ -114,11 +139,23 @@ class Encodings:
 
     def inputs(self, view: View) -> Inputs:
         """The view itself."""
+        if (of := self.views[view.modality][view.kind].of) is not None and view not in self._inputs:
+            self._inputs[view] = self.mixed(view, *of)
         if view not in self._inputs:
             name, others = view.modality, None if self.batch.others is None else self.batch.others[view.modality]
             augment, draws = self.views[name][view.kind].augment, Draws(self.batch.keys_of(name))
             self._inputs[view] = augmented(augment, self.batch.inputs[name], draws, view.number, others)
         return self._inputs[view]
+
+    def mixed(self, view: View, first: View, second: View) -> Inputs:
+        """The first view of each sample, mixed with the second view of another sample of the step."""
+        name, batch = view.modality, self.batch
+        step = Others.of(batch.inputs[name], Draws(batch.keys_of(name))) if batch.others is None else batch.others[name]
+        partner, share = mixture(Draws(step.keys).fork(view.number))
+        place = partner[step.place]
+        donors, draws = {key: x[place] for key, x in step.inputs.items()}, Draws(step.keys[place])
+        others = augmented(self.views[name][second.kind].augment, donors, draws, second.number, replace(step, place=place))
+        return mixed_inputs(self.networks.student.adapter(name), self.inputs(first), others, share[step.place])
 
     def tokens(self, network: str, view: View) -> Tokens:
         """What a network makes of a view before its encoder."""

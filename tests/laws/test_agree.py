@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from mmssl.data import Batch, processes
+from mmssl.data.batch import with_others
 from mmssl.draws import keys
 from mmssl.masking import SAMPLERS
 from mmssl.modality import Inputs, Modality, Processor, find
@@ -64,6 +65,7 @@ CONTRASTS: MADE = {
     "simsiam": lambda: contrasted(loss("cosine"), predictor=mlp()),
     "directpred": lambda: contrasted(loss("cosine"), predictor=ANSWERS["direct"](), teacher=TEACHER),
     "barlow": lambda: contrasted(loss("barlow_twins")),
+    "mixed_barlow": lambda: contrasted(loss("barlow_twins", mixed=4.0)),
     "vicreg": lambda: contrasted(loss("vicreg")),
     "lejepa": lambda: contrasted(loss("sigreg", directions=16)),
     "visreg": lambda: contrasted(loss("sigreg", directions=16, statistic="quantiles")),
@@ -108,7 +110,8 @@ KINDS: dict[str, tuple[type[Objective], MADE]] = {
     "clip": (Clip, CLIPS),
 }
 CASES = [(kind, variant) for kind, (_, made) in KINDS.items() for variant in made]
-TOKENS = ("ts2vec", "point_contrast")
+ONLY = dict.fromkeys(("ts2vec", "point_contrast"), ("timeseries",)) | {"mixed_barlow": ("image", "audio")}
+"""What variants are defined on that are not on every modality."""
 BOTH = ("simclr", "ibot", "siglip", "swav", "lejepa")
 """Variants whose steps are cut into micro-batches and processes at once; those of others into either."""
 
@@ -118,7 +121,7 @@ def views_of(kind: str, variant: str, modality: Modality) -> dict[str, Views]:
     augment = modality.augment()
     if kind == "clip":
         return {"global": Views(2 if variant in ("slap", "dreamlip") else 1, augment)}
-    if variant in TOKENS:
+    if "timeseries" in ONLY.get(variant, ()):
         return {"global": Views(2, augment)}
     return {"global": Views(2, augment), "local": Views(1, augment, SAMPLERS["random"](ratio=0.5))}
 
@@ -210,7 +213,7 @@ def keep(own: Any) -> Any:
 def modalities_for(kind: str, variant: str) -> list[tuple[str, ...]]:
     if kind == "clip":
         return [("audio", "tabular", "points") if variant == "clip" else ("image", "text")]
-    return [("timeseries",)] if variant in TOKENS else [("text",)]
+    return [(name,) for name in ONLY.get(variant, ("text",))]
 
 
 @pytest.mark.parametrize(("kind", "variant"), CASES, ids=lambda each: str(each))
@@ -234,6 +237,9 @@ def test_a_step_is_the_same_however_it_is_cut(kind: str, variant: str) -> None:
                     parts.append(double(made_of(ids[start : start + size], names, lacking)))
                     start += size
                 cut.append(parts)
+            if other.mixes:
+                donated = iter(with_others([part for parts in cut for part in parts]))
+                cut = [[next(donated) for _ in parts] for parts in cut]
             loss_of, found, after = cut_step(other, cut)
             assert_close(loss_of, output.loss.detach().double(), rtol=1e-9, atol=1e-10, msg=saying(f"{names}, {ranks}"))
             scale = max(float(gradient.abs().max()) for gradient in expected.values())
@@ -252,7 +258,8 @@ KEPT = ("every_weight_learns", "loss_falls", "resumed_run_equals_an_uninterrupte
 @pytest.mark.parametrize(("kind", "variant"), [case for case in CASES if case[0] != "clip"], ids=lambda each: str(each))
 def test_laws_of_objectives(kind: str, variant: str, law: str) -> None:
     """Each on one modality; tests/laws/test_objectives.py has all of them on every modality, with the defaults."""
-    name = "timeseries" if variant in TOKENS else installed()[sum(map(ord, kind + variant + law)) % len(installed())]
+    names = ONLY.get(variant, tuple(installed()))
+    name = names[sum(map(ord, kind + variant + law)) % len(names)]
     constructor, made = KINDS[kind]
 
     def make(model: MMSSLModel, setup: Setup) -> Objective:

@@ -17,7 +17,7 @@ import mmssl
 from mmssl.data import Batch, Order, Source, processes
 from mmssl.data.loader import batches
 from mmssl.data.options import SourceOptions, Stream
-from mmssl.draws import keys
+from mmssl.draws import Draws, keys
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.heads import Head
@@ -26,7 +26,7 @@ from mmssl.objectives.agree.agree import TeacherOptions
 from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.agree.parts import Space
 from mmssl.objectives.networks import Moving
-from mmssl.objectives.views import Views
+from mmssl.objectives.views import Encodings, Views, mixture
 from mmssl.testing import batch_of, small_model, small_processor
 from mmssl.training.feed import groups_of
 
@@ -216,6 +216,19 @@ def test_pieces_of_a_long_row_belong_together_where_no_column_says_more() -> Non
     assert said is not None and said.tolist() == [0, 0, 1]
 
 
+def test_a_mixed_view_is_the_weighted_sum_of_one_view_and_another_samples_second() -> None:
+    changes = {"image": {"global": Views(2, find("image").augment(flip=0.5, color_jitter=0.5))}}
+    objective = Contrast(small_model("image"), Setup(views=changes), losses=[AGREEMENTS["barlow_twins"](mixed=4.0)])
+    batch = batch_of("image", 6)
+    seen = Encodings(objective.networks, batch, objective.views)
+    [(view, of)] = objective.mixtures.items()
+    first, second, mixed = (seen.inputs(each)["pixel_values"] for each in (*of, view))
+    partner, share = mixture(Draws(batch.keys).fork(view.number))
+    assert sorted(partner.tolist()) == list(range(6)) and all(partner != torch.arange(6)), "each gives once, and none to itself"
+    for row in range(6):
+        assert_close(mixed[row], share[row] * first[row] + (1 - share[row]) * second[partner[row]])
+
+
 def test_momentum_follows_a_cosine() -> None:
     rule = Moving(0.9, 1.0, shape="cosine")
     assert [rule.momentum(share) for share in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.95, 1.0])
@@ -252,6 +265,18 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "one view": (
         lambda: Contrast(small_model("image"), replace(one(), views={"image": {"global": Views(1)}})),
         "InfoNce compares two views (within modalities), but there are only image global 0",
+    ),
+    "mixed rows of a table": (
+        lambda: Contrast(small_model("tabular"), one("tabular"), losses=[AGREEMENTS["barlow_twins"](mixed=4.0)]),
+        "mixed needs samples whose weighted sum is a sample, which those of tabular are not",
+    ),
+    "one view to mix": (
+        lambda: Contrast(
+            small_model("image"),
+            replace(one(), views={"image": {"global": Views(1), "local": Views(1)}}),
+            losses=[AGREEMENTS["barlow_twins"](mixed=4.0)],
+        ),
+        "mixed needs two views of a sample; set modalities.image.views.global.count to 2, got 1",
     ),
     "nearest without queue": (lambda: AGREEMENTS["info_nce"](nearest=True), "looks in a queue; set queue"),
     "published teacher": (lambda: Contrast(small_model("image"), one(), publish="teacher"), "choose student"),

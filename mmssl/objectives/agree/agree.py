@@ -31,7 +31,7 @@ from mmssl.objectives.base import Objective, Setup, Step
 from mmssl.objectives.networks import Clock, Frozen, Moving, Published
 from mmssl.objectives.terms import Metric, Rows, State, Term, Terms
 from mmssl.objectives.together import Share
-from mmssl.objectives.views import GLOBAL, Change, Encodings, View, no_saliency, numbered
+from mmssl.objectives.views import GLOBAL, MIXED, Change, Encodings, View, Views, no_saliency, numbered
 from mmssl.tokens import Tokens
 
 Momentum = Annotated[float, Field(ge=0, le=1)]
@@ -76,7 +76,9 @@ class Agree(Objective):
         if not losses:
             raise ValueError("objective.losses is empty: name how views are to agree, as in losses: [{name: info_nce}]")
         self.losses, self.keeps_heads, self.place = nn.ModuleList(losses), keeps_heads, ""
-        self.all_views = [view for name in self.modalities for view in numbered(name, self.views[name])]
+        every = [view for name in self.modalities for view in numbered(name, self.views[name])]
+        self.mixtures = {view: of for view in every if (of := self.views[view.modality][view.kind].of) is not None}
+        self.all_views = [view for view in every if view not in self.mixtures]
         self.check_views()
         self.target = self.make_target(teacher)
         self.projects = any(loss.projects for loss in self.every_loss)
@@ -128,6 +130,32 @@ class Agree(Objective):
                     f"objective.losses: {type(loss).__name__} compares two views ({loss.between} modalities), but there are only "
                     f"{seen}; set modalities.NAME.views.{GLOBAL}.count to 2, or the loss's `between`"
                 )
+
+    @property
+    def views(self) -> Mapping[str, Mapping[str, Views]]:
+        """Those of the recipe, and one that is mixed of two where a loss asks for it."""
+        found = super().views
+        if not any(loss.mixes for loss in self.every_loss):
+            return found
+        return {name: {**kinds, MIXED: self.mixed_of(name, kinds)} for name, kinds in found.items()}
+
+    def mixed_of(self, name: str, kinds: Mapping[str, Views]) -> Views:
+        """The mixed view of a modality. ValueError where its samples cannot be mixed, or there are no two views."""
+        if not self.model.adapter(name).mixable:
+            raise ValueError(
+                f"objective.losses: mixed needs samples whose weighted sum is a sample, which those of {name} are not (its adapter "
+                "is not mixable); leave mixed out, or leave the modality out"
+            )
+        views = [view for view in numbered(name, kinds) if view.kind == GLOBAL]
+        if len(views) < 2:
+            raise ValueError(
+                f"objective.losses: mixed needs two views of a sample; set modalities.{name}.views.{GLOBAL}.count to 2, got {len(views)}"
+            )
+        return Views(1, of=(views[0], views[1]))
+
+    @property
+    def mixes(self) -> bool:
+        return super().mixes or bool(self.mixtures)
 
     def make_target(self, teacher: TeacherOptions | None) -> str:
         """The name of the network that the student follows."""
@@ -199,7 +227,8 @@ class Agree(Objective):
         views = [view for view in self.all_views if view.modality in batch.inputs]
         values, rows = dict[str, Tensor](), dict[str, Tensor]()
         followed = [view for view in views if view.kind == GLOBAL] if self.target != "student" else []
-        for network, some in (("student", views), (self.target, followed)):
+        mixed = [view for view in self.mixtures if view.modality in batch.inputs]
+        for network, some in (("student", views + mixed), (self.target, followed)):
             for view, pooled in zip(some, seen.pooled(network, some), strict=True):
                 values[f"{network}/pooled/{view}"], rows[f"{network}/pooled/{view}"] = widened(pooled), batch.held(view.modality)
         if any(loss.tokens or loss.dense for loss in self.every_loss):
@@ -261,6 +290,7 @@ class Agree(Objective):
             cast(LogitScale | None, scale),
             step.clock,
             step.diagnose,
+            {view: of for view, of in self.mixtures.items() if f"student/pooled/{view}" in share.values},
         )
 
     def answer(self, name: str, projected: Tensor) -> Tensor:

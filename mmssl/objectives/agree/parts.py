@@ -15,7 +15,7 @@ from mmssl.model.heads import LogitScale, Prototypes
 from mmssl.objectives.networks import Clock
 from mmssl.objectives.terms import Metric, Term
 from mmssl.objectives.together import Share
-from mmssl.objectives.views import GLOBAL, View
+from mmssl.objectives.views import GLOBAL, View, mixture
 
 Between = Literal["within", "across", "all"]
 """Which pairs of views are made to agree: those of one modality, those of two, or both."""
@@ -47,6 +47,7 @@ class Seen:
     predictor: what answers from the student's projections; None: the projections themselves.
     target: the network that is followed; "student": it follows itself, without gradient.
     scale: the learned factor on similarities, where the objective has one.
+    mixtures: views that are mixed of the first of two views and the second of another sample.
     """
 
     share: Share
@@ -58,6 +59,7 @@ class Seen:
     scale: LogitScale | None
     clock: Clock
     diagnose: bool
+    mixtures: Mapping[View, tuple[View, View]] = field(default_factory=dict)
     _known: dict[Any, Tensor] = field(default_factory=dict)
 
     @property
@@ -126,6 +128,10 @@ class Seen:
         same = rows[:, None] == others
         return same if self.share.group is None else same | (self.share.group[rows][:, None] == self.share.group[others])
 
+    def mixture(self, view: View) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
+        """Which row of the second view each row of a mixed view holds, and the share of the first."""
+        return mixture(Draws(self.share.keys[self.rows(view)]).fork(view.number))
+
     def shared(self, a: View, b: View) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
         """Places in two views of the samples that have both."""
         rows, others = self.rows(a), self.rows(b)
@@ -171,6 +177,8 @@ class Agreement(nn.Module, ABC):
     """Whether it compares tokens at hidden places, so that the student's global views are to hide some."""
     dense: bool = False
     """Whether it compares all tokens of global views."""
+    mixes: bool = False
+    """Whether it compares the first two global views of a modality with a view that is mixed of them."""
     alone: bool = False
     """Whether it says something of a single view."""
     projects: bool = True

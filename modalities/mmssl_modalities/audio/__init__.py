@@ -46,6 +46,8 @@ class AudioAdapter(Adapter):
     conv_norm: layer = LayerNorm after every convolution; group = GroupNorm over time after the first.
     """
 
+    mixable = True
+
     def __init__(
         self, width: int, processor: AudioProcessor, *, conv_width: Annotated[int, Field(gt=0)] = 512, conv_norm: StemNorm = "layer"
     ) -> None:
@@ -83,6 +85,14 @@ class AudioAdapter(Adapter):
         assert self.proj is not None
         patches = patchify(inputs[FBANK], self.bins)
         return self.proj(patches.to(self.proj.weight.dtype)), inputs[FBANK].shape[4] // self.bins
+
+    def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
+        name = WAVEFORM if self.stem is not None else FBANK
+        sounds = inputs[name]
+        if LENGTHS not in inputs:
+            return {name: sounds}
+        inside = torch.arange(sounds.shape[1], device=sounds.device) < inputs[LENGTHS]
+        return {name: sounds.masked_fill(~inside.view(*inside.shape, *[1] * (sounds.dim() - 2)), 0)}
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         name, rows = ("waveform", 1) if self.stem is not None else ("fbank", inputs[FBANK].shape[4] // self.bins)

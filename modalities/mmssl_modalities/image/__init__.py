@@ -36,6 +36,7 @@ class ImageAdapter(Adapter):
     """
 
     input_names = (PIXELS, SIZES)
+    mixable = True
 
     def __init__(
         self,
@@ -78,6 +79,14 @@ class ImageAdapter(Adapter):
             sides = (inputs[SIZES] // self.patch_size).amax(1)[:, None, None].to(coords.dtype)
         scaled = (coords + 0.5) * (grid / sides) - 0.5
         return torch.cat([torch.zeros_like(coords[..., :2]), scaled[..., 2:]], -1)
+
+    def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
+        pixels = inputs[PIXELS]
+        if SIZES not in inputs:
+            return {PIXELS: pixels}
+        rows, columns = (torch.arange(side, device=pixels.device) for side in pixels.shape[-2:])
+        inside = (rows[:, None] < inputs[SIZES][:, 0, None, None]) & (columns < inputs[SIZES][:, 1, None, None])
+        return {PIXELS: pixels.masked_fill(~inside[:, None], 0)}
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         patches, valid = patchify(inputs[PIXELS], self.patch_size).float(), self._valid(inputs)

@@ -53,6 +53,7 @@ class TimeseriesAdapter(Adapter):
     """
 
     input_names = (VALUES, OBSERVED, STATISTICS, TIMES)
+    mixable = True
 
     def __init__(
         self,
@@ -87,6 +88,9 @@ class TimeseriesAdapter(Adapter):
             statistics = self._embedded_statistics(inputs).to(self.proj_statistics.weight.dtype)
             values = torch.cat([self.proj_statistics(statistics), values], 2)
         return Tokens(order.take(values), order.take(self._coords(inputs, values)), order.valid)
+
+    def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
+        return {VALUES: inputs[VALUES].masked_fill(~observed(inputs), 0)}
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         patches, there, level = self._patches(inputs)
