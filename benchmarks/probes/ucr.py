@@ -61,7 +61,7 @@ def settings(recipe: str, length: int, rows: int) -> dict[str, Any]:
     stride = max(1, patch // PHASES)
     short: dict[str, Any] = {"modalities.timeseries.processor": {"normalise": "instance"}, "encoder.absolute_positions": True}
     short["modalities.timeseries.adapter.stem"] = "linear"
-    if any(target.get("name") == "normalised" for target in recipes.load(recipe).resolved()["objective"]["targets"]):
+    if any(target.get("name") == "normalised" for target in recipes.load(recipe).resolved()["objective"].get("targets", [])):
         short["objective.targets"] = [{"name": "raw"}]
     long = {
         "modalities.timeseries.processor.window": length - (PHASES - 1) * stride,

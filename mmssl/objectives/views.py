@@ -86,7 +86,7 @@ def mixture(draws: Draws) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
 
 
 def mixed_inputs(adapter: Adapter, inputs: Inputs, others: Inputs, share: Float[Tensor, " b"]) -> Inputs:
-    """Samples, share x each + (1 - share) x another one, which is cut to its size; where the other has nothing, it counts as zero."""
+    """Samples, share x each + (1 - share) x another one, cut to its size; where the other has nothing, it counts as zero."""
     found, theirs = dict(inputs), adapter.continuous(others)
     for name, mine in adapter.continuous(inputs).items():
         other = theirs[name][(slice(None), *map(slice, mine.shape[1:]))]

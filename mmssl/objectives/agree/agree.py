@@ -149,7 +149,8 @@ class Agree(Objective):
         views = [view for view in numbered(name, kinds) if view.kind == GLOBAL]
         if len(views) < 2:
             raise ValueError(
-                f"objective.losses: mixed needs two views of a sample; set modalities.{name}.views.{GLOBAL}.count to 2, got {len(views)}"
+                f"objective.losses: mixed needs two views of a sample; set modalities.{name}.views.{GLOBAL}.count to 2, "
+                f"got {len(views)}"
             )
         return Views(1, of=(views[0], views[1]))
 
