@@ -52,10 +52,10 @@ class Barlow(Agreement):
             losses.append(moments.barlow_twins(seen.projected(a)[at], seen.projected(b)[to], self.off_diagonal))
         terms = {"": mean_term(losses)}
         if self.mixes:
-            parts = [
-                moments.mixed_barlow(*map(seen.projected, (view, a, b)), *seen.mixture(view))
-                for view, (a, b) in seen.mixtures.items()
-            ]
+            parts = []
+            for view, (a, b) in seen.mixtures.items():
+                mixed, first, second = map(seen.projected, (view, a, b))
+                parts.append(moments.mixed_barlow(mixed, first, second, *seen.mixture(view)))
             terms["mixed"] = mean_term(parts).times(self.mixed * self.off_diagonal)
         return Agreed(terms)
 
