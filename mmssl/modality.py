@@ -182,6 +182,8 @@ class Adapter(nn.Module, ABC):
     num_tokens: int | None = None
     """Tokens of every sample, if all have equally many, in the same order, which `pooling: concat` needs; None: samples differ."""
 
+    pictured: bool = False
+    """Whether `pictures` shows samples as pictures in colour, for encoders that know nothing else."""
     mixable: bool = False
     """Whether a weighted sum of two samples is a sample: then `continuous` says of which inputs."""
     point_dim: int = 0
@@ -202,6 +204,10 @@ class Adapter(nn.Module, ABC):
     def aspect(self, name: str, inputs: Inputs) -> Float[Tensor, "b n t"]:
         """One of `aspects` of every token (NaN = nothing there)."""
         raise LookupError(f"tokens of this modality have no aspect {name!r}; known ones: {', '.join(self.aspects) or 'none'}")
+
+    def pictures(self, inputs: Inputs) -> list[Float[Tensor, "3 _ _"]]:
+        """Samples as pictures whose colours are in [0, 1], where they are `pictured`."""
+        raise LookupError("samples of this modality are no pictures")
 
     def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
         """The inputs that may be mixed with those of another sample, where it is `mixable`: zero where a sample has nothing."""

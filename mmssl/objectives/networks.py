@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.model.teacher import ema_copy, ema_update
+from mmssl.objectives.foreign import Foreign, is_foreign, load_foreign
 
 Published = Literal["student", "teacher"]
 AVERAGE = "average"
@@ -45,9 +46,15 @@ class Moving:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A model that never changes: a saved one, folder or Hub id, or the student as it is when the run starts (None)."""
+    """A model that never changes: a saved one, folder or Hub id, or the student as it is when the run starts (None).
+
+    foreign: whether it may be a public encoder of pictures; see `load_foreign`.
+    side: in pixels of the pictures that a public encoder gets; None: its own.
+    """
 
     path: str | None = None
+    foreign: bool = False
+    side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,8 @@ class Networks(nn.Module):
         if isinstance(rule, Snapshot):
             self.register_buffer(f"taken_{own}", torch.zeros((), dtype=torch.bool))
         if isinstance(rule, Frozen) and rule.path is not None:
-            self.copies[own] = ema_copy(load_frozen(rule.path)).eval()
+            foreign = rule.foreign and is_foreign(rule.path)
+            self.copies[own] = load_foreign(rule.path, rule.side) if foreign else ema_copy(load_frozen(rule.path)).eval()
         return own
 
     def make(self) -> None:
@@ -122,6 +130,11 @@ class Networks(nn.Module):
         if name not in self.copies:
             self.make()
         return cast(MMSSLModel, self.copies[name])
+
+    def foreign(self, name: str) -> Foreign | None:
+        """A network that is a public encoder of pictures; None if it is one of mmssl."""
+        found = self.copies[name] if name in self.copies else None  # noqa: SIM401, a ModuleDict has no get
+        return found if isinstance(found, Foreign) else None
 
     def config(self, name: str) -> MMSSLConfig:
         """The configuration of a network, made or not."""

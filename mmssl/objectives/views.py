@@ -15,6 +15,7 @@ from mmssl.data import Batch
 from mmssl.draws import Draws
 from mmssl.masking import Sampler, split_in_order
 from mmssl.modality import Adapter, Augment, Inputs, Others, mixing
+from mmssl.objectives.foreign import Foreign
 from mmssl.objectives.networks import Networks
 from mmssl.tokens import Tokens, joined_batches
 
@@ -121,6 +122,7 @@ class Encodings:
     _inputs: dict[View, Inputs] = field(default_factory=dict)
     _tokens: dict[tuple[str, Change | None, View], Tokens] = field(default_factory=dict)
     _encoded: dict[tuple[str, Change | None, View], Tokens] = field(default_factory=dict)
+    _foreign: dict[tuple[str, View], Tensor] = field(default_factory=dict)
 
     def for_part(self, views: Mapping[str, Mapping[str, Views]], change: Change | None) -> "Encodings":
         """The same for a part of an objective: what one part asked for is not computed again for another.
@@ -192,6 +194,16 @@ class Encodings:
 
     def pooled(self, network: str, views: Sequence[View]) -> list[Float[Tensor, "k d"]]:
         """One vector for each sample of each view."""
+        if (foreign := self.networks.foreign(network)) is not None:
+            return [self.seen_by(foreign, network, view) for view in views]
         encoded = self.encoded(network, views)
         with torch.set_grad_enabled(torch.is_grad_enabled() and network == "student"):
             return [self.networks[network].pool(tokens) for tokens in encoded]
+
+    def seen_by(self, foreign: Foreign, network: str, view: View) -> Float[Tensor, "k d"]:
+        """What a public encoder of pictures makes of a view."""
+        if (network, view) not in self._foreign:
+            pictures = self.networks.student.adapter(view.modality).pictures(self.inputs(view))
+            self._foreign[network, view] = foreign(pictures)
+            self.passes[network] += 1
+        return self._foreign[network, view]

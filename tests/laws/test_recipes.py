@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor, ViTConfig, ViTModel
+from transformers import AutoModel, AutoProcessor, ViTConfig, ViTImageProcessor, ViTModel
 
 import mmssl
 from mmssl.data import open_streams
@@ -52,6 +52,14 @@ def small_vision(folder: Path, recipe: dict[str, Any]) -> str:
     return str(folder)
 
 
+def public_model(folder: Path, width: int) -> str:
+    """A vision transformer of that width with random weights and its processor, in the place of a public teacher."""
+    shape = {"hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**shape, image_size=32, patch_size=16)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
 STAND_INS = {"teacher": small_mmssl, "rendered": small_vision}
 """Small models with random weights for the targets that name a trained one."""
 
@@ -63,7 +71,11 @@ def with_stand_ins(path: Path, folder: Path) -> dict[str, Any]:
     named = [target for target in targets if isinstance(target.get("model"), str)]
     for number, target in enumerate(named):
         target["model"] = STAND_INS[target["name"]](folder / f"stand-in-{number}", recipe)
-    return {"objective.targets": targets} if named else {}
+    changes: dict[str, Any] = {"objective.targets": targets} if named else {}
+    teacher = recipe["objective"].get("teacher") or {}
+    if isinstance(teacher.get("model"), str):
+        changes["objective.teacher.model"] = public_model(folder / "public", recipe["objective"]["projector"]["size"])
+    return changes
 
 
 every_recipe = pytest.mark.parametrize("path", recipes_found().values(), ids=recipes_found().keys())

@@ -43,12 +43,15 @@ class TeacherOptions:
 
     momentum: of a moving average of the student, at the start and at the end of the budget.
     schedule: how the momentum goes from one to the other.
-    model: folder or Hub id of a saved model that never changes, in the place of an average; null: an average.
+    model: folder or Hub id of a saved model that never changes, in the place of an average: one of mmssl, or a public encoder of
+        pictures (ViT, DINOv2, CLIP or SigLIP of transformers, or open_clip:MODEL/PRETRAINED); null: an average.
+    size: side in pixels of the pictures that a public encoder gets, where it takes several; null: its own.
     """
 
     momentum: tuple[Momentum, Momentum] = (0.996, 1.0)
     schedule: Literal["linear", "cosine"] = "cosine"
     model: str | None = None
+    size: Annotated[int, Field(gt=0)] | None = None
 
 
 class Agree(Objective):
@@ -168,12 +171,22 @@ class Agree(Objective):
                     f"objective.losses: {wrong[0]} follows projections, which the saved model objective.teacher.model has not; use "
                     "distance or gram, or a teacher that is a moving average (model: null)"
                 )
-            name = self.networks.want("frozen", Frozen(teacher.model))
+            name = self.networks.want("frozen", Frozen(teacher.model, foreign=True, side=teacher.size))
+            if self.networks.foreign(name) is not None:
+                self.check_foreign(teacher.model)
+                return name
             known = self.networks.config(name).modalities
             if missing := [each for each in self.modalities if each not in known]:
                 raise ValueError(f"objective.teacher.model: {teacher.model} knows {', '.join(known)}, but not {', '.join(missing)}")
             return name
         return self.networks.want("teacher", Moving(*teacher.momentum, shape=teacher.schedule))
+
+    def check_foreign(self, path: str) -> None:
+        """ValueError where a public encoder cannot be followed: samples are no pictures, or a loss wants its tokens."""
+        if wrong := [name for name in self.modalities if not self.model.adapter(name).pictured]:
+            raise ValueError(f"objective.teacher.model: {path} sees pictures, which samples of {wrong[0]} are not")
+        if losses := [type(loss).__name__ for loss in self.every_loss if loss.tokens or loss.dense]:
+            raise ValueError(f"objective.losses: {losses[0]} compares tokens, of which {path} gives none; use distance")
 
     def attach(self, projector: Head, scale: LogitScale | None) -> None:
         """Put the projectors on top of the student, so that every copy of it has its own. A published model's stay as they are."""
@@ -279,7 +292,8 @@ class Agree(Objective):
     def seen(self, share: Share, step: Step) -> Seen:
         """What losses see of a step."""
         views = [view for view in self.all_views if f"student/pooled/{view}" in share.values]
-        target = self.networks[self.target]
+        # A public model has no projections, and the losses that follow one ask for none.
+        target = self.model if self.networks.foreign(self.target) is not None else self.networks[self.target]
         scale = dict(self.heads).get("scale")
         return Seen(
             share,

@@ -1,6 +1,7 @@
 """Images as a grid of patches (ViT, arXiv 2010.11929, section 3.1)."""
 
 import math
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class ImageAdapter(Adapter):
 
     input_names = (PIXELS, SIZES)
     mixable = True
+    pictured = True
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class ImageAdapter(Adapter):
             )
         self.patch_size = patch_size
         self.reference_grid = reference_grid
+        self.raw, self.colours = partial(_raw, processor=processor), _channels(processor)
         values = patch_size * patch_size * processor.channels
         self.proj = nn.Linear(values, width)
         self.target_sizes = {"pixels": values}
@@ -79,6 +82,12 @@ class ImageAdapter(Adapter):
             sides = (inputs[SIZES] // self.patch_size).amax(1)[:, None, None].to(coords.dtype)
         scaled = (coords + 0.5) * (grid / sides) - 0.5
         return torch.cat([torch.zeros_like(coords[..., :2]), scaled[..., 2:]], -1)
+
+    def pictures(self, inputs: Inputs) -> list[Float[Tensor, "3 _ _"]]:
+        """Grey ones in three equal channels, each of its own size."""
+        raw = self.raw(inputs[PIXELS].float())[:, self.colours].expand(-1, len(COLOURS), -1, -1).clamp(0, 1)
+        sizes = inputs[SIZES].tolist() if SIZES in inputs else [raw.shape[-2:]] * len(raw)
+        return [each[:, :height, :width] for each, (height, width) in zip(raw, sizes, strict=True)]
 
     def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
         pixels = inputs[PIXELS]
