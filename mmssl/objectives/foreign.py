@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPConfig, 
 
 from mmssl.model import MMSSLConfig, no_weights_bar
 
-OPEN_CLIP = "open_clip:"
+OPEN_CLIP, SAFE = "open_clip:", ".safetensors"
 TOWERS: dict[type, Any] = {CLIPConfig: CLIPVisionModel, SiglipConfig: SiglipVisionModel}
 """Models of pictures and texts, of which the part for pictures is taken."""
 POOLER, RESIZES = "pooler", "interpolate_pos_encoding"
@@ -43,8 +43,9 @@ class Foreign(nn.Module):
     @torch.no_grad()
     def forward(self, pictures: Sequence[Float[Tensor, "3 _ _"]]) -> Float[Tensor, "b d"]:
         """One vector for each picture, of whatever size, whose colours are in [0, 1]."""
-        resized = torch.cat([self.resized(picture[None]) for picture in pictures])
-        return self.vector((resized.clamp(0, 1) - self.mean) / self.std).float()
+        resized = torch.cat([self.resized(picture[None].float()) for picture in pictures])
+        with torch.autocast(resized.device.type, enabled=False):
+            return self.vector((resized.clamp(0, 1) - self.mean) / self.std)
 
     def resized(self, picture: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 s s"]:
         """A picture in the model's size; a long one is squeezed."""
@@ -96,7 +97,7 @@ def load_transformers(path: str, side: int | None) -> Transformers:
     config = AutoConfig.from_pretrained(path)
     kind = TOWERS.get(type(config), AutoModel)
     with no_weights_bar():
-        encoder, found = kind.from_pretrained(path, use_safetensors=True, output_loading_info=True)
+        encoder, found = kind.from_pretrained(path, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
     if encoder.main_input_name != "pixel_values":
         raise ValueError(
             f"objective.teacher.model: {path} ({config.model_type}) reads {encoder.main_input_name}; a public model must be an "
@@ -105,7 +106,7 @@ def load_transformers(path: str, side: int | None) -> Transformers:
     missing = sorted(found["missing_keys"])
     if wrong := [key for key in missing if not key.startswith(POOLER)]:
         raise ValueError(f"objective.teacher.model: {path} lacks {len(wrong)} weights of its encoder, such as {wrong[0]}")
-    shown = AutoImageProcessor.from_pretrained(path, use_fast=True)
+    shown = AutoImageProcessor.from_pretrained(path)
     own = own_side(shown)
     resizes = side not in (None, own) and RESIZES in signature(encoder.forward).parameters  # DINOv2 does so without being asked
     foreign = Transformers(encoder, side or own, tuple(shown.image_mean), tuple(shown.image_std))
@@ -130,6 +131,8 @@ def load_open_clip(path: str) -> OpenClip:
             f"objective.teacher.model: open_clip has no weights {pretrained!r} for {name}{near(pretrained, tags)}; known ones: "
             f"{', '.join(tags) or 'none'}"
         )
+    if pretrained not in tags and not pretrained.endswith(SAFE):
+        raise ValueError(f"objective.teacher.model: weights are read from {SAFE} files alone; got {pretrained}")
     model = open_clip.create_model(name, pretrained=pretrained)
     shown = open_clip.get_model_preprocess_cfg(model)
     size = shown["size"]

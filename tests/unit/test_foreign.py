@@ -13,10 +13,14 @@ from torch.testing import assert_close
 from transformers import (
     BertConfig,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     Dinov2Config,
     Dinov2Model,
+    SiglipConfig,
+    SiglipModel,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
@@ -32,11 +36,14 @@ from mmssl.testing import batch_of, small_model, small_processor
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 SHAPE = SMALL | {"image_size": 32}
+TEXT = SMALL | {"vocab_size": 20, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "max_position_embeddings": 8}
 MADE = {
     "vit": lambda: ViTModel(ViTConfig(**SHAPE, patch_size=16)),
     "vit without pooler": lambda: ViTModel(ViTConfig(**SHAPE, patch_size=16), add_pooling_layer=False),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SHAPE, patch_size=8)),
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SHAPE, patch_size=8)),
+    "the tower of clip": lambda: CLIPModel(CLIPConfig(vision_config=SHAPE | {"patch_size": 8}, text_config=TEXT)),
+    "the tower of siglip": lambda: SiglipModel(SiglipConfig(vision_config=SHAPE | {"patch_size": 8}, text_config=TEXT)),
 }
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
 
@@ -54,9 +61,10 @@ def test_values_are_those_of_the_model_itself(kind: str, tmp_path: Path) -> None
     model, pictures = save(kind, tmp_path), torch.rand(3, 3, 32, 32)
     pixels = (pictures - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     with torch.no_grad():
-        found = model(pixel_values=pixels)
+        found = (model.vision_model if kind.startswith("the tower") else model)(pixel_values=pixels)
     expected = found.last_hidden_state[:, 0] if kind == "vit without pooler" else found.pooler_output
-    assert_close(load_foreign(str(tmp_path))([*pictures]), expected, rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(load_foreign(str(tmp_path))([*pictures]), expected, rtol=1e-5, atol=1e-5)
     assert load_foreign(str(tmp_path), 64)([*pictures]).shape == (3, 16), "pictures of another size"
 
 
@@ -135,6 +143,11 @@ BAD = {
         "open_clip has no model 'ViT-B-33'; did you mean",
     ),
     "no such weights": (lambda _: "open_clip:ViT-B-32/opanai", ValueError, "no weights 'opanai' for ViT-B-32; did you mean openai"),
+    "pickled weights of open_clip": (
+        lambda folder: f"open_clip:ViT-B-32/{pickled(folder)}/pytorch_model.bin",
+        ValueError,
+        "weights are read from .safetensors files alone",
+    ),
     "a model of texts": (bert, ValueError, "(bert) reads input_ids; a public model must be an encoder of pictures"),
     "pickled weights": (pickled, OSError, "model.safetensors"),
     "weights are missing": (holed, ValueError, "weights of its encoder, such as"),
