@@ -101,7 +101,7 @@ def measure(name: str, seed: int, data: Path, minutes: float | None, work: Path)
     changes |= {"run.dir": str(work), "run.seed": seed, "evaluate.seed": seed, **budget_of(minutes)}
     run = mmssl.train(str(path), changes)
     about = {"recipe": name, "dataset": dataset, "seed": seed}
-    command = " ".join(["mmssl train", name, *(f"{key}={value}" for key, value in changes.items() if key != "run.dir")])
+    command = " ".join(["mmssl train", name, *(f"{key}={shown(value)}" for key, value in changes.items() if key != "run.dir")])
     took = spent(run) | {"command": command, "flags": [flag["name"] for flag in run.read_record()["flags"]]}
     for task, table in tables(run).items():
         for row in table["rows"]:
@@ -110,6 +110,11 @@ def measure(name: str, seed: int, data: Path, minutes: float | None, work: Path)
                 rank = ranks(run) if row["name"] == PRETRAINED and "probe" in score else {}
                 own = took if row["name"] == PRETRAINED else {}
                 yield about | {"row": row["name"], "task": task, "protocol": table["protocol"]} | score | rank | own
+
+
+def shown(value: Any) -> str:
+    """A value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def tables(run: Run) -> dict[str, dict[str, Any]]:
@@ -142,7 +147,11 @@ def ranks(run: Run) -> dict[str, float]:
 def page(cells: Cells) -> str:
     """The page of all recipes."""
     budget = cells.content["budget"] or {}
-    shown = f"{budget['minutes']:g} minutes each" if budget.get("minutes") else "the recipe's own"
+    shown = (
+        f"{budget['minutes']:g} {'minute' if budget['minutes'] == 1 else 'minutes'} each, on one thread beside other processes"
+        if budget.get("minutes")
+        else "the recipe's own"
+    )
     lines = [
         "# Recipe by recipe",
         "",

@@ -78,16 +78,24 @@ def measured(name: str, text: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 def from_results(name: str, results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A phrase for each dataset: mean over seeds beside random weights and raw features."""
-    cells = [cell for content in results for cell in content["cells"]]
-    trained = [cell for cell in cells if cell["recipe"] == name and "steps" in cell]
-    for dataset in dict.fromkeys(cell["dataset"] for cell in trained):
-        scores = [cell["probe"] for cell in trained if cell["dataset"] == dataset]
-        beside = [
-            f"{row} {mean(found):.1f}"
-            for row in ("random init", "raw features")
-            if (found := [cell["probe"] for cell in cells if (cell["dataset"], cell["row"]) == (dataset, row)])
-        ]
-        yield f"{dataset} {mean(scores):.1f} ({len(scores)} seeds; {', '.join(beside)})"
+    for content in results:
+        cells = [cell for cell in content["cells"] if "probe" in cell]
+        trained = [cell for cell in cells if cell["recipe"] == name and "steps" in cell]
+        for dataset in dict.fromkeys(cell["dataset"] for cell in trained):
+            scores = [cell["probe"] for cell in trained if cell["dataset"] == dataset]
+            beside = [
+                f"{row} {mean(found):.1f}"
+                for row in ("random init", "raw features")
+                if (found := baseline([cell for cell in cells if (cell["dataset"], cell["row"]) == (dataset, row)], name))
+            ]
+            seeds = f"{len(scores)} seed{'s' if len(scores) > 1 else ''}"
+            yield f"{dataset} {mean(scores):.1f} ({seeds}; {', '.join(beside)})"
+
+
+def baseline(cells: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """Scores of a baseline: of the recipe's own encoder where it has some, else of the one that a file's recipes share."""
+    own = [cell for cell in cells if cell["recipe"] == name] or cells
+    return [cell["probe"] for cell in own]
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
