@@ -32,6 +32,7 @@ def part_of(constructor: type[Objective]) -> Callable[..., Part]:
     def made(**keys: Any) -> Part:
         return partial(constructor, **keys)
 
+    made.needs_labels = constructor.needs_labels  # type: ignore[attr-defined]  # as on the class, for whoever reads a recipe
     return made
 
 

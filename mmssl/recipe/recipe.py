@@ -124,16 +124,21 @@ class Recipe:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the objective trains with labels."""
-        constructor: Any = type(self.root["objective"]).constructor
-        needed: bool = constructor.needs_labels
-        return needed
+        """Whether the objective, or one of those that it adds up, trains with labels."""
+        return bool(self._learners)
+
+    @property
+    def _learners(self) -> list[Section]:
+        """The sections of objectives that train with labels: the whole one, and what stands under its key `parts`."""
+        whole: Section = self.root["objective"]
+        every: list[Any] = [whole, *(whole.values().get("parts") or [])]
+        return [part for part in every if type(part).constructor.needs_labels]
 
     @property
     def label_kind(self) -> Literal["classification", "regression"] | None:
         """What the objective takes its labels for, if its key `kind` says it."""
-        keys: Section = self.root["objective"]
-        return keys.values().get("kind") if self.needs_labels else None
+        kinds = {part.values().get("kind") for part in self._learners}
+        return kinds.pop() if len(kinds) == 1 else None
 
     @property
     def fingerprint(self) -> str:

@@ -1,19 +1,23 @@
 """The supervised objective against float64 loops over its own predictions."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from mmssl.data import Batch, Labels
 from mmssl.draws import Draws
 from mmssl.modality import Inputs
-from mmssl.objectives import Setup, Supervised
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.objectives import Setup, Step, Supervised
 from mmssl.recipe import RecipeError, load
-from mmssl.testing import SAMPLES, batch_of, small_model
+from mmssl.testing import SAMPLES, batch_of, small_model, small_processor
+from mmssl_catalogue import recipes_found
 
 CLASSES = Labels("classification", ["ash", "elm", "oak"], np.arange(SAMPLES) % 3)
 NUMBERS = Labels("regression", [], np.linspace(100, 700, 25, dtype=np.float32))
@@ -115,6 +119,28 @@ def test_smoothing_of_numbers_is_refused() -> None:
 
 def test_recipe_bounds_the_smoothing() -> None:
     recipe = {"modalities": {"tabular": {}}, "objective": {"name": "supervised"}, "data": {"path": "x"}, "train": {"max_steps": 1}}
-    assert load(recipe, ["objective.label_smoothing=0.1"]).objective == ("supervised", {"kind": None, "label_smoothing": 0.1})
+    assert load(recipe, ["objective.label_smoothing=0.1"]).objective == (
+        "supervised",
+        {"kind": None, "modality": None, "label_smoothing": 0.1},
+    )
     with pytest.raises(RecipeError, match=r"objective\.label_smoothing: expected a number >= 0 and < 1, got 1"):
         load(recipe, ["objective.label_smoothing=1"])
+
+
+def test_in_a_sum_the_label_is_told_from_one_modality_of_the_rows_that_hold_it() -> None:
+    recipe = load(recipes_found()["pairs/all_in_one_glyphs"])
+    assert recipe.needs_labels and not load(recipes_found()["pairs/tips_glyphs"]).needs_labels
+    modalities = {name: {"processor": small_processor(name).settings(), "adapter": {}} for name in ("image", "text")}
+    model = MMSSLModel(MMSSLConfig(modalities=modalities, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+    objective = Supervised(model, Setup(labels=CLASSES), modality="text").train(False)
+    texts, pictures, labels = batch_of("text"), batch_of("image"), CLASSES.tensor()[:SAMPLES]
+    held = torch.tensor([0, 2])
+    some = replace(texts, labels=labels).take(held)
+    rows = {"image": torch.arange(SAMPLES), "text": held}
+    both = Batch({"image": pictures.inputs["image"], **some.inputs}, texts.keys, texts.ids, labels, rows=rows)
+    assert_close(objective(both).loss, objective(some).loss)
+    assert objective.weights(both, Step())["loss"] == 2
+    none = Batch(pictures.inputs, pictures.keys, pictures.ids, labels, rows={"image": torch.arange(SAMPLES)})
+    assert objective(none).loss == 0 and objective.weights(none, Step())["loss"] == 0
+    with pytest.raises(ValueError, match=r"objective.modality is 'sound', but the recipe has image, text"):
+        Supervised(model, Setup(labels=CLASSES), modality="sound")
