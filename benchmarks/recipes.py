@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py --data ../shared/data
     python benchmarks/recipes.py --data ../shared/data --only pairs/clip_glyphs image/dino_cifar10 --seeds 3
-    python benchmarks/recipes.py --data ../shared/data --minutes 5 --output /tmp/five
+    python benchmarks/recipes.py --data ../shared/data --minutes 5 --output FOLDER
     python benchmarks/recipes.py --table
 
 Trains each recipe with its own settings and budget, or all with one budget (--minutes), and writes recipes.json and recipes.md into
@@ -55,9 +55,7 @@ PLACES = {
     "uoft-cs/cifar10": Place("cifar10"),
     "mteb/free-spoken-digit-dataset": Place("spoken_digits"),
     "stanfordnlp/sst2": Place("sst2", {"evaluate.test_split": "test"}),
-    "scikit-learn/adult-census-income": Place(
-        "adult", {"data.columns.label": "label"}, ("modalities.tabular.processor.categorical_columns",)
-    ),
+    "scikit-learn/adult-census-income": Place("adult", {"data.columns.label": "label"}, (CATEGORICAL,)),
     "jxie/modelnet40-2048": Place("shapes40"),
     "data/ucr/OSULeaf": Place("ucr/OSULeaf"),
 }
@@ -147,18 +145,15 @@ def ranks(run: Run) -> dict[str, float]:
 def page(cells: Cells) -> str:
     """The page of all recipes."""
     budget = cells.content["budget"] or {}
-    shown = (
-        f"{budget['minutes']:g} {'minute' if budget['minutes'] == 1 else 'minutes'} each, on one thread beside other processes"
-        if budget.get("minutes")
-        else "the recipe's own"
-    )
+    minutes = budget.get("minutes")
+    each = f"{minutes:g} minute{'' if minutes == 1 else 's'} each" if minutes else "the recipe's own"
     lines = [
         "# Recipe by recipe",
         "",
         "Each recipe on its data with the settings that it ships with, scored at its last step. A row below random init has",
         "learned nothing of use at this budget. Mean over seeds, lowest and highest in brackets where there are several.",
         "",
-        f"Budget: {shown}. Written by `python benchmarks/recipes.py`; `recipes.json` holds all runs.",
+        f"Budget: {each}. Written by `python benchmarks/recipes.py`; `recipes.json` holds all runs.",
         "",
         "## Frozen features",
         "",

@@ -6,7 +6,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -92,18 +91,22 @@ def load_foreign(path: str, side: int | None = None) -> Foreign:
     return load_open_clip(path) if path.startswith(OPEN_CLIP) else load_transformers(path, side)
 
 
+def load_tower(path: str, **options: Any) -> tuple[Any, list[str]]:
+    """An encoder of transformers from safetensors, of two towers that for pictures, and the names of weights that it lacks."""
+    kind = TOWERS.get(type(AutoConfig.from_pretrained(path)), AutoModel)
+    with no_weights_bar():
+        encoder, found = kind.from_pretrained(path, use_safetensors=True, output_loading_info=True, **options)
+    return encoder, sorted(found["missing_keys"])
+
+
 def load_transformers(path: str, side: int | None) -> Transformers:
     """An encoder of transformers, from safetensors alone."""
-    config = AutoConfig.from_pretrained(path)
-    kind = TOWERS.get(type(config), AutoModel)
-    with no_weights_bar():
-        encoder, found = kind.from_pretrained(path, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+    encoder, missing = load_tower(path, dtype=torch.float32)
     if encoder.main_input_name != "pixel_values":
         raise ValueError(
-            f"objective.teacher.model: {path} ({config.model_type}) reads {encoder.main_input_name}; a public model must be an "
-            "encoder of pictures, such as a ViT, DINOv2, CLIP or SigLIP"
+            f"objective.teacher.model: {path} ({encoder.config.model_type}) reads {encoder.main_input_name}; a public model must "
+            "be an encoder of pictures, such as a ViT, DINOv2, CLIP or SigLIP"
         )
-    missing = sorted(found["missing_keys"])
     if wrong := [key for key in missing if not key.startswith(POOLER)]:
         raise ValueError(f"objective.teacher.model: {path} lacks {len(wrong)} weights of its encoder, such as {wrong[0]}")
     shown = AutoImageProcessor.from_pretrained(path)
@@ -122,6 +125,8 @@ def own_side(processor: Any) -> int:
 
 def load_open_clip(path: str) -> OpenClip:
     """The part for pictures of a model of open_clip."""
+    import open_clip  # takes most of a second, which only those who use it should wait
+
     name, _, pretrained = path.removeprefix(OPEN_CLIP).partition("/")
     if name not in open_clip.list_models():
         raise ValueError(f"objective.teacher.model: open_clip has no model {name!r}{near(name, open_clip.list_models())}")

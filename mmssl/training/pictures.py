@@ -146,7 +146,7 @@ def vectors(model: MMSSLModel, gallery: Gallery) -> tuple[Float[Tensor, "n d"], 
     name, values, rows = gallery.modality.name, [], []
     source = cut(gallery.source, {name: (gallery.modality, gallery.processor)})
     with evaluating(model):
-        for batch in gallery.read(gallery.source, AT_ONCE):
+        for batch in gallery.read(source, AT_ONCE):
             if len(batch):
                 pooled = model.pool(model.encode(name, batch.to(model.device).inputs[name])).float().cpu()
                 found, merged = merge_pieces(pooled, batch, source)

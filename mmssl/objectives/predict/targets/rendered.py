@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPVisionConfig, CLIPVisionModel
 
 from mmssl.modality import Rendering
-from mmssl.model import MMSSLModel, no_weights_bar
+from mmssl.model import MMSSLModel
+from mmssl.objectives.foreign import load_tower
 from mmssl.objectives.networks import Networks
 from mmssl.objectives.predict.distances import Loss, Mse
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target
@@ -93,6 +93,8 @@ class Rendered(Target):
         seen = self.eye(pixel_values=pictures, output_attentions=True)
         side = self.size // self.patch
         first = seen.last_hidden_state.shape[1] - side * side  # CLS, and registers where a model has them
+        if first < 1:
+            raise ValueError(f"objective.targets: rendered reads the attention of a CLS token, which {self.path} does not have")
         attention = seen.attentions[-1].mean(1)[:, 0, first:]
         maps = torch.cat([seen.last_hidden_state[:, first:], attention[..., None]], -1).float()
         maps = maps.mT.unflatten(2, (side, side))
@@ -104,8 +106,6 @@ class Rendered(Target):
 
 def load_eye(path: str) -> nn.Module:
     """A frozen vision transformer that returns its attention."""
-    config = AutoConfig.from_pretrained(path)
-    kind: Any = CLIPVisionModel if isinstance(config, CLIPConfig | CLIPVisionConfig) else AutoModel
-    with no_weights_bar():
-        eye: nn.Module = kind.from_pretrained(path, use_safetensors=True, attn_implementation="eager")
-    return eye.eval().requires_grad_(False)
+    eye, _ = load_tower(path, attn_implementation="eager")
+    frozen: nn.Module = eye.eval().requires_grad_(False)
+    return frozen
