@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -25,6 +25,7 @@ Part = Callable[[MMSSLModel, Setup], Objective]
 """An objective as a recipe describes it, to be built with its model."""
 
 
+@cache
 def part_of(constructor: type[Objective]) -> Callable[..., Part]:
     """What makes a `Part` of the keys of an objective."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from inspect import Parameter, cleandoc, signature
 from re import MULTILINE, finditer
 from types import NoneType, UnionType
@@ -15,6 +16,8 @@ from pydantic.json_schema import GenerateJsonSchema
 Constructor = Callable[..., Any]
 Variants = Sequence[tuple[Any, Mapping[str, Constructor]]]
 """Types that a recipe gives as `{name: ..., other keys}`, each with its constructors by name."""
+Frozen = tuple[tuple[Any, tuple[tuple[str, Constructor], ...]], ...]
+"""`Variants` that can be a key."""
 JsonSchema = dict[str, Any]
 _PARAMETER_LINE = r"^(\w+(?:, \w+)*): (.*(?:\n[ \t]+.*)*)"
 
@@ -93,6 +96,13 @@ def section(constructor: Constructor, variants: Variants = (), *, variant: str |
     variant: adds the key `name` with this one value.
     TypeError if a parameter has a type that no recipe can hold.
     """
+    return _section(constructor, tuple((kind, tuple(found.items())) for kind, found in variants), variant)
+
+
+@lru_cache(maxsize=4096)
+def _section(constructor: Constructor, frozen: Frozen, variant: str | None) -> type[Section]:
+    """One model for one constructor: pydantic takes milliseconds for each, and a recipe's sections nest many times over."""
+    variants: Variants = [(kind, dict(found)) for kind, found in frozen]
     summary, texts = read_docstring(constructor.__doc__ or "")
     found: dict[str, Any] = {"name_": (Literal[variant], Field(description=summary))} if variant is not None else {}
     factories = {f.name: f.default_factory for f in fields(constructor) if f.init} if is_dataclass(constructor) else {}
