@@ -1,11 +1,14 @@
-"""One optimizer step of ours beside a reference implementation of the same work.
+"""One optimizer step of ours beside a reference implementation of the same work, or beside that of its dearest loss alone.
 
     python benchmarks/step.py masked-image
+    python benchmarks/step.py dinov2
 
-Ours is the recipe `mae_cifar10`; the reference is transformers' ViTMAEForPreTraining of the same width, depth, patch, mask ratio
+masked-image: ours is the recipe `mae_cifar10`; the reference is transformers' ViTMAEForPreTraining of the same width, depth, patch, mask ratio
 and decoder, with its faster attention kernel (both are tried). Same batch, fused AdamW and clipping on both sides. The steps of all
 candidates alternate in one process, so that a noisy machine slows all of them; the numbers are medians. All of them keep the memory
 that they free, as mmssl's training does on a CPU. Peak memory is that of a process of its own for each candidate.
+
+dinov2: the recipe `dinov2_cifar10` with its three losses, and with each alone: what the others add to the dearest one.
 """
 
 import argparse
@@ -32,11 +35,13 @@ from mmssl.objectives.predict.targets import Normalised
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe
 from mmssl.training.allocator import keep_freed_memory
-from mmssl.training.loop import set_attention
+from mmssl.training.build import build
+from mmssl.training.loop import Training, set_attention
 from mmssl.training.start import make_config
 
 SIDE = 32
 PRODUCT = 4096
+COMPOSITE = "dinov2_cifar10"
 OURS, PEERS = "mmssl", ("transformers, eager", "transformers, sdpa")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -167,13 +172,43 @@ def masked_image(batch_size: int, repeats: int) -> None:
             print(f"| {' | '.join(row)} | {peak_memory(name, dtype, batch_size)} |", flush=True)
 
 
+def dinov2(batch_size: int, repeats: int) -> None:
+    """Print how long a step of all losses takes, and one of each alone."""
+    losses = recipe.load(COMPOSITE).resolved()["objective"]["losses"]
+    chosen = {"all": losses} | {each["name"]: [each] for each in losses}
+    medians = alternate({name: composite_step(some, batch_size) for name, some in chosen.items()}, repeats)
+    dearest = max(seconds for name, seconds in medians.items() if name != "all")
+    print(f"{COMPOSITE}, batch {batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {repeats}")
+    print("| losses | ms a step | of the dearest alone |")
+    print("|---|---:|---:|")
+    for name, seconds in medians.items():
+        print(f"| {name} | {1e3 * seconds:.0f} | {seconds / dearest:.2f} |")
+
+
+def composite_step(losses: list[dict[str, Any]], batch_size: int) -> Step:
+    """A function that makes one training step of the recipe with these losses, on random pixels."""
+    chosen = recipe.load(COMPOSITE, {"objective.losses": losses, "train.precision": "fp32", "train.batch_size": batch_size})
+    image = find("image")
+    processor = MMSSLProcessor({"image": image.processor(**chosen.modalities["image"]["processor"])})
+    objective = build(chosen, {}, None, processor).objective
+    training = Training(objective, chosen.section("train"))
+    ids = torch.arange(batch_size)
+    pixels = torch.randn(batch_size, 3, SIDE, SIDE)
+
+    def step() -> Tensor:
+        batch = Batch({"image": {"pixel_values": pixels}}, keys(0, training.counters.step, ids), ids)
+        return torch.tensor(training.step(iter([batch]))["loss"])
+
+    return step
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["masked-image"])
+    parser.add_argument("what", choices=["masked-image", "dinov2"])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    masked_image(options.batch_size, options.repeats)
+    {"masked-image": masked_image, "dinov2": dinov2}[options.what](options.batch_size, options.repeats)
 
 
 if __name__ == "__main__":
