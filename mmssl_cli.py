@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--test-split", help="default: test if there is one, else a fifth of the training rows")
     command.add_argument("--train-limit", type=int, help="use that many training samples")
     command.add_argument("--test-limit", type=int, help="use that many test samples")
+    command.add_argument("--heads", action="store_true", help="also score what the projector of a run makes of the features")
     command.add_argument("--compare", nargs="*", default=[], metavar="NAME=MODEL", help="more models, a row each")
     command.add_argument("--output", type=Path, help="write the table as JSON")
     command.set_defaults(run=evaluate)
@@ -251,6 +252,7 @@ def evaluate(options: argparse.Namespace) -> None:
         test_split=options.test_split,
         train_limit=options.train_limit,
         test_limit=options.test_limit,
+        heads=options.heads,
         **reading(options),
     )
     show([table], table.to_dict(), options.output)
@@ -259,6 +261,8 @@ def evaluate(options: argparse.Namespace) -> None:
 def evaluate_pairs(options: argparse.Namespace) -> None:
     from mmssl import api
 
+    if options.heads:
+        raise ValueError("--heads has no meaning for --retrieval and --zero-shot, which read projections anyway: leave it out")
     if options.templates and not options.zero_shot:
         raise ValueError("--templates has no meaning for --retrieval: add --zero-shot, or leave it out")
     if wrong := [each for each in options.columns if "=" not in each]:

@@ -32,6 +32,8 @@ from mmssl.evaluation import (
 from mmssl.evaluation.history import History
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model
+from mmssl.model.heads import read_projectors
+from mmssl.model.model import with_projectors
 from mmssl.objectives import Objective
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
@@ -152,6 +154,7 @@ def evaluate(
     test_split: str | None = None,
     train_limit: int | None = None,
     test_limit: int | None = None,
+    heads: bool = False,
     batch_size: int = 256,
     on_error: OnError = "raise",
     table_format: TableFormat = PLAIN,
@@ -165,14 +168,17 @@ def evaluate(
     modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
     table_format: how the cells of csv, jsonl and parquet files are written.
     kind: what the labels are; None: text, booleans and few distinct whole numbers are classes, other numbers are regressed.
+    heads: score what the projector makes of the features as well, of the folder of a run or of a model that `clip` trained.
     compare: more models, folders or Hub ids, by the name of their row.
     """
 
     def opened() -> tuple[MMSSLModel, Evaluator]:
         folder = model_of(model)
         processor, loaded = load(folder)
+        loaded = headed(loaded, Path(model)) if heads else loaded
         name = choose_modality(modality, processor)
         options = EvaluateOptions(
+            heads=heads,
             train_split=train_split,
             test_split=test_split,
             kind=kind,
@@ -254,6 +260,19 @@ def model_of(model: str | Path) -> str | Path:
     """The published model, where a run is named."""
     inner = Path(model) / "model"
     return inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
+
+
+def headed(model: MMSSLModel, folder: Path) -> MMSSLModel:
+    """A model with the projector that it has, or that the run in `folder` kept beside it. ValueError if there is none."""
+    if model.heads is not None:
+        return model
+    file = Run(folder).projector_file
+    if not file.exists():
+        raise ValueError(
+            f"--heads needs the projector of a run, and there is none at {file}: give the folder of a run (RUN, not RUN/model) "
+            "whose objective has one (contrast, distill, clip), or leave it out"
+        )
+    return with_projectors(model, read_projectors(file).to(model.device))
 
 
 def embed(

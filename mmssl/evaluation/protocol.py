@@ -15,7 +15,7 @@ from mmssl.evaluation.features import Features, extract, random_init, raw_featur
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.scorable import check_readable, check_scorable
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
-from mmssl.evaluation.table import PRETRAINED, RANDOM, RAW, Row, Table
+from mmssl.evaluation.table import BEHIND, PRETRAINED, RANDOM, RAW, Row, Table
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
 
@@ -29,8 +29,8 @@ an L2 penalty 1 / C from C = 1e-4, 1e-3, ..., 100, the best on a fifth of the tr
 fitted on all of them. The search ends after two values of C in a row that are worse than the best.
 Score: accuracy in percent, or R2, on the test samples. Data without a test split: a fifth of the training rows (stratified, the
 same for every seed and limit), which a model that learned their labels must not have been trained on.
-Rows: the model; the same architecture with random weights; `Processor.features` of the raw samples; the most frequent class, or
-the mean, of the training labels.
+Rows: the model; where asked for, what its projector makes of its features; the same architecture with random weights;
+`Processor.features` of the raw samples; the most frequent class, or the mean, of the training labels.
 
 Version 1 scored rows that a run had been trained on with their labels, and chose the fifth after limits and after samples that
 could not be read were left out. On data with a test split, and on all rows of others, the two versions give the same score.
@@ -102,13 +102,18 @@ class Evaluator:
         return history.exposure(self.sources.test, column, None if fifth is None else fifth.column)
 
     def table(self, model: MMSSLModel, *, name: str = PRETRAINED, others: Mapping[str, str | Path] | None = None) -> Table:
-        """A row for `model`, for other saved models (name: folder or Hub id), and for each baseline."""
+        """A row for `model`, for other saved models (name: folder or Hub id), and for each baseline.
+
+        With `options.heads` also one behind the model's projector; LookupError if it has none.
+        """
         rows, histories = [self.row(name, model)], [self.history]
         for other, path in (others or {}).items():
             loaded = load_model(path).to(model.device)
             rows.append(self.row(other, loaded, MMSSLProcessor.from_pretrained(path)))
             histories.append(History.read(path))
         rows, told = self._with_exposure(rows, histories)
+        if self.options.heads:
+            rows.insert(1, replace(self.row(BEHIND, model, project=True), seen=rows[0].seen))
         self._baselines = baselines = self._baselines or self._measure_baselines(model.device)
         notes = [*([] if self.sources.note is None else [self.sources.note]), *told]
         if baselines.skipped:
@@ -130,8 +135,11 @@ class Evaluator:
         told = [(row.name, sentence(exposure)) for row, exposure in zip(rows, exposures, strict=True)]
         return marked, [f"{name}: {text}." for name, text in told if text is not None]
 
-    def row(self, name: str, model: MMSSLModel, processor: MMSSLProcessor | None = None) -> Row:
-        """Scores of a model; `processor` if it is not the evaluator's. ValueError if its features are not finite."""
+    def row(self, name: str, model: MMSSLModel, processor: MMSSLProcessor | None = None, *, project: bool = False) -> Row:
+        """Scores of a model; `processor` if it is not the evaluator's. ValueError if its features are not finite.
+
+        project: score what the model's projector makes of its features; LookupError if it has none.
+        """
         options, data = self.options, self.data
 
         def read(source: Source, labels: Labels) -> Features:
@@ -144,6 +152,7 @@ class Evaluator:
                 batch_size=options.batch_size,
                 on_error=data.on_error,
                 workers=data.workers,
+                project=project,
                 title=f"{name}: features",
                 track=self.track,
             )

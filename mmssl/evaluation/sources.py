@@ -49,6 +49,8 @@ class EvaluateOptions:
 
     every: steps between scores during training; 0: only at the end.
     probe: fit nearest neighbours and a linear probe on labels; false: data for the other scores need none.
+    heads: score what the projector makes of the features as well, in a row of its own at the end of the run: what losses compare
+        need not be the best that an encoder has (arXiv 2403.11391).
     retrieval: parts of the data in which samples of one modality are to find their partners of another; needs a model that maps
         them into one space, as clip does. null among them: all of the data; null: no such scores.
     zero_shot: classify by the names of the classes, with such a model; null: do not.
@@ -68,6 +70,7 @@ class EvaluateOptions:
 
     every: Annotated[int, Field(ge=0)] = 0
     probe: bool = True
+    heads: bool = False
     retrieval: list[str | None] | None = None
     zero_shot: ZeroShotOptions | None = None
     path: str | None = None

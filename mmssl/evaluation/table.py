@@ -13,6 +13,8 @@ import rich.table
 from rich.text import Text
 
 PRETRAINED, RANDOM, RAW = "pretrained", "random init", "raw features"
+BEHIND = "behind the projector"
+"""The model of the first row, with what its projector makes of the features."""
 CHANCE, FREQUENT = "chance", "most frequent class"
 BASELINES = (RANDOM, RAW)
 NAME_WIDTH = 20

@@ -1,15 +1,21 @@
 """What turns one vector of each sample into another: projectors and predictors, and prototypes to compare vectors with."""
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from mmssl import files
 
 Positive = Annotated[int, Field(gt=0)]
 HeadNorm = Literal["none", "batch", "layer", "group"]
@@ -134,6 +140,29 @@ class Mlp(nn.Module):
             if number < len(self.linears) - 1:
                 x = F.relu(x) if self.head.activation == "relu" else F.gelu(x)
         return x
+
+
+SETTINGS = "heads"
+"""Where a file of projectors says how they are built."""
+
+
+def write_projectors(file: Path, projectors: nn.ModuleDict) -> None:
+    """Write heads by modality as safetensors, with the keys of each, as JSON, in the metadata."""
+    settings = {name: cast(Mlp, head).head.settings() for name, head in projectors.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projectors.state_dict().items()}
+    with files.new_file(file) as part:
+        save_file(tensors, part, {SETTINGS: json.dumps(settings)})
+
+
+def read_projectors(file: Path) -> nn.ModuleDict:
+    """The heads by modality that `write_projectors` wrote, in evaluation mode."""
+    with safe_open(file, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
+        settings = json.loads(stored.metadata()[SETTINGS])
+    widths = {name: tensors[f"{name}.linears.0.weight"].shape[1] for name in settings}
+    found = nn.ModuleDict({name: Head(**keys).build(widths[name]) for name, keys in settings.items()})
+    found.load_state_dict(tensors)
+    return found.eval()
 
 
 class Prototypes(nn.Module):

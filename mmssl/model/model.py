@@ -236,12 +236,20 @@ def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLMod
 
 def without_heads(model: MMSSLModel) -> MMSSLModel:
     """The same model, its parts shared, without what was trained on top of it."""
-    if model.heads is None:
-        return model
-    bare = copy.copy(model)
-    bare._modules = {name: part for name, part in model._modules.items() if name != "heads"}
-    bare.heads = None
-    return bare
+    return model if model.heads is None else with_heads(model, None)
+
+
+def with_projectors(model: MMSSLModel, projectors: nn.ModuleDict) -> MMSSLModel:
+    """The same model, its parts shared, with these heads by modality in the place of all that it has: `projected` goes by them."""
+    return with_heads(model, nn.ModuleDict({"projector": projectors}))
+
+
+def with_heads(model: MMSSLModel, heads: nn.ModuleDict | None) -> MMSSLModel:
+    """The same model, its parts shared, with other heads."""
+    other = copy.copy(model)
+    other._modules = {name: part for name, part in model._modules.items() if name != "heads"}
+    other.heads = heads
+    return other
 
 
 def build_adapter(name: str, config: MMSSLConfig) -> Adapter:

@@ -15,6 +15,7 @@ from mmssl.draws import Draws
 from mmssl.modality import Augment as Augment
 from mmssl.modality import Inputs, Others, Processor, mixing
 from mmssl.model import MMSSLModel
+from mmssl.model.model import with_projectors
 from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published
 from mmssl.objectives.terms import Metric, Terms
 from mmssl.objectives.together import Share, Whole, nothing, whole_step
@@ -225,6 +226,16 @@ class Objective(nn.Module, ABC):
     def published(self) -> MMSSLModel:
         """The model that a run publishes: the average of the weights if it keeps one, else as the recipe says."""
         return self.stripped(self.networks.published(self.publish))
+
+    def headed(self) -> MMSSLModel | None:
+        """The model that a run publishes, with the projector that was trained on top of it; None: it has none."""
+        model = self.networks.published(self.publish)
+        found = self.projectors(model)
+        return None if found is None else with_projectors(model, found)
+
+    def projectors(self, model: MMSSLModel) -> nn.ModuleDict | None:
+        """The heads by modality, on top of the student or a copy of it, whose outputs losses compare; None: there are none."""
+        return None
 
     def stripped(self, model: MMSSLModel) -> MMSSLModel:
         """A model without what only training needs."""

@@ -155,6 +155,10 @@ class Sum(Objective):
         for part in self.every_part:
             part.after_step(clock)
 
+    def projectors(self, model: MMSSLModel) -> nn.ModuleDict | None:
+        """Those of the first part that has any."""
+        return next((found for part in self.every_part if (found := part.projectors(model)) is not None), None)
+
     def stripped(self, model: MMSSLModel) -> MMSSLModel:
         return model if any(part.keeps_heads for part in self.every_part) else without_heads(model)
 

@@ -1,7 +1,9 @@
 """What comes after training: the model is published, then scored, then the report is drawn, so that none is lost with the next."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from mmssl import files
 from mmssl.data import processes
@@ -9,7 +11,9 @@ from mmssl.data.options import ONLY
 from mmssl.evaluation import Evaluator, PairEvaluator, Shown
 from mmssl.evaluation.history import History
 from mmssl.model import MMSSLModel, no_weights_bar
+from mmssl.model.heads import read_projectors, write_projectors
 from mmssl.model.sentence import write_sentence_files
+from mmssl.objectives import Objective
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
 from mmssl.report import model_card, write_report
@@ -22,14 +26,49 @@ FROM_RECORD = (
 """What the report says of a run beside its scores and pictures."""
 
 
-class Ending:
-    """The model of a trained run on its way to people."""
+def projectors_of(headed: MMSSLModel) -> nn.ModuleDict:
+    """The projectors of a model that has them, by modality."""
+    return cast(nn.ModuleDict, cast(nn.ModuleDict, headed.heads)["projector"])
 
-    def __init__(self, recipe: Recipe, run: Run, model: MMSSLModel, processor: MMSSLProcessor, history: History) -> None:
+
+def restore_projectors(objective: Objective, run: Run) -> None:
+    """Give an objective the projectors that a trained run has kept, where its checkpoints are gone."""
+    headed = objective.headed()
+    if headed is not None and run.projector_file.exists():
+        projectors_of(headed).load_state_dict(read_projectors(run.projector_file).state_dict())
+
+
+def check_headed(objective: Objective) -> None:
+    """ValueError if there is no projector for `evaluate.heads` to look behind."""
+    if objective.headed() is None:
+        raise ValueError(
+            "evaluate.heads: this objective has no projector, so nothing lies behind it. Leave evaluate.heads out; contrast, "
+            "distill and clip have one if objective.projector.layers is above 0 and a loss compares projections"
+        )
+
+
+class Ending:
+    """The model of a trained run on its way to people. headed: the same with its projector, if there is one."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        model: MMSSLModel,
+        processor: MMSSLProcessor,
+        history: History,
+        headed: MMSSLModel | None = None,
+    ) -> None:
         self.recipe, self.run, self.model, self.processor, self.history = recipe, run, model, processor, history
+        self.headed = headed
 
     def publish(self) -> None:
-        """Write the Hugging Face folder: weights as safetensors, configuration, processor, and a card, still without scores."""
+        """Write the Hugging Face folder: weights as safetensors, configuration, processor, and a card, still without scores.
+
+        A projector that is not part of the model stays in the run, beside it.
+        """
+        if self.headed is not None and self.model.heads is None:
+            write_projectors(self.run.projector_file, projectors_of(self.headed))
         with files.new_folder(self.run.model_folder) as folder:
             with no_weights_bar():
                 self.model.save_pretrained(folder)
@@ -44,7 +83,7 @@ class Ending:
         The run's file holds the table of one probe as it is, and several tables by their names.
         then: called between scoring and writing; it may raise.
         """
-        tables: dict[str, Shown] = {name: evaluator.table(self.model) for name, evaluator in evaluators.items()}
+        tables: dict[str, Shown] = {name: evaluator.table(self.as_asked(evaluator)) for name, evaluator in evaluators.items()}
         then()
         if not processes.is_first():
             return list(tables.values())
@@ -56,6 +95,11 @@ class Ending:
         for table in tables.values():
             table.print()
         return list(tables.values())
+
+    def as_asked(self, evaluator: Evaluator | PairEvaluator) -> MMSSLModel:
+        """The model as it is to be scored: with its projector where a row is about that."""
+        with_heads = isinstance(evaluator, Evaluator) and evaluator.options.heads and self.headed is not None
+        return self.headed if with_heads else self.model
 
     def report(
         self, tables: Sequence[Shown], figures: Mapping[str, Any], notes: Sequence[str], tell: Callable[[str], object]

@@ -17,7 +17,7 @@ from mmssl.recipe import Recipe
 from mmssl.report import contents
 from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream
-from mmssl.training.ending import Ending
+from mmssl.training.ending import Ending, check_headed, restore_projectors
 from mmssl.training.feed import Feed
 from mmssl.training.launch import check_alike, start
 from mmssl.training.loop import Made, Training, TrainingError, load_weights, run_steps
@@ -222,7 +222,8 @@ class Session:
             say(f"continuing from {newest}, step {self.saved}")
         elif self.trained:
             load_weights(self.training.published(), load_model(str(self.run.model_folder)).state_dict())
-            self.can_draw = False  # the heads of the objective are gone with the checkpoints
+            restore_projectors(self.training.objective, self.run)
+            self.can_draw = False  # the other heads of the objective are gone with the checkpoints
             return
         elif before:
             self.continue_from(before)
@@ -424,6 +425,8 @@ class Session:
     def evaluator(self, scored: Scored) -> Evaluator:
         """What scores the model on one source."""
         model, settings = self.pieces.processor, self.pieces.objective.model.config
+        if scored.options.heads:
+            check_headed(self.pieces.objective)
         found = Evaluator(
             scored.options, scored.data, model, settings, sources=scored.sources, history=self.history, track=self.track
         )
@@ -444,7 +447,7 @@ class Session:
         NotScored if scoring or the report fails: the model is there.
         """
         model = self.training.published().eval()
-        ending = Ending(self.recipe, self.run, model, self.pieces.processor, self.history)
+        ending = Ending(self.recipe, self.run, model, self.pieces.processor, self.history, self.pieces.objective.headed())
         if not self.trained:
 
             def publish() -> None:

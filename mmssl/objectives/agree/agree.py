@@ -363,6 +363,10 @@ class Agree(Objective):
             cast(LogitScale, self.heads["scale"]).limited()
         super().after_step(clock)
 
+    def projectors(self, model: MMSSLModel) -> nn.ModuleDict | None:
+        found = cast(nn.ModuleDict, cast(nn.ModuleDict, model.heads)[f"{self.place}projector"])
+        return found if all(cast(Mlp, head).head.layers for head in found.values()) else None
+
     def stripped(self, model: MMSSLModel) -> MMSSLModel:
         return model if self.keeps_heads else without_heads(model)
 
