@@ -286,18 +286,43 @@ class Source:
         name = self.columns.get(GROUP)
         if name is None:
             return None
-        if not isinstance(name, str):
-            raise ValueError(f"{self}: columns.group must be one column; got {name}")
-        cells = self._table.column(name)
-        numbers, found = dict[str, int](), np.empty(len(cells), dtype=np.int64)
-        for row, cell in enumerate(cells):
-            found[row] = -1 - row if cell is None or cell != cell else numbers.setdefault(str(cell), len(numbers))
+        found, _ = self._grouped(name)
         if shared and len(np.unique(found)) == len(found):
             raise ValueError(
                 f"{self}, column {name}: {len(found)} rows have as many different values, so that none belong together; name a "
                 "column for columns.group that rows share, such as a person or a place, or leave it out"
             )
         return found if self._kept is None else found[self._kept]
+
+    def group_labels(self) -> Int[np.ndarray, "g m"] | None:
+        """For each number of `groups` those of the labels that its cell holds, a list of them or one; -1 where it has fewer.
+
+        None without the column `columns.group`.
+        """
+        name = self.columns.get(GROUP)
+        if name is None:
+            return None
+        _, cells = self._grouped(name)
+        lists = [[*map(str, cell)] if isinstance(cell, list | tuple) else [str(cell)] for cell in cells]
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(label for held in lists for label in held))}
+        found = np.full((len(lists), max(map(len, lists), default=0)), -1, dtype=np.int64)
+        for row, held in enumerate(lists):
+            distinct = dict.fromkeys(held)
+            found[row, : len(distinct)] = [numbers[label] for label in distinct]
+        return found
+
+    def _grouped(self, name: str | list[str]) -> tuple[Int[np.ndarray, " n"], list[Any]]:
+        """The group of every row of the dataset, below 0 where it stands alone, and a cell of each group, in their order."""
+        if not isinstance(name, str):
+            raise ValueError(f"{self}: columns.group must be one column; got {name}")
+        cells, firsts = self._table.column(name), dict[str, Any]()
+        numbers, found = dict[str, int](), np.empty(len(cells), dtype=np.int64)
+        for row, cell in enumerate(cells):
+            alone = cell is None or cell != cell
+            found[row] = -1 - row if alone else numbers.setdefault(str(cell), len(numbers))
+            if not alone:
+                firsts.setdefault(str(cell), cell)
+        return found, list(firsts.values())
 
     def label_note(self, labels: Labels) -> str:
         """What its labels are taken for, and why."""

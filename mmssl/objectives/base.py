@@ -1,13 +1,13 @@
 """An objective is one `nn.Module`: it owns the model, its heads and its teacher, and maps a batch to a loss."""
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from mmssl.data import Batch, Labels
@@ -64,12 +64,17 @@ class Setup:
     labels: the label column's meaning, where the recipe names one.
     views: per modality its kinds of views by name, where the recipe names them.
     networks: of the objective that this one is a part of, which then owns them; None: it has its own.
+    samples: counts those of the data, below which their `ids` are; gives None where they come from several sources.
+    group_labels: gives for each number of `Batch.group` the numbers of the labels that stand for it, -1 where it has fewer; None:
+        nothing says which belong together.
     """
 
     augments: Mapping[str, Augment] = field(default_factory=dict)
     labels: Labels | None = None
     views: Mapping[str, Mapping[str, Views]] = field(default_factory=dict)
     networks: Networks | None = None
+    samples: Callable[[], int | None] | None = None
+    group_labels: Callable[[], Int[Tensor, "g m"] | None] | None = None
 
 
 class Objective(nn.Module, ABC):

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from mmssl.data import Labels, Source, Stream, Track, cut, silent
 from mmssl.data.loader import READ, holdings
@@ -70,9 +72,22 @@ def build(
     if OBJECTIVES[name].pairs:
         check_pairs(streams, processor)
     notes = new_modalities(recipe, saved, before) if saved and before else []
-    objective = OBJECTIVES[name](model, Setup(augments, labels, views), **settings)
+    counted, grouped = partial(samples_of, streams, processor), partial(group_labels_of, streams)
+    setup = Setup(augments, labels, views, samples=counted, group_labels=grouped)
+    objective = OBJECTIVES[name](model, setup, **settings)
     used = {id(parameter) for parameter in objective.parameters()}  # heads of another shape give way to new ones
     return Pieces(processor, objective, tuple(notes), tuple(each for each in brought if id(each) in used))
+
+
+def samples_of(streams: Mapping[str, Stream], processor: MMSSLProcessor) -> int | None:
+    """How many samples there are, long rows cut; None if they come from several sources."""
+    return len(cut_stream(next(iter(streams.values())), processor).source) if len(streams) == 1 else None
+
+
+def group_labels_of(streams: Mapping[str, Stream]) -> Int[Tensor, "g m"] | None:
+    """The labels of each group of the only source; None if there are several, or nothing says what belongs together."""
+    found = next(iter(streams.values())).source.group_labels() if len(streams) == 1 else None
+    return None if found is None else torch.from_numpy(found)
 
 
 def augment_of(modality: Modality, keys: Mapping[str, Any], processor: Processor) -> Augment:

@@ -60,6 +60,8 @@ CONTRASTS: MADE = {
     "dcl": lambda: contrasted(loss("info_nce", decoupled=True)),
     "moco": lambda: contrasted(loss("info_nce", negatives="view", queue=16), predictor=mlp(), teacher=TEACHER),
     "mochi": lambda: contrasted(loss("info_nce", queue=16, mixed=(2, 2), hard=4), teacher=TEACHER),
+    "soft": lambda: contrasted(loss("info_nce", soft=True)),
+    "isogclr": lambda: contrasted(loss("individual_temperatures", rho=0.5, rate=0.1)),
     "nnclr": lambda: contrasted(loss("info_nce", negatives="view", queue=16, nearest=True), predictor=mlp()),
     "byol": lambda: contrasted(loss("cosine"), predictor=mlp(), teacher=TEACHER),
     "simsiam": lambda: contrasted(loss("cosine"), predictor=mlp()),
@@ -99,6 +101,10 @@ CLIPS: MADE = {
         "teacher": TEACHER,
     },
     "barlow": lambda: {"losses": [loss("barlow_twins", between="across")], "projector": Head(layers=1, norm="none", size=16)},
+    "isogclr": lambda: {
+        "losses": [loss("individual_temperatures", negatives="view", between="across", rho=0.5, rate=0.1)],
+        "projector": Head(layers=1, norm="none", size=16),
+    },
     "dreamlip": lambda: {
         "losses": [loss("info_nce", negatives="view", between="across"), loss("grouping", patches="image")],
         "projector": Head(layers=1, norm="none", size=16),
@@ -112,6 +118,9 @@ KINDS: dict[str, tuple[type[Objective], MADE]] = {
 CASES = [(kind, variant) for kind, (_, made) in KINDS.items() for variant in made]
 ONLY = dict.fromkeys(("ts2vec", "point_contrast"), ("timeseries",)) | {"mixed_barlow": ("image", "audio")}
 """What variants are defined on that are not on every modality."""
+LABELS = torch.tensor([[0, 1, -1], [1, 2, 3], [2, -1, -1], [-1, -1, -1]])
+"""Of the groups of the variant `soft`: two share one, one has none."""
+DATA: dict[str, Any] = {"samples": lambda: SAMPLES, "group_labels": lambda: LABELS}
 BOTH = ("simclr", "ibot", "siglip", "swav", "lejepa")
 """Variants whose steps are cut into micro-batches and processes at once; those of others into either."""
 
@@ -132,13 +141,13 @@ def build(kind: str, variant: str, names: Sequence[str], seed: int = 0, **fields
     torch.manual_seed(seed)
     model = MMSSLModel(MMSSLConfig(modalities=modalities, **SMALL | {"drop_path_rate": 0.3, "dropout": 0.1} | fields))
     augments = {name: find(name).augment() for name in names}
-    setup = Setup(augments, views={name: views_of(kind, variant, find(name)) for name in names})
+    setup = Setup(augments, views={name: views_of(kind, variant, find(name)) for name in names}, **DATA)
     constructor, made = KINDS[kind]
     return constructor(model, setup, **made[variant]()).train()
 
 
-def made_of(ids: Tensor, names: Sequence[str], lacking: int = 0) -> Batch:
-    """Some of the examples of modalities, padded on their own; every `lacking`-th row lacks one."""
+def made_of(ids: Tensor, names: Sequence[str], lacking: int = 0, grouped: bool = False) -> Batch:
+    """Some of the examples of modalities, padded on their own; every `lacking`-th row lacks one; groups, or none alike."""
     held = {
         name: [i for i in range(len(ids)) if not (lacking and (int(ids[i]) + number) % lacking == 0)]
         for number, name in enumerate(names)
@@ -146,7 +155,9 @@ def made_of(ids: Tensor, names: Sequence[str], lacking: int = 0) -> Batch:
     processors = {name: processor_of(name) for name in names}
     inputs = {name: processors[name].collate([examples(name)[int(ids[i])] for i in held[name]]) for name in names if held[name]}
     rows = {name: torch.tensor(held[name], dtype=torch.int64) for name in names} if lacking else None
-    return Batch(inputs, keys(0, 0, ids), ids, step=0, rows=rows, group=None)
+    return Batch(
+        inputs, keys(0, 0, ids), ids, step=0, rows=rows, group=torch.where(ids % 5 > 0, ids % 5, -ids) - 1 if grouped else None
+    )
 
 
 @cache
@@ -220,10 +231,10 @@ def modalities_for(kind: str, variant: str) -> list[tuple[str, ...]]:
 def test_a_step_is_the_same_however_it_is_cut(kind: str, variant: str) -> None:
     """In float64: in one batch, in 2 x 4 and 4 x 2, on 1, 2 and 4 processes; of pairs some lack a part, of one process all do."""
     for names in modalities_for(kind, variant):
-        ids, lacking = torch.arange(SAMPLES), 3 if kind == "clip" else 0
+        ids, lacking, grouped = torch.arange(SAMPLES), 3 if kind == "clip" else 0, variant == "soft"
         whole = build(kind, variant, names).double()
         whole.networks.make()
-        output = whole(double(made_of(ids, names, lacking)))
+        output = whole(double(made_of(ids, names, lacking, grouped)))
         output.loss.backward()
         expected, state = gradients(whole), output.state
         assert any(float(gradient.abs().max()) > 0 for gradient in expected.values())
@@ -234,7 +245,7 @@ def test_a_step_is_the_same_however_it_is_cut(kind: str, variant: str) -> None:
             for sizes in ranks:
                 parts = []
                 for size in sizes:
-                    parts.append(double(made_of(ids[start : start + size], names, lacking)))
+                    parts.append(double(made_of(ids[start : start + size], names, lacking, grouped)))
                     start += size
                 cut.append(parts)
             if other.mixes:
@@ -263,7 +274,8 @@ def test_laws_of_objectives(kind: str, variant: str, law: str) -> None:
     constructor, made = KINDS[kind]
 
     def make(model: MMSSLModel, setup: Setup) -> Objective:
-        return constructor(model, replace(setup, views={name: views_of(kind, variant, find(name))}), **made[variant]())
+        setup = replace(setup, views={name: views_of(kind, variant, find(name))}, **DATA)
+        return constructor(model, setup, **made[variant]())
 
     OBJECTIVE_LAWS[law](make, name)
 

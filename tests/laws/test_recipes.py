@@ -85,7 +85,8 @@ def example_data(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
     """Made-up rows, by source where the recipe has several, and the keys that it needs to read them."""
     sources, keys = recipe.section("data").sources, own_columns(recipe)
     if sources is None:
-        return example_rows(list(recipe.modalities)), keys | {"data.columns": {"label": "label"}}
+        columns = {"label": "label"} | ({"group": "label"} if "group" in (recipe.section("data").columns or {}) else {})
+        return example_rows(list(recipe.modalities)), keys | {"data.columns": columns}
     rows = {name: example_rows(list(options.modalities or (name,))) for name, options in sources.items()}
     return rows, keys | {f"data.sources.{name}.columns": {"label": "label"} for name in sources}
 

@@ -97,6 +97,8 @@ class Agree(Objective):
             self.modalities,
             {name: [view for view in self.all_views if view.modality == name] for name in self.modalities},
             self.target != "student",
+            samples=setup.samples,
+            group_labels=setup.group_labels,
         )
         prototypes = nn.ModuleDict()
         for number, loss in enumerate(self.every_loss):

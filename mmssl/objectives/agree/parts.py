@@ -27,6 +27,7 @@ class Space:
 
     width: of projected vectors. pooled: of pooled outputs, by modality. hidden: of the encoder. modalities: those that are trained.
     views: how many each modality has. teacher: whether there is a second network that moves, or never does.
+    samples, group_labels: of the data; see `Setup`.
     """
 
     width: int
@@ -36,6 +37,8 @@ class Space:
     views: Mapping[str, Sequence[View]]
     teacher: bool
     prototypes: int = 0
+    samples: Callable[[], int | None] | None = None
+    group_labels: Callable[[], Int[Tensor, "g m"] | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from mmssl.objectives.agree.losses.assignments import Cosine, Distance, Gram, Ma
 from mmssl.objectives.agree.losses.moments import Barlow, EntropyBound, Koleo, Sigreg, Vicreg
 from mmssl.objectives.agree.losses.negatives import GroupOrdering, Hierarchical, InfoNce, Sigmoid
 from mmssl.objectives.agree.losses.places import Grouping, SameToken
+from mmssl.objectives.agree.losses.temperatures import IndividualTemperatures
 from mmssl.objectives.agree.parts import Agreement
 from mmssl.plugins import Parts
 
@@ -12,6 +13,7 @@ AGREEMENTS: Parts[type[Agreement]] = Parts(
     Agreement,
     {
         "info_nce": InfoNce,
+        "individual_temperatures": IndividualTemperatures,
         "sigmoid": Sigmoid,
         "hierarchical": Hierarchical,
         "group_ordering": GroupOrdering,

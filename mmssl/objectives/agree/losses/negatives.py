@@ -4,12 +4,20 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from mmssl.losses.arithmetic import unit
-from mmssl.losses.negatives import group_ordering, hierarchical, info_nce, mixed_negatives, sigmoid_pairs_chunked, similarities
+from mmssl.losses.negatives import (
+    group_ordering,
+    hierarchical,
+    info_nce,
+    mixed_negatives,
+    sigmoid_pairs_chunked,
+    similarities,
+    soft_info_nce,
+)
 from mmssl.model.heads import Prototypes
 from mmssl.objectives.agree.parts import Agreed, Agreement, Between, Queue, Seen, Space, mean_of
 from mmssl.objectives.terms import Mean, Metric, State, Weight
@@ -17,6 +25,29 @@ from mmssl.objectives.views import View
 
 Temperature = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=0)]
+
+
+def labels_of_groups(space: Space) -> Int[Tensor, "g m"]:
+    """The labels of each group. ValueError where nothing says them."""
+    found = None if space.group_labels is None else space.group_labels()
+    if found is None:
+        raise ValueError(
+            "objective.losses: info_nce with soft compares the labels in the cells of columns.group, of one source; name such a "
+            "column, or leave soft out"
+        )
+    return found
+
+
+def shared_labels(group: Int[Tensor, " n"], labels: Int[Tensor, "g m"]) -> Float[Tensor, "n n"]:
+    """Cosine similarity of the labels of each two samples, as vectors of zeros and ones; of a sample without any it is 0.
+
+    group: of the samples; one below 0 has no labels. labels: of each group, -1 where it has fewer.
+    """
+    held = labels[group.clamp(min=0)].masked_fill(group[:, None] < 0, -1)
+    numbers, place = held.unique(return_inverse=True)
+    held = torch.zeros(len(group), len(numbers), device=group.device).scatter(1, place, 1.0)
+    directions = unit(held[:, numbers >= 0])
+    return directions @ directions.mT
 
 
 class InfoNce(Agreement):
@@ -33,9 +64,13 @@ class InfoNce(Agreement):
     nearest: the nearest vector of the queue stands for the view that is followed (NNCLR, arXiv 2104.14548, eq. 2).
     hard: of how many of the hardest negatives of a query further ones are mixed (MoCHi, arXiv 2010.01028, section 3).
     mixed: how many are mixed of two of them, and of one and the query itself.
+    soft: samples whose cells in `columns.group` share labels, of lists of them, are positives as far as they do: by the cosine
+        similarity of their labels (SoftCon, arXiv 2405.20462).
     between: pairs of views within a modality, across two of them, or all.
     weight: factor on its loss.
     """
+
+    labels: Tensor
 
     def __init__(
         self,
@@ -47,6 +82,7 @@ class InfoNce(Agreement):
         nearest: bool = False,
         hard: Annotated[int, Field(gt=0)] = 1024,
         mixed: tuple[Size, Size] = (0, 0),
+        soft: bool = False,
         between: Between = "within",
         weight: Weight = 1.0,
     ) -> None:
@@ -55,20 +91,30 @@ class InfoNce(Agreement):
             raise ValueError("objective.losses: info_nce with nearest looks in a queue; set queue")
         if any(mixed) and nearest:
             raise ValueError("objective.losses: info_nce mixes hard negatives of queries, which nearest replaces; leave one out")
-        self.temperature, self.negatives, self.decoupled = temperature, negatives, decoupled
+        if soft and (decoupled or nearest):
+            raise ValueError(
+                "objective.losses: info_nce with soft has no positives that could be left out, or replaced; set it alone"
+            )
+        self.temperature, self.negatives, self.decoupled, self.soft = temperature, negatives, decoupled, soft
         self.size, self.nearest, self.hard, self.mixed, self.between = queue, nearest, hard, mixed, between
 
     def prepare(self, space: Space) -> Prototypes | None:
         queues = {name: Queue(self.size, space.width) for name in space.modalities} if self.size else {}
         self.queues = torch.nn.ModuleDict(queues)
+        if self.soft:
+            self.register_buffer("labels", labels_of_groups(space), persistent=False)
         return None
 
     def forward(self, seen: Seen, prototypes: tuple[Prototypes, Prototypes] | None) -> Agreed:
         losses, right = list[Tensor](), list[Tensor]()
         for view, others in self.comparisons(seen):
             logits, positive, counted = self.compared(seen, view, others)
-            loss = info_nce(logits, positive, counted, decoupled=self.decoupled)
             there = positive.any(1)
+            if self.soft:
+                shares = self.shares(seen, view, others, positive) * counted
+                loss, there = soft_info_nce(logits, shares, counted), shares.any(1)
+            else:
+                loss = info_nce(logits, positive, counted, decoupled=self.decoupled)
             losses.append(loss[there])
             best = logits.detach().masked_fill(~counted, -torch.inf).argmax(1)
             right.append(positive.gather(1, best[:, None])[there, 0])
@@ -87,12 +133,24 @@ class InfoNce(Agreement):
             found.setdefault((view, apart), []).append(other)
         return [(view, others) for (view, _), others in found.items()]
 
+    def columns(self, seen: Seen, view: View, others: list[View]) -> list[View]:
+        """The views whose samples are the first columns."""
+        itself = self.negatives == "all" and view in seen.globals and view.modality == others[0].modality
+        return [view, *others] if itself else others
+
+    def shares(self, seen: Seen, view: View, others: list[View], positive: Bool[Tensor, "k m"]) -> Float[Tensor, "k m"]:
+        """How far each column is a positive: 1 of the same sample or group, else by the labels that it shares."""
+        group = torch.full_like(seen.share.ids, -1) if seen.share.group is None else seen.share.group
+        likeness = seen.once("likeness of labels", lambda: shared_labels(group, self.labels))
+        numbers = torch.cat([seen.rows(other) for other in self.columns(seen, view, others)])
+        found = likeness[seen.rows(view)][:, numbers]
+        return F.pad(found, (0, positive.shape[1] - found.shape[1])).masked_fill(positive, 1)
+
     def compared(
         self, seen: Seen, view: View, others: list[View]
     ) -> tuple[Float[Tensor, "k m"], Bool[Tensor, "k m"], Bool[Tensor, "k m"]]:
         """Similarities of a view's samples with the views, over the temperature; which are positives, and which columns count."""
-        if self.negatives == "all" and view in seen.globals and view.modality == others[0].modality:
-            others = [view, *others]
+        others = self.columns(seen, view, others)
         if self.nearest:
             queries = self.neighbours(seen, view)
             keys = torch.cat([seen.predicted(other) for other in others])
