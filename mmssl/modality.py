@@ -53,6 +53,18 @@ class Content:
     odd: tuple[Odd, ...] = ()
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A method without pretraining, fitted on labelled training samples alone, that a table of scores should not leave out.
+
+    sample: what it is given of a sample, of its pieces. estimator: one of scikit-learn, for classes or for values, with a seed.
+    """
+
+    title: str
+    sample: Callable[[Sequence[Inputs]], Any]
+    estimator: Callable[[bool, int], Any]
+
+
 class Processor(ABC):
     """One raw sample to named tensors: deterministic, picklable, runs on CPU workers.
 
@@ -141,6 +153,10 @@ class Processor(ABC):
     @abstractmethod
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """What a linear model would be given of one sample without any learning: the raw-features row of every table."""
+
+    def reference(self) -> Reference | None:
+        """The method that people would use without pretraining, where it beats a linear model of `features`."""
+        return None
 
 
 @dataclass(frozen=True)

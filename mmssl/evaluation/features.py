@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.data import Batch, Labels, Source, Track, batches, cut, processes, silent
+from mmssl.data.loader import READ
 from mmssl.data.source import OnError
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLConfig, MMSSLModel
@@ -148,6 +149,15 @@ def raw_features(
     shown = track(stream, "raw features", -(-len(source) // batch_size), unit="batches")
     merged = (merge_pieces(batch.inputs[name][RAW], batch, source) for batch in shown)
     return _joined([(values, batch.labels, batch.ids) for values, batch in merged])
+
+
+def readable(source: Source, name: str, processor: Processor, ids: Int[Tensor, " n"], track: Track) -> Iterator[list[Inputs]]:
+    """The processed pieces of each of the samples `ids`, which are known to be readable, in order."""
+    modality = find(name)
+    narrow = source.only([modality])
+    for chunk in track(ids.split(READ), "reference", -(-len(ids) // READ), unit="reads"):
+        for row in narrow.rows(chunk.numpy()):
+            yield [processor(piece) for piece in processor.pieces(narrow.raw(modality, row))]
 
 
 class _Raw(Processor):

@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.data import DataOptions, Labels, Source, Track, processes, silent
 from mmssl.evaluation import probes
-from mmssl.evaluation.features import Features, extract, random_init, raw_features
+from mmssl.evaluation.features import Features, extract, random_init, raw_features, readable
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.scorable import check_readable, check_scorable
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
-from mmssl.evaluation.table import BEHIND, PRETRAINED, RANDOM, RAW, Row, Table
+from mmssl.evaluation.table import BEHIND, PRETRAINED, RANDOM, RAW, SCORES, Row, Table
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
 
-PROTOCOL = "mmssl-frozen-v2"
+PROTOCOL = "mmssl-frozen-v3"
 """Version of everything below: scores of different versions must not stand in one table.
 
 Features: `pooler_output` in evaluation mode, float32, of samples without augmentation. Limits keep rows evenly spaced over a split.
@@ -29,12 +29,17 @@ an L2 penalty 1 / C from C = 1e-4, 1e-3, ..., 100, the best on a fifth of the tr
 fitted on all of them. The search ends after two values of C in a row that are worse than the best.
 Score: accuracy in percent, or R2, on the test samples. Data without a test split: a fifth of the training rows (stratified, the
 same for every seed and limit), which a model that learned their labels must not have been trained on.
-Rows: the model; where asked for, what its projector makes of its features; the same architecture with random weights;
-`Processor.features` of the raw samples; the most frequent class, or the mean, of the training labels.
+Rows: the model; where asked for, what its projector makes of its features; the same architecture with random weights, the mean of
+several draws; `Processor.features` of the raw samples; `Processor.reference`, a method without pretraining, where the modality
+has one; the most frequent class, or the mean, of the training labels.
 
 Version 1 scored rows that a run had been trained on with their labels, and chose the fifth after limits and after samples that
 could not be read were left out. On data with a test split, and on all rows of others, the two versions give the same score.
+Version 2 drew random weights once, and had no reference. All other scores are the same.
 """
+
+DRAW = 1_000_003
+"""From the seed of one draw of random weights to that of the next: far from the seeds 0, 1, 2 of other runs."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,8 @@ class Evaluator:
 
     def score(self, model: MMSSLModel) -> dict[str, float]:
         """The scores of `model` as it is now, by the names in `SCORES`."""
-        row = self.row(PRETRAINED, model)
-        return {"knn": row.knn, "probe": row.probe}
+        row = vars(self.row(PRETRAINED, model))
+        return {score: row[score] for score in SCORES}
 
     def exposure(self, history: History) -> Exposure:
         """What a model of that history saw of the test samples."""
@@ -162,7 +167,8 @@ class Evaluator:
 
     def _measure_baselines(self, device: torch.device) -> Baselines:
         options, data = self.options, self.data
-        random = self.row(RANDOM, random_init(self.config, options.seed).to(device))
+        seeds = [options.seed + draw * DRAW for draw in range(options.random_draws)]
+        random = Row.mean([self.row(RANDOM, random_init(self.config, seed).to(device)) for seed in seeds])
 
         def read(source: Source, labels: Labels) -> Features:
             return raw_features(
@@ -177,8 +183,9 @@ class Evaluator:
             )
 
         def measured() -> tuple[list[dict[str, Any]], int, int, int]:
-            split = self._split(read(sources.train, sources.train_labels), read(sources.test, sources.test_labels))
-            rows = self._probe(RAW, split, device), self._constant(split)
+            train, test = read(sources.train, sources.train_labels), read(sources.test, sources.test_labels)
+            split = self._split(train, test)
+            rows = self._probe(RAW, split, device), *self._reference(train, test), self._constant(split)
             return [asdict(row) for row in rows], len(split.train), len(split.test), split.skipped
 
         sources = self.sources
@@ -212,6 +219,24 @@ class Evaluator:
         linear = probes.linear_regress(train, labels, test, seed=seed)
         knn = probes.r2(probes.knn_regress(train, labels, test), truth)
         return Row(name, knn, probes.r2(linear.predicted, truth), width, linear.strength, linear.converged)
+
+    def _reference(self, train: Features, test: Features) -> list[Row]:
+        """The score of the modality's method without pretraining, if it has one, on the samples that could be read."""
+        processor = self.processor.processors[self.modality]
+        reference = processor.reference()
+        if reference is None:
+            return []
+        assert train.labels is not None
+        assert test.labels is not None
+
+        def given(source: Source, ids: Int[Tensor, " n"]) -> list[Any]:
+            return [reference.sample(pieces) for pieces in readable(source, self.modality, processor, ids, self.track)]
+
+        estimator = reference.estimator(self.classes, self.options.seed)
+        estimator.fit(given(self.sources.train, train.ids), train.labels.numpy())
+        predicted = torch.from_numpy(estimator.predict(given(self.sources.test, test.ids)))
+        score = probes.accuracy(predicted, test.labels) if self.classes else probes.r2(predicted.float(), test.labels)
+        return [Row(reference.title, None, score, reference=True)]
 
     def _constant(self, split: Split) -> Row:
         """The score of always saying the same."""

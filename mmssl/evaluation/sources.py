@@ -66,6 +66,7 @@ class EvaluateOptions:
     test_limit: keep that many test rows, evenly spaced; of each part for retrieval and zero_shot.
     batch_size: samples that are encoded at a time.
     seed: seed of the random weights and of the held-out training samples.
+    random_draws: draws of random weights whose mean is the row "random init"; their spread says what is above it.
     """
 
     every: Annotated[int, Field(ge=0)] = 0
@@ -83,6 +84,7 @@ class EvaluateOptions:
     test_limit: Annotated[int, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(gt=0)] = 256
     seed: Annotated[int, Field(ge=0)] = 0
+    random_draws: Annotated[int, Field(gt=0)] = 3
 
 
 @dataclass(frozen=True)

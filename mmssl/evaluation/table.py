@@ -3,9 +3,9 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import rich
@@ -75,24 +75,41 @@ class Shown(ABC):
         return found
 
     def shown(self, score: float) -> str:
-        """A score with the digits that mean something."""
+        """A score with the digits that mean something; a dash for none."""
+        if math.isnan(score):
+            return "-"
         return f"{score:.1f}" if self.metric == "accuracy" else f"{score:.3f}"
+
+    def spread(self, row: Any, score: str) -> float:
+        """Standard deviation of a score over several draws of the same row; 0 if there is one."""
+        return 0.0
+
+    def cell(self, row: Any, score: str) -> str:
+        """A score of a row as a table shows it, with its spread where it is a mean."""
+        spread, text = self.spread(row, score), self.shown(self.value(row, score))
+        return f"{text} ± {self.shown(spread)}" if spread else text
 
     def best(self, score: str) -> float:
         """The highest value of a score, rounded as shown."""
-        return max(float(self.shown(self.value(row, score))) for row in self.rows)
+        values = [self.value(row, score) for row in self.rows]
+        return max(float(self.shown(value)) for value in values if not math.isnan(value))
 
-    def share(self, score: str, value: float) -> int:
-        """Length of a bar in percent: of the best score, but of 0 for what is below."""
-        best = self.best(score)
-        return round(100 * max(0.0, value) / best) if best > 0 else 0
+    def is_best(self, row: Any, score: str) -> bool:
+        """Whether no row shows a higher value of a score."""
+        value = self.value(row, score)
+        return not math.isnan(value) and float(self.shown(value)) == self.best(score)
+
+    def share(self, row: Any, score: str) -> int:
+        """Length of a bar in percent: of the best score, but of 0 for what is below, and for none."""
+        best, value = self.best(score), self.value(row, score)
+        return round(100 * max(0.0, value) / best) if best > 0 and not math.isnan(value) else 0
 
     def beside(self, margins: Mapping[str, tuple[float, float]]) -> str:
-        """Margins over baselines in words. margins: by the baseline's name the margin, and its sampling error."""
+        """Margins over baselines in words. margins: by the baseline's name the margin, and its error."""
         unit = " points" if self.metric == "accuracy" else ""
         parts = []
         for name, (margin, error) in margins.items():
-            unclear = " (within sampling error)" if abs(margin) <= error else ""
+            unclear = " (within error)" if abs(margin) <= error else ""
             parts.append(f"{self.shown(abs(margin))}{unit} {'above' if margin >= 0 else 'below'} {name}{unclear}")
         return f"{', '.join(parts[:-1])}{' and ' if len(parts) > 1 else ''}{parts[-1]}"
 
@@ -104,7 +121,7 @@ class Shown(ABC):
         for title in (*self.titles.values(), "features"):
             grid.add_column(title, justify="right", overflow="fold")
         for row in self.rows:
-            cells = (self.shown(self.value(row, key)) for key in self.titles)
+            cells = (self.cell(row, key) for key in self.titles)
             grid.add_row(Text(row.name), *cells, str(row.num_features or "-"))
         say = partial(rich.get_console().print, markup=False, highlight=False)
         say(self.title, soft_wrap=True)
@@ -116,13 +133,9 @@ class Shown(ABC):
         """The table in Markdown, best scores bold, with its protocol and notes."""
         lines = [f"| | {' | '.join(self.titles.values())} | features |", "|---|" + "---:|" * (len(self.titles) + 1)]
         for row in self.rows:
-            cells = [self._bold_best(key, self.value(row, key)) for key in self.titles]
+            cells = [f"**{self.cell(row, key)}**" if self.is_best(row, key) else self.cell(row, key) for key in self.titles]
             lines.append(f"| {row.name} | {' | '.join(cells)} | {row.num_features or '-'} |")
         return "\n".join([*lines, "", f"{self.title}.", *self.remarks])
-
-    def _bold_best(self, score: str, value: float) -> str:
-        text = self.shown(value)
-        return f"**{text}**" if float(text) == self.best(score) else text
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -144,18 +157,40 @@ def difference_error(shares: Sequence[float], count: int) -> float:
 class Row:
     """Scores of one model.
 
-    knn, probe: accuracy in percent, or R2. num_features: width of the features. strength: the chosen C of the linear probe.
-    converged: whether the linear probe reached its tolerance.
+    knn, probe: accuracy in percent, or R2; of several draws the mean. num_features: width of the features.
+    strength: the chosen C of the linear probe. converged: whether the linear probe reached its tolerance.
     seen: whether the model was trained on test samples with their labels.
+    draws: how often the weights were drawn. knn_spread, probe_spread: standard deviation over the draws.
+    reference: whether this is a method that learns from the training samples alone; its score stands for a linear probe, and it has
+        no neighbours.
     """
 
     name: str
-    knn: float
+    knn: float | None
     probe: float
     num_features: int | None = None
     strength: float | None = None
     converged: bool = True
     seen: bool = False
+    draws: int = 1
+    knn_spread: float = 0.0
+    probe_spread: float = 0.0
+    reference: bool = False
+
+    @classmethod
+    def mean(cls, rows: Sequence["Row"]) -> "Row":
+        """The mean of rows that differ in their draw only, under the name of the first."""
+        knn, probe = ([float(vars(row)[score]) for row in rows] for score in SCORES)
+        spreads = (stdev(knn), stdev(probe)) if len(rows) > 1 else (0.0, 0.0)
+        return replace(
+            rows[0],
+            knn=mean(knn),
+            probe=mean(probe),
+            converged=all(row.converged for row in rows),
+            draws=len(rows),
+            knn_spread=spreads[0],
+            probe_spread=spreads[1],
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +213,11 @@ class Table(Shown):
         return SCORES
 
     def value(self, row: Row, score: str) -> float:
-        return float(vars(row)[score])
+        found: float | None = vars(row)[score]
+        return math.nan if found is None else float(found)
+
+    def spread(self, row: Row, score: str) -> float:
+        return float(vars(row)[f"{score}_spread"])
 
     @property
     def title(self) -> str:
@@ -188,19 +227,20 @@ class Table(Shown):
     @property
     def remarks(self) -> list[str]:
         """The notes, and what is known about single rows."""
+        drawn = [f"{row.name}: mean and standard deviation of {row.draws} draws." for row in self.rows if row.draws > 1]
         unfinished = [row.name for row in self.rows if not row.converged]
-        return [*self.notes, *(f"The linear probe of {name} stopped before it had converged." for name in unfinished)]
+        return [*self.notes, *drawn, *(f"The linear probe of {name} stopped before it had converged." for name in unfinished)]
 
     @property
     def margins(self) -> dict[str, float]:
         """By how much the linear probe of the first row beats each baseline."""
-        return {row.name: self.rows[0].probe - row.probe for row in self.rows if row.name in BASELINES}
+        return {row.name: self.rows[0].probe - row.probe for row in self.rows if row.name in BASELINES or row.reference}
 
     @property
     def wins(self) -> bool:
-        """Whether the linear probe of the first row, on unseen samples, beats every baseline by more than sampling error."""
+        """Whether the linear probe of the first row, on unseen samples, beats every baseline by more than the error."""
         first = self.rows[0]
-        return not first.seen and all(margin > self.sampling_error(first, self.row(name)) for name, margin in self.margins.items())
+        return not first.seen and all(margin > self.error(first, self.row(name)) for name, margin in self.margins.items())
 
     @property
     def verdict(self) -> str:
@@ -208,8 +248,20 @@ class Table(Shown):
         first = self.rows[0]
         if first.seen:
             return f"No verdict: {first.name} was trained on test samples with their labels."
-        margins = {name: (margin, self.sampling_error(first, self.row(name))) for name, margin in self.margins.items()}
+        margins = {name: (margin, self.error(first, self.row(name))) for name, margin in self.margins.items()}
         return f"Linear probe: {first.name} reaches {self.shown(first.probe)}, {self.beside(margins)}."
+
+    def error(self, a: Row, b: Row) -> float:
+        """The difference of two scores that samples and draws alone may make.
+
+        Draws: half the 95 % interval of one more draw beside the mean of n, t(n - 1) s sqrt(1 + 1 / n), as the scored model is one.
+        Of rows of a single draw that is not known, and counts nothing.
+        """
+        from scipy.stats import t  # takes a second, and few need it
+
+        several = [row for row in (a, b) if row.draws > 1]
+        drawn = [row.probe_spread * float(t.ppf(0.975, row.draws - 1)) * math.sqrt(1 + 1 / row.draws) for row in several]
+        return math.hypot(self.sampling_error(a, b), *drawn)
 
     def sampling_error(self, a: Row, b: Row) -> float:
         """The difference of two scores, on as many independent test samples, whose 95 % interval just holds 0.

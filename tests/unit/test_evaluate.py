@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from mmssl.evaluation import (
     raw_features,
 )
 from mmssl.evaluation.history import History
+from mmssl.evaluation.protocol import DRAW
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.config import encoder_settings
@@ -265,8 +267,10 @@ def test_a_table_has_a_row_for_the_model_and_each_baseline(images: MMSSLProcesso
     assert (first.knn, first.probe) == (same.knn, same.probe)
     assert evaluator.score(model) == {"knn": first.knn, "probe": first.probe}
     assert raw.probe > 85 > random.probe > constant.probe == constant.knn
-    assert (table.metric, table.num_train, table.num_test, table.protocol) == ("accuracy", 300, 100, "mmssl-frozen-v2")
+    assert (table.metric, table.num_train, table.num_test, table.protocol) == ("accuracy", 300, 100, "mmssl-frozen-v3")
     assert table.notes == (UNRECORDED.replace("pretrained", "the same"),)
+    drawn = [evaluator.row("one draw", random_init(model.config, DRAW * number)).probe for number in range(3)]
+    assert (random.draws, random.probe, random.probe_spread) == (3, mean(drawn), stdev(drawn))
 
 
 def test_baselines_are_computed_once(images: MMSSLProcessor, model: MMSSLModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,13 +392,34 @@ def test_the_verdict_knows_sampling_error() -> None:
     seen = example_table(num_test=1_000_000, rows=(replace(few.rows[0], seen=True), *few.rows[1:]))
     assert (seen.verdict, seen.wins) == ("No verdict: pretrained was trained on test samples with their labels.", False)
     text = "Linear probe: pretrained reaches 97.2, 15.8 points above random init and 0.3 points above raw features"
-    assert (few.verdict, few.wins) == (f"{text} (within sampling error).", False)
+    assert (few.verdict, few.wins) == (f"{text} (within error).", False)
     assert (many.verdict, many.wins) == (f"{text}.", True)
     values = example_table(metric="R2", rows=(Row("a", 0.1, 0.25), Row("random init", 0.1, 0.5), Row("raw features", 0.1, 0.125)))
-    assert values.verdict == (
-        "Linear probe: a reaches 0.250, 0.250 below random init and 0.125 above raw features (within sampling error)."
-    )
+    assert values.verdict == ("Linear probe: a reaches 0.250, 0.250 below random init and 0.125 above raw features (within error).")
     assert not values.wins
+
+
+def test_what_draws_alone_may_make_is_no_win() -> None:
+    """t(2) = 4.303: one more draw beside the mean of three lies within 4.303 s sqrt(4 / 3) of it, 95 times of 100."""
+    first, random, *rest = example_table().rows
+    drawn = replace(random, probe=96.2, draws=3, probe_spread=0.2)
+    table = example_table(num_test=10**9, rows=(first, drawn, *rest))
+    assert table.error(first, drawn) == pytest.approx(4.3027 * 0.2 * (4 / 3) ** 0.5, rel=1e-3)
+    assert "1.0 points above random init (within error)" not in table.verdict and table.wins
+    wide = example_table(num_test=10**9, rows=(first, replace(drawn, probe_spread=0.3), *rest))
+    assert "1.0 points above random init (within error)" in wide.verdict and not wide.wins
+    assert table.cell(drawn, "probe") == "96.2 ± 0.2"
+    assert "random init: mean and standard deviation of 3 draws." in table.remarks
+
+
+def test_a_reference_is_beaten_or_not() -> None:
+    first, *rest = example_table().rows
+    ahead = Row("counting", None, 99.0, reference=True)
+    table = example_table(num_test=10**9, rows=(first, *rest, ahead))
+    assert "1.8 points below counting" in table.verdict and not table.wins
+    assert (table.cell(ahead, "knn"), table.best("knn"), table.share(ahead, "knn")) == ("-", 97.5, 0)
+    assert [table.is_best(row, "probe") for row in table.rows] == [False] * (len(rest) + 1) + [True]
+    assert Table.from_dict(table.to_dict()) == table
 
 
 def test_a_printed_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,7 +142,7 @@ def test_a_table_of_pairs_survives_json_and_has_a_verdict() -> None:
     assert table.wins
     few = pair_table(num_test=3)
     assert not few.wins
-    assert "(within sampling error)" in few.verdict
+    assert "(within error)" in few.verdict
     seen = pair_table(rows=(PairRow("pretrained", {"a": 30.0, "b": 50.0}, 8, seen=True), *table.rows[1:]))
     assert (seen.verdict, seen.wins) == ("No verdict: pretrained was trained on what is scored.", False)
     assert table.to_markdown().splitlines()[2] == "| pretrained | **30.0** | **50.0** | 8 |"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
-from mmssl.modality import Content, Inputs, Processor
+from mmssl.modality import Content, Inputs, Processor, Reference
 from mmssl_modalities.tabular.cells import placed
 from mmssl_modalities.tabular.columns import (
     DATE_VALUES,
@@ -281,6 +281,26 @@ class TabularProcessor(Processor):
         if self.texts:
             places = [np.bincount(words[words > 0] % TEXT_FEATURES, minlength=TEXT_FEATURES) for words in inputs[TEXTS].numpy()]
             parts += [place.astype(np.float32) for place in places]
+        return np.concatenate(parts)
+
+    def reference(self) -> Reference | None:
+        """Boosted trees on the cells, a text by the count of its words; None where columns are shared between tables."""
+        from mmssl_modalities.tabular.reference import boosted_trees  # scikit-learn, which only tables of scores need
+
+        if self.shared is not None:
+            return None
+        dates = [0] * (DATE_VALUES * len(self.dates))
+        counts = [0] * len(self.numeric) + [column.num_classes for column in self.categorical] + dates + [0] * len(self.texts)
+        return boosted_trees(self._cells, counts)
+
+    def _cells(self, inputs: Inputs) -> Float[np.ndarray, " c"]:
+        classes = inputs[CLASSES].numpy().astype(np.float64)
+        firsts = MISSING + 1 + np.cumsum([0, *(column.num_classes for column in self.categorical)])[:-1]
+        parts = [inputs[NUMBERS].numpy(), np.where(classes == MISSING, np.nan, classes - firsts)]
+        if self.dates:
+            parts.append(inputs[DATES].numpy().ravel())
+        if self.texts:
+            parts.append((inputs[TEXTS].numpy() > 0).sum(1))
         return np.concatenate(parts)
 
     @property

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Inputs, Processor, pad_stack
+from mmssl.modality import Inputs, Processor, Reference, pad_stack
 from mmssl_modalities.text.tokenizers import NUM_BYTES, ByteTokenizer, FastTokenizer, Ids, Tokenizer, load_tokenizer, train_bpe
 
 IDS = "text_ids"
@@ -209,6 +209,12 @@ class TextProcessor(Processor):
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """Hashed runs of three and four bytes of the text with a space around it, whatever the tokenizer."""
         return hashed_ngrams(f" {self.decode(inputs[IDS].numpy())} ".encode(), NGRAMS)
+
+    def reference(self) -> Reference:
+        """Counted words and a linear model."""
+        from mmssl_modalities.text.reference import counted_words  # scikit-learn, which only tables of scores need
+
+        return counted_words(IDS, self.decode)
 
 
 def read_text(raw: Any) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Content, Inputs, Processor, pad_stack
+from mmssl.modality import Content, Inputs, Processor, Reference, pad_stack
 from mmssl_modalities.timeseries.contents import series_contents
 from mmssl_modalities.timeseries.read import Layout, Series, read_series
 
@@ -239,18 +239,37 @@ class TimeseriesProcessor(Processor):
         Series of various lengths are resampled to 128 samples, longer ones than 1,024 to 1,024. Of various numbers of channels this
         is the mean and standard deviation. A channel more than in training is left out, a missing one is 0.
         """
+        points = min(self.length or FEATURE_POINTS, MAX_FEATURE_POINTS)
+        curves = self._curves(inputs, points)
+        if not self.num_channels:
+            return np.concatenate([curves.mean(0), curves.std(0)])
+        return self._known(curves).ravel()
+
+    def reference(self) -> Reference:
+        """Random convolutions of the raw values; of various numbers of channels their mean and standard deviation."""
+        from mmssl_modalities.timeseries.reference import random_convolutions  # scikit-learn, which only tables of scores need
+
+        def curves(inputs: Inputs) -> Float[np.ndarray, "c t"]:
+            found = self._curves(inputs, inputs[VALUES].shape[1])
+            return self._known(found) if self.num_channels else np.stack([found.mean(0), found.std(0)])
+
+        return random_convolutions(curves)
+
+    def _curves(self, inputs: Inputs, points: int) -> Float[np.ndarray, "c p"]:
+        """The raw values of each channel at so many places, gaps filled in."""
         values, observed = inputs[VALUES].numpy().astype(np.float64), inputs[OBSERVED].numpy()
         if STATISTICS in inputs:
             location, scale = inputs[STATISTICS].numpy().astype(np.float64).T[..., None]
             values = values * scale + location
-        points = min(self.length or FEATURE_POINTS, MAX_FEATURE_POINTS)
-        curves = np.stack([_resampled(*channel, points) for channel in zip(values, observed, strict=True)])
-        if not self.num_channels:
-            return np.concatenate([curves.mean(0), curves.std(0)])
-        rows = np.zeros((self.num_channels, points))
+        return np.stack([_resampled(*channel, points) for channel in zip(values, observed, strict=True)])
+
+    def _known(self, curves: Float[np.ndarray, "_ p"]) -> Float[np.ndarray, "c p"]:
+        """The channels of training: one more is left out, a missing one is 0."""
+        assert self.num_channels is not None
+        rows = np.zeros((self.num_channels, curves.shape[1]))
         kept = min(self.num_channels, len(curves))
         rows[:kept] = curves[:kept]
-        return rows.ravel()
+        return rows
 
 
 def normalised(
