@@ -181,7 +181,10 @@ class Encodings:
         return [self._encoded[self.key(network, view)] for view in views]
 
     def layers(self, network: str, view: View, numbers: Sequence[int]) -> list[Tokens]:
-        """What layers of a network, the first of which is 1, make of a view, prefix tokens first, before any norm at the end."""
+        """What layers of a network, the first of which is 1, make of a view, prefix tokens first.
+
+        Without the encoder's last norm, which the last layer has.
+        """
         key = self.key(network, view)
         if any((key, number) not in self._layers for number in numbers):
             self.encode(network, [view], numbers)
@@ -199,7 +202,9 @@ class Encodings:
             for group in groups.values():
                 parts = [self.tokens(network, view) for view in group]
                 outputs = encoder.layer_outputs(joined_batches(parts), len(encoder.layers)) if numbers else []
-                found = outputs[-1].with_values(encoder.norm(outputs[-1].values)) if numbers else encoder(joined_batches(parts))
+                if numbers:
+                    outputs[-1] = outputs[-1].with_values(encoder.norm(outputs[-1].values))
+                found = outputs[-1] if numbers else encoder(joined_batches(parts))
                 self.passes[network] += 1
                 sizes = [len(part.values) for part in parts]
                 for view, part in zip(group, found.split(sizes), strict=True):
