@@ -62,7 +62,7 @@ class Chooser:
         uniform = Draws(torch.cat([share.keys for share in shares])).uniform("joint choice", self.choice.chunks)
         count = ceil(self.choice.keep * int(paired.sum()))
         chosen = joint_choice(scores, uniform, count, paired)
-        told = {
+        told: dict[str, Metric] = {
             "learnability": State(joint_score(scores[chosen][:, chosen], len(chosen))),
             "learnability_of_all": State(joint_score(scores[paired][:, paired], len(chosen))),
             "chosen": State(torch.tensor(float(len(chosen)), device=scores.device)),
