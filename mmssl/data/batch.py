@@ -82,13 +82,18 @@ class Batch:
         return None if not len(kept[0]) else (first.take(kept[0]), second.take(kept[1]))
 
     def take(self, rows: Int[Tensor, " k"]) -> "Batch":
-        """Some samples of a batch in which all samples hold all modalities."""
-        inputs = {name: {key: x[rows] for key, x in tensors.items()} for name, tensors in self.inputs.items()}
+        """Some samples, by their places, which ascend."""
+        at = dict.fromkeys(self.inputs, rows)
+        held = None if self.rows is None else {name: torch.isin(self.held(name), rows) for name in self.inputs}
+        if held is not None:
+            at = {name: torch.nonzero(there)[:, 0] for name, there in held.items() if there.any()}
+        inputs = {name: {key: x[places] for key, x in self.inputs[name].items()} for name, places in at.items()}
         others = self.others
         if others is not None:
-            others = {name: replace(found, place=found.place[rows]) for name, found in others.items()}
+            others = {name: replace(others[name], place=others[name].place[places]) for name, places in at.items()}
         labels, group = (None if values is None else values[rows] for values in (self.labels, self.group))
-        return Batch(inputs, self.keys[rows], self.ids[rows], labels, self.skipped, self.source, self.step, others, None, group)
+        kept = None if held is None else {name: torch.searchsorted(rows, self.held(name)[places]) for name, places in at.items()}
+        return Batch(inputs, self.keys[rows], self.ids[rows], labels, self.skipped, self.source, self.step, others, kept, group)
 
     def keys_of(self, name: str) -> Int[Tensor, " k"]:
         """Seeds of the draws of the samples that hold a modality."""

@@ -79,8 +79,13 @@ def sigmoid_pairs(
     The paper's loss is the mean over rows. A row without positives still has negatives here, so it costs something.
     """
     there = torch.ones_like(positive) if counted is None else counted
-    logits = logits.masked_fill(~there, 0)
-    return -F.logsigmoid(torch.where(positive, logits, -logits)).masked_fill(~there, 0).sum(-1)
+    return sigmoid_of_pairs(logits.masked_fill(~there, 0), positive).masked_fill(~there, 0).sum(-1)
+
+
+@wide
+def sigmoid_of_pairs(logits: Float[Tensor, "n m"], positive: Bool[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """The binary cross-entropy of "do we belong together?" of each pair."""
+    return -F.logsigmoid(torch.where(positive, logits, -logits))
 
 
 @wide

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmssl.losses.arithmetic import unit, wide
+
 Distance = Literal["mse", "l1", "smooth_l1"]
 
 
@@ -46,6 +48,20 @@ def cosine(predicted: Float[Tensor, "b m t"], target: Float[Tensor, "b m t"]) ->
     there = ~target.isnan().any(-1)
     truth = target.float().masked_fill(~there[..., None], 0)
     return 1 - F.cosine_similarity(predicted.float(), truth, dim=-1), there
+
+
+@wide
+def hidden_distance(
+    predicted: Float[Tensor, "b n d"], target: Float[Tensor, "b n d"], distance: Literal["mse", "l1_cosine"]
+) -> Float[Tensor, "b n"]:
+    """How far each token is from its target.
+
+    mse: mean squared error over the width (TinyBERT, arXiv 1909.10351, eq. 8). l1_cosine: mean absolute error - log sigmoid of the
+    cosine similarity (DistilHuBERT, arXiv 2110.01900, eq. 1).
+    """
+    if distance == "mse":
+        return (predicted - target).square().mean(-1)
+    return (predicted - target).abs().mean(-1) - F.logsigmoid((unit(predicted) * unit(target)).sum(-1))
 
 
 def classification(

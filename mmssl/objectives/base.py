@@ -100,6 +100,8 @@ class Objective(nn.Module, ABC):
     """Global views of each sample where the recipe names none."""
     couples: bool = False
     """Whether it has a loss that couples samples: `represent` and `agree`."""
+    chooses: bool = False
+    """Whether it trains on some samples of a step alone: `chosen`."""
 
     def __init__(self, model: MMSSLModel, setup: Setup) -> None:
         super().__init__()
@@ -139,6 +141,13 @@ class Objective(nn.Module, ABC):
         without a whole forward pass says them here.
         """
         return {name: term.weight.sum() for name, term in self.terms(batch, step).terms.items()}
+
+    def chosen(self, batches: Sequence[Batch], step: Step) -> tuple[list[Batch], dict[str, Metric]]:
+        """Of the samples of a step those that it trains on, and what to log of them; batches of which none is left are left out.
+
+        Asked before anything else of the step, where the objective `chooses`. All processes must call it.
+        """
+        return list(batches), {}
 
     def observe(self, batches: Sequence[Batch], step: Step) -> None:
         """Learn from a step's batches, before any of them is trained on, what is not learned by gradient: statistics, codebooks."""

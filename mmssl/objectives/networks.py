@@ -1,6 +1,7 @@
 """The student and every copy of it that a run keeps: one owner, one rule for when copies are made, move and are published."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -76,6 +77,18 @@ def load_frozen(path: str) -> MMSSLModel:
             "folder of a run, or a Hub id of such a model"
         )
     return load_model(path)
+
+
+def check_readers(what: str, path: str | None, its: MMSSLConfig, mine: MMSSLConfig, names: Sequence[str]) -> None:
+    """ValueError where a frozen model reads samples of a modality in another way than the student. what: the recipe key."""
+    for name in names:
+        own, other = (config.modalities[name]["processor"] for config in (mine, its))
+        if own != other:
+            key = next(key for key in own | other if own.get(key) != other.get(key))
+            raise ValueError(
+                f"{what}: {path} reads {name} in another way: its processor has {key}={other.get(key)!r}, that of the run "
+                f"{own.get(key)!r}; give both the same processor, or start both from one model (init)"
+            )
 
 
 def warmup(step: int) -> float:

@@ -108,14 +108,20 @@ class Whole:
         return torch.stack([each.to(self.loss.dtype) for each in (*weights, nothing(share))]).sum()
 
 
+def met(own: Sequence[Share], device: torch.device) -> tuple[list[Share], int]:
+    """Copies of the shares of all processes, in order, without gradient, and the number of the first own one among them."""
+    sent = [share.map(lambda value: value.detach().cpu()) for share in own] if processes.world() > 1 else list(own)
+    everyone = processes.gathered(sent)
+    place = sum(map(len, everyone[: processes.rank()]))
+    copies = [share.map(lambda value: value.detach().to(device, copy=True)) for part in everyone for share in part if len(share)]
+    return copies, place
+
+
 def whole_step(
     own: Sequence[Share], agree: Callable[[Share], Terms], parameters: Iterable[nn.Parameter], device: torch.device
 ) -> Whole:
     """Meet the other processes, and compute the loss of all samples. own: of this process, none where it has no samples."""
-    sent = [share.map(lambda value: value.detach().cpu()) for share in own] if processes.world() > 1 else list(own)
-    everyone = processes.gathered(sent)
-    place = sum(map(len, everyone[: processes.rank()]))
-    shares = [share.map(lambda value: value.detach().to(device, copy=True)) for part in everyone for share in part if len(share)]
+    shares, place = met(own, device)
     with torch.enable_grad():
         leaves = [
             replace(share, values={name: value.requires_grad_(value.is_floating_point()) for name, value in share.values.items()})

@@ -62,6 +62,8 @@ class Sum(Objective):
         shared = replace(setup, networks=self.networks)
         self.parts = nn.ModuleList(part(model, shared) for part in parts)
         self.factors = weights or [1.0] * len(parts)
+        if sum(part.chooses for part in self.every_part) > 1:
+            raise ValueError("objective.parts: the samples of a step can be chosen once; leave `choose` to one part")
         if publish == "teacher" and not self.networks.teachers:
             raise ValueError("objective.publish: teacher needs a part that keeps one, such as distill; choose student")
         self.publish = publish
@@ -137,6 +139,16 @@ class Sum(Objective):
             rows = {name.removeprefix(mine): value for name, value in share.rows.items() if name.startswith(mine)}
             found.append(part.agree(replace(share, values=values, rows=rows), step))
         return self.summed(found, step)
+
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        return any(part.chooses for part in self.every_part)
+
+    def chosen(self, batches: Sequence[Batch], step: Step) -> tuple[list[Batch], dict[str, Metric]]:
+        for part in self.every_part:
+            if part.chooses:
+                return part.chosen(batches, step)
+        return list(batches), {}
 
     def observe(self, batches: Sequence[Batch], step: Step) -> None:
         for part in self.every_part:

@@ -122,6 +122,7 @@ class Encodings:
     _inputs: dict[View, Inputs] = field(default_factory=dict)
     _tokens: dict[tuple[str, Change | None, View], Tokens] = field(default_factory=dict)
     _encoded: dict[tuple[str, Change | None, View], Tokens] = field(default_factory=dict)
+    _layers: dict[tuple[tuple[str, Change | None, View], int], Tokens] = field(default_factory=dict)
     _foreign: dict[tuple[str, View], Tensor] = field(default_factory=dict)
 
     def for_part(self, views: Mapping[str, Mapping[str, Views]], change: Change | None) -> "Encodings":
@@ -176,21 +177,41 @@ class Encodings:
 
     def encoded(self, network: str, views: Sequence[View]) -> list[Tokens]:
         """What a network makes of views, prefix tokens first; views of one size are encoded together."""
+        self.encode(network, [view for view in views if self.key(network, view) not in self._encoded])
+        return [self._encoded[self.key(network, view)] for view in views]
+
+    def layers(self, network: str, view: View, numbers: Sequence[int]) -> list[Tokens]:
+        """What layers of a network, the first of which is 1, make of a view, prefix tokens first.
+
+        Without the encoder's last norm, which the last layer has.
+        """
+        key = self.key(network, view)
+        if any((key, number) not in self._layers for number in numbers):
+            self.encode(network, [view], numbers)
+        return [self._layers[key, number] for number in numbers]
+
+    def encode(self, network: str, views: Sequence[View], numbers: Sequence[int] = ()) -> None:
+        """Run a network's encoder, views of one size together; numbers: layers whose outputs are kept too."""
         groups: dict[object, list[View]] = {}
         for view in views:
-            if self.key(network, view) not in self._encoded:
-                tokens = self.tokens(network, view)
-                shape = (tokens.values.shape[1:], tokens.valid is None, tokens.identity is None, tokens.expert)
-                groups.setdefault(shape, []).append(view)
+            tokens = self.tokens(network, view)
+            shape = (tokens.values.shape[1:], tokens.valid is None, tokens.identity is None, tokens.expert)
+            groups.setdefault(shape, []).append(view)
+        encoder = self.networks[network].encoder
         with torch.set_grad_enabled(torch.is_grad_enabled() and network == "student"):
             for group in groups.values():
                 parts = [self.tokens(network, view) for view in group]
-                found = self.networks[network].encoder(joined_batches(parts))
+                outputs = encoder.layer_outputs(joined_batches(parts), len(encoder.layers)) if numbers else []
+                if numbers:
+                    outputs[-1] = outputs[-1].with_values(encoder.norm(outputs[-1].values))
+                found = outputs[-1] if numbers else encoder(joined_batches(parts))
                 self.passes[network] += 1
                 sizes = [len(part.values) for part in parts]
                 for view, part in zip(group, found.split(sizes), strict=True):
                     self._encoded[self.key(network, view)] = part
-        return [self._encoded[self.key(network, view)] for view in views]
+                for number in numbers:
+                    for view, part in zip(group, outputs[number - 1].split(sizes), strict=True):
+                        self._layers[self.key(network, view), number] = part
 
     def pooled(self, network: str, views: Sequence[View]) -> list[Float[Tensor, "k d"]]:
         """One vector for each sample of each view."""

@@ -234,7 +234,7 @@ class Training:
         """One optimizer step on micro-batches. On a CPU, TrainingError at once if it is not finite; see `settled`."""
         lr = self.lr
         set_lr(self.optimizer, lr)
-        micro = self.with_donors(micro)
+        micro, told = self.choose(self.with_donors(micro))
         counts = bool(micro)
         if not counts:
             micro = [self.stand_in.to(self.device)]
@@ -251,7 +251,7 @@ class Training:
             lr,
             self.counters.seconds - seconds,
             [output.loss.detach() for output in outputs],
-            [output.metrics for output in outputs],
+            [*(output.metrics for output in outputs), told],
             self.grad_norm,
             [batch.ids for batch in micro],
         )
@@ -295,6 +295,17 @@ class Training:
         places = [place for place, batch in enumerate(everyone) if len(batch)]
         found = with_others([everyone[place].to(self.device) for place in places])
         return [batch for place, batch in zip(places, found, strict=True) if first <= place < first + len(micro)]
+
+    def choose(self, micro: list[Batch]) -> tuple[list[Batch], dict[str, Metric]]:
+        """The samples of a step that the objective trains on, and what to log of them; a process may be left without any."""
+        if not self.objective.chooses:
+            return micro, {}
+        own = micro or [self.stand_in.to(self.device)]
+        with self.accelerator.autocast():
+            kept, told = self.objective.chosen(own, Step(self.clock, counts=bool(micro)))
+        if not kept:
+            self.stand_in = own[0].take(torch.zeros(1, dtype=torch.int64, device=self.device))
+        return kept, told
 
     def backward(self, micro: Sequence[Batch], counts: bool) -> list[Output]:
         """Forward and backward of the micro-batches of a step, whose losses add up to its loss; then the optimizer moves.

@@ -20,6 +20,7 @@ from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.heads import Head
 from mmssl.objectives import Clip, Clock, Contrast, Distill, Jepa, Objective, Setup, Step, Sum
 from mmssl.objectives.agree.agree import TeacherOptions
+from mmssl.objectives.agree.layers import Layers
 from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.agree.predictors import ANSWERS
 from mmssl.objectives.predict.predictors import PREDICTORS
@@ -89,6 +90,7 @@ DISTILLS: MADE = {
         loss("koleo"),
         **hidden(),
     ),
+    "layers": lambda: {"losses": [], "layers": Layers(pairs=[(1, 2), (2, 1)], distance="l1_cosine"), "teacher": TEACHER},
     "gram": lambda: contrasted(loss("self_distillation", **PROTOTYPES), loss("gram"), teacher=TEACHER),
 }
 CLIPS: MADE = {
@@ -188,6 +190,9 @@ def cut_step(objective: Objective, ranks: Sequence[Sequence[Batch]]) -> tuple[Te
     """Loss, gradient and new state of a step whose micro-batches lie on several processes, one after the other."""
     total, state, world = torch.zeros((), dtype=torch.float64), dict[str, Tensor](), len(ranks)
     sent: list[Any] = []
+    known = dict[str, Tensor]()
+    for name, weight in (pair for micro in ranks for batch in micro for pair in objective.weights(batch, Step()).items()):
+        known[name] = known.get(name, torch.zeros(())) + weight
     with patch.object(processes, "world", lambda: world):
 
         def meeting(rank: int, own: Any) -> Any:
@@ -201,7 +206,7 @@ def cut_step(objective: Objective, ranks: Sequence[Sequence[Batch]]) -> tuple[Te
                         processes, "gathered", lambda own, rank=rank, phase=phase: sent if phase == "train" else keep(own)
                     ),
                 ):
-                    step = Step(weights={})
+                    step = Step(weights=known)
                     if phase == "send":
                         with torch.no_grad():
                             shares = [objective.represent(b, replace(step, seen=objective.encodings(b))) for b in micro]

@@ -11,6 +11,7 @@ import mmssl
 from mmssl.data import open_streams
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
+from mmssl.objectives import Clip, Setup
 from mmssl.recipe import Recipe, load
 from mmssl.recipe.yaml12 import parse
 from mmssl.training.build import fit_processor
@@ -34,11 +35,10 @@ SMALL = {
 """What a few steps on a few made-up samples need otherwise."""
 
 
-def small_mmssl(folder: Path, recipe: dict[str, Any]) -> str:
+def small_mmssl(folder: Path, recipe: dict[str, Any], depth: int = 2) -> str:
     """A model of the recipe itself with random weights, in the place of a saved one."""
-    checked = load(
-        recipe | {"objective": {"name": "masked"}, "init": None, "encoder": recipe["encoder"] | {"num_hidden_layers": 2}}
-    )
+    encoder, data = recipe["encoder"] | {"num_hidden_layers": depth}, recipe["data"] | {"columns": {}}
+    checked = load(recipe | {"objective": {"name": "masked"}, "init": None, "encoder": encoder, "data": data})
     rows, _ = example_data(checked)
     processor = fit_processor(checked, open_streams(checked.section("data"), list(checked.modalities), rows))
     MMSSLModel(make_config(checked, processor)).save_pretrained(folder)
@@ -60,6 +60,13 @@ def public_model(folder: Path, width: int) -> str:
     return str(folder)
 
 
+def small_clip(folder: Path, recipe: dict[str, Any]) -> str:
+    """A model of the recipe itself with random weights and projections, in the place of one that clip trained with sigmoid."""
+    model = AutoModel.from_pretrained(small_mmssl(folder, recipe))
+    Clip(model, Setup(), bias=-10.0).published().save_pretrained(folder)
+    return str(folder)
+
+
 STAND_INS = {"teacher": small_mmssl, "rendered": small_vision}
 """Small models with random weights for the targets that name a trained one."""
 
@@ -72,8 +79,13 @@ def with_stand_ins(path: Path, folder: Path) -> dict[str, Any]:
     for number, target in enumerate(named):
         target["model"] = STAND_INS[target["name"]](folder / f"stand-in-{number}", recipe)
     changes: dict[str, Any] = {"objective.targets": targets} if named else {}
+    if choose := recipe["objective"].get("choose"):
+        changes["objective.choose"] = choose | {"reference": small_clip(folder / "reference", recipe)}
     teacher = recipe["objective"].get("teacher") or {}
-    if isinstance(teacher.get("model"), str):
+    if layers := recipe["objective"].get("layers"):
+        depth = max(its for _, its in layers["pairs"])
+        changes["objective.teacher.model"] = small_mmssl(folder / "deep", recipe, depth)
+    elif isinstance(teacher.get("model"), str):
         changes["objective.teacher.model"] = public_model(folder / "public", recipe["objective"]["projector"]["size"])
     return changes
 

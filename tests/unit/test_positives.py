@@ -104,12 +104,12 @@ def test_what_is_kept_of_a_sample_lies_at_its_place() -> None:
 
 def test_bad_settings_are_named() -> None:
     for losses, message in (
-        (AGREEMENTS["info_nce"](soft=True), "compares the labels in the cells of columns.group"),
+        (AGREEMENTS["info_nce"](soft=True), r"compares the labels in the cells of columns\.group"),
         (AGREEMENTS["individual_temperatures"](), "keeps a temperature for each sample of one source"),
     ):
         with pytest.raises(ValueError, match=message):
             Contrast(small_model("image"), Setup(), losses=[losses])
-    with pytest.raises(ValueError, match="starts at 3.0, outside its bounds"):
+    with pytest.raises(ValueError, match=r"starts at 3\.0, outside its bounds"):
         AGREEMENTS["individual_temperatures"](temperature=3.0)
     with pytest.raises(ValueError, match="soft has no positives that could be left out"):
         AGREEMENTS["info_nce"](soft=True, decoupled=True)
@@ -129,4 +129,4 @@ def test_both_train_from_a_recipe(tmp_path: Path) -> None:
         "train": {"batch_size": 4, "max_steps": 3, "precision": "fp32", "log_every": 1},
     }
     run = mmssl.train(recipe, {"run.dir": str(tmp_path), "evaluate": None}, rows=rows)
-    assert [row["temperature"] for row in run.rows()][0] != 0.1
+    assert next(row["temperature"] for row in run.rows()) != 0.1

@@ -74,9 +74,11 @@ class Agree(Objective):
         publish: Published,
         scale: LogitScale | None = None,
         keeps_heads: bool = False,
+        needs_losses: bool = True,
     ) -> None:
         super().__init__(model, setup)
-        if not losses:
+        self.couples = bool(losses)
+        if needs_losses and not losses:
             raise ValueError("objective.losses is empty: name how views are to agree, as in losses: [{name: info_nce}]")
         self.losses, self.keeps_heads, self.place = nn.ModuleList(losses), keeps_heads, ""
         every = [view for name in self.modalities for view in numbered(name, self.views[name])]

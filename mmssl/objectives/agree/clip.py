@@ -1,16 +1,20 @@
 """CLIP: samples of two or more modalities that belong together agree in one space."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from mmssl.data import Batch
 from mmssl.model import MMSSLModel
 from mmssl.model.heads import Head, LogitScale
 from mmssl.objectives.agree.agree import Agree, TeacherOptions
+from mmssl.objectives.agree.choice import Choice, Chooser
 from mmssl.objectives.agree.losses.negatives import InfoNce
 from mmssl.objectives.agree.parts import Agreement
 from mmssl.objectives.agree.predictors import Answer
-from mmssl.objectives.base import Setup
+from mmssl.objectives.base import Setup, Step
+from mmssl.objectives.terms import Metric
 
 FACTOR = 1 / 0.07
 PROJECTOR = Head(layers=1, size=256, norm="none", bias=False)
@@ -29,6 +33,7 @@ class Clip(Agree):
     scale: what similarities are multiplied with at first, where it is learned.
     scale_limit: the most that it can become.
     bias: what is added to scaled similarities at first, for sigmoid; null: nothing.
+    choose: train on those samples of a step alone of which the model can still learn; null: on all.
     publish: the student, or the teacher.
     """
 
@@ -47,6 +52,7 @@ class Clip(Agree):
         scale: Annotated[float, Field(gt=0)] = FACTOR,
         scale_limit: Annotated[float, Field(gt=0)] = 100.0,
         bias: float | None = None,
+        choose: Choice | None = None,
         publish: Literal["student", "teacher"] = "student",
     ) -> None:
         names = list(setup.augments) or list(model.adapters)
@@ -65,3 +71,15 @@ class Clip(Agree):
             scale=LogitScale(scale, scale_limit, bias),
             keeps_heads=True,
         )
+        if choose is not None and any(loss.mixes for loss in self.every_loss):
+            raise ValueError("objective.choose: views that are mixed of two samples are mixed of all of a step; leave mixed out")
+        self.chooser = None if choose is None else Chooser(choose, self.networks, self.all_views)
+
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        return self.chooser is not None
+
+    def chosen(self, batches: Sequence[Batch], step: Step) -> tuple[list[Batch], dict[str, Metric]]:
+        if self.chooser is None:
+            return super().chosen(batches, step)
+        return self.chooser.choose(batches, [self.encodings(batch) for batch in batches], step.counts)

@@ -43,15 +43,15 @@ class Kept(nn.Module):
 
 
 class IndividualTemperatures(InfoNce):
-    """InfoNCE in which each sample has a temperature of its own, learned, in each modality (iSogCLR, arXiv 2305.11965, algorithm 1).
+    """InfoNCE in which each sample has, in each modality, a learned temperature of its own (iSogCLR, arXiv 2305.11965).
 
     Samples that many others resemble come to large temperatures, rare ones to small ones. A moving mean over the negatives of a
     sample, from step to step, stands for a large batch. Positives leave the denominator. What is kept of the samples is a part of
     checkpoints: three numbers for each, and modality.
 
     temperature: of all samples at first.
-    rho: divergence of a sample's weights on its negatives from equal ones, in nats, to which its temperature moves; above the log of
-        the number of negatives all temperatures fall to their bound.
+    rho: divergence of a sample's weights on its negatives from equal ones, in nats, to which its temperature moves; above the log
+        of the number of negatives all temperatures fall to their bound.
     rate: learning rate of the temperatures; 0: they stay.
     gamma: weight of a step in the moving mean.
     memory: how much of the last step's slope of a temperature remains.
@@ -85,8 +85,8 @@ class IndividualTemperatures(InfoNce):
         count = None if space.samples is None else space.samples()
         if count is None:
             raise ValueError(
-                "objective.losses: individual_temperatures keeps a temperature for each sample of one source; the data have several, "
-                "or none is known. Name one, with data.path, or choose info_nce"
+                "objective.losses: individual_temperatures keeps a temperature for each sample of one source; the data have "
+                "several, or none is known. Name one, with data.path, or choose info_nce"
             )
         self.kept = nn.ModuleDict({name: Kept(count, self.start) for name in space.modalities})
         return None
