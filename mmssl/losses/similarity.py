@@ -34,8 +34,8 @@ def mixture(
 def copies_loss(weights: Float[Tensor, "r r"], copies: int) -> Float[Tensor, ""]:
     """Mean over rows of the sum over the other copies of its sample of -log of a row's weight on them (SimMTM, section 3).
 
-    The Kullback-Leibler divergence from weight 1 on each of them, as in SimMTM's code: a row is to weigh every copy, where the log of
-    their sum would be content with one.
+    The Kullback-Leibler divergence from weight 1 on each of them, as in SimMTM's code: a row is to weigh every copy, where the log
+    of their sum would be content with one.
 
     copies: rows r and r + k x rows / copies are of one sample. Two or more.
     """

@@ -62,7 +62,7 @@ class Runs(Scored):
 
 
 def numbered_places(along: Float[Tensor, "b n"], available: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
-    """The number of each available token's place along an axis: 0 for the lowest coordinate, and so on; others have the last one."""
+    """The number of each available token's place along an axis, from 0 for the lowest coordinate; others have the last one."""
     ordered, order = along.masked_fill(~available, torch.inf).sort(dim=1, stable=True)
     steps = torch.zeros_like(order)
     steps[:, 1:] = ordered[:, 1:] != ordered[:, :-1]

@@ -16,6 +16,11 @@ Published = Literal["student", "teacher"]
 AVERAGE = "average"
 """The average of the weights that `train.ema` asks for."""
 
+KEPT = 0.05
+"""Share of its initial weights that a teacher may hold at the end of a run; with more it teaches what it was initialised with."""
+MOST_STEPS = 2**20
+"""Steps of a budget beyond which a teacher counts as one that does not move."""
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -42,6 +47,23 @@ class Moving:
         """The momentum when `progress` of the budget is used up."""
         done = progress if self.shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
         return float((self.start + (self.end - self.start) * done) ** self.power)
+
+    def left(self, steps: int) -> float:
+        """Share of the initial weights that is left after a budget of so many steps: the product of the momenta."""
+        return math.prod(self.momentum(step / steps) for step in range(1, steps + 1))
+
+    def enough(self, share: float = KEPT) -> int | None:
+        """The smallest budget in steps that leaves at most a share of the initial weights; None: it never moves, or hardly."""
+        high = 1
+        while self.left(high) > share:
+            high *= 2
+            if high > MOST_STEPS:
+                return None
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.left(middle) <= share else (middle, high)
+        return high
 
 
 @dataclass(frozen=True)

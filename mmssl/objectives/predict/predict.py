@@ -309,7 +309,7 @@ class Predict(Objective):
         return seen.encoded(network, [view])[0]
 
     def divide(self, scene: Scene, inputs: Inputs) -> Split:
-        """Which tokens of a view are seen and hidden. ValueError if none can be hidden, or the first samples do not fit the mask."""
+        """Which tokens of a view are seen and hidden. ValueError if none can be hidden, or the first do not fit the mask."""
         tokens, adapter = scene.tokens, self.model.adapter(scene.name)
         available = anything(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
         if self.training and scene.name not in self.looked_at:
