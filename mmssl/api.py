@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -106,7 +106,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
 
 
 def teacher_lines(objective: Objective, options: TrainOptions, samples: int) -> list[str]:
-    """What is left of the initial weights of each teacher at the end of a budget of steps or epochs; of minutes, from when little is."""
+    """What is left of the initial weights of each teacher at the end of the budget; of one of minutes, from when on little is."""
     budgets = [options.max_steps] if options.max_steps else []
     if options.max_epochs and not options.batch_tokens:
         budgets.append(max(1, round(options.max_epochs * samples / options.batch_size)))
@@ -121,7 +121,9 @@ def teacher_lines(objective: Objective, options: TrainOptions, samples: int) -> 
         left = rule.left(steps)
         found.append(f"teacher     {left:.1%} of its initial weights are left after {steps:,} steps")
         if left > KEPT:
-            found.append(f"odd         the teacher ends as what it began as, in good part: {way_out}, or from a lower first momentum")
+            found.append(
+                f"odd         the teacher ends as what it began as, in good part: {way_out}, or from a lower first momentum"
+            )
     return found
 
 

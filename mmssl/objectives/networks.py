@@ -18,8 +18,8 @@ AVERAGE = "average"
 
 KEPT = 0.05
 """Share of its initial weights that a teacher may hold at the end of a run; with more it teaches what it was initialised with."""
-MOST_STEPS = 2**20
-"""Steps of a budget beyond which a teacher counts as one that does not move."""
+COURSE = 100
+"""Points at which the course of a momentum is read."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,10 @@ class Moving:
         return math.prod(self.momentum(step / steps) for step in range(1, steps + 1))
 
     def enough(self, share: float = KEPT) -> int | None:
-        """The smallest budget in steps that leaves at most a share of the initial weights; None: it never moves, or hardly."""
-        high = 1
-        while self.left(high) > share:
-            high *= 2
-            if high > MOST_STEPS:
-                return None
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self.left(middle) <= share else (middle, high)
-        return high
+        """About how many steps a budget must have to leave so little of the initial weights; None: the teacher never moves."""
+        momenta = [self.momentum((i + 0.5) / COURSE) for i in range(COURSE)]
+        each = sum(math.log(max(momentum, 1e-9)) for momentum in momenta) / COURSE
+        return None if each == 0 else math.ceil(math.log(share) / each)
 
 
 @dataclass(frozen=True)

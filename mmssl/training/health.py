@@ -164,7 +164,19 @@ def no_pairs(trend: Trend) -> str | None:
 Rule = Callable[[Trend], str | None]
 RULES: dict[str, Rule] = {
     rule.__name__: rule
-    for rule in (constant, diverging, collapse, no_teacher, untaught, flat, alike, one_prototype, uniform, scale_at_its_bound, no_pairs)
+    for rule in (
+        constant,
+        diverging,
+        collapse,
+        no_teacher,
+        untaught,
+        flat,
+        alike,
+        one_prototype,
+        uniform,
+        scale_at_its_bound,
+        no_pairs,
+    )
 }
 EVERY_STEP = ("loss", "momentum", "teacher_left")
 """Metrics of every step; the others are measured in the first steps and where a row is logged."""

@@ -297,7 +297,7 @@ class Predict(Objective):
         divide, shared = partial(self.divide, inputs=inputs), None
         if step.seen is not None and not self.clean and self.views[name][self.first_view(name).kind].mask is None:
             shared = partial(self.encoded, step.seen, self.first_view(name))
-        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose, shared)
+        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose, shared, inputs)
 
     def first_view(self, name: str) -> View:
         """The view of a modality whose hidden tokens are predicted."""
