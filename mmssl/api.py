@@ -116,14 +116,12 @@ def teacher_lines(objective: Objective, options: TrainOptions, samples: int) -> 
         enough = rule.enough()
         way_out = "it hardly moves: lower its momentum" if enough is None else f"at most {KEPT:.0%} from {enough:,} steps on"
         if not steps:
-            found.append(f"teacher     of its initial weights are left: {way_out}")
+            found.append(f"teacher     left of its initial weights: {way_out}")
             continue
         left = rule.left(steps)
         found.append(f"teacher     {left:.1%} of its initial weights are left after {steps:,} steps")
         if left > KEPT:
-            found.append(
-                f"odd         the teacher ends as what it began as, in good part: {way_out}, or from a lower first momentum"
-            )
+            found.append(f"odd         the teacher stays in part what it began as: {way_out}, or begin with a lower momentum")
     return found
 
 

@@ -14,8 +14,8 @@ from mmssl.training.loop import Made, Training
 class Measured:
     """The measurements of a run since its last row of metrics.jsonl.
 
-    Metric `teacher_left`: the share of the initial weights that is left in the teacher, the product of its momenta so far; of several
-    teachers the first.
+    Its metric `teacher_left` is the share of the initial weights that is left in the teacher, the product of its momenta so far; of
+    several teachers in the first.
 
     sources: names of what the run reads. Of one source, measurements stay unread until they are logged, where an accelerator, or
         other processes, would have to be waited for; of several the losses decide which one is next.

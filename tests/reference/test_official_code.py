@@ -48,7 +48,7 @@ def test_no_swapped_token_is_padding() -> None:
 
 
 def simmtm(summaries: Tensor, copies: int, temperature: float) -> Tensor:
-    """SimMTM_Classification/code/loss.py, ContrastiveWeight: KLDivLoss(batchmean) of log softmax without itself and 1 on positives."""
+    """ContrastiveWeight of SimMTM_Classification/code/loss.py: KLDivLoss(batchmean) of log softmax and 1 on positives."""
     unit = summaries / summaries.norm(dim=1, keepdim=True)
     rows, losses = len(unit), []
     for i in range(rows):

@@ -96,9 +96,8 @@ class MaskToken(Predictor):
         out = torch.where(hidden[..., None], self.content(tokens, draws, pool, place), values)
         if not self.swap + self.keep:
             return out
-        dice = (
-            draws.uniform("corruption", 1) if self.for_all else of_own(draws.uniform("corruption", hidden.shape[1]), tokens.valid)
-        )
+        dice = draws.uniform("corruption", 1 if self.for_all else hidden.shape[1])
+        dice = dice if self.for_all else of_own(dice, tokens.valid)
         if self.swap:
             swapped = hidden & (dice < self.swap)
             other = stretch(tokens, draws) if self.within else anywhere(pool, tokens, draws)

@@ -102,7 +102,7 @@ def unit(values: Tensor, dims: int | tuple[int, int]) -> Tensor:
 
 
 def slopes(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-    """Central differences downwards and to the right, whose angle scikit-image bins: zero at the edge, and beside what is missing."""
+    """Central differences downwards and to the right, as scikit-image bins them: zero at the edge, and beside what is missing."""
     down, right = torch.zeros_like(picture), torch.zeros_like(picture)
     down[..., 1:-1, :] = picture[..., 2:, :] - picture[..., :-2, :]
     right[..., 1:-1] = picture[..., 2:] - picture[..., :-2]
@@ -110,7 +110,7 @@ def slopes(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"],
 
 
 def sobel(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-    """Sobel's filters to the right and downwards, whose angle MaskFeat's code bins; mirrored at the edge; zero beside what is missing."""
+    """Sobel's filters to the right and downwards, as MaskFeat's code bins them: mirrored at the edge, zero beside what is missing."""
     padded = F.pad(picture, (1, 1, 1, 1), mode="reflect")
     right, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
     right = right[..., :-2, :] + 2 * right[..., 1:-1, :] + right[..., 2:, :]
