@@ -4,11 +4,12 @@
     python benchmarks/step.py dinov2
 
 masked-image: ours is the recipe `mae_cifar10`; the reference is transformers' ViTMAEForPreTraining of the same width, depth, patch,
-mask ratio and decoder, with its faster attention kernel (both are tried). Same batch, fused AdamW and clipping on both sides. The steps of all
-candidates alternate in one process, so that a noisy machine slows all of them; the numbers are medians. All of them keep the memory
-that they free, as mmssl's training does on a CPU. Peak memory is that of a process of its own for each candidate.
+mask ratio and decoder, with its faster attention kernel (both are tried). Same batch, fused AdamW and clipping on both sides. All
+candidates keep the memory that they free, as mmssl's training does on a CPU. Peak memory is that of a process of its own for each.
 
 dinov2: the recipe `dinov2_cifar10` with its three losses, and with each alone: what the others add to the dearest one.
+
+The steps of all candidates alternate in one process, so that a noisy machine slows all of them; the numbers are medians.
 """
 
 import argparse

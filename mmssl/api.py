@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,8 +35,10 @@ from mmssl.model import MMSSLModel, load_model
 from mmssl.model.heads import read_projectors
 from mmssl.model.model import with_projectors
 from mmssl.objectives import Objective
+from mmssl.objectives.networks import KEPT, Moving
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
+from mmssl.recipe.options import TrainOptions
 from mmssl.report import contents
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.launch import TIMEOUT, joined, start
@@ -97,11 +99,32 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
     lines += [f"note        {note}" for note in splits.notes]
+    lines += teacher_lines(objective, train_options, sum(len(stream.source) for stream in streams.values()))
     told = {name: contents_of(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     for name, stream in streams.items():
         lines += check_stream(checked, pieces, stream, labels, fixed)
         lines += content_lines(told[name], splits.streams[name].source.num_rows)
     return "\n".join(lines)
+
+
+def teacher_lines(objective: Objective, options: TrainOptions, samples: int) -> list[str]:
+    """What is left of the initial weights of each teacher at the end of the budget; of one of minutes, from when on little is."""
+    budgets = [options.max_steps] if options.max_steps else []
+    if options.max_epochs and not options.batch_tokens:
+        budgets.append(max(1, round(options.max_epochs * samples / options.batch_size)))
+    steps, found = min(budgets, default=0), []
+    for name in objective.networks.teachers:
+        rule = cast(Moving, objective.networks.rules[name])
+        enough = rule.enough()
+        way_out = "it hardly moves: lower its momentum" if enough is None else f"at most {KEPT:.0%} from {enough:,} steps on"
+        if not steps:
+            found.append(f"teacher     left of its initial weights: {way_out}")
+            continue
+        left = rule.left(steps)
+        found.append(f"teacher     {left:.1%} of its initial weights are left after {steps:,} steps")
+        if left > KEPT:
+            found.append(f"odd         the teacher stays in part what it began as: {way_out}, or begin with a lower momentum")
+    return found
 
 
 def content_lines(told: Mapping[str, Sequence[Content]], size: int) -> list[str]:

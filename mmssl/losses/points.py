@@ -17,11 +17,12 @@ def chamfer(
     *,
     squared: bool = True,
 ) -> Float[Tensor, "*batch"]:
-    """Chamfer distance of two sets: the mean distance from a point of `a` to the nearest of `b`, plus that from `b` to `a`.
+    """Chamfer distance of two sets: the mean distance from a point of `a` to the nearest of `b`, and that from `b` to `a`.
 
     In float32 or wider. Zero, with zero gradient, where one of the sets has no valid point.
 
-    squared: squared Euclidean distances (Chamfer-L2: Point-MAE, arXiv 2203.06604, eq. 3), or distances (Chamfer-L1).
+    squared: the sum of both, of squared Euclidean distances (Chamfer-L2: Point-MAE, arXiv 2203.06604, eq. 3), or the mean of both,
+        of distances (Chamfer-L1 as in Point-MAE's code).
     """
     kind = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = a.to(kind), b.to(kind)
@@ -31,7 +32,8 @@ def chamfer(
         b = b.masked_fill(~b_valid[..., None], 0)
     nearest_b, nearest_a = _nearest(a.detach(), b.detach(), a_valid, b_valid)
     there_a, there_b = _weights(a, a_valid, b_valid), _weights(b, b_valid, a_valid)
-    return _mean_distance(a, b, nearest_b, there_a, squared) + _mean_distance(b, a, nearest_a, there_b, squared)
+    both = _mean_distance(a, b, nearest_b, there_a, squared) + _mean_distance(b, a, nearest_a, there_b, squared)
+    return both if squared else both / 2
 
 
 def _nearest(

@@ -32,10 +32,14 @@ def mixture(
 
 
 def copies_loss(weights: Float[Tensor, "r r"], copies: int) -> Float[Tensor, ""]:
-    """Mean of -log of the weight that a row gives to the other copies of its sample (SimMTM, section 3, its constraint).
+    """Mean over rows of the sum over the other copies of its sample of -log of a row's weight on them (SimMTM, section 3).
+
+    The Kullback-Leibler divergence from weight 1 on each of them, as in SimMTM's code: a row is to weigh every copy, where the log
+    of their sum would be content with one.
 
     copies: rows r and r + k x rows / copies are of one sample. Two or more.
     """
     sample = torch.arange(len(weights), device=weights.device) % (len(weights) // copies)
-    same = sample[:, None] == sample[None]
-    return -(weights * same).sum(-1).clamp(min=1e-12).log().mean()
+    itself = torch.eye(len(weights), dtype=torch.bool, device=weights.device)
+    others = (sample[:, None] == sample[None]) & ~itself
+    return -weights.masked_fill(~others, 1).clamp(min=1e-12).log().sum(-1).mean()

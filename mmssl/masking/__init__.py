@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mmssl.masking.clusters import Clusters
 from mmssl.masking.lines import Bands, Tube
 from mmssl.masking.multiblock import MultiBlock
+from mmssl.masking.runs import Runs
 from mmssl.masking.scored import Block, Column, Random, Span
 from mmssl.masking.split import AXES, Axis, Ratio, Sampler, Scored, Split, split_in_order
 from mmssl.masking.subset import Subset
@@ -18,6 +19,7 @@ SAMPLERS: Parts[Callable[..., Sampler]] = Parts(
         "random": Random,
         "block": Block,
         "span": Span,
+        "runs": Runs,
         "column": Column,
         "clusters": Clusters,
         "tube": Tube,
@@ -44,6 +46,7 @@ __all__ = [
     "MultiBlock",
     "Random",
     "Ratio",
+    "Runs",
     "Sampler",
     "Scored",
     "Span",

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.masking.split import Ratio, Sampler, Split, free_tokens, share
+from mmssl.masking.split import Ratio, Sampler, Split, free_tokens, in_order, share
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -22,7 +22,8 @@ class MultiBlock(Sampler):
     A target block is a box around a place drawn anywhere where the box fits. Its number of tokens is exact: those nearest to the
     middle of the box, in its shape. The paper draws one size of target for a whole batch, from 0.15 to 0.2 of the tokens; here it
     is always `scale`, so that shapes are static: the outermost line of tokens of a block may be incomplete. The context is a square
-    block less all targets; the paper cuts every context to the smallest of its batch, here to a size that is always left.
+    block less all targets. The paper cuts every context to the smallest of its batch, from the lower end; here it is cut to a size
+    that is always left, those nearest to a random token of it, so that it is in one piece as there, and anywhere.
 
     blocks: target blocks of a sample; they may overlap, and each is predicted without knowing of the others.
     scale: share of the tokens in each target block.
@@ -90,16 +91,20 @@ class MultiBlock(Sampler):
         size: Int[Tensor, " b"],
         draws: Draws,
     ) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b k"]]:
-        """The context's tokens: random ones of its block that no target has, then those nearest to it; always as many."""
+        """The context's tokens: those of its block that no target has, from a random one outwards, then those nearest to the block.
+
+        Always as many. Tokens without geometry come by chance.
+        """
         keep = torch.minimum((total - self.blocks * size).clamp(min=1), share(total, self.context[0]).clamp(min=1))
         keep = torch.minimum(keep, (real & ~targets).sum(1))
         volume = draws.between("context", *self.context, 1)
         middle = draws.uniform("context middle", 1, 4)
         distance = distance_to_boxes(coords, real, volume, torch.ones_like(volume), middle)[:, 0]
-        chance = draws.uniform("context ties", coords.shape[1])
-        order = (torch.where(distance <= 1, 0.0, distance) + 1e-5 * chance + 1e6 * targets + 1e6 * ~real).argsort(
-            dim=1, stable=True
-        )
+        chance, outside = draws.uniform("context ties", coords.shape[1]), torch.where(distance <= 1, 0.0, distance)
+        lost = (targets | ~real).to(torch.uint8)
+        one = in_order(chance, outside, lost)[:, :1, None].expand(-1, -1, 4)
+        apart = (coords - coords.gather(1, one)).square().sum(-1)
+        order = in_order(chance, apart, outside, lost)
         place = torch.arange(int(keep.max()), device=coords.device)
         return order[:, : len(place)], place < keep[:, None]
 

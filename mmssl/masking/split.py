@@ -46,6 +46,9 @@ class Sampler(ABC):
         """The sampler for a batch whose tokens matter that much: itself, unless it asks for that."""
         return self
 
+    def refuse(self, lengths: Int[Tensor, " b"]) -> None:
+        """ValueError if samples of so many tokens, those of a run's first step, are no samples for these settings."""
+
     @abstractmethod
     def split(
         self,

@@ -17,6 +17,11 @@ Published = Literal["student", "teacher"]
 AVERAGE = "average"
 """The average of the weights that `train.ema` asks for."""
 
+KEPT = 0.05
+"""Share of its initial weights that a teacher may hold at the end of a run; with more it teaches what it was initialised with."""
+COURSE = 100
+"""Points at which the course of a momentum is read."""
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -43,6 +48,16 @@ class Moving:
         """The momentum when `progress` of the budget is used up."""
         done = progress if self.shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
         return float((self.start + (self.end - self.start) * done) ** self.power)
+
+    def left(self, steps: int) -> float:
+        """Share of the initial weights that is left after a budget of so many steps: the product of the momenta."""
+        return math.prod(self.momentum(step / steps) for step in range(1, steps + 1))
+
+    def enough(self, share: float = KEPT) -> int | None:
+        """About how many steps a budget must have to leave so little of the initial weights; None: the teacher never moves."""
+        momenta = [self.momentum((i + 0.5) / COURSE) for i in range(COURSE)]
+        each = sum(math.log(max(momentum, 1e-9)) for momentum in momenta) / COURSE
+        return None if each == 0 else math.ceil(math.log(share) / each)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from mmssl.objectives.networks import KEPT
+
 WINDOW = 21
 """Steps whose median a rule sees: one odd batch raises no flag."""
 ROWS = 5
@@ -94,6 +96,15 @@ def no_teacher(trend: Trend) -> str | None:
     return f"the teacher's momentum is {now:.3g}, below 0.5: {how}. Start from 0.99 or more"
 
 
+def untaught(trend: Trend) -> str | None:
+    """At its end, the run has a teacher that still holds the weights that it began with."""
+    found = trend.windows.get("teacher_left", [])
+    if not found or trend.progress < 1 or trend.steps < WINDOW or found[-1] <= KEPT:
+        return None
+    what = f"teacher_left is {found[-1]:.2g} at the end, above {KEPT:g}: so much of the teacher is the weights that it began with"
+    return f"{what}. Train for longer, or lower the teacher's first momentum, to 1 - 6 / steps for a course that ends at 1"
+
+
 def flat(trend: Trend) -> str | None:
     """The loss is not below that of a constant prediction."""
     now = trend.now("unexplained")
@@ -153,9 +164,21 @@ def no_pairs(trend: Trend) -> str | None:
 Rule = Callable[[Trend], str | None]
 RULES: dict[str, Rule] = {
     rule.__name__: rule
-    for rule in (constant, diverging, collapse, no_teacher, flat, alike, one_prototype, uniform, scale_at_its_bound, no_pairs)
+    for rule in (
+        constant,
+        diverging,
+        collapse,
+        no_teacher,
+        untaught,
+        flat,
+        alike,
+        one_prototype,
+        uniform,
+        scale_at_its_bound,
+        no_pairs,
+    )
 }
-EVERY_STEP = ("loss", "momentum")
+EVERY_STEP = ("loss", "momentum", "teacher_left")
 """Metrics of every step; the others are measured in the first steps and where a row is logged."""
 PREDICTING = ("unexplained", "input_std", "target_std", "target_sample_std", "target_rank")
 AGREEING = ("feature_std", "feature_rank", "prototypes_used", "target_entropy", "logit_scale", "pairs")

@@ -119,6 +119,7 @@ HIDING = [
     {"name": "random", "ratio": 0.6},
     {"name": "block"},
     {"name": "span"},
+    {"name": "runs", "length": 2},
     {"name": "column", "ratio": 0.5},
     {"name": "clusters"},
     {"name": "tube"},

@@ -1,5 +1,6 @@
 """Targets of whole pictures: histograms of gradients against scikit-image, gradients by ratio against loops in float64."""
 
+import itertools
 import math
 from typing import Any
 
@@ -59,17 +60,42 @@ def hog_by_scikit_image(picture: np.ndarray, bins: int, cells: int, how: str) ->
 def test_hog_is_that_of_scikit_image(bins: int, cells: int, how: str) -> None:
     pixels = pictures()
     expected = np.stack([hog_by_scikit_image(picture.double().numpy(), bins, cells, how) for picture in pixels])
-    values = found(Hog(bins=bins, cells=cells, normalise=how), {"pixel_values": pixels})
+    values = found(Hog(gradient="central", bins=bins, cells=cells, normalise=how), {"pixel_values": pixels})
     assert_close(values.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_hog_of_a_flat_picture_is_zero_and_of_a_ramp_one_orientation() -> None:
     assert not found(Hog(), {"pixel_values": torch.full((1, CHANNELS, HEIGHT, WIDTH), 0.3)}).any()
     ramp = torch.arange(float(HEIGHT))[:, None].expand(1, CHANNELS, HEIGHT, WIDTH).contiguous()
-    values = found(Hog(bins=9, cells=1), {"pixel_values": ramp}).unflatten(2, (CHANNELS, 9))
+    values = found(Hog(gradient="central", bins=9, cells=1), {"pixel_values": ramp}).unflatten(2, (CHANNELS, 9))
     expected = torch.zeros_like(values)
     expected[..., 4] = 1  # 80 to 100 degrees: straight down
     assert_close(values, expected)
+
+
+def maskfeat(picture: Tensor, bins: int, side: int) -> Tensor:
+    """SlowFast's operators.py, HOGLayerC: `[channels, bins, rows of cells, columns of cells]`, by loops over pixels."""
+    channels, height, width = picture.shape
+    taps = ((-1, 1), (0, 2), (1, 1))
+    cells = torch.zeros(channels, bins, height // side, width // side, dtype=torch.float64)
+
+    def at(channel: int, y: int, x: int) -> float:
+        y, x = (abs(i) if i < size else 2 * size - 2 - i for i, size in ((y, height), (x, width)))
+        return picture[channel, y, x].item()
+
+    for channel, y, x in itertools.product(range(channels), range(height), range(width)):
+        gx = sum(weight * (at(channel, y + k, x - 1) - at(channel, y + k, x + 1)) for k, weight in taps)
+        gy = sum(weight * (at(channel, y - 1, x + k) - at(channel, y + 1, x + k)) for k, weight in taps)
+        phase = math.floor(math.atan2(gx, gy) / math.pi * bins) % bins
+        cells[channel, phase, y // side, x // side] += math.hypot(gx, gy)
+    return torch.nn.functional.normalize(cells, dim=1)
+
+
+def test_hog_is_that_of_the_code_of_maskfeat() -> None:
+    (pixels,) = pictures(1)
+    cells = maskfeat(pixels.double(), 9, 4).unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    expected = cells.permute(2, 4, 3, 5, 0, 1).flatten(2).flatten(0, 1)
+    assert_close(found(Hog(bins=9, cells=2), {"pixel_values": pixels[None]})[0].double(), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("target", [Hog(), Hog(normalise="token"), Gradients(scales=[1, 3])], ids=["cell", "token", "gradients"])

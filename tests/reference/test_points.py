@@ -28,13 +28,13 @@ def squared(a: Point, b: Point) -> float:
 
 
 def by_loops(a: list[Point], b: list[Point], *, root: bool) -> float:
-    """Chamfer distance of two lists of points; zero if one has none."""
+    """Chamfer distance of two lists of points, of which Point-MAE's ChamferDistanceL1 halves the sum; zero if one has none."""
     if not a or not b:
         return 0.0
     distance = (lambda p, q: math.sqrt(squared(p, q))) if root else squared
     there = sum(min(distance(p, q) for q in b) for p in a) / len(a)
     back = sum(min(distance(p, q) for p in a) for q in b) / len(b)
-    return there + back
+    return (there + back) / 2 if root else there + back
 
 
 def kept(points: Tensor, valid: Tensor) -> list[Point]:

@@ -20,7 +20,7 @@ Row = dict[str, float]
 def healthy(step: int) -> Row:
     """The metrics of a run that learns."""
     left = 0.3 + 0.8 * math.exp(-step / 50)
-    latent = {"target_std": 0.5, "target_sample_std": 0.2, "target_rank": 15.0, "momentum": 0.996}
+    latent = {"target_std": 0.5, "target_sample_std": 0.2, "target_rank": 15.0, "momentum": 0.996, "teacher_left": 0.98**step}
     agreeing = {"feature_std": 0.9, "feature_rank": 20.0, "prototypes_used": 50.0, "target_entropy": 0.6, "logit_scale": 14.0}
     return {"loss": left, "unexplained": left, "input_std": 0.9, "grad_norm": 1.0, "pairs": 4.0} | latent | agreeing
 
@@ -49,6 +49,7 @@ CURVES: dict[str, Any] = {
     "diverging": lambda step: healthy(step) | {"loss": 1.0 + step / 20},
     "collapse": lambda step: healthy(step) | {"target_std": 0.5 * math.exp(-step / 20)},
     "no_teacher": lambda step: healthy(step) | {"momentum": 0.0},
+    "untaught": lambda step: healthy(step) | {"teacher_left": 0.999**step},
     "flat": lambda step: healthy(step) | {"unexplained": 1.0},
     "alike": lambda step: healthy(step) | {"feature_std": 0.9 * math.exp(-step / 20)},
     "one_prototype": lambda step: healthy(step) | {"prototypes_used": 1.0 + 49 * math.exp(-step / 20)},

@@ -217,7 +217,7 @@ def test_middles_of_targets_are_uniform_where_blocks_fit() -> None:
         assert min(places) == 0 and max(places) == 1
 
 
-def test_the_context_is_spread_over_what_targets_leave() -> None:
+def test_the_context_is_everywhere_that_targets_leave() -> None:
     coords = grid(MANY, height=SIDE, width=SIDE)
     parts = MultiBlock().split(coords, None, None, draws_for(MANY))
     assert parts.seen.shape[1] == SIDE**2 - 4 * round(0.175 * SIDE**2)

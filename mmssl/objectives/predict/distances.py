@@ -174,7 +174,7 @@ class SameSample(Loss):
 class Chamfer(Loss):
     """Chamfer distance of tokens that are sets of points (Point-MAE, arXiv 2203.06604, eq. 3).
 
-    squared: squared distances (Chamfer-L2), or distances (Chamfer-L1).
+    squared: squared distances, both ways added (Chamfer-L2), or the mean of both ways of distances (Chamfer-L1).
     point_dim: values of each point.
     """
 

@@ -35,6 +35,7 @@ class Scene:
     clock: how far the run is, before this step.
     diagnose: whether to measure what is too dear for every step.
     shared: what a network makes of the view, where other parts of an objective may ask for it too; None: nobody else does.
+    view: what the student sees; None: `inputs`.
     """
 
     networks: Networks
@@ -47,6 +48,7 @@ class Scene:
     clock: Clock = field(default_factory=Clock)
     diagnose: bool = False
     shared: Callable[[str], Tokens] | None = None
+    view: Inputs | None = None
 
     @property
     def model(self) -> MMSSLModel:
@@ -72,6 +74,11 @@ class Scene:
     def content(self) -> dict[str, Tensor]:
         """What each token holds: `Adapter.target`."""
         return self.model.adapter(self.name).target(self.inputs)
+
+    @cached_property
+    def content_of_view(self) -> dict[str, Tensor]:
+        """What each token of the student's view holds."""
+        return self.content if self.view is None else self.model.adapter(self.name).target(self.view)
 
     @torch.no_grad()
     def embedded(self, network: str) -> Tokens:

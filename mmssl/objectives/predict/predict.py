@@ -65,6 +65,7 @@ class Predict(Objective):
         check(model, self.modalities, targets)
         self.samplers = {name: mask or preferred(find(name).mask) for name in self.modalities}
         self.masks, self.clean = masks, view == "clean"
+        self.looked_at = set[str]()
         self.predictor = predictor
         self.predictor.masks = masks
         if not predictor.everywhere and any(target.everywhere for target in targets):
@@ -296,7 +297,7 @@ class Predict(Objective):
         divide, shared = partial(self.divide, inputs=inputs), None
         if step.seen is not None and not self.clean and self.views[name][self.first_view(name).kind].mask is None:
             shared = partial(self.encoded, step.seen, self.first_view(name))
-        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose, shared)
+        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose, shared, inputs)
 
     def first_view(self, name: str) -> View:
         """The view of a modality whose hidden tokens are predicted."""
@@ -308,9 +309,12 @@ class Predict(Objective):
         return seen.encoded(network, [view])[0]
 
     def divide(self, scene: Scene, inputs: Inputs) -> Split:
-        """Which tokens of a view are seen and hidden. ValueError if none can be hidden."""
+        """Which tokens of a view are seen and hidden. ValueError if none can be hidden, or the first do not fit the mask."""
         tokens, adapter = scene.tokens, self.model.adapter(scene.name)
         available = anything(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
+        if self.training and scene.name not in self.looked_at:
+            self.looked_at.add(scene.name)
+            self.samplers[scene.name].refuse(scene.valid.sum(1))
         coords = tokens.coords.repeat(self.masks, 1, 1)
         valid, free = (None if mask is None else mask.repeat(self.masks, 1) for mask in (tokens.valid, available))
         parts = split_in_order(

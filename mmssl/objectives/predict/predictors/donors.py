@@ -17,6 +17,19 @@ def anywhere(pool: Tokens, tokens: Tokens, draws: Draws) -> Float[Tensor, "b n d
     return pool.values.flatten(0, 1)[chosen]
 
 
+def stretch(tokens: Tokens, draws: Draws) -> Float[Tensor, "b n d"]:
+    """For each token the content of one of its own sample, as far away as for all others: neighbours get neighbours.
+
+    The first tokens follow the last one; a sample of one token keeps it.
+    """
+    n = tokens.values.shape[1]
+    valid = tokens.valid_or_ones()
+    count = valid.sum(1, keepdim=True).clamp(min=1)
+    away = 1 + below((count - 1).clamp(min=1), draws.uniform("swap stretch", 1))
+    number = (numbered(valid) + away) % count
+    return tokens.values.take_along_dim(_valid_first(valid, 1).gather(1, number.clamp(max=n - 1))[..., None], 1)
+
+
 def same_place(pool: Tokens, place: Int[Tensor, " b"], tokens: Tokens, draws: Draws) -> Float[Tensor, "b n d"]:
     """For each of `tokens` the content of its place in another sample of `pool` that has this place; its own if none has.
 

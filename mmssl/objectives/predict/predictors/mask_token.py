@@ -13,7 +13,7 @@ from mmssl.draws import Draws
 from mmssl.masking import Split
 from mmssl.model import Encoder, MMSSLConfig
 from mmssl.objectives.predict.parts import Predicted, Predictor
-from mmssl.objectives.predict.predictors.donors import anywhere, same_place
+from mmssl.objectives.predict.predictors.donors import anywhere, same_place, stretch
 from mmssl.tokens import Tokens, of_own
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -27,8 +27,11 @@ class MaskToken(Predictor):
 
     corruption: what stands at a hidden place: token = a learned mask token; noise = normal noise of standard deviation 1 (SiT,
         arXiv 2104.03602); swap = the content of the same place in another sample (VIME, NeurIPS 2020, eq. 2).
-    swap: share of the hidden tokens that get the content of another token of the step instead.
+    swap: share of the hidden tokens that get the content of another token instead.
+    swap_from: where that comes from: step = any token of the step; sample = a stretch of the same sample, equally far away for all
+        its tokens (TERA).
     keep: share of the hidden tokens that stay as they are.
+    drawn: what swap and keep are drawn for: token = each hidden token; sample = all of a sample (TERA, arXiv 2007.06028).
     predict: hidden = at the hidden places; all = at every valid place.
     """
 
@@ -38,6 +41,8 @@ class MaskToken(Predictor):
         corruption: Literal["token", "noise", "swap"] = "token",
         swap: Share = 0.0,
         keep: Share = 0.0,
+        swap_from: Literal["step", "sample"] = "step",
+        drawn: Literal["token", "sample"] = "token",
         predict: Literal["hidden", "all"] = "hidden",
     ) -> None:
         super().__init__()
@@ -45,7 +50,8 @@ class MaskToken(Predictor):
             raise ValueError(f"swap and keep are shares of the hidden tokens, together at most 1; got {swap} + {keep}")
         self.corruption, self.swap, self.keep = corruption, swap, keep
         self.everywhere = predict == "all"
-        self.mixes = bool(swap) or corruption == "swap"
+        self.within, self.for_all = swap_from == "sample", drawn == "sample"
+        self.mixes = (bool(swap) and not self.within) or corruption == "swap"
 
     def prepare(self, config: MMSSLConfig, *, identities: bool) -> None:
         self.width = config.hidden_size
@@ -90,10 +96,12 @@ class MaskToken(Predictor):
         out = torch.where(hidden[..., None], self.content(tokens, draws, pool, place), values)
         if not self.swap + self.keep:
             return out
-        dice = of_own(draws.uniform("corruption", hidden.shape[1]), tokens.valid)
+        dice = draws.uniform("corruption", 1 if self.for_all else hidden.shape[1])
+        dice = dice if self.for_all else of_own(dice, tokens.valid)
         if self.swap:
             swapped = hidden & (dice < self.swap)
-            out = torch.where(swapped[..., None], anywhere(pool, tokens, draws), out)
+            other = stretch(tokens, draws) if self.within else anywhere(pool, tokens, draws)
+            out = torch.where(swapped[..., None], other, out)
         return torch.where((hidden & (dice >= 1 - self.keep))[..., None], values, out)
 
     def content(self, tokens: Tokens, draws: Draws, pool: Tokens, place: Int[Tensor, " b"]) -> Tensor:

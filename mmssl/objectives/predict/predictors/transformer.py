@@ -69,7 +69,8 @@ class Transformer(Predictor):
     num_hidden_layers: layers.
     num_attention_heads: heads; hidden_size must be a multiple of 8 x heads.
     predict: hidden = at the hidden places; all = at the seen ones too.
-    position_noise: variance of the noise that makes the place of a mask token uncertain (FlexPredict, arXiv 2308.00566); 0: none.
+    position_noise: variance of the noise that makes the place of a mask token uncertain (FlexPredict, arXiv 2308.00566, which says
+        0.25; its code has a standard deviation of 0.25: 0.0625); 0: none.
     """
 
     separate = True

@@ -87,7 +87,8 @@ class Clusters(Target):
     """Codes of tokens by k-means, made anew between stages of the training: HuBERT (arXiv 2106.07447), WavLM (arXiv 2110.13900).
 
     The first stage clusters what tokens hold, each later one the outputs of a layer of the model as it is when the stage begins,
-    normalised within each token. HuBERT starts a new model for each stage; here the model goes on, with a new head. Codebooks are
+    normalised within each token (HuBERT's code does not). What tokens hold is clustered as it is, so that of cepstral values the
+    first ones decide, as there. HuBERT starts a new model for each stage; here the model goes on, with a new head. Codebooks are
     made from a sample of the tokens that come by: the codes of a stage count from when its sample is full, and until then those of
     the stage before; the very first ones are from one batch, and move when the first sample is full.
 
@@ -135,7 +136,8 @@ class Clusters(Target):
                 f"objective.targets: clusters takes layer {max(self.layers)}, but the encoder has {depth}; lower layers"
             )
         sets = {name: 0 if self.of else model.adapter(name).point_dim for name in modalities}
-        parts = {name: Vectors(content_sizes(model, name, self.of), sets[name]) for name in modalities}
+        sizes = {name: content_sizes(model, name, self.of) for name in modalities}
+        parts = {name: Vectors(sizes[name], sets[name], standardise=False) for name in modalities}
         self.vectors = nn.ModuleDict(parts)
         later = [model.config.hidden_size] * len(self.layers)
         self.books = nn.ModuleDict(

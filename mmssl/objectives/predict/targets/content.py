@@ -1,6 +1,7 @@
 """Targets that are what a token holds: its values as they are, or normalised within the token."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,20 +18,24 @@ from mmssl.objectives.terms import Weight
 class Raw(Target):
     """The content of a token: pixels, mel values, ids, cells, points; integer targets are classes.
 
-    places: which of the predicted places count, where a predictor answers at all of them: hidden, seen, or all that are predicted.
+    places: which of the predicted places count, where a predictor answers at all of them: hidden, seen, or all that are predicted;
+        altered = hidden ones, and of others the values that the view changed (with `view: clean`).
     loss: distance between prediction and target; null: squared error, Chamfer distance of sets of points, cross-entropy of classes.
     weight: factor on its loss.
     """
 
-    def __init__(self, *, places: Places = "predicted", loss: Loss | None = None, weight: Weight = 1.0) -> None:
+    def __init__(
+        self, *, places: Places | Literal["altered"] = "predicted", loss: Loss | None = None, weight: Weight = 1.0
+    ) -> None:
         super().__init__(loss, weight)
-        self.places, self.everywhere = places, places == "seen"
+        self.places, self.everywhere = places, places in ("seen", "altered")
 
     def sizes(self, model: MMSSLModel, name: str) -> dict[str, int]:
         return model.adapter(name).target_sizes
 
     def forward(self, scene: Scene) -> Answer:
-        return Answer({key: only(value, scene, self.places) for key, value in scene.content.items()})
+        viewed = scene.content_of_view if self.places == "altered" else dict[str, Tensor]()
+        return Answer({key: only(value, scene, self.places, viewed.get(key)) for key, value in scene.content.items()})
 
     def shown(self, predicted: Float[Tensor, "b m t"], truth: Float[Tensor, "b m t"]) -> Float[Tensor, "b m t"]:
         return predicted

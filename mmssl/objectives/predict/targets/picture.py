@@ -45,9 +45,10 @@ def whole_picture(scene: Scene, target: str) -> tuple[Float[Tensor, "b c h w"], 
 class Hog(Target):
     """Histograms of oriented gradients of each channel (MaskFeat, arXiv 2112.09133).
 
-    Gradients are central differences, zero at the edge, and a pixel counts for one orientation, without sign, with its magnitude,
-    as in scikit-image; MaskFeat's code has the Sobel filter.
+    A pixel counts for one orientation, without sign, with its magnitude.
 
+    gradient: sobel = the Sobel filter, mirrored at the edge, as MaskFeat's code; central = central differences, zero at the edge,
+        as scikit-image.
     bins: orientations.
     cells: cells along each side of a token, each with a histogram; MaskFeat has 2, of 8 pixels.
     normalise: L2 norm 1 of each cell's histogram (cell, as MaskFeat's code), or of all cells of a token together (token); none.
@@ -58,6 +59,7 @@ class Hog(Target):
     def __init__(
         self,
         *,
+        gradient: Literal["sobel", "central"] = "sobel",
         bins: Positive = 9,
         cells: Positive = 2,
         normalise: Literal["cell", "token", "none"] = "cell",
@@ -65,6 +67,7 @@ class Hog(Target):
         weight: Weight = 1.0,
     ) -> None:
         super().__init__(loss, weight)
+        self.gradient = slopes if gradient == "central" else sobel
         self.bins, self.cells, self.how = bins, cells, normalise
 
     def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
@@ -83,7 +86,7 @@ class Hog(Target):
     def forward(self, scene: Scene) -> Answer:
         picture, patch, nothing = whole_picture(scene, "hog")
         cell = (patch.rows // self.cells, patch.columns // self.cells)
-        histograms = histograms_of_gradients(picture, self.bins, cell)
+        histograms = histograms_of_gradients(*self.gradient(picture), self.bins, cell)
         if self.how == "cell":
             histograms = unit(histograms, 2)
         found = disassemble(histograms.flatten(1, 2), self.cells, self.cells)
@@ -98,16 +101,31 @@ def unit(values: Tensor, dims: int | tuple[int, int]) -> Tensor:
     return values / (values.square().sum(dims, keepdim=True) + EPSILON**2).sqrt()
 
 
-def histograms_of_gradients(picture: Float[Tensor, "b c h w"], bins: int, cell: tuple[int, int]) -> Float[Tensor, "b c o i j"]:
-    """For each cell and orientation the sum of the gradients' magnitudes, over the number of pixels of a cell."""
+def slopes(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """Central differences downwards and to the right, as scikit-image bins them: zero at the edge, and beside what is missing."""
     down, right = torch.zeros_like(picture), torch.zeros_like(picture)
     down[..., 1:-1, :] = picture[..., 2:, :] - picture[..., :-2, :]
     right[..., 1:-1] = picture[..., 2:] - picture[..., :-2]
-    down, right = down.nan_to_num(0.0), right.nan_to_num(0.0)  # padding is an edge too
-    angle = torch.atan2(down, right).rad2deg() % 180
+    return down.nan_to_num(0.0), right.nan_to_num(0.0)  # padding is an edge too
+
+
+def sobel(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """Sobel's filters to the right and downwards, as MaskFeat's code bins them: mirrored at the edge, zero beside what is missing."""
+    padded = F.pad(picture, (1, 1, 1, 1), mode="reflect")
+    right, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
+    right = right[..., :-2, :] + 2 * right[..., 1:-1, :] + right[..., 2:, :]
+    down = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+    return right.nan_to_num(0.0), down.nan_to_num(0.0)
+
+
+def histograms_of_gradients(
+    rise: Float[Tensor, "b c h w"], run: Float[Tensor, "b c h w"], bins: int, cell: tuple[int, int]
+) -> Float[Tensor, "b c o i j"]:
+    """For each cell and orientation of the gradient's angle the sum of its magnitudes, over the number of pixels of a cell."""
+    angle = torch.atan2(rise, run).rad2deg() % 180
     orientation = (angle * (bins / 180)).long().clamp(max=bins - 1)
-    shape = (*picture.shape[:2], bins, *picture.shape[2:])
-    votes = torch.zeros(shape, device=picture.device).scatter_(2, orientation[:, :, None], torch.hypot(down, right)[:, :, None])
+    shape = (*rise.shape[:2], bins, *rise.shape[2:])
+    votes = torch.zeros(shape, device=rise.device).scatter_(2, orientation[:, :, None], torch.hypot(rise, run)[:, :, None])
     return F.avg_pool2d(votes.flatten(0, 1), cell).unflatten(0, shape[:2])
 
 

@@ -47,15 +47,15 @@ def moments(points: Float[Tensor, "b n t"], size: int) -> Float[Tensor, "b n w"]
 
 
 class Vectors(nn.Module):
-    """One vector for each token: its numbers standardised, its classes one-hot, and 0 for what is not there.
+    """One vector for each token: its numbers, standardised if asked, its classes one-hot, and 0 for what is not there.
 
     Mean and standard deviation of each number are those of the first step that is trained on (BEST-RQ, arXiv 2202.01855, section
     3.1, asks for zero mean and unit variance, or few codes would be used). Of sets of points the numbers are their moments.
     """
 
-    def __init__(self, sizes: Mapping[str, int], point_dim: int) -> None:
+    def __init__(self, sizes: Mapping[str, int], point_dim: int, *, standardise: bool = True) -> None:
         super().__init__()
-        self.point_dim = point_dim
+        self.point_dim, self.standardise = point_dim, standardise
         self.sizes = {key: point_dim * (point_dim + 3) // 2 if point_dim else size for key, size in sizes.items()}
         self.width = sum(min(size, NARROW) if size > WIDEST else size for size in self.sizes.values())
         for key, size in self.sizes.items():
@@ -78,7 +78,7 @@ class Vectors(nn.Module):
     def fit(self, contents: Sequence[Mapping[str, Tensor]]) -> None:
         """Take mean and standard deviation from the micro-batches of a step; a number that does not vary keeps its scale."""
         parts = [self.numbers(content) for content in contents]
-        for key in parts[0]:
+        for key in parts[0] if self.standardise else ():
             if not parts[0][key].is_floating_point():
                 continue
             value = gather_rows(torch.cat([part[key].flatten(0, 1) for part in parts]))
