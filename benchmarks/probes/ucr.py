@@ -3,9 +3,11 @@
     python benchmarks/probes/ucr.py --data ../shared/data/ucr --seeds 3
 
 Trains the recipe `data2vec_ucr`, or another one, on the training part of each set, once per seed, with the settings in
-`settings`, and probes the frozen model beside the same network with random weights, nearest neighbour and ridge on the raw
-values, and, if asked for, a network of this size that was trained with the labels. Accuracy in percent, on the test part, at the
-last step.
+`settings`, and probes the frozen model beside the same network with random weights, and, if asked for, a network of this size
+that was trained with the labels. Accuracy in percent, on the test part, at the last step.
+
+Beside them what needs no pretraining: nearest neighbour and ridge on the raw values, random convolutions (the reference of the
+modality), and MultiRocket with Hydra of aeon, where it is installed (the extra `bench`). `--recipe none` stops there.
 
 The training parts have 36 to 200 series, so that a held-out fifth says little about a penalty: the protocol here is the mean, the
 largest and the smallest value of every feature over the tokens, averaged over the pieces of a series; features standardised by the
@@ -21,6 +23,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +35,11 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import mmssl
 from mmssl.evaluation.features import random_init
+from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
@@ -77,12 +81,24 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array(table["series"].to_pylist(), np.float64), np.array(table["label"].to_pylist())
 
 
-def classical(folder: Path) -> dict[str, float]:
-    """Accuracy of nearest neighbour and ridge on the raw values."""
+def classical(folder: Path, seeds: int) -> dict[str, list[float]]:
+    """Accuracy of what needs no pretraining: on the raw values once, of random convolutions once per seed."""
     (train, labels), (test, truth) = read(folder / "train.parquet"), read(folder / "test.parquet")
-    readers = {"1-NN Euclid": KNeighborsClassifier(1), "ridge": RidgeClassifierCV(np.logspace(-3, 3, 13))}
-    x, y = train.reshape(len(train), -1), test.reshape(len(test), -1)
-    return {name: 100 * float(reader.fit(x, labels).score(y, truth)) for name, reader in readers.items()}
+    flat = FunctionTransformer(lambda series: series.reshape(len(series), -1))
+    reference = find("timeseries").processor().reference()
+    readers = {
+        "1-NN Euclid": [make_pipeline(flat, KNeighborsClassifier(1))],
+        "ridge": [make_pipeline(flat, RidgeClassifierCV(np.logspace(-3, 3, 13)))],
+        reference.title: [reference.estimator(True, seed) for seed in range(seeds)],
+    }
+    if find_spec("aeon"):
+        from aeon.classification.convolution_based import MultiRocketHydraClassifier
+
+        readers["MultiRocket and Hydra (aeon)"] = [MultiRocketHydraClassifier(random_state=seed) for seed in range(seeds)]
+    return {
+        name: [100 * float(np.mean(reader.fit(train, labels).predict(test) == truth)) for reader in some]
+        for name, some in readers.items()
+    }
 
 
 @torch.no_grad()
@@ -158,14 +174,15 @@ def main() -> None:
     changes = {key: json.loads(value) for key, value in (text.split("=", 1) for text in options.set)}
     table: dict[str, dict[str, list[float]]] = {}
     for name in options.sets:
-        for row, score in classical(options.data / name).items():
-            table.setdefault(row, {}).setdefault(name, []).append(score)
-        for seed in range(options.seeds):
+        for row, found in classical(options.data / name, options.seeds).items():
+            table.setdefault(row, {})[name] = found
+            print(f"{name}, {row}: {found}", flush=True)
+        for seed in range(0 if options.recipe == "none" else options.seeds):
             begin = time.perf_counter()
-            found = scores(options.recipe, options.data / name, seed, changes, supervised=options.supervised)
-            for row, score in found.items():
+            probed = scores(options.recipe, options.data / name, seed, changes, supervised=options.supervised)
+            for row, score in probed.items():
                 table.setdefault(row, {}).setdefault(name, []).append(score)
-            print(f"{name}, seed {seed}, {time.perf_counter() - begin:.0f} s: {found}", flush=True)
+            print(f"{name}, seed {seed}, {time.perf_counter() - begin:.0f} s: {probed}", flush=True)
     print("| | " + " | ".join(options.sets) + " | mean |")
     print("|---|" + "---:|" * (len(options.sets) + 1))
     for row, columns in table.items():
