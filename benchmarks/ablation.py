@@ -207,7 +207,7 @@ def runs(cells: Cells) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=float, default=40.0, help="budget of every row, in passes over the 1,437 training digits")
+    parser.add_argument("--epochs", type=float, default=15.0, help="budget of every row, in passes over the 1,437 training digits")
     parser.add_argument("--minutes", type=float, help="budget in minutes, in the place of epochs")
     parser.add_argument("--steps", type=int, help="budget in optimizer steps, in the place of epochs")
     parser.add_argument("--seeds", type=int, default=1)
