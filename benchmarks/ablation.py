@@ -93,10 +93,14 @@ def overrides(name: str, seed: int) -> dict[str, Any]:
     return {**row.changes, **({"evaluate.heads": False} if row.headless else {}), "run.seed": seed, "evaluate.seed": seed}
 
 
+def typed(changes: Mapping[str, Any]) -> list[str]:
+    """Overrides as the command line takes them: each replaces all that lies below its key."""
+    return [f"{key}={shown(value)}" for key, value in changes.items()]
+
+
 def measure(name: str, seed: int, cells: Cells, budget: Mapping[str, float], work: Path) -> None:
     """Train and score a row, and keep what it came to; the baselines with the first row of a seed."""
-    changes = overrides(name, seed)
-    run = mmssl.train(str(RECIPE), {"run.dir": str(work), **limits_of(budget), **changes})
+    run = mmssl.train(str(RECIPE), typed({"run.dir": str(work), **limits_of(budget), **overrides(name, seed)}))
     table = tables(run)["probe"]
     rows, about = {row["name"]: row for row in table["rows"]}, {"dataset": DATASET, "seed": seed, "protocol": table["protocol"]}
     for other in (RANDOM, RAW):
@@ -136,7 +140,7 @@ def page(cells: Cells) -> str:
         "- **behind**: the linear probe behind the projector (`evaluate.heads`), on the vectors that the loss compares.",
         "- **rank**: effective rank of the features of the test digits, in percent of their width.",
         "- **loss**: in the first and in the last row of the log. Losses of different names can't be compared.",
-        "- **steps/s**: on the machine named below. Where other work shares it, this column is not exact.",
+        "- **steps/s**: on the machine named below. Other work shared it, so only the order of magnitude counts.",
         "",
         "| factor | value | probe | 20-NN | behind | rank | loss | steps/s |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -192,7 +196,7 @@ def spans(cells: Cells) -> list[str]:
 
 def told(name: str) -> str:
     """The keys that a row sets, as the command line takes them."""
-    return " ".join(f"`{key}={shown(value)}`" for key, value in ROWS[name].changes.items())
+    return " ".join(f"`{text}`" for text in typed(ROWS[name].changes))
 
 
 def runs(cells: Cells) -> list[str]:
