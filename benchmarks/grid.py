@@ -98,14 +98,23 @@ DATASETS = {
 
 def changes_of(dataset: Dataset, data: Path, work: Path, budget: Mapping[str, float], seed: int) -> dict[str, Any]:
     """The overrides of a grid recipe for one run."""
-    limits: dict[str, float | None] = {"train.max_minutes": None, "train.max_steps": None, "train.max_epochs": None}
-    limits |= {f"train.max_{unit}": value for unit, value in budget.items()}
     where: dict[str, Any] = {"run.dir": str(work / "runs"), "run.seed": seed, "evaluate.seed": seed}
     if dataset.folder == "ett":
         where["data.path"] = str(forecasts(data / dataset.folder / "ETTh1.parquet", work / "ETTh1"))
     elif dataset.folder is not None:
         where["data.path"] = str(data / dataset.folder)
-    return {**where, **limits, **dataset.changes}
+    return {**where, **limits_of(budget), **dataset.changes}
+
+
+def limits_of(budget: Mapping[str, float]) -> dict[str, float | None]:
+    """The overrides that give a run this budget and no other. budget: minutes, steps or epochs."""
+    return {f"train.max_{unit}": budget.get(unit) for unit in ("minutes", "steps", "epochs")}
+
+
+def budget_text(budget: Mapping[str, float] | None) -> str:
+    """A budget in words."""
+    parts = [f"{value:g} {unit if value != 1 else unit[:-1]}" for unit, value in (budget or {}).items()]
+    return " and ".join(parts) or "not yet measured"
 
 
 def forecasts(file: Path, folder: Path) -> Path:
@@ -204,8 +213,7 @@ def spent(run: Run) -> dict[str, Any]:
 
 def table(cells: Cells) -> str:
     """The page of the grid."""
-    budget = cells.content["budget"] or {}
-    shown = " and ".join(f"{value:g} {unit if value != 1 else unit[:-1]}" for unit, value in budget.items()) or "not yet measured"
+    budget = budget_text(cells.content["budget"])
     lines = [
         "# The grid",
         "",
@@ -215,7 +223,7 @@ def table(cells: Cells) -> str:
         "and is scored at its last step. Mean over seeds, lowest and highest in brackets; accuracy in percent, if nothing else",
         "is said.",
         "",
-        f"Budget of each trained row: {shown}. Written by `python benchmarks/grid.py`; `grid.json` holds all runs.",
+        f"Budget of each trained row: {budget}. Written by `python benchmarks/grid.py`; `grid.json` holds all runs.",
         "",
         "![Linear probes](grid.svg)",
     ]

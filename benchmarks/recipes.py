@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from grid import ROOT, Cells, machine, spent, spread
+from grid import ROOT, Cells, limits_of, machine, spent, spread
 
 import mmssl
 from mmssl import files
@@ -86,17 +86,18 @@ def nested(content: Mapping[str, Any], key: str) -> Any:
     return content or None
 
 
-def budget_of(minutes: float | None) -> dict[str, Any]:
-    return {} if minutes is None else {"train.max_minutes": minutes, "train.max_steps": None, "train.max_epochs": None}
-
-
 def measure(name: str, seed: int, data: Path, minutes: float | None, work: Path) -> Iterator[dict[str, Any]]:
     """The cells of one run: a cell for each row of each of its tables."""
     path = recipes_found()[name]
     found = where(load(path), data)
     assert found is not None
     dataset, changes = found
-    changes |= {"run.dir": str(work), "run.seed": seed, "evaluate.seed": seed, **budget_of(minutes)}
+    changes |= {
+        "run.dir": str(work),
+        "run.seed": seed,
+        "evaluate.seed": seed,
+        **(limits_of({"minutes": minutes}) if minutes else {}),
+    }
     run = mmssl.train(str(path), changes)
     about = {"recipe": name, "dataset": dataset, "seed": seed}
     command = " ".join(["mmssl train", name, *(f"{key}={shown(value)}" for key, value in changes.items() if key != "run.dir")])

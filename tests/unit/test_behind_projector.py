@@ -1,8 +1,9 @@
 """Scores behind the projector: what a run keeps of it, and the row that is about it."""
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,14 +17,12 @@ from mmssl.api import headed
 from mmssl.data import DataOptions
 from mmssl.evaluation import EvaluateOptions, Evaluator, Table, extract, probes
 from mmssl.evaluation.table import BEHIND, PRETRAINED
-from mmssl.model import load_model
-from mmssl.objectives import Objective
+from mmssl.model import MMSSLConfig, MMSSLModel, load_model
+from mmssl.model.heads import Head
+from mmssl.objectives import Contrast, Distill, Masked, Objective, Setup, Sum
 from mmssl.processor import MMSSLProcessor
-from mmssl.recipe import load
-from mmssl.training.build import build
 from mmssl.training.ending import check_headed, projectors_of, restore_projectors
 from mmssl.training.run import Run
-from mmssl.training.splits import open_splits
 
 LIMITS = {"train_limit": 80, "test_limit": 60}
 RECIPE: dict[str, Any] = {
@@ -92,24 +91,21 @@ def test_published_model_has_no_projector_and_the_command_finds_that_of_the_run(
         mmssl.evaluate(run.model_folder, "bundled:digits", heads=True, **LIMITS)
 
 
-def objective_of(**objective: Any) -> Objective:
-    recipe = load({**RECIPE, "objective": objective, "evaluate": None})
-    return build(recipe, open_splits(recipe).streams, None).objective
-
-
 def test_projector_is_kept_without_the_checkpoints(run: Run) -> None:
-    fresh, kept = objective_of(**RECIPE["objective"]), load_file(run.projector_file)
+    model, kept = MMSSLModel(MMSSLConfig.from_pretrained(run.model_folder)), load_file(run.projector_file)
+    fresh = Contrast(model, Setup(), projector=Head(hidden=24, size=12))
     restore_projectors(fresh, run)
-    model = fresh.headed()
-    assert model is not None
-    found = projectors_of(model).state_dict()
+    headed_model = fresh.headed()
+    assert headed_model is not None
+    found = projectors_of(headed_model).state_dict()
     assert found.keys() == kept.keys() and all(torch.equal(found[name], value) for name, value in kept.items())
 
 
 @pytest.mark.parametrize("publish", ["student", "teacher"])
-def test_projector_is_that_of_the_published_network(publish: str) -> None:
-    parts = [{"name": "masked", "mask": {"name": "random"}}, {"name": "distill"}]
-    for objective in (objective_of(name="distill", publish=publish), objective_of(name="sum", parts=parts, publish=publish)):
+def test_projector_is_that_of_the_published_network(run: Run, publish: Literal["student", "teacher"]) -> None:
+    parts = [partial(Distill), partial(Contrast)]
+    for make in (partial(Distill, publish=publish), partial(Sum, parts=parts, publish=publish)):
+        objective: Objective = make(MMSSLModel(MMSSLConfig.from_pretrained(run.model_folder)), Setup())
         network = objective.networks[publish]
         found, bare = objective.headed(), objective.published()
         assert found is not None and network.heads is not None and bare.heads is None
@@ -117,10 +113,11 @@ def test_projector_is_that_of_the_published_network(publish: str) -> None:
         assert found.encoder is bare.encoder is network.encoder
 
 
-def test_objectives_without_a_projector_are_refused(tmp_path: Path) -> None:
+def test_objectives_without_a_projector_are_refused(run: Run, tmp_path: Path) -> None:
     nothing = r"evaluate.heads: this objective has no projector.*Leave evaluate.heads out"
+    model = MMSSLModel(MMSSLConfig.from_pretrained(run.model_folder))
     with pytest.raises(ValueError, match=nothing):
-        check_headed(objective_of(name="masked", mask={"name": "random"}))
+        check_headed(Masked(model, Setup()))
     with pytest.raises(ValueError, match=nothing):
         trained(tmp_path, objective={"name": "contrast", "projector": {"layers": 0}})
     assert not (tmp_path / "run").exists()
