@@ -83,7 +83,7 @@ def with_stand_ins(path: Path, folder: Path) -> dict[str, Any]:
         changes["objective.choose"] = choose | {"reference": small_clip(folder / "reference", recipe)}
     teacher = recipe["objective"].get("teacher") or {}
     if layers := recipe["objective"].get("layers"):
-        depth = max(its for _, its in layers["pairs"])
+        changes["encoder.num_hidden_layers"], depth = (max(numbers) for numbers in zip(*layers["pairs"], strict=True))
         changes["objective.teacher.model"] = small_mmssl(folder / "deep", recipe, depth)
     elif isinstance(teacher.get("model"), str):
         changes["objective.teacher.model"] = public_model(folder / "public", recipe["objective"]["projector"]["size"])
