@@ -104,7 +104,7 @@ def measure(name: str, seed: int, data: Path, minutes: float | None, work: Path)
     took = spent(run) | {"command": command, "flags": [flag["name"] for flag in run.read_record()["flags"]]}
     for task, table in tables(run).items():
         for row in table["rows"]:
-            if row["name"] in ROWS:
+            if row["name"] in ROWS or row.get("reference"):
                 score = scores(row, table)
                 rank = ranks(run) if row["name"] == PRETRAINED and "probe" in score else {}
                 own = took if row["name"] == PRETRAINED else {}
@@ -130,7 +130,7 @@ def scores(row: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
             "scores": row["scores"],
             "title": table["headline_title"],
         }
-    return {"probe": row["probe"], "knn": row["knn"]}
+    return {key: row[key] for key in ("probe", "knn", "draws", "probe_spread", "reference")}
 
 
 def ranks(run: Run) -> dict[str, float]:
@@ -158,16 +158,18 @@ def page(cells: Cells) -> str:
         "",
         "## Frozen features",
         "",
-        "Linear probe in percent, 20-NN in brackets. Rank: effective rank of the features of the test samples, in percent of their",
-        "width.",
+        "Linear probe in percent, 20-NN in brackets. Random init is the mean of several draws, with their standard deviation. No",
+        "pretraining: what people would use without an encoder, on the same labels. Rank: effective rank of the features of the",
+        "test samples, in percent of their width.",
         "",
-        "| recipe | data | trained | seeds | pretrained | random init | raw features | rank |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        "| recipe | data | trained | seeds | pretrained | random init | raw features | no pretraining | rank |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, dataset in kinds(cells, "probe"):
         mine = [cell for cell in cells.cells if (cell["recipe"], cell["dataset"], cell["task"]) == (name, dataset, "probe")]
         trained = [cell for cell in mine if cell["row"] == PRETRAINED]
         rows = [probed([cell for cell in mine if cell["row"] == row]) for row in (PRETRAINED, RANDOM, RAW)]
+        rows.append(reference([cell for cell in mine if cell["reference"]]))
         rank = spread([100 * cell["rank_share"] for cell in trained])
         lines.append(f"| `{name}` | {dataset} | {took(trained)} | {len(trained)} | {' | '.join(rows)} | {rank} |")
     lines += [
@@ -206,7 +208,15 @@ def took(cells: list[dict[str, Any]]) -> str:
 
 
 def probed(cells: list[dict[str, Any]]) -> str:
-    return f"{spread([cell['probe'] for cell in cells])} [{mean(cell['knn'] for cell in cells):.1f}]" if cells else "-"
+    if not cells:
+        return "-"
+    drawn = f" ± {mean(cell['probe_spread'] for cell in cells):.1f}" if cells[0]["draws"] > 1 else ""
+    return f"{spread([cell['probe'] for cell in cells])}{drawn} [{mean(cell['knn'] for cell in cells):.1f}]"
+
+
+def reference(cells: list[dict[str, Any]]) -> str:
+    """The score of what needs no pretraining, and its name."""
+    return f"{spread([cell['probe'] for cell in cells])} ({cells[0]['row']})" if cells else "-"
 
 
 def paired(cells: list[dict[str, Any]]) -> str:

@@ -77,9 +77,10 @@ def measured(name: str, text: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def from_results(name: str, results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A phrase for each dataset: mean over seeds beside random weights and raw features."""
+    """A phrase for each dataset, or task by pairs: mean over seeds beside random weights, and raw features or chance."""
     for content in results:
-        cells = [cell for cell in content["cells"] if "probe" in cell]
+        every = [cell for cell in content["cells"] if "recipe" in cell]
+        cells = [cell for cell in every if "probe" in cell]
         trained = [cell for cell in cells if cell["recipe"] == name and "steps" in cell]
         for dataset in dict.fromkeys(cell["dataset"] for cell in trained):
             scores = [cell["probe"] for cell in trained if cell["dataset"] == dataset]
@@ -90,6 +91,13 @@ def from_results(name: str, results: Sequence[Mapping[str, Any]]) -> Iterator[st
             ]
             seeds = f"{len(scores)} seed{'s' if len(scores) > 1 else ''}"
             yield f"{dataset} {mean(scores):.1f} ({seeds}; {', '.join(beside)})"
+        pairs = [cell for cell in every if cell["recipe"] == name and "main" in cell]
+        for task in dict.fromkeys(cell["task"] for cell in pairs):
+            found = {
+                row: mean(cell["main"] for cell in pairs if (cell["task"], cell["row"]) == (task, row))
+                for row in dict.fromkeys(cell["row"] for cell in pairs if cell["task"] == task)
+            }
+            yield f"{task.replace('_', ' ')} {', '.join(f'{row} {score:.1f}' for row, score in found.items())}"
 
 
 def baseline(cells: Sequence[Mapping[str, Any]], name: str) -> list[float]:

@@ -57,11 +57,11 @@ class Content:
 class Reference:
     """A method without pretraining, fitted on labelled training samples alone, that a table of scores should not leave out.
 
-    sample: what it is given of a sample, of its pieces. estimator: one of scikit-learn, for classes or for values, with a seed.
+    sample: what it is given of a raw sample. estimator: one of scikit-learn, for classes or for values, with a seed.
     """
 
     title: str
-    sample: Callable[[Sequence[Inputs]], Any]
+    sample: Callable[[Any], Any]
     estimator: Callable[[bool, int], Any]
 
 

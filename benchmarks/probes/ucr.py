@@ -85,7 +85,9 @@ def classical(folder: Path, seeds: int) -> dict[str, list[float]]:
     """Accuracy of what needs no pretraining: on the raw values once, of random convolutions once per seed."""
     (train, labels), (test, truth) = read(folder / "train.parquet"), read(folder / "test.parquet")
     flat = FunctionTransformer(lambda series: series.reshape(len(series), -1))
-    reference = find("timeseries").processor().reference()
+    processor = find("timeseries").processor()
+    processor.fit(list(train))
+    reference = processor.reference()
     readers = {
         "1-NN Euclid": [make_pipeline(flat, KNeighborsClassifier(1))],
         "ridge": [make_pipeline(flat, RidgeClassifierCV(np.logspace(-3, 3, 13)))],

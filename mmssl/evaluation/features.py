@@ -151,13 +151,13 @@ def raw_features(
     return _joined([(values, batch.labels, batch.ids) for values, batch in merged])
 
 
-def readable(source: Source, name: str, processor: Processor, ids: Int[Tensor, " n"], track: Track) -> Iterator[list[Inputs]]:
-    """The processed pieces of each of the samples `ids`, which are known to be readable, in order."""
+def raw_samples(source: Source, name: str, ids: Int[Tensor, " n"], track: Track) -> Iterator[Any]:
+    """The raw samples `ids`, in order."""
     modality = find(name)
     narrow = source.only([modality])
     for chunk in track(ids.split(READ), "reference", -(-len(ids) // READ), unit="reads"):
         for row in narrow.rows(chunk.numpy()):
-            yield [processor(piece) for piece in processor.pieces(narrow.raw(modality, row))]
+            yield narrow.raw(modality, row)
 
 
 class _Raw(Processor):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmssl.data import DataOptions, Labels, Source, Track, processes, silent
 from mmssl.evaluation import probes
-from mmssl.evaluation.features import Features, extract, random_init, raw_features, readable
+from mmssl.evaluation.features import Features, extract, random_init, raw_features, raw_samples
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.scorable import check_readable, check_scorable
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
@@ -222,15 +222,14 @@ class Evaluator:
 
     def _reference(self, train: Features, test: Features) -> list[Row]:
         """The score of the modality's method without pretraining, if it has one, on the samples that could be read."""
-        processor = self.processor.processors[self.modality]
-        reference = processor.reference()
+        reference = self.processor.processors[self.modality].reference()
         if reference is None:
             return []
         assert train.labels is not None
         assert test.labels is not None
 
         def given(source: Source, ids: Int[Tensor, " n"]) -> list[Any]:
-            return [reference.sample(pieces) for pieces in readable(source, self.modality, processor, ids, self.track)]
+            return [reference.sample(raw) for raw in raw_samples(source, self.modality, ids, self.track)]
 
         estimator = reference.estimator(self.classes, self.options.seed)
         estimator.fit(given(self.sources.train, train.ids), train.labels.numpy())

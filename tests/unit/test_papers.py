@@ -46,6 +46,15 @@ def test_page_is_current(module: dict[str, Any]) -> None:
             ],
             "digits 81.0 (2 seeds; random init 60.0)",
         ),
+        (
+            "Not yet measured here.",
+            [
+                {"recipe": "a/b", "dataset": "x", "task": "retrieval_test", "row": "pretrained", "main": 30.0, "steps": 5},
+                {"recipe": "a/b", "dataset": "x", "task": "retrieval_test", "row": "chance", "main": 0.5},
+                {"factor": "loss", "probe": 99.0, "steps": 5},
+            ],
+            "retrieval test pretrained 30.0, chance 0.5",
+        ),
     ],
 )
 def test_row(module: dict[str, Any], paragraph: str, cells: list[Any], expected: str, tmp_path: Path) -> None:

@@ -37,9 +37,10 @@ def test_data_are_found_below_the_folder_or_bundled(module: Any, tmp_path: Path)
 def test_tables_of_a_run_become_cells(module: Any, tmp_path: Path) -> None:
     pairs = {"headline": ["a_1", "b_1"], "headline_title": "R@1", "metric": "accuracy", "protocol": "p"}
     pairs["rows"] = [{"name": "pretrained", "scores": {"a_1": 40.0, "b_1": 60.0, "a_10": 80.0}}]
-    probes = {"metric": "accuracy", "protocol": "q", "rows": [{"name": "pretrained", "probe": 50.0, "knn": 40.0}]}
+    plain = {"draws": 1, "probe_spread": 0.0, "reference": False}
+    probes = {"metric": "accuracy", "protocol": "q", "rows": [{"name": "pretrained", "probe": 50.0, "knn": 40.0, **plain}]}
     for content, task, score in (
-        (probes, "probe", {"probe": 50.0, "knn": 40.0}),
+        (probes, "probe", {"probe": 50.0, "knn": 40.0, **plain}),
         ({"retrieval_test": pairs}, "retrieval_test", None),
     ):
         (tmp_path / "table.json").write_text(json.dumps(content))
@@ -55,12 +56,16 @@ def test_page_holds_means_and_what_was_run(module: Any, tmp_path: Path) -> None:
     took = {"steps": 3, "samples": 1200, "minutes": 1.0, "command": "mmssl train x", "hardware": HARDWARE, "rank_share": 0.25}
     for seed, probe in enumerate((50.0, 54.0)):
         about = {"recipe": "image/x", "dataset": "digits", "seed": seed, "task": "probe", "knn": 30.0}
-        cells.add(about | {"row": "pretrained", "probe": probe} | took, about | {"row": "random init", "probe": 40.0})
+        about |= {"draws": 1, "probe_spread": 0.0, "reference": False}
+        drawn, counted = {"row": "random init", "probe": 40.0, "draws": 3, "probe_spread": 1.5}, {"row": "counting", "probe": 60.0}
+        cells.add(about | {"row": "pretrained", "probe": probe} | took, about | drawn)
+        cells.add(about | counted | {"knn": None, "reference": True})
     about = {"recipe": "pairs/y", "dataset": "glyphs", "seed": 0, "task": "retrieval_test"}
     cells.add(about | {"row": "pretrained", "main": 12.0, "scores": {"a_10": 33.0}} | took)
     page = module.page(module.Cells(tmp_path, module.PAGE))
     assert (
-        "| `image/x` | digits | 1.0 min, 1,200 samples | 2 | 52.0 (50.0 to 54.0) [30.0] | 40.0 (40.0 to 40.0) [30.0] | - |" in page
-    )
+        "| `image/x` | digits | 1.0 min, 1,200 samples | 2 | 52.0 (50.0 to 54.0) [30.0] | 40.0 (40.0 to 40.0) ± 1.5 [30.0] | - | "
+        "60.0 (60.0 to 60.0) (counting) |"
+    ) in page
     assert "| `pairs/y` | glyphs | retrieval test | 1.0 min, 1,200 samples | 1 | 12.0 [33.0] | - | - |" in page
     assert page.count("`mmssl train x`, 2 x86_64 cores") == 1

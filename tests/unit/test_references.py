@@ -21,7 +21,7 @@ def predicted(processor: Processor, raws: Sequence[Any], labels: Sequence[Any], 
     """What the reference, fitted on the first half, says of the second."""
     reference = processor.reference()
     assert reference is not None
-    given = [reference.sample([processor(piece) for piece in processor.pieces(raw)]) for raw in raws]
+    given = [reference.sample(raw) for raw in raws]
     half = len(raws) // 2
     estimator = reference.estimator(classes, 0)
     estimator.fit(given[:half], np.array(labels[:half]))

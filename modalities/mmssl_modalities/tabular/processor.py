@@ -293,7 +293,8 @@ class TabularProcessor(Processor):
         counts = [0] * len(self.numeric) + [column.num_classes for column in self.categorical] + dates + [0] * len(self.texts)
         return boosted_trees(self._cells, counts)
 
-    def _cells(self, inputs: Inputs) -> Float[np.ndarray, " c"]:
+    def _cells(self, raw: Any) -> Float[np.ndarray, " c"]:
+        inputs = self(raw)
         classes = inputs[CLASSES].numpy().astype(np.float64)
         firsts = MISSING + 1 + np.cumsum([0, *(column.num_classes for column in self.categorical)])[:-1]
         parts = [inputs[NUMBERS].numpy(), np.where(classes == MISSING, np.nan, classes - firsts)]

@@ -214,7 +214,7 @@ class TextProcessor(Processor):
         """Counted words and a linear model."""
         from mmssl_modalities.text.reference import counted_words  # scikit-learn, which only tables of scores need
 
-        return counted_words(IDS, self.decode)
+        return counted_words(read_text)
 
 
 def read_text(raw: Any) -> str:

@@ -239,8 +239,11 @@ class TimeseriesProcessor(Processor):
         Series of various lengths are resampled to 128 samples, longer ones than 1,024 to 1,024. Of various numbers of channels this
         is the mean and standard deviation. A channel more than in training is left out, a missing one is 0.
         """
-        points = min(self.length or FEATURE_POINTS, MAX_FEATURE_POINTS)
-        curves = self._curves(inputs, points)
+        values, observed = inputs[VALUES].numpy().astype(np.float64), inputs[OBSERVED].numpy()
+        if STATISTICS in inputs:
+            location, scale = inputs[STATISTICS].numpy().astype(np.float64).T[..., None]
+            values = values * scale + location
+        curves = _filled(values, observed, min(self.length or FEATURE_POINTS, MAX_FEATURE_POINTS))
         if not self.num_channels:
             return np.concatenate([curves.mean(0), curves.std(0)])
         return self._known(curves).ravel()
@@ -249,19 +252,12 @@ class TimeseriesProcessor(Processor):
         """Random convolutions of the raw values; of various numbers of channels their mean and standard deviation."""
         from mmssl_modalities.timeseries.reference import random_convolutions  # scikit-learn, which only tables of scores need
 
-        def curves(inputs: Inputs) -> Float[np.ndarray, "c t"]:
-            found = self._curves(inputs, inputs[VALUES].shape[1])
+        def curves(raw: Any) -> Float[np.ndarray, "c t"]:
+            values = read_series(raw, self.layout).values
+            found = _filled(values, ~np.isnan(values), values.shape[1])
             return self._known(found) if self.num_channels else np.stack([found.mean(0), found.std(0)])
 
         return random_convolutions(curves)
-
-    def _curves(self, inputs: Inputs, points: int) -> Float[np.ndarray, "c p"]:
-        """The raw values of each channel at so many places, gaps filled in."""
-        values, observed = inputs[VALUES].numpy().astype(np.float64), inputs[OBSERVED].numpy()
-        if STATISTICS in inputs:
-            location, scale = inputs[STATISTICS].numpy().astype(np.float64).T[..., None]
-            values = values * scale + location
-        return np.stack([_resampled(*channel, points) for channel in zip(values, observed, strict=True)])
 
     def _known(self, curves: Float[np.ndarray, "_ p"]) -> Float[np.ndarray, "c p"]:
         """The channels of training: one more is left out, a missing one is 0."""
@@ -300,6 +296,11 @@ def _rate(series: Series) -> float | None:
 
 def _even(sample: Inputs) -> Float[Tensor, " t"]:
     return torch.arange(sample[VALUES].shape[1], dtype=torch.float32)
+
+
+def _filled(values: Float[np.ndarray, "c t"], observed: Bool[np.ndarray, "c t"], points: int) -> Float[np.ndarray, "c p"]:
+    """Each channel at so many places, gaps filled in."""
+    return np.stack([_resampled(*channel, points) for channel in zip(values, observed, strict=True)])
 
 
 def _resampled(values: Float[np.ndarray, " t"], observed: Bool[np.ndarray, " t"], points: int) -> Float[np.ndarray, " p"]:

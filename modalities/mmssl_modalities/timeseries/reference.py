@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import conv1d
 
-from mmssl.modality import Inputs, Reference
+from mmssl.modality import Reference
 
 LENGTHS = (7, 9, 11)
 KERNELS = 1000
@@ -87,20 +87,17 @@ class RandomConvolutions(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return torch.cat(found, 1)
 
 
-def random_convolutions(curves: Callable[[Inputs], Float[np.ndarray, "c t"]]) -> Reference:
+def random_convolutions(curves: Callable[[Any], Float[np.ndarray, "c t"]]) -> Reference:
     """`RandomConvolutions` and a ridge regression, as in the paper, with a tenth of its kernels.
 
-    curves: the channels of a piece, of one size for all of them.
+    curves: the channels of a raw series, gaps filled in; equally many for all.
     """
-
-    def sample(pieces: Sequence[Inputs]) -> Float[np.ndarray, "c t"]:
-        return np.concatenate([curves(piece) for piece in pieces], 1)
 
     def estimator(classes: bool, seed: int) -> Any:
         ridge = RidgeClassifierCV(alphas=STRENGTHS) if classes else RidgeCV(alphas=STRENGTHS)
         return make_pipeline(SameSize(), RandomConvolutions(seed=seed), StandardScaler(), ridge)
 
-    return Reference("random convolutions", sample, estimator)
+    return Reference("random convolutions", curves, estimator)
 
 
 class SameSize(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
