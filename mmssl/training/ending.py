@@ -98,8 +98,9 @@ class Ending:
 
     def as_asked(self, evaluator: Evaluator | PairEvaluator) -> MMSSLModel:
         """The model as it is to be scored: with its projector where a row is about that."""
-        with_heads = isinstance(evaluator, Evaluator) and evaluator.options.heads and self.headed is not None
-        return self.headed if with_heads else self.model
+        if isinstance(evaluator, Evaluator) and evaluator.options.heads and self.headed is not None:
+            return self.headed
+        return self.model
 
     def report(
         self, tables: Sequence[Shown], figures: Mapping[str, Any], notes: Sequence[str], tell: Callable[[str], object]
