@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import mmssl
-from mmssl.recipe import load
+from mmssl.recipe import load, yaml12
+from mmssl.recipe.recipe import override
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,10 +24,11 @@ def module() -> Any:
 
 
 def test_rows_change_what_they_name_and_nothing_else(module: Any) -> None:
-    base = load(module.RECIPE).resolved()
+    base = yaml12.parse(module.RECIPE.read_text(encoding="utf-8"), "base")
     for name, row in module.ROWS.items():
-        changed = load(module.RECIPE, module.typed(row.changes)).resolved()
+        changed = override(base, module.typed(row.changes))
         assert {key for key in base if base[key] != changed[key]} == {key.split(".")[0] for key in row.changes}, name
+    assert load(module.RECIPE, module.typed(module.ROWS["masked"].changes)).objective[0] == "masked"
     factors = [row.factor for row in module.ROWS.values()]
     assert factors[0] == "none" and len(set(factors[1:])) > 6
     assert factors == sorted(factors, key=factors.index), "rows of a factor stand together"
