@@ -19,7 +19,13 @@ from mmssl.report.numbers import compact
 REPORT = "report.html"
 NOT_DRAWN = ("step", "epoch", "samples", "seconds", "skipped", "flags")
 """Columns of metrics.jsonl that say where a run is, or what is wrong with it, not how well it does."""
-TITLES = {"loss": "Loss", "lr": "Learning rate", "samples_per_second": "Samples per second", "grad_norm": "Gradient norm"}
+TITLES = {
+    "loss": "Loss",
+    "lr": "Learning rate",
+    "teacher_left": "Share of its first weights left in the teacher",
+    "samples_per_second": "Samples per second",
+    "grad_norm": "Gradient norm",
+}
 LINEAR = ("lr", "samples_per_second")
 TILES = {"parameters": "parameters", "steps": "steps", "samples": "samples", "minutes": "minutes of training", "skipped": "skipped"}
 """Facts that are shown large, with their captions."""

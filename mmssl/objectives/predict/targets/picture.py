@@ -110,7 +110,7 @@ def slopes(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"],
 
 
 def sobel(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-    """Sobel's filters to the right and downwards, as MaskFeat's code bins them: mirrored at the edge, zero beside gaps."""
+    """Sobel's filters to the right and downwards, as MaskFeat's code bins them: mirrored at the edge, zero beside a gap."""
     padded = F.pad(picture, (1, 1, 1, 1), mode="reflect")
     right, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
     right = right[..., :-2, :] + 2 * right[..., 1:-1, :] + right[..., 2:, :]
