@@ -1,5 +1,7 @@
 """Every recipe that comes with mmssl is valid, opens with its header, and runs from raw samples to a published model."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ SMALL = {
     "init": None,
 }
 """What a few steps on a few made-up samples need otherwise."""
+
+
+STAGE = {key: value for key, value in SMALL.items() if key not in ("init", "encoder.num_hidden_layers")}
+"""The same for a run that must fit the one before it."""
+RUN = re.compile(r"runs/(\w+)/model")
 
 
 def small_mmssl(folder: Path, recipe: dict[str, Any], depth: int = 2) -> str:
@@ -121,6 +128,49 @@ def example_rows(modalities: list[str]) -> list[dict[str, Any]]:
         for row, raw in zip(rows, modality.example(ROWS, 0), strict=True):
             row |= {modality.columns[0]: raw} if modality.columns else raw
     return rows
+
+
+def commands(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The trainings of a recipe's header: recipe and overrides of each, but for those that start from a reader's own model."""
+    lines = [shlex.split(line.lstrip("# "), comments=True) for line in header(path).splitlines() if "mmssl train " in line]
+    found = [(Path(line[2]).stem, dict(key.split("=", 1) for key in line[3:])) for line in lines if line[:2] == ["mmssl", "train"]]
+    return [(name, keys) for name, keys in found if all(run in made_by(found) for run in RUN.findall(keys.get("init", "")))]
+
+
+def made_by(trainings: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    """Recipes by the name of the run that they make, those of a header's trainings before all others."""
+    named = {place.stem: name for name, place in recipes_found().items()}
+    return named | {keys["run.name"]: named[recipe] for recipe, keys in trainings if "run.name" in keys}
+
+
+def without_comments(path: Path) -> str:
+    return "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+
+
+STAGED = {
+    name: path
+    for name, path in recipes_found().items()
+    if RUN.search(without_comments(path)) or any("init" in keys for _, keys in commands(path))
+}
+"""Recipes that go on from another run, by a key or in a command of their header."""
+
+
+@pytest.mark.parametrize("path", STAGED.values(), ids=STAGED.keys())
+@pytest.mark.usefixtures("few_pictures")
+def test_stages_of_a_recipe_follow_each_other(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of its header one after the other, three steps each; runs that they name and do not make are made before."""
+    monkeypatch.chdir(tmp_path)
+    trainings = commands(path)
+    texts = [without_comments(path), *(keys.get("init", "") for _, keys in trainings)]
+    known = made_by(trainings)
+    made = {keys.get("run.name", recipe) for recipe, keys in trainings if recipe != path.stem}
+    needed = [run for run in dict.fromkeys(RUN.findall(" ".join(texts))) if run not in made]
+    for recipe, keys in [*((Path(known[run]).stem, {}) for run in needed), *trainings]:
+        file = recipes_found()[made_by([])[recipe]]
+        rows, own = example_data(load(file))
+        asked = {key: parse(value, key) for key, value in keys.items() if not key.startswith(("data.", "evaluate"))}
+        run = mmssl.train(file, STAGE | own | asked, rows=rows)
+        assert [row["step"] for row in run.rows()] == [3]
 
 
 @every_recipe
