@@ -178,7 +178,7 @@ def test_values_are_scored_by_r2(train: Train, table: Path) -> None:
     run = train("data.path=bundled:diabetes", "evaluate={}", recipe=table)
     scores = Table.from_dict(json.loads(run.table_file.read_text()))
     assert scores.metric == "R2"
-    assert [row.name for row in scores.rows] == ["pretrained", "random init", "raw features", "mean label"]
+    assert [row.name for row in scores.rows] == ["pretrained", "random init", "raw features", "boosted trees", "mean label"]
     assert scores.row("raw features").probe > 0.3
     assert "R2" in run.report_file.read_text(encoding="utf-8")
     assert "r2" in (run.model_folder / "README.md").read_text(encoding="utf-8").lower()

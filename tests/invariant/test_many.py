@@ -227,7 +227,7 @@ CASES = {
         ),
         sounds,
     ),
-    "random codes": Case("audio/bestrq_spoken_digits", ("train.batch_size=16", *BANDS), sounds),
+    "random codes": Case("audio/bestrq_spoken_digits", ("train.batch_size=16", "objective.mask.length=2", *BANDS), sounds),
     "series": Case("grid/masked_timeseries", ("train.batch_size=16",), series),
     "jepa of two modalities": Case("joint/six_modalities", (*TWO, "objective={name: jepa}")),
     "swapped tokens of two modalities": Case(

@@ -5,6 +5,7 @@ The samples are noise, the labels a coin; the encoder is large enough to learn t
 
 import csv
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from PIL import Image
 
 import mmssl
 import mmssl_cli as cli
-from mmssl.evaluation import Table
+from mmssl.evaluation import Row, Table
 from mmssl.objectives import OBJECTIVES
 from mmssl.testing import SINGLE
 from mmssl.training.run import Run
@@ -110,12 +111,17 @@ def evaluated(run: Run, data: str, *options: str) -> Table:
     return Table.from_dict(json.loads(Path("scores.json").read_text(encoding="utf-8")))
 
 
+def highest(table: Table, row: Row) -> float:
+    """The better score of a row; a reference has one."""
+    return max(value for score in table.titles if not math.isnan(value := table.value(row, score)))
+
+
 def assert_at_chance(table: Table) -> None:
     """No row beats the constant one, and nothing claims it."""
     constant = table.rows[-1]
     assert 45 < constant.probe < 60, "a coin"
     for row in table.rows:
-        above = max(row.probe, row.knn) - constant.probe
+        above = highest(table, row) - constant.probe
         assert above <= ALLOWED * table.sampling_error(row, constant), f"{row.name} predicts coins:\n{table.to_markdown()}"
     assert not table.wins
 
@@ -146,7 +152,7 @@ def test_values_that_are_noise_are_not_predicted() -> None:
         assert table.metric == "R2"
         for row in table.rows:
             error = table.sampling_error(row, table.rows[-1])
-            assert max(row.probe, row.knn) <= error, f"{row.name} predicts noise:\n{table.to_markdown()}"
+            assert highest(table, row) <= error, f"{row.name} predicts noise:\n{table.to_markdown()}"
         assert not table.wins
         assert HELD_OUT in table.notes
 

@@ -85,10 +85,14 @@ class Case:
         return "-".join([self.kind, *self.modalities, *([self.variant] if self.variant else [])])
 
 
+FEW = {"runs": {"length": 2}}
+"""Keys of samplers whose defaults are for samples of more tokens."""
+
+
 def masked(predictor: str, sampler: str) -> Callable[[], dict[str, Any]]:
     """Settings of masked modelling."""
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} if predictor == "transformer" else {}
-    return lambda: {"mask": SAMPLERS[sampler](), "predictor": PREDICTORS[predictor](**size)}
+    return lambda: {"mask": SAMPLERS[sampler](**FEW.get(sampler, {})), "predictor": PREDICTORS[predictor](**size)}
 
 
 MASKED = [

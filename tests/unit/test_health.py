@@ -126,7 +126,7 @@ SMALL = {
 NARROW = {"name": "transformer", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def jepa(momentum: tuple[float, float] = (0.99, 1.0)) -> dict[str, Any]:
+def jepa(momentum: tuple[float, float] = (0.95, 1.0)) -> dict[str, Any]:
     return {"name": "jepa", "predictor": NARROW, "targets": [{"name": "latent", "momentum": list(momentum)}]}
 
 
@@ -151,6 +151,11 @@ def flagged(folder: Path) -> list[str]:
 def test_a_healthy_run_of_digits_has_no_flags(objective: dict[str, Any] | None, tmp_path: Path) -> None:
     train(tmp_path, {} if objective is None else {"objective": objective, "train.lr": 1e-3})
     assert flagged(tmp_path) == []
+
+
+def test_a_teacher_that_keeps_its_first_weights_is_flagged(tmp_path: Path) -> None:
+    train(tmp_path, {"objective": jepa((0.99, 1.0)), "train.lr": 1e-3})
+    assert flagged(tmp_path) == ["untaught"]
 
 
 @pytest.mark.parametrize("objective", [None, jepa()], ids=["masked", "jepa"])
@@ -201,9 +206,9 @@ def test_check_says_what_is_left_of_a_teacher() -> None:
     objective, _ = objective_of("jepa", "tabular", targets=[Latent(momentum=(0.999, 1.0))])
     (line, odd) = teacher_lines(objective, TrainOptions(max_steps=2880), 100)
     assert line.endswith("23.7% of its initial weights are left after 2,880 steps")
-    assert "at most 5% from 5,992 steps on" in odd
-    assert teacher_lines(objective, TrainOptions(max_epochs=2000), 1024)[0].endswith("after 8,000 steps")
-    assert len(teacher_lines(objective, TrainOptions(max_epochs=2000), 1024)) == 1
+    assert "at most 5% from 5,990 steps on" in odd
+    assert teacher_lines(objective, TrainOptions(max_epochs=2000.0), 1024)[0].endswith("after 8,000 steps")
+    assert len(teacher_lines(objective, TrainOptions(max_epochs=2000.0), 1024)) == 1
     assert teacher_lines(objective, TrainOptions(max_minutes=1.0), 100) == [
-        "teacher     left of its initial weights: at most 5% from 5,992 steps on"
+        "teacher     left of its initial weights: at most 5% from 5,990 steps on"
     ]

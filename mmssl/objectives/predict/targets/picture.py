@@ -110,12 +110,26 @@ def slopes(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"],
 
 
 def sobel(picture: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-    """Sobel's filters to the right and downwards, as MaskFeat's code bins them: mirrored at the edge, zero beside a gap."""
-    padded = F.pad(picture, (1, 1, 1, 1), mode="reflect")
-    right, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
-    right = right[..., :-2, :] + 2 * right[..., 1:-1, :] + right[..., 2:, :]
-    down = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+    """Sobel's filters to the right and downwards, as MaskFeat's code bins them: mirrored at the edge, and at what is missing."""
+    right, down = (_slope(picture, along, across) for along, across in ((3, 2), (2, 3)))
     return right.nan_to_num(0.0), down.nan_to_num(0.0)
+
+
+def _slope(picture: Float[Tensor, "b c h w"], along: int, across: int) -> Float[Tensor, "b c h w"]:
+    """Differences along one side, weighted 1, 2, 1 across it; NaN where the picture is."""
+    before, after = _beside(picture, along)
+    difference = (after - before).masked_fill(picture.isnan(), torch.nan)
+    before, after = _beside(difference, across)
+    return before + 2 * difference + after
+
+
+def _beside(values: Float[Tensor, "b c h w"], dim: int) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """What lies before and behind each value along one side: where it is missing, what lies on the other side, else the value."""
+    nothing = torch.full_like(values.narrow(dim, 0, 1), torch.nan)
+    before = torch.cat([nothing, values.narrow(dim, 0, values.shape[dim] - 1)], dim)
+    after = torch.cat([values.narrow(dim, 1, values.shape[dim] - 1), nothing], dim)
+    mirrored = torch.where(before.isnan(), after, before), torch.where(after.isnan(), before, after)
+    return torch.where(mirrored[0].isnan(), values, mirrored[0]), torch.where(mirrored[1].isnan(), values, mirrored[1])
 
 
 def histograms_of_gradients(
