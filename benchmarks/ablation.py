@@ -140,6 +140,7 @@ def page(cells: Cells) -> str:
         "- **behind**: the linear probe behind the projector (`evaluate.heads`), on the vectors that the loss compares.",
         "- **rank**: effective rank of the features of the test digits, in percent of their width.",
         "- **loss**: in the first and in the last row of the log. Losses of different names can't be compared.",
+        f"- **random init**: {drawn(cells)}.",
         "- **steps/s**: on the machine named below. Other work shared it, so only the order of magnitude counts.",
         "",
         "| factor | value | probe | 20-NN | behind | rank | loss | steps/s |",
@@ -164,6 +165,12 @@ def page(cells: Cells) -> str:
         *runs(cells),
     ]
     return "\n".join(lines) + "\n"
+
+
+def drawn(cells: Cells) -> str:
+    """How often the weights of the row random init were drawn, per seed."""
+    counts = {cell.get("draws", 1) for cell in cells.cells if cell["row"] == RANDOM} or {0}
+    return f"{max(counts)} draw{'s' if max(counts) != 1 else ''} of the weights for each seed"
 
 
 def score(cells: Cells, name: str, key: str, factor: float = 1) -> str:
@@ -202,7 +209,7 @@ def told(name: str) -> str:
 def runs(cells: Cells) -> list[str]:
     """The commands that measured the rows."""
     commands = [
-        f"- `{cell['command']}` at commit {cell['commit']}, {machine(cell['hardware'])}"
+        f"- `{cell['command']}` at commit {cell['commit']}, {machine(cell['hardware'])}, {cell['protocol']}"
         for cell in cells.cells
         if "command" in cell
     ]

@@ -1,7 +1,12 @@
 """What every test may rely on: no network, no display, caches that vanish, draws that repeat."""
 
+import importlib
 import os
+import sys
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -25,3 +30,18 @@ settings.load_profile("repeatable")
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _caches.cleanup()
+
+
+@pytest.fixture(scope="session")
+def benchmark_module() -> Callable[[str], ModuleType]:
+    """A script of benchmarks/ as a module; it finds its neighbours."""
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+
+    def found(name: str) -> ModuleType:
+        sys.path.insert(0, folder)
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(folder)
+
+    return found

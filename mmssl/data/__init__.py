@@ -12,6 +12,7 @@ from mmssl.data.options import DataOptions as DataOptions
 from mmssl.data.options import Stream as Stream
 from mmssl.data.options import open_streams as open_streams
 from mmssl.data.order import Order as Order
+from mmssl.data.raw import raw_samples as raw_samples
 from mmssl.data.source import Source as Source
 from mmssl.data.track import Track as Track
 from mmssl.data.track import silent as silent

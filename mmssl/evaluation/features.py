@@ -11,7 +11,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.data import Batch, Labels, Source, Track, batches, cut, processes, silent
-from mmssl.data.loader import READ
 from mmssl.data.source import OnError
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLConfig, MMSSLModel
@@ -149,15 +148,6 @@ def raw_features(
     shown = track(stream, "raw features", -(-len(source) // batch_size), unit="batches")
     merged = (merge_pieces(batch.inputs[name][RAW], batch, source) for batch in shown)
     return _joined([(values, batch.labels, batch.ids) for values, batch in merged])
-
-
-def raw_samples(source: Source, name: str, ids: Int[Tensor, " n"], track: Track) -> Iterator[Any]:
-    """The raw samples `ids`, in order."""
-    modality = find(name)
-    narrow = source.only([modality])
-    for chunk in track(ids.split(READ), "reference", -(-len(ids) // READ), unit="reads"):
-        for row in narrow.rows(chunk.numpy()):
-            yield narrow.raw(modality, row)
 
 
 class _Raw(Processor):

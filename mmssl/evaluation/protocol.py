@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from mmssl.data import DataOptions, Labels, Source, Track, processes, silent
+from mmssl.data import DataOptions, Labels, Source, Track, processes, raw_samples, silent
 from mmssl.evaluation import probes
-from mmssl.evaluation.features import Features, extract, random_init, raw_features, raw_samples
+from mmssl.evaluation.features import Features, extract, random_init, raw_features
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.scorable import check_readable, check_scorable
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
 from mmssl.evaluation.table import BEHIND, PRETRAINED, RANDOM, RAW, SCORES, Row, Table
+from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
 
@@ -229,7 +230,8 @@ class Evaluator:
         assert test.labels is not None
 
         def given(source: Source, ids: Int[Tensor, " n"]) -> list[Any]:
-            return [reference.sample(raw) for raw in raw_samples(source, self.modality, ids, self.track)]
+            raws = raw_samples(source, find(self.modality), reference.title, ids=ids.tolist(), track=self.track)
+            return [reference.sample(raw) for raw in raws]
 
         estimator = reference.estimator(self.classes, self.options.seed)
         estimator.fit(given(self.sources.train, train.ids), train.labels.numpy())

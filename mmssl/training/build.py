@@ -1,6 +1,6 @@
 """From a recipe's sections, or a saved model, to processor, model and objective."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from mmssl.data import Labels, Source, Stream, Track, cut, silent
-from mmssl.data.loader import READ, holdings
+from mmssl.data import Labels, Stream, Track, cut, raw_samples, silent
+from mmssl.data.loader import holdings
 from mmssl.modality import Content, Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import OBJECTIVES, Objective, Setup
@@ -135,7 +135,7 @@ def fit_processor(
         if not processor.fitted:
             source = next(stream.source for stream in streams.values() if name in stream.modalities)
             try:
-                processor.fit(raw_samples(source, modality, track))
+                processor.fit(raw_samples(source, modality, f"fitting {modality.name}", track=track))
             except (ValueError, TypeError) as error:
                 raise type(error)(f"{source}, {name}: {error}") from error
         processors[name] = processor
@@ -169,22 +169,10 @@ def cut_stream(stream: Stream, processor: MMSSLProcessor, track: Track = silent)
     return replace(stream, source=cut(stream.source, modalities_of(stream, processor), track=track))
 
 
-def raw_samples(source: Source, modality: Modality, track: Track) -> Iterator[Any]:
-    """All raw samples of a modality, in order."""
-    yield from _samples(source, modality, track, f"fitting {modality.name}")
-
-
-def _samples(source: Source, modality: Modality, track: Track, title: str) -> Iterator[Any]:
-    narrow = source.only([modality])
-    for start in track(range(0, len(source), READ), title, unit="reads"):
-        for row in narrow.rows(range(start, min(start + READ, len(source)))):
-            yield narrow.raw(modality, row)
-
-
 def contents_of(stream: Stream, processor: MMSSLProcessor, track: Track = silent) -> dict[str, list[Content]]:
     """What the modalities of a source took its samples for, by modality; of many samples `EXAMINED` are looked at."""
     some = stream.source.evenly(EXAMINED)
     return {
-        name: each.contents(_samples(some, modality, track, f"looking at {name}"))
+        name: each.contents(raw_samples(some, modality, f"looking at {name}", track=track))
         for name, (modality, each) in modalities_of(stream, processor).items()
     }

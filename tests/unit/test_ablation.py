@@ -14,13 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def module() -> Any:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import ablation
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return ablation
+def module(benchmark_module: Any) -> Any:
+    return benchmark_module("ablation")
 
 
 def test_rows_change_what_they_name_and_nothing_else(module: Any) -> None:

@@ -1,7 +1,6 @@
 """The table of all recipes: data are found where they lie, cells are kept, and a page shows them."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +15,8 @@ HARDWARE = {"cpu": "x86_64", "cores": 2, "gpus": []}
 
 
 @pytest.fixture(scope="module")
-def module() -> Any:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import recipes
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return recipes
+def module(benchmark_module: Any) -> Any:
+    return benchmark_module("recipes")
 
 
 def test_data_are_found_below_the_folder_or_bundled(module: Any, tmp_path: Path) -> None:

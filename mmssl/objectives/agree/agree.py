@@ -102,13 +102,7 @@ class Agree(Objective):
             samples=setup.samples,
             group_labels=setup.group_labels,
         )
-        prototypes = nn.ModuleDict()
-        for number, loss in enumerate(self.every_loss):
-            if loss.follows and self.target == "student":
-                raise ValueError(f"objective.losses: {type(loss).__name__} follows another network; set objective.teacher")
-            if (made := loss.prepare(space)) is not None:
-                prototypes[str(number)] = made
-                space = replace(space, prototypes=space.prototypes or len(made.weight))
+        prototypes = self.make_prototypes(space)
         if len(prototypes):
             self.heads[f"{self.place}prototypes"] = prototypes
         self.mask, self.mask_probability = mask, mask_probability
@@ -164,6 +158,17 @@ class Agree(Objective):
     @property
     def mixes(self) -> bool:
         return super().mixes or bool(self.mixtures)
+
+    def make_prototypes(self, space: Space) -> nn.ModuleDict:
+        """Prepare the losses; the prototypes that they ask for, by their numbers."""
+        found = nn.ModuleDict()
+        for number, loss in enumerate(self.every_loss):
+            if loss.follows and self.target == "student":
+                raise ValueError(f"objective.losses: {type(loss).__name__} follows another network; set objective.teacher")
+            if (made := loss.prepare(space)) is not None:
+                found[str(number)] = made
+                space = replace(space, prototypes=space.prototypes or len(made.weight))
+        return found
 
     def make_target(self, teacher: TeacherOptions | None) -> str:
         """The name of the network that the student follows."""

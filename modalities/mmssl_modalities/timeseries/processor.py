@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmssl.modality import Content, Inputs, Processor, Reference, pad_stack
 from mmssl_modalities.timeseries.contents import series_contents
-from mmssl_modalities.timeseries.read import Layout, Series, read_series
+from mmssl_modalities.timeseries.read import Layout, Series, filled, read_series
 
 VALUES = "timeseries_values"
 OBSERVED = "timeseries_observed"
@@ -243,7 +243,7 @@ class TimeseriesProcessor(Processor):
         if STATISTICS in inputs:
             location, scale = inputs[STATISTICS].numpy().astype(np.float64).T[..., None]
             values = values * scale + location
-        curves = _filled(values, observed, min(self.length or FEATURE_POINTS, MAX_FEATURE_POINTS))
+        curves = filled(values, observed, min(self.length or FEATURE_POINTS, MAX_FEATURE_POINTS))
         if not self.num_channels:
             return np.concatenate([curves.mean(0), curves.std(0)])
         return self._known(curves).ravel()
@@ -254,7 +254,7 @@ class TimeseriesProcessor(Processor):
 
         def curves(raw: Any) -> Float[np.ndarray, "c t"]:
             values = read_series(raw, self.layout).values
-            found = _filled(values, ~np.isnan(values), values.shape[1])
+            found = filled(values, ~np.isnan(values), values.shape[1])
             return self._known(found) if self.num_channels else np.stack([found.mean(0), found.std(0)])
 
         return random_convolutions(curves)
@@ -296,19 +296,6 @@ def _rate(series: Series) -> float | None:
 
 def _even(sample: Inputs) -> Float[Tensor, " t"]:
     return torch.arange(sample[VALUES].shape[1], dtype=torch.float32)
-
-
-def _filled(values: Float[np.ndarray, "c t"], observed: Bool[np.ndarray, "c t"], points: int) -> Float[np.ndarray, "c p"]:
-    """Each channel at so many places, gaps filled in."""
-    return np.stack([_resampled(*channel, points) for channel in zip(values, observed, strict=True)])
-
-
-def _resampled(values: Float[np.ndarray, " t"], observed: Bool[np.ndarray, " t"], points: int) -> Float[np.ndarray, " p"]:
-    """Linear interpolation of the observed values at `points` places from the first sample to the last; zeros if there are none."""
-    if not observed.any():
-        return np.zeros(points)
-    places = np.linspace(0, len(values) - 1, points)
-    return np.interp(places, np.flatnonzero(observed), values[observed])
 
 
 def _is_number(item: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 Layout = Literal["channels_first", "time_first"]
@@ -259,3 +259,16 @@ def _elapsed(raw: Any) -> Float[np.ndarray, "..."]:
         ) from None
     with np.errstate(over="ignore", invalid="ignore"):
         return times - times.flat[0] if times.size else times
+
+
+def filled(values: Float[np.ndarray, "c t"], observed: Bool[np.ndarray, "c t"], points: int) -> Float[np.ndarray, "c p"]:
+    """Each channel at so many places, gaps filled in."""
+    return np.stack([_resampled(*channel, points) for channel in zip(values, observed, strict=True)])
+
+
+def _resampled(values: Float[np.ndarray, " t"], observed: Bool[np.ndarray, " t"], points: int) -> Float[np.ndarray, " p"]:
+    """Linear interpolation of the observed values at `points` places from the first sample to the last; zeros if there are none."""
+    if not observed.any():
+        return np.zeros(points)
+    places = np.linspace(0, len(values) - 1, points)
+    return np.interp(places, np.flatnonzero(observed), values[observed])

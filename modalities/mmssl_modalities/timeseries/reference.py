@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d
 
 from mmssl.modality import Reference
+from mmssl_modalities.timeseries.read import filled
 
 LENGTHS = (7, 9, 11)
 KERNELS = 1000
@@ -111,9 +112,4 @@ class SameSize(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
 
     def transform(self, x: Sequence[Float[np.ndarray, "c _"]]) -> Float[np.ndarray, "n c t"]:
         """All of that size, by linear interpolation."""
-        return np.stack([np.stack([self._resampled(channel) for channel in each]) for each in x])
-
-    def _resampled(self, values: Float[np.ndarray, " t"]) -> Float[np.ndarray, " s"]:
-        if len(values) == self.size_:
-            return values
-        return np.interp(np.linspace(0, len(values) - 1, self.size_), np.arange(len(values)), values)
+        return np.stack([filled(each, np.ones(each.shape, bool), self.size_) for each in x])
