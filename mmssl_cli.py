@@ -125,6 +125,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, required=True, help="the parquet file to write")
     command.set_defaults(run=embed)
 
+    command = commands.add_parser("predict", help="labels of a dataset by a model that was trained on labels")
+    command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
+    add_data_arguments(command)
+    command.add_argument("--split", help="part of the data; all of it if left out")
+    command.add_argument("--label", help="column of true labels, to score the predictions by")
+    command.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the data to write beside them; default: all")
+    command.add_argument("--output", type=Path, required=True, help="the parquet or csv file to write")
+    command.set_defaults(run=predict)
+
     command = commands.add_parser("list", help="modalities, objectives and their parts, or recipes")
     kinds = ["modalities", *PARTS, "recipes"]
     command.add_argument("what", choices=kinds, metavar="KIND", help=", ".join(kinds))
@@ -325,6 +334,29 @@ def embed(options: argparse.Namespace) -> None:
     )
     if is_first():
         print(f"{count} embeddings in {options.output}")
+
+
+def predict(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    found = api.predict(
+        options.model,
+        options.data,
+        options.output,
+        split=options.split,
+        modality=options.modality,
+        column=options.column,
+        label=options.label,
+        keep=options.keep,
+        batch_size=options.batch_size,
+        on_error=options.on_error,
+        table_format=table_format(options),
+    )
+    if is_first():
+        unread = f"; {found.unread:,} of them could not be read and have none" if found.unread else ""
+        print(f"{found.rows:,} predictions in {options.output}{unread}")
+        if found.judged is not None:
+            print(f"{found.judged.num_test:,} labels: {', '.join(found.judged.lines)}")
 
 
 def show_list(options: argparse.Namespace) -> None:

@@ -13,12 +13,15 @@ from typing import Any
 
 _HOMES = {
     "MMSSLConfig": "mmssl.model",
+    "MMSSLForClassification": "mmssl.model",
+    "MMSSLForRegression": "mmssl.model",
     "MMSSLModel": "mmssl.model",
     "MMSSLProcessor": "mmssl.processor",
     "check": "mmssl.api",
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",
     "evaluate_pairs": "mmssl.api",
+    "predict": "mmssl.api",
     "train": "mmssl.api",
 }
 

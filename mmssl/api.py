@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -21,6 +22,7 @@ from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.evaluation import (
     EvaluateOptions,
     Evaluator,
+    Judged,
     PairEvaluator,
     PairTable,
     Table,
@@ -28,12 +30,14 @@ from mmssl.evaluation import (
     choose_modality,
     features,
     open_pairs,
+    predictions,
 )
 from mmssl.evaluation.history import History
+from mmssl.evaluation.judged import class_names, renumbered, unlike
 from mmssl.modality import Content
-from mmssl.model import MMSSLModel, load_model
+from mmssl.model import MMSSLModel, load_model, load_predictor
 from mmssl.model.heads import read_projectors
-from mmssl.model.model import with_projectors
+from mmssl.model.model import PROJECTOR, with_projectors
 from mmssl.objectives import Objective
 from mmssl.objectives.networks import KEPT, Moving
 from mmssl.processor import MMSSLProcessor
@@ -287,7 +291,7 @@ def model_of(model: str | Path) -> str | Path:
 
 def headed(model: MMSSLModel, folder: Path) -> MMSSLModel:
     """A model with the projector that it has, or that the run in `folder` kept beside it. ValueError if there is none."""
-    if model.heads is not None:
+    if PROJECTOR in dict(model.heads or {}):
         return model
     file = Run(folder).projector_file
     if not file.exists():
@@ -344,6 +348,92 @@ def write_vectors(found: Iterator[tuple[Tensor, Batch]], source: Source, width: 
             writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
             count += len(batch)
     return count
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` did. rows: in the file; unread: of these without a prediction, as they could not be read.
+
+    judged: what the predictions are worth, where a label column was named.
+    """
+
+    rows: int
+    unread: int
+    judged: Judged | None = None
+
+
+def predict(
+    model: str | Path,
+    data: str,
+    output: str | Path,
+    *,
+    split: str | None = None,
+    modality: str | None = None,
+    column: str | Sequence[str] | None = None,
+    label: str | None = None,
+    keep: Sequence[str] | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    table_format: TableFormat = PLAIN,
+) -> Predicted:
+    """Predict the label of every row with a model that was trained on labels, and write a parquet or csv file.
+
+    Its columns: `row`, those of the data, `prediction`, and `probability_<class>` for each class. A row that cannot be read stands
+    there without a prediction (`on_error="skip"`).
+
+    model: folder of a model or of a run, or Hub id; the other arguments as in `evaluate`. split: None: all of the data.
+    label: a column of true labels, by which the predictions are scored. keep: columns of the data to write; None: all of them.
+    ValueError for an encoder without a label head, labels that it does not predict, or an output that is no such file.
+    """
+    output = Path(output)
+    predictions.check_output(output)
+
+    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str]]:
+        folder = model_of(model)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        loaded = load_predictor(folder).to(device).eval()
+        processor = MMSSLProcessor.from_pretrained(folder)
+        name = choose_modality(modality or loaded.label_head.modality, processor)
+        source = Source(path=data, split=split, columns=column_map(name, column, label), table_format=table_format)
+        kept = source.column_names if keep is None else list(keep)
+        for known, what in ((source.column_names, kept), ([], [each for each in kept if predictions.is_ours(each)])):
+            if wrong := [each for each in what if each not in known]:
+                why = "has no such column" if known else "and the predictions would both be called so; name others with --keep"
+                raise LookupError(f"--keep {wrong[0]}: {source} {why}; it has {', '.join(source.column_names)}")
+        if label is not None and (differs := unlike(loaded, labels_to_judge(source, loaded))):
+            raise ValueError(f"--label {label}: {differs}")
+        return processor, loaded, name, source, kept
+
+    start(TIMEOUT)
+    with processes.one_for_all():
+        processor, loaded, name, source, kept = processes.together(opened, first_before=True)
+        tell(source)
+        options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
+        found = list(predictions.predicted(loaded, processor, source, name, **options))
+
+        def written() -> Predicted:
+            table = predictions.table_of(loaded, found, source, kept)
+            predictions.write(table, output)
+            judged = None if label is None else judge(loaded, found, source)
+            return Predicted(table.num_rows, table.column(predictions.PREDICTION).null_count, judged)
+
+        return processes.by_first(written)
+
+
+def labels_to_judge(source: Source, model: MMSSLModel) -> Labels:
+    """The true labels of a source, read as a model predicts them."""
+    found = source.labels(kind="regression" if model.label_head.kind == "regression" else "classification")
+    assert found is not None, "the column is named"
+    return found
+
+
+def judge(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source) -> Judged | None:
+    """What predictions are worth beside the true labels of their rows; None where no row could be read."""
+    if not found:
+        return None
+    labels, ids = labels_to_judge(source, model), torch.cat([batch.ids for _, batch in found])
+    truth = renumbered(labels.tensor()[ids], labels, model)
+    return Judged.of(model.label_head, class_names(model), torch.cat([logits for logits, _ in found]), truth)
 
 
 def track_once() -> Track:

@@ -10,7 +10,7 @@ A plug-in is one file that builds one `Modality` and names it in the entry-point
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 
@@ -339,6 +339,7 @@ class Modality:
         `columns` for its column.
     strong: keys of augmentations that together do all they can, under which the laws look at views; one mapping for all that goes
         together, and more for what does not.
+    tasks: the Hub's names for the classification and the regression of samples, where it has one.
     """
 
     name: str
@@ -355,6 +356,7 @@ class Modality:
     sentence: str | None = None
     suffixes: tuple[str, ...] = ()
     strong: Sequence[Mapping[str, Any]] = ()
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:

@@ -33,12 +33,14 @@ class Labels:
     names: class names in the order of their indices; empty for regression.
     values: int64 class indices, or float32 values for regression.
     reason: what they are taken for and why, in words.
+    column: name of the column that held them, where one did.
     """
 
     kind: Kind
     names: list[str]
     values: Shaped[np.ndarray, " n"]
     reason: str = ""
+    column: str | None = None
 
     def __len__(self) -> int:
         return len(self.values)

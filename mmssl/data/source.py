@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -265,7 +266,8 @@ class Source:
             return None
         if not isinstance(name, str):
             raise ValueError(f"{self}: columns.label must be one column; got {name}")
-        return Labels.read(self.cells(name), **self._label_place(name), kind=kind, like=like)
+        found = Labels.read(self.cells(name), **self._label_place(name), kind=kind, like=like)
+        return replace(found, column=name)
 
     def natural_classes(self, column: str) -> Int[np.ndarray, " n"] | None:
         """Classes by which the rows may be grouped; None for a column of numbers. See `mmssl.data.labels.natural_classes`."""

@@ -5,6 +5,7 @@ from mmssl.evaluation.features import embed as embed
 from mmssl.evaluation.features import extract as extract
 from mmssl.evaluation.features import random_init as random_init
 from mmssl.evaluation.features import raw_features as raw_features
+from mmssl.evaluation.judged import Judged as Judged
 from mmssl.evaluation.pair_data import asked_pairs as asked_pairs
 from mmssl.evaluation.pair_data import open_pairs as open_pairs
 from mmssl.evaluation.paired import PAIR_PROTOCOL as PAIR_PROTOCOL

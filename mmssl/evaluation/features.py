@@ -1,6 +1,6 @@
 """Frozen features of a labelled dataset."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,9 @@ from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.processor import MMSSLProcessor
 
 RAW = "features"
+
+Then = Callable[[Float[Tensor, "b d"]], Float[Tensor, "b e"]]
+"""What a head makes of pooled outputs."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def extract(
     batch_size: int = 256,
     on_error: OnError = "raise",
     workers: int = 0,
-    project: bool = False,
+    then: Then | None = None,
     title: str = "features",
     track: Track = silent,
 ) -> Features:
@@ -52,12 +55,12 @@ def extract(
 
     Several processes share the work; of all but the first one the result is empty.
 
-    name: the modality to read. project: into the space that the model's modalities share; LookupError if it has none.
+    name: the modality to read. then: what is made of the pooled outputs; None: nothing.
     title: what `track`, the progress display, says.
     ValueError names source, row and column of a sample that cannot be read, unless `on_error` is "skip".
     """
     options: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "on_error": on_error, "workers": workers}
-    read = embed(model, processor, source, name, project=project, title=title, track=track, **options)
+    read = embed(model, processor, source, name, then=then, title=title, track=track, **options)
     return _joined([(values.float().cpu(), batch.labels, batch.ids) for values, batch in read])
 
 
@@ -71,7 +74,7 @@ def embed(
     batch_size: int = 256,
     on_error: OnError = "raise",
     workers: int = 0,
-    project: bool = False,
+    then: Then | None = None,
     title: str = "features",
     track: Track = silent,
 ) -> Iterator[tuple[Float[Tensor, "b d"], Batch]]:
@@ -101,7 +104,7 @@ def embed(
             inputs = batch.to(model.device).inputs[name]
             with torch.no_grad():
                 values, merged = merge_pieces(model.pool(model.encode(name, inputs)), batch, source)
-                yield (model.projected(name, values) if project else values), merged
+                yield (values if then is None else then(values)), merged
 
     with evaluating(model):
         yield from track(processes.in_turn(answered()), title, -(-len(source) // batch_size), unit="batches")

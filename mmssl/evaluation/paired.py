@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ class PairEvaluator(ABC):
             batch_size=self.options.batch_size,
             on_error=self.data.on_error,
             workers=self.data.workers,
-            project=True,
+            then=partial(model.projected, modality),
             title=f"{name}: {modality}",
             track=self.track,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from mmssl.data import DataOptions, Labels, Source, Track, processes, raw_samples, silent
 from mmssl.evaluation import probes
-from mmssl.evaluation.features import Features, extract, random_init, raw_features
+from mmssl.evaluation.features import Features, Then, extract, random_init, raw_features
 from mmssl.evaluation.history import Exposure, History, label_column
+from mmssl.evaluation.judged import Judged, class_names, logits_of, renumbered, unlike
 from mmssl.evaluation.scorable import check_readable, check_scorable
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
-from mmssl.evaluation.table import BEHIND, PRETRAINED, RANDOM, RAW, SCORES, Row, Table
+from mmssl.evaluation.table import BEHIND, OWN, PRETRAINED, RANDOM, RAW, SCORES, TUNED, Row, Table
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
@@ -30,9 +32,10 @@ an L2 penalty 1 / C from C = 1e-4, 1e-3, ..., 100, the best on a fifth of the tr
 fitted on all of them. The search ends after two values of C in a row that are worse than the best.
 Score: accuracy in percent, or R2, on the test samples. Data without a test split: a fifth of the training rows (stratified, the
 same for every seed and limit), which a model that learned their labels must not have been trained on.
-Rows: the model; where asked for, what its projector makes of its features; the same architecture with random weights, the mean of
-several draws; `Processor.features` of the raw samples; `Processor.reference`, a method without pretraining, where the modality
-has one; the most frequent class, or the mean, of the training labels.
+Rows: the model; where it predicts these labels, its own predictions; where asked for, what its projector makes of its features;
+the same architecture with random weights, the mean of several draws; `Processor.features` of the raw samples;
+`Processor.reference`, a method without pretraining, where the modality has one; the most frequent class, or the mean, of the
+training labels.
 
 Version 1 scored rows that a run had been trained on with their labels, and chose the fifth after limits and after samples that
 could not be read were left out. On data with a test split, and on all rows of others, the two versions give the same score.
@@ -95,6 +98,7 @@ class Evaluator:
             check_readable(source, self.modality, processor.processors[self.modality], data.on_error, inputs)
         self.classes = self.sources.train_labels.kind == "classification"
         self._baselines: Baselines | None = None
+        self.judged: Judged | None = None
 
     def score(self, model: MMSSLModel) -> dict[str, float]:
         """The scores of `model` as it is now, by the names in `SCORES`."""
@@ -107,11 +111,14 @@ class Evaluator:
         assert column is not None, "labels were read from it"
         return history.exposure(self.sources.test, column, None if fifth is None else fifth.column)
 
-    def table(self, model: MMSSLModel, *, name: str = PRETRAINED, others: Mapping[str, str | Path] | None = None) -> Table:
+    def table(self, model: MMSSLModel, *, name: str | None = None, others: Mapping[str, str | Path] | None = None) -> Table:
         """A row for `model`, for other saved models (name: folder or Hub id), and for each baseline.
 
-        With `options.heads` also one behind the model's projector; LookupError if it has none.
+        name: of the model's row; None: by what it is. A model that predicts these labels has a row for its own predictions, and
+        `judged` holds what they are worth; one that predicts others has a note. With `options.heads` there is a row behind the
+        model's projector; LookupError if it has none.
         """
+        name = name or (PRETRAINED if model.config.label_head is None else TUNED)
         rows, histories = [self.row(name, model)], [self.history]
         for other, path in (others or {}).items():
             loaded = load_model(path).to(model.device)
@@ -119,9 +126,13 @@ class Evaluator:
             histories.append(History.read(path))
         rows, told = self._with_exposure(rows, histories)
         if self.options.heads:
-            rows.insert(1, replace(self.row(BEHIND, model, project=True), seen=rows[0].seen))
+            rows.insert(1, replace(self.row(BEHIND, model, then=partial(model.projected, self.modality)), seen=rows[0].seen))
+        self.judged, said = self.judge(model)
+        if self.judged is not None:
+            rows.insert(1, Row(OWN, None, self.judged.score, seen=rows[0].seen))
+            said = [f"{OWN}: {', '.join(self.judged.lines)}."]
         self._baselines = baselines = self._baselines or self._measure_baselines(model.device)
-        notes = [*([] if self.sources.note is None else [self.sources.note]), *told]
+        notes = [*([] if self.sources.note is None else [self.sources.note]), *told, *said]
         if baselines.skipped:
             notes.append(f"Samples that could not be read, and are left out: {baselines.skipped:,}.")
         return Table(
@@ -141,10 +152,37 @@ class Evaluator:
         told = [(row.name, sentence(exposure)) for row, exposure in zip(rows, exposures, strict=True)]
         return marked, [f"{name}: {text}." for name, text in told if text is not None]
 
-    def row(self, name: str, model: MMSSLModel, processor: MMSSLProcessor | None = None, *, project: bool = False) -> Row:
+    def judge(self, model: MMSSLModel) -> tuple[Judged | None, list[str]]:
+        """What a model's own predictions of the test labels are worth; None, and perhaps why, where it predicts none of these."""
+        if model.config.label_head is None or model.label_head.modality not in (None, self.modality):
+            return None, []
+        labels = self.sources.test_labels
+        if wrong := unlike(model, labels):
+            return None, [f"{OWN} is not scored: {wrong}."]
+        found = extract(
+            model,
+            self.processor,
+            self.sources.test,
+            self.modality,
+            labels=labels,
+            batch_size=self.options.batch_size,
+            on_error=self.data.on_error,
+            workers=self.data.workers,
+            then=partial(logits_of, model),
+            title=f"{OWN}: predictions",
+            track=self.track,
+        )
+
+        def measured() -> Judged:
+            assert found.labels is not None
+            return Judged.of(model.label_head, class_names(model), found.values, renumbered(found.labels, labels, model))
+
+        return processes.by_first(measured), []
+
+    def row(self, name: str, model: MMSSLModel, processor: MMSSLProcessor | None = None, *, then: Then | None = None) -> Row:
         """Scores of a model; `processor` if it is not the evaluator's. ValueError if its features are not finite.
 
-        project: score what the model's projector makes of its features; LookupError if it has none.
+        then: score what a head makes of the model's features.
         """
         options, data = self.options, self.data
 
@@ -158,7 +196,7 @@ class Evaluator:
                 batch_size=options.batch_size,
                 on_error=data.on_error,
                 workers=data.workers,
-                project=project,
+                then=then,
                 title=f"{name}: features",
                 track=self.track,
             )

@@ -38,6 +38,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     final_norm: whether the last layer's output is normalised.
     projections: per modality the settings of a `Head` that maps pooled outputs into one space that modalities share; None: there is
         none. logit_scale, logit_bias: the initial factor on similarities there, and what is added; None: none.
+    label_head: the settings of a `LabelHead`, which predicts labels; None: there is none. `id2label` names its classes.
     """
 
     model_type = "mmssl"
@@ -65,6 +66,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     projections: dict[str, Any] | None = None
     logit_scale: float | None = None
     logit_bias: float | None = None
+    label_head: dict[str, Any] | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,16 @@ from mmssl.modality import Adapter, Inputs, find
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.encoder import Encoder
 from mmssl.model.heads import Head, LogitScale
-from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise
+from mmssl.model.labels import LabelHead
+from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise, initialise_all
 from mmssl.model.pooling import concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
+
+PROJECTOR, SCALE, LABEL = "projector", "scale", "label"
+"""Names of a model's heads: into a space that modalities share, the factor on similarities there, and what predicts labels."""
+DEFAULT_LABELS = 2
+"""Classes of a configuration of transformers that says nothing of labels."""
 
 
 class AttentionPool(nn.Module):
@@ -85,20 +91,64 @@ class MMSSLModel(MMSSLPreTrainedModel):
             self.pooled_size(name)
         self.heads: nn.ModuleDict | None = None
         if config.projections is not None:
-            self.heads = self.projectors(config.projections)
+            self.heads = nn.ModuleDict({PROJECTOR: self.projectors(config.projections)})
             if config.logit_scale is not None:
-                self.heads["scale"] = LogitScale(config.logit_scale, bias=config.logit_bias)
+                self.heads[SCALE] = LogitScale(config.logit_scale, bias=config.logit_bias)
+        if config.label_head is not None:
+            self.heads = nn.ModuleDict() if self.heads is None else self.heads
+            head = LabelHead(**config.label_head)
+            self.heads[LABEL] = head.build(self.labelled_size(head))
         self.post_init()
 
     def projectors(self, heads: Mapping[str, Mapping[str, Any]]) -> nn.ModuleDict:
-        """The heads that `MMSSLConfig.projections` describes."""
-        built = {name: Head(**keys).build(self.pooled_size(name)) for name, keys in heads.items()}
-        return nn.ModuleDict({"projector": nn.ModuleDict(built)})
+        """The heads that `MMSSLConfig.projections` describes, by modality."""
+        return nn.ModuleDict({name: Head(**keys).build(self.pooled_size(name)) for name, keys in heads.items()})
 
     def project(self, heads: Mapping[str, Mapping[str, Any]]) -> None:
         """Put heads on top that map the pooled outputs of modalities into one space, as `MMSSLConfig.projections` says."""
         self.config.projections = {name: dict(keys) for name, keys in heads.items()}
-        self.heads = self.projectors(heads).to(self.device)
+        self.heads = nn.ModuleDict() if self.heads is None else self.heads
+        if SCALE in self.heads:
+            del self.heads[SCALE]
+        self.heads[PROJECTOR] = self.projectors(heads).to(self.device)
+
+    def labelled_size(self, head: LabelHead) -> int:
+        """Width of the pooled outputs that a label head reads. ValueError: those of the modalities differ."""
+        sizes = {self.pooled_size(name) for name in ([head.modality] if head.modality else self.adapters)}
+        if len(sizes) > 1:
+            raise ValueError("pooling='concat' gives modalities vectors of different widths, but there is one head; choose mean")
+        return sizes.pop()
+
+    def label(self, head: LabelHead, names: Sequence[str]) -> None:
+        """Put a head on top that predicts labels, with fresh weights. names: of its classes; empty for a regression."""
+        built = head.build(self.labelled_size(head))
+        initialise_all(built, self.config)
+        known = list(names) or [head.column or "LABEL_0"]
+        self.config.label_head, self.config.problem_type = head.settings(), head.problem
+        self.config.id2label, self.config.label2id = dict(enumerate(known)), {name: i for i, name in enumerate(known)}
+        self.heads = nn.ModuleDict() if self.heads is None else self.heads
+        self.heads[LABEL] = built.to(self.device)
+
+    def unlabel(self) -> None:
+        """Drop the head that predicts labels, if there is one: an encoder that learns something else leaves it behind."""
+        if self.config.label_head is None:
+            return
+        self.config.label_head, self.config.problem_type, self.config.num_labels = None, None, DEFAULT_LABELS
+        assert self.heads is not None
+        del self.heads[LABEL]
+        self.heads = self.heads if len(self.heads) else None
+
+    @property
+    def label_head(self) -> LabelHead:
+        """What the model predicts. LookupError for one that predicts nothing."""
+        if self.config.label_head is None:
+            raise LookupError("this model predicts no labels: it is an encoder; fine-tune it with the objective supervised")
+        return LabelHead(**self.config.label_head)
+
+    def predicted(self, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b k"]:
+        """What the label head gives for pooled outputs; `label_head` makes a loss, logits and probabilities of it."""
+        assert self.heads is not None
+        return self.heads[LABEL](pooled)
 
     def get_input_embeddings(self) -> nn.Module:
         """The adapters: what stands in front of the encoder."""
@@ -145,8 +195,8 @@ class MMSSLModel(MMSSLPreTrainedModel):
 
     def projected(self, name: str, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b e"]:
         """Pooled outputs of a modality in the space that modalities share. LookupError for a model without one."""
-        heads = None if self.heads is None else cast(nn.ModuleDict, self.heads["projector"])
-        if heads is None or name not in heads:
+        heads = cast(nn.ModuleDict, dict(self.heads or {}).get(PROJECTOR, {}))
+        if name not in heads:
             raise LookupError(f"this model has no projection of {name!r} into a space that modalities share; train one with clip")
         return heads[name](pooled)
 
@@ -192,15 +242,16 @@ class MMSSLModel(MMSSLPreTrainedModel):
         if len(names) == 1:
             return self.of_modality(names[0], inputs)
         found = PairedOutput({f"{name}_output": self.of_modality(name, inputs) for name in names})
-        if self.heads is None:
+        if PROJECTOR not in dict(self.heads or {}):
             return found
         unit = {
             name: nn.functional.normalize(self.projected(name, found[f"{name}_output"].pooler_output), dim=-1) for name in names
         }
         found |= {f"{name}_embeds": values for name, values in unit.items()}
-        if len(names) == 2 and "scale" in self.heads:
+        scale = dict(self.heads or {}).get(SCALE)
+        if len(names) == 2 and scale is not None:
             a, b = names
-            logits = self.heads["scale"](unit[a] @ unit[b].mT)
+            logits = scale(unit[a] @ unit[b].mT)
             found |= {f"logits_per_{a}": logits, f"logits_per_{b}": logits.mT}
         return found
 
@@ -234,14 +285,17 @@ def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLMod
     return loaded
 
 
-def without_heads(model: MMSSLModel) -> MMSSLModel:
-    """The same model, its parts shared, without what was trained on top of it."""
-    return model if model.heads is None else with_heads(model, None)
+def described(model: MMSSLModel) -> MMSSLModel:
+    """The same model, its parts shared, with those heads alone that its configuration speaks of: what can be saved and loaded."""
+    config, heads = model.config, dict(model.heads or {})
+    names = [*((PROJECTOR, SCALE) if config.projections is not None else ()), *((LABEL,) if config.label_head is not None else ())]
+    kept = {name: head for name, head in heads.items() if name in names}
+    return model if len(kept) == len(heads) else with_heads(model, nn.ModuleDict(kept) if kept else None)
 
 
 def with_projectors(model: MMSSLModel, projectors: nn.ModuleDict) -> MMSSLModel:
     """The same model, its parts shared, with these heads by modality in the place of all that it has: `projected` goes by them."""
-    return with_heads(model, nn.ModuleDict({"projector": projectors}))
+    return with_heads(model, nn.ModuleDict({PROJECTOR: projectors}))
 
 
 def with_heads(model: MMSSLModel, heads: nn.ModuleDict | None) -> MMSSLModel:

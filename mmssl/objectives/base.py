@@ -15,7 +15,7 @@ from mmssl.draws import Draws
 from mmssl.modality import Augment as Augment
 from mmssl.modality import Inputs, Others, Processor, mixing
 from mmssl.model import MMSSLModel
-from mmssl.model.model import with_projectors
+from mmssl.model.model import described, with_projectors
 from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published
 from mmssl.objectives.terms import Metric, Terms
 from mmssl.objectives.together import Share, Whole, nothing, whole_step
@@ -93,8 +93,6 @@ class Objective(nn.Module, ABC):
     """Whether it learns nothing from data in which no row holds two modalities."""
     publish: Published = "student"
     """Which network a run publishes."""
-    keeps_heads: bool = False
-    """Whether heads on top of the model are published with it."""
 
     count: ClassVar[int] = 1
     """Global views of each sample where the recipe names none."""
@@ -253,7 +251,7 @@ class Objective(nn.Module, ABC):
 
     def stripped(self, model: MMSSLModel) -> MMSSLModel:
         """A model without what only training needs."""
-        return model
+        return described(model)
 
     def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The state of a subclass's own parts from the time before `networks`, as it is named now."""

@@ -1,28 +1,33 @@
 """Supervised training: the supervised row of every table, and plain fine-tuning when a run starts from `init`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Num
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmssl.data import Batch
-from mmssl.data.labels import Kind
-from mmssl.model import MMSSLModel, initialise_all
+from mmssl.data import Batch, Labels
+from mmssl.model import LabelHead, MMSSLModel
 from mmssl.objectives.base import Objective, Setup, Step
 from mmssl.objectives.terms import Mean, Term, Terms
+
+HEAD = "networks.student.heads.label."
+"""Where the head stands in the state of an objective."""
 
 
 class Supervised(Objective):
     """A linear head on the pooled output: cross-entropy for classes, mean squared error of standardised values otherwise.
 
-    kind: what the labels are: classification or regression; null: text, booleans and few distinct whole numbers are classes, other
-        numbers are regressed.
+    The head is published with the model, which then predicts. A head that `init` brings for the same labels is trained on.
+
+    kind: what the labels are: classification, ordinal (classes with an order: that of numbers, or `order`), or regression; null:
+        text, booleans and few distinct whole numbers are classes, other numbers are regressed.
+    order: of ordinal, the names of all classes from the lowest to the highest; null: numbers in their order.
     modality: of rows that hold several modalities, the one from which the label is told; null: there is one.
     label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
+    class_weights: balanced = a sample counts in inverse proportion to how many training samples its class has; null: all alike.
     """
 
     needs_labels = True
@@ -32,30 +37,35 @@ class Supervised(Objective):
         model: MMSSLModel,
         setup: Setup,
         *,
-        kind: Kind | None = None,
+        kind: Literal["classification", "ordinal", "regression"] | None = None,
+        order: list[str] | None = None,
         modality: str | None = None,
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        class_weights: Literal["balanced"] | None = None,
     ) -> None:
         super().__init__(model, setup)
         labels = setup.labels
         if labels is None:
             raise ValueError("the supervised objective needs labels: name their column, data.columns.label=COLUMN")
-        if kind not in (None, labels.kind):
+        if kind is not None and labels.kind != ("classification" if kind == "ordinal" else kind):
             raise ValueError(f"objective.kind is {kind}, but the labels were read for {labels.kind}; read them with kind={kind!r}")
-        self.classes = labels.kind == "classification"
-        if label_smoothing and not self.classes:
-            raise ValueError("objective.label_smoothing belongs to classes, but the labels are numbers; leave it out")
-        self.label_smoothing = label_smoothing
-        self.mean = 0.0 if self.classes else float(np.mean(labels.values))
-        self.std = 1.0 if self.classes else float(np.std(labels.values)) or 1.0
+        for key, value in (("label_smoothing", label_smoothing), ("class_weights", class_weights)):
+            if value and labels.kind != "classification":
+                raise ValueError(f"objective.{key} belongs to classes, but the labels are numbers; leave it out")
+        if label_smoothing and kind == "ordinal":
+            raise ValueError("objective.label_smoothing spreads over classes without an order; with kind=ordinal leave it out")
         if modality is not None and modality not in self.modalities:
             raise ValueError(f"objective.modality is {modality!r}, but the recipe has {', '.join(self.modalities)}")
-        self.modality = modality
-        sizes = {model.pooled_size(name) for name in ([modality] if modality else model.adapters)}
-        if len(sizes) > 1:
-            raise ValueError("pooling='concat' gives modalities vectors of different widths, but there is one head; choose mean")
-        self.head = nn.Linear(sizes.pop(), len(labels.names) if self.classes else 1)
-        initialise_all(self.head, model.config)
+        self.label_smoothing, self.modality = label_smoothing, modality
+        names = in_order(labels, kind, order)
+        self.numbers = None if names == labels.names else torch.tensor([names.index(name) for name in labels.names])
+        self.head = head_of(labels, kind or labels.kind, modality)
+        if model.config.label_head != self.head.settings() or list(model.config.id2label.values()) != names:
+            model.label(self.head, names)
+        self.balance = None
+        if class_weights:
+            counts = np.bincount(labels.values, minlength=len(names))
+            self.balance = torch.tensor(len(labels) / np.maximum(counts, 1) / len(names), dtype=torch.float32)
 
     def terms(self, batch: Batch, step: Step) -> Terms:
         batch = self.read(batch)
@@ -63,19 +73,62 @@ class Supervised(Objective):
             return Terms({"loss": Term.samples(batch.keys.new_zeros(0, dtype=torch.float32))})
         name = batch.modality
         tokens = self.model.embed(name, self.view(batch, name)).keyed(batch.draws.fork(0))
-        predicted = self.head(self.model.pool(self.model.encoder(tokens))).float()
+        predicted = self.model.predicted(self.model.pool(self.model.encoder(tokens))).float()
         assert batch.labels is not None
-        if not self.classes:
-            target = (batch.labels - self.mean) / self.std
-            return Terms({"loss": Term.samples(F.mse_loss(predicted[:, 0], target, reduction="none"))})
-        loss = F.cross_entropy(predicted, batch.labels, label_smoothing=self.label_smoothing, reduction="none")
-        return Terms({"loss": Term.samples(loss)}, {"accuracy": Mean.of(predicted.argmax(1) == batch.labels)})
+        truth = batch.labels if self.numbers is None else self.numbers.to(batch.labels.device)[batch.labels]
+        loss = Term.samples(self.head.loss(predicted, truth, self.label_smoothing), self.counted(batch))
+        return Terms({"loss": loss}, {} if self.head.kind == "regression" else {"accuracy": Mean.of(predicted.argmax(1) == truth)})
+
+    def counted(self, batch: Batch) -> Num[Tensor, " b"] | None:
+        """How much each sample counts; None: all alike."""
+        return None if self.balance is None else self.balance.to(batch.ids.device)[batch.labels]
 
     def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
-        return {"loss": torch.tensor(len(self.read(batch)), device=batch.ids.device)}
+        mine = self.read(batch)
+        counted = self.counted(mine) if len(mine) else None
+        return {"loss": torch.tensor(len(mine), device=batch.ids.device) if counted is None else counted.sum()}
 
     def read(self, batch: Batch) -> Batch:
         """The samples that hold the modality that is read."""
         if self.modality is None:
             return batch
         return batch.of(self.modality) if self.modality in batch.inputs else Batch({}, batch.keys[:0], batch.ids[:0])
+
+    def upgraded(self, state: dict[str, Tensor], average: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Of a run that began when the head stood beside the student, too."""
+        own = {f"head.{name}": f"{HEAD}{name}" for name in ("weight", "bias")}
+        return super().upgraded({own.get(key, key): value for key, value in state.items()}, average)
+
+
+def in_order(labels: Labels, kind: str | None, order: list[str] | None) -> list[str]:
+    """The names of the classes, in the order that `order` says. ValueError if it is not one of these classes, or must be said."""
+    if order is None:
+        if kind == "ordinal" and not all(number(name) for name in labels.names):
+            raise ValueError(
+                f"objective.order: name the classes from the lowest to the highest, as in order: [{', '.join(labels.names[:4])}]; "
+                "names that are no numbers have no order of their own"
+            )
+        return sorted(labels.names, key=float) if kind == "ordinal" else labels.names
+    if kind != "ordinal":
+        raise ValueError("objective.order belongs to kind: ordinal; leave it out")
+    if sorted(order) != sorted(labels.names):
+        raise ValueError(f"objective.order must name each class once: {', '.join(labels.names)}; got {', '.join(order)}")
+    return order
+
+
+def number(name: str) -> bool:
+    """Whether a class is a number."""
+    try:
+        return np.isfinite(float(name)).item()
+    except ValueError:
+        return False
+
+
+def head_of(labels: Labels, kind: str, modality: str | None) -> LabelHead:
+    """The head that predicts such labels."""
+    column = labels.column
+    if labels.kind == "regression":
+        mean, std = float(np.mean(labels.values)), float(np.std(labels.values)) or 1.0
+        return LabelHead(kind="regression", size=1, column=column, modality=modality, mean=mean, std=std)
+    ordered = kind == "ordinal"
+    return LabelHead(kind="ordinal" if ordered else "classification", size=len(labels.names), column=column, modality=modality)

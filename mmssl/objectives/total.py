@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from mmssl.data import Batch
 from mmssl.modality import Processor
 from mmssl.model import MMSSLModel
-from mmssl.model.model import without_heads
 from mmssl.objectives.base import Objective, Setup, Step
 from mmssl.objectives.networks import Clock
 from mmssl.objectives.terms import Metric, Term, Terms
@@ -170,9 +169,6 @@ class Sum(Objective):
     def projectors(self, model: MMSSLModel) -> nn.ModuleDict | None:
         """Those of the first part that has any."""
         return next((found for part in self.every_part if (found := part.projectors(model)) is not None), None)
-
-    def stripped(self, model: MMSSLModel) -> MMSSLModel:
-        return model if any(part.keeps_heads for part in self.every_part) else without_heads(model)
 
     def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
         found = dict[str, Any]()

@@ -1,27 +1,42 @@
 """The card of a published model, as the Hub shows it."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmssl.evaluation import RETRIEVAL, ZERO_SHOT, PairTable, Shown
+from mmssl.evaluation import RETRIEVAL, ZERO_SHOT, Judged, PairTable, Shown
+from mmssl.evaluation.table import OWN
 from mmssl.modality import find
+from mmssl.model import LabelHead
+
+MOST_CLASSES = 20
+"""Up to so many classes the card has a table of their confusion."""
 
 
 def model_card(
-    *, name: str, modalities: Sequence[str], tables: Sequence[Shown], record: Mapping[str, Any], recipe_yaml: str
+    *,
+    name: str,
+    modalities: Sequence[str],
+    tables: Sequence[Shown],
+    record: Mapping[str, Any],
+    recipe_yaml: str,
+    head: LabelHead | None = None,
+    judged: Sequence[Judged] = (),
 ) -> str:
     """README.md of a published model: metadata for the Hugging Face Hub, how to use it, how good it is, how it was made.
 
     record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
+    head: of a model that predicts labels. judged: what its predictions are worth.
     """
+    kind = "regression" if head is not None and head.kind == "regression" else "classification"
     scores = [result for table in tables for result in results(table)]
     header = ModelCardData(
         library_name="mmssl",
-        pipeline_tag="feature-extraction",
-        tags=["mmssl", "self-supervised-learning", *modalities],
+        pipeline_tag="feature-extraction" if head is None else find(modalities[0]).tasks.get(kind),
+        tags=["mmssl", "self-supervised-learning" if head is None else kind, *modalities],
         model_name=name if scores else None,
         eval_results=scores or None,
     )
@@ -34,7 +49,9 @@ def model_card(
         command=record["command"],
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         recipe=recipe_yaml.rstrip(),
-        usage=usage,
+        usage=usage if head is None else partial(predicting, kind),
+        introduction=introduction(head, modalities),
+        confusions=[confused(one) for one in judged if 0 < len(one.names) <= MOST_CLASSES],
         fenced=fenced,
     )
     return f"{card}\n"
@@ -45,16 +62,19 @@ def results(table: Shown) -> list[EvalResult]:
     first, is_share = table.rows[0], table.metric == "accuracy"
     if first.seen:
         return []
+    own = [row for row in table.rows if row.name == OWN]
+    scores = [("its own predictions", table.value(own[0], "probe"))] if own else []
+    scores += [(f"{named(table, title)} ({table.protocol})", table.value(first, key)) for key, title in table.titles.items()]
     return [
         EvalResult(
             task_type="feature-extraction",
             dataset_type=table.data,
             dataset_name=table.data,
             metric_type=metric_type_of(table),
-            metric_name=f"{named(table, title)} ({table.protocol})",
-            metric_value=round(table.value(first, key) / (100 if is_share else 1), 4),
+            metric_name=name,
+            metric_value=round(score / (100 if is_share else 1), 4),
         )
-        for key, title in table.titles.items()
+        for name, score in scores
     ]
 
 
@@ -79,6 +99,37 @@ from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained("path/to/this/folder").eval()
 processor = AutoProcessor.from_pretrained("path/to/this/folder")
 features = model(**processor({keyword}={keyword})).pooler_output"""
+
+
+def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
+    """What the model is, in a sentence."""
+    data = " and ".join(modalities)
+    if head is None:
+        return f"A self-supervised encoder for {data} data, pretrained with mmssl."
+    what = "number" if head.kind == "regression" else "class"
+    named = f" `{head.column}`" if head.column else ""
+    return f"A model that predicts the {what}{named} of {data} data, trained on labels with mmssl."
+
+
+def predicting(kind: str, modality: str) -> str:
+    """How labels are predicted, as a person would type it."""
+    keyword = find(modality).keyword
+    last = "value = logits[:, 0]" if kind == "regression" else "label = model.config.id2label[int(logits[0].argmax())]"
+    name = "MMSSLForRegression" if kind == "regression" else "MMSSLForClassification"
+    return f"""from mmssl import {name}
+from transformers import AutoProcessor
+
+model = {name}.from_pretrained("path/to/this/folder").eval()
+processor = AutoProcessor.from_pretrained("path/to/this/folder")
+logits = model(**processor({keyword}={keyword})).logits
+{last}"""
+
+
+def confused(judged: Judged) -> str:
+    """A table of how many samples of each class were taken for each class."""
+    lines = [f"| true \\ predicted | {' | '.join(judged.names)} |", "|---|" + "---:|" * len(judged.names)]
+    rows = zip(judged.names, judged.confusion, strict=True)
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, counts))} |" for name, counts in rows)])
 
 
 def fenced(text: str, language: str) -> str:

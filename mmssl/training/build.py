@@ -13,6 +13,7 @@ from mmssl.data import Labels, Stream, Track, cut, raw_samples, silent
 from mmssl.data.loader import holdings
 from mmssl.modality import Content, Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel
+from mmssl.model.model import LABEL
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.objectives.base import Augment
 from mmssl.objectives.views import ViewOptions, Views
@@ -57,6 +58,9 @@ def build(
     before = MMSSLProcessor.from_pretrained(saved) if saved else None
     processor = fitted or fit_processor(recipe, streams, before, track=track)
     model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
+    if not recipe.needs_labels:
+        model.unlabel()
+    kept = dict(model.heads or {}).get(LABEL)
     brought = brought_along(model, before.processors) if before else []
     if frozen:
         freeze(model, list(recipe.modalities), known=list(before.processors) if before else [])
@@ -75,6 +79,8 @@ def build(
     counted, grouped = partial(samples_of, streams, processor), partial(group_labels_of, streams)
     setup = Setup(augments, labels, views, samples=counted, group_labels=grouped)
     objective = OBJECTIVES[name](model, setup, **settings)
+    if kept is not None and dict(model.heads or {}).get(LABEL) is kept:
+        notes.append(f"init: the label head of {saved} is trained on, with its {model.config.num_labels} outputs")
     used = {id(parameter) for parameter in objective.parameters()}  # heads of another shape give way to new ones
     return Pieces(processor, objective, tuple(notes), tuple(each for each in brought if id(each) in used))
 

@@ -8,15 +8,16 @@ from torch import nn
 from mmssl import files
 from mmssl.data import processes
 from mmssl.data.options import ONLY
-from mmssl.evaluation import Evaluator, PairEvaluator, Shown
+from mmssl.evaluation import Evaluator, Judged, PairEvaluator, Shown
 from mmssl.evaluation.history import History
-from mmssl.model import MMSSLModel, no_weights_bar
+from mmssl.model import MMSSLModel, faced, no_weights_bar
 from mmssl.model.heads import read_projectors, write_projectors
+from mmssl.model.model import PROJECTOR
 from mmssl.model.sentence import write_sentence_files
 from mmssl.objectives import Objective
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
-from mmssl.report import model_card, write_report
+from mmssl.report import judged_figures, model_card, write_report
 from mmssl.training.run import Run, now
 
 FROM_RECORD = (
@@ -28,7 +29,7 @@ FROM_RECORD = (
 
 def projectors_of(headed: MMSSLModel) -> nn.ModuleDict:
     """The projectors of a model that has them, by modality."""
-    return cast(nn.ModuleDict, cast(nn.ModuleDict, headed.heads)["projector"])
+    return cast(nn.ModuleDict, cast(nn.ModuleDict, headed.heads)[PROJECTOR])
 
 
 def restore_projectors(objective: Objective, run: Run) -> None:
@@ -61,17 +62,18 @@ class Ending:
     ) -> None:
         self.recipe, self.run, self.model, self.processor, self.history = recipe, run, model, processor, history
         self.headed = headed
+        self.judged: dict[str, Judged] = {}
 
     def publish(self) -> None:
         """Write the Hugging Face folder: weights as safetensors, configuration, processor, and a card, still without scores.
 
         A projector that is not part of the model stays in the run, beside it.
         """
-        if self.headed is not None and self.model.heads is None:
+        if self.headed is not None and PROJECTOR not in dict(self.model.heads or {}):
             write_projectors(self.run.projector_file, projectors_of(self.headed))
         with files.new_folder(self.run.model_folder) as folder:
             with no_weights_bar():
-                self.model.save_pretrained(folder)
+                faced(self.model).save_pretrained(folder)
             self.processor.save_pretrained(folder)
             write_sentence_files(folder, self.processor.processors)
             self.history.write(folder)
@@ -87,6 +89,10 @@ class Ending:
         then()
         if not processes.is_first():
             return list(tables.values())
+        judged = {name: each.judged for name, each in evaluators.items() if isinstance(each, Evaluator) and each.judged is not None}
+        if judged:
+            self.run.record(judged={name: found.to_dict() for name, found in judged.items()})
+            self.judged = judged
         if tables:
             written = {name: table.to_dict() for name, table in tables.items()}
             files.write_json(self.run.table_file, written[ONLY] if list(written) == [ONLY] else written)
@@ -110,7 +116,7 @@ class Ending:
             self.run.folder,
             recipe_yaml=self.recipe.to_yaml(),
             tables=tables,
-            figures=figures,
+            figures={**judged_figures(self.judged), **figures},
             metrics=self.run.rows(),
             facts={key: record[key] for key in FROM_RECORD} | {"notes": list(notes), "contents": record.get("contents", {})},
             tell=tell,
@@ -125,4 +131,6 @@ class Ending:
             tables=tables,
             record=self.run.read_record(),
             recipe_yaml=self.recipe.to_yaml(),
+            head=None if self.model.config.label_head is None else self.model.label_head,
+            judged=list(self.judged.values()),
         )

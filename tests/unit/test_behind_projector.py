@@ -75,7 +75,8 @@ def test_row_is_the_probe_of_what_the_projector_makes_of_the_features(run: Run) 
     linear = probes.linear_classify(before, train.labels, after, seed=0)
     assert row.probe == pytest.approx(probes.accuracy(linear.predicted, test.labels), abs=2), "one sample, by rounding"
     assert row.knn == pytest.approx(probes.accuracy(probes.knn_classify(before, train.labels, after), test.labels), abs=2)
-    projected = extract(headed(model, run.folder), processor, sources.test, "image", project=True).values
+    whole = headed(model, run.folder)
+    projected = extract(whole, processor, sources.test, "image", then=partial(whole.projected, "image")).values
     torch.testing.assert_close(projected, after, rtol=1e-3, atol=1e-4)
     names = [row.name for row in table_of(run).rows]
     assert names[:2] == [PRETRAINED, BEHIND] and row.num_features == 12 and table_of(run).rows[0].num_features == 32

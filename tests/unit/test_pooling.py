@@ -68,7 +68,7 @@ def test_head_is_as_wide_as_the_output(pooling: str, times: int) -> None:
     width = times * model.config.hidden_size
     assert model(**inputs_of("tabular")).pooler_output.shape[1] == model.pooled_size("tabular") == width
     objective = Supervised(model, Setup(labels=labels))
-    assert objective.head.weight.shape == (2, width)
+    assert objective.model.heads["label"].weight.shape == (2, width)
     batch = batch_of("tabular")
     objective(batch_of("tabular", labels=torch.zeros(len(batch.keys), dtype=torch.int64))).loss.backward()
 

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mmssl.data import Batch, Labels
@@ -29,6 +29,11 @@ def objective_of(labels: Labels | None, **settings: Any) -> Supervised:
     return Supervised(small_model("tabular"), Setup(labels=labels), **settings)
 
 
+def layer(objective: Supervised) -> nn.Linear:
+    """The linear map that predicts."""
+    return cast(nn.Linear, cast(nn.ModuleDict, objective.model.heads)["label"])
+
+
 def batch_with(labels: Labels) -> Batch:
     return batch_of("tabular", labels=labels.tensor()[:SAMPLES])
 
@@ -37,7 +42,7 @@ def batch_with(labels: Labels) -> Batch:
 def predictions(objective: Supervised, batch: Batch) -> list[list[float]]:
     """What the head makes of the model's pooled output, through the model's public face."""
     pooled = objective.model(**batch.inputs["tabular"]).pooler_output.double()
-    weight, bias = objective.head.weight.double(), objective.head.bias.double()
+    weight, bias = layer(objective).weight.double(), layer(objective).bias.double()
     return (pooled @ weight.T + bias).tolist()
 
 
@@ -76,11 +81,11 @@ def test_labels_that_do_not_vary_are_only_centred() -> None:
 def test_head_has_an_output_per_class_and_starts_like_the_other_projections() -> None:
     torch.manual_seed(0)
     objective = objective_of(Labels("classification", [str(i) for i in range(200)], np.arange(200)))
-    assert objective.head.weight.shape == (200, 32)
-    assert objective.head.weight.abs().max() <= math.sqrt(6 / (200 + 32)), "Xavier's bound"
-    assert objective.head.weight.std().item() == pytest.approx(math.sqrt(2 / (200 + 32)), rel=0.05)
-    assert not objective.head.bias.any()
-    assert objective_of(NUMBERS).head.weight.shape == (1, 32)
+    assert layer(objective).weight.shape == (200, 32)
+    assert layer(objective).weight.abs().max() <= math.sqrt(6 / (200 + 32)), "Xavier's bound"
+    assert layer(objective).weight.std().item() == pytest.approx(math.sqrt(2 / (200 + 32)), rel=0.05)
+    assert not layer(objective).bias.any()
+    assert layer(objective_of(NUMBERS)).weight.shape == (1, 32)
 
 
 def test_view_is_that_of_the_recipe() -> None:
@@ -94,7 +99,6 @@ def test_view_is_that_of_the_recipe() -> None:
     objective = Supervised(model, Setup({"tabular": zeros}, CLASSES))
     blank = Batch({"tabular": zeros(batch.inputs["tabular"], batch.draws)}, batch.keys, batch.ids, batch.labels)
     plain = Supervised(model, Setup(labels=CLASSES))
-    plain.head = objective.head
     assert objective(batch).loss.item() == plain(blank).loss.item() != plain(batch).loss.item()
     assert torch.equal(seen[-1], batch.draws.fork(0).keys)
 
@@ -121,7 +125,7 @@ def test_recipe_bounds_the_smoothing() -> None:
     recipe = {"modalities": {"tabular": {}}, "objective": {"name": "supervised"}, "data": {"path": "x"}, "train": {"max_steps": 1}}
     assert load(recipe, ["objective.label_smoothing=0.1"]).objective == (
         "supervised",
-        {"kind": None, "modality": None, "label_smoothing": 0.1},
+        {"kind": None, "order": None, "modality": None, "label_smoothing": 0.1, "class_weights": None},
     )
     with pytest.raises(RecipeError, match=r"objective\.label_smoothing: expected a number >= 0 and < 1, got 1"):
         load(recipe, ["objective.label_smoothing=1"])

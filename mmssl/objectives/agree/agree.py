@@ -24,7 +24,6 @@ from mmssl.masking import Sampler, split_in_order
 from mmssl.modality import Processor
 from mmssl.model import MMSSLModel, initialise_all
 from mmssl.model.heads import BatchNorm, Head, LogitScale, Mlp, Prototypes
-from mmssl.model.model import without_heads
 from mmssl.objectives.agree.parts import Agreement, Seen, Space, pairs_of
 from mmssl.objectives.agree.predictors import Answer, Predicting
 from mmssl.objectives.base import Objective, Setup, Step
@@ -375,9 +374,6 @@ class Agree(Objective):
     def projectors(self, model: MMSSLModel) -> nn.ModuleDict | None:
         found = cast(nn.ModuleDict, cast(nn.ModuleDict, model.heads)[f"{self.place}projector"])
         return found if all(cast(Mlp, head).head.layers for head in found.values()) else None
-
-    def stripped(self, model: MMSSLModel) -> MMSSLModel:
-        return model if self.keeps_heads else without_heads(model)
 
 
 def project(model: MMSSLModel, place: str, name: str, pooled: Float[Tensor, "k d"]) -> Float[Tensor, "k p"]:

@@ -281,4 +281,5 @@ TABULAR = Modality(
     picture=picture,
     draw=draw,
     strong=({"corruption": 0.6, "keep": 0.7},),
+    tasks={"classification": "tabular-classification", "regression": "tabular-regression"},
 )

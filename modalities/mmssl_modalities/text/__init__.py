@@ -83,4 +83,5 @@ TEXT = Modality(
     draw=draw,
     sentence="text",
     strong=({"crop": (0.5, 0.9), "delete": 0.1, "replace": 0.2, "shuffle": 2},),
+    tasks={"classification": "text-classification"},
 )

@@ -1,0 +1,144 @@
+"""Predictions of a model for every row of a source, beside what the row holds, as a table that is written to a file."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, time
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from mmssl import files
+from mmssl.data import Batch, Source, Track, silent
+from mmssl.data.source import OnError
+from mmssl.evaluation.features import embed
+from mmssl.evaluation.judged import class_names, logits_of
+from mmssl.model import MMSSLModel
+from mmssl.processor import MMSSLProcessor
+
+ROW, PREDICTION, PROBABILITY = "row", "prediction", "probability_"
+SUFFIXES = (".parquet", ".csv")
+KEPT_AT_ONCE = 4096
+"""Rows whose other columns are read at a time."""
+
+
+PLAIN = (str, bool, int, float, date, time, Decimal, list, dict)
+"""What a cell may be to be written: anything else holds a picture or a sound."""
+MEDIA = object()
+
+
+def is_ours(column: str) -> bool:
+    """Whether a column of predictions is called so."""
+    return column in (ROW, PREDICTION) or column.startswith(PROBABILITY)
+
+
+def check_output(output: Path) -> None:
+    """ValueError unless predictions can be written there."""
+    if output.suffix not in SUFFIXES or output.is_dir():
+        raise ValueError(f"--output must be a file that ends in {' or '.join(SUFFIXES)}; got {output}")
+
+
+def predicted(
+    model: MMSSLModel,
+    processor: MMSSLProcessor,
+    source: Source,
+    name: str,
+    *,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    track: Track = silent,
+) -> Iterator[tuple[Tensor, Batch]]:
+    """Logits `[b, k]` of the rows of a source, each beside its batch, in their order; see `mmssl.evaluation.features.embed`.
+
+    ValueError that names the first row whose prediction is not finite.
+    """
+    options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track, "title": "predictions"}
+    for logits, batch in embed(model, processor, source, name, then=partial(logits_of, model), **options):
+        bad = (~logits.isfinite()).any(1)
+        if bad.any():
+            row = source.row_number(int(batch.ids[bad.cpu()][0]))
+            raise ValueError(
+                f"row {row} of {source}: the prediction is not finite; the model has diverged, or the sample is extreme"
+            )
+        yield logits.float().cpu(), batch
+
+
+def table_of(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source, keep: Sequence[str]) -> pa.Table:
+    """A row for each row of the source: its number, the columns to keep, the prediction, the probability of each class.
+
+    A row that could not be read has no prediction.
+    """
+    head, names = model.label_head, class_names(model)
+    logits = torch.cat([values for values, _ in found]) if found else torch.empty(0, head.size)
+    ids = torch.cat([batch.ids for _, batch in found]) if found else torch.empty(0, dtype=torch.int64)
+    place = torch.full((source.num_rows,), -1).index_put((ids,), torch.arange(len(ids)))
+    rows = pa.array([source.row_number(i) for i in range(source.num_rows)], pa.int64())
+    columns = {ROW: pa.chunked_array([rows])} | kept_columns(source, keep)
+    where = pa.array(place.numpy(), mask=(place < 0).numpy())
+    if head.kind == "regression":
+        columns[PREDICTION] = pc.take(pa.array(logits[:, 0].numpy()), where)
+        return pa.table(columns)
+    shares = head.probabilities(logits)
+    if head.kind == "multi_label":
+        chosen = [[name for name, yes in zip(names, row, strict=True) if yes] for row in (shares > 0.5).tolist()]
+        columns[PREDICTION] = pc.take(pa.array(chosen, pa.list_(pa.string())), where)
+    else:
+        columns[PREDICTION] = pc.take(pa.array(as_stored(names)), pc.take(pa.array(shares.argmax(1).numpy()), where))
+    columns |= {f"{PROBABILITY}{name}": pc.take(pa.array(shares[:, i].numpy()), where) for i, name in enumerate(names)}
+    return pa.table(columns)
+
+
+def as_stored(names: Sequence[str]) -> list[Any]:
+    """Class names as the values that a column of labels holds: whole numbers, true and false, else text."""
+    if set(names) == {"False", "True"}:
+        return [name == "True" for name in names]
+    try:
+        numbers = [int(name) for name in names]
+    except ValueError:
+        return list(names)
+    return numbers if [str(number) for number in numbers] == list(names) else list(names)
+
+
+def kept_columns(source: Source, keep: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    """Columns of the rows that a source keeps; of a cell that is a file its path. Columns whose cells hold media are left out."""
+    tables, media = list[pa.Table](), set[str]()
+    for start in range(0, source.num_rows if keep else 0, KEPT_AT_ONCE):
+        rows = source.evenly(source.num_rows).rows(range(start, min(start + KEPT_AT_ONCE, source.num_rows)))
+        cells = {name: [told(row[name]) for row in rows] for name in keep}
+        media |= {name for name in keep if any(cell is MEDIA for cell in cells[name])}
+        tables.append(pa.table({name: pa.array(cells[name], from_pandas=True) for name in keep if name not in media}))
+    whole = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+    return {name: whole.column(name) for name in keep if name not in media}
+
+
+def told(cell: Any) -> Any:
+    """A cell as a table holds it."""
+    if isinstance(cell, dict) and "path" in cell and set(cell) <= {"path", "bytes"}:
+        return MEDIA if cell["path"] is None else cell["path"]
+    cell = cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell
+    return cell if cell is None or isinstance(cell, PLAIN) else MEDIA
+
+
+def write(table: pa.Table, output: Path) -> None:
+    """Write a table as its file's name says; lists in a csv file are JSON. The file appears when it is complete."""
+    files.sweep(output.parent, output.name)
+    with files.new_file(output) as part:
+        if output.suffix == ".parquet":
+            pq.write_table(table, part)
+            return
+        nested: Callable[[pa.DataType], bool] = pa.types.is_nested
+        flat = {
+            name: pa.array([None if cell is None else json.dumps(cell) for cell in column.to_pylist()], pa.string())
+            if nested(column.type)
+            else column
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+        pa_csv.write_csv(pa.table(flat), part)

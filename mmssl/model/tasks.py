@@ -1,0 +1,105 @@
+"""Models that predict: the encoder with a label head, under the names by which transformers finds them."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import (
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.output_capturing import capture_outputs
+
+from mmssl.model.config import MMSSLConfig
+from mmssl.model.labels import LabelHead, LabelKind
+from mmssl.model.model import MMSSLModel, no_weights_bar
+
+
+class MMSSLForLabels(MMSSLModel):
+    """An encoder with a head that predicts labels; `MMSSLForClassification` or `MMSSLForRegression`.
+
+    As `MMSSLModel` has the head as well where its configuration speaks of one, both read the same files.
+    """
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        if config.label_head is None:
+            config.label_head = self.fresh_head(config).settings()
+            config.problem_type = LabelHead(**config.label_head).problem
+        super().__init__(config)
+
+    @classmethod
+    def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
+        """The head of a model whose configuration speaks of none, as `num_labels` and `problem_type` say, as in transformers."""
+        raise NotImplementedError
+
+    @capture_outputs  # type: ignore[untyped-decorator]
+    def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
+        """Predict from what `MMSSLProcessor` returned, of one modality.
+
+        labels: class numbers `[b]`, 0 or 1 for each class `[b, k]` (multi_label), or values `[b]`; with them `loss` is their mean.
+        Returns logits `[b, k]`: softmax of them (sigmoid for multi_label) are probabilities; of a regression the values themselves.
+        ValueError for inputs of several modalities, or of one that the head does not read.
+        """
+        given = self.predicted(self.pooled(inputs))
+        head = self.label_head
+        truth = labels if labels is None or head.kind == "multi_label" else labels.flatten()
+        loss = None if truth is None else head.loss(given, truth).mean()
+        return SequenceClassifierOutput(loss=loss, logits=head.logits(given))
+
+    def pooled(self, inputs: dict[str, Any]) -> Float[Tensor, "b p"]:
+        """The pooled outputs of one modality, for long samples that were cut the mean of their pieces."""
+        names, own = self.modalities_of(inputs), self.label_head.modality
+        if len(names) > 1 or own not in (None, names[0]):
+            raise ValueError(f"labels are predicted from {own or 'one modality'}; got inputs of {', '.join(names)}")
+        return self.of_modality(names[0], inputs).pooler_output
+
+
+class MMSSLForClassification(MMSSLForLabels):
+    """An encoder that tells classes: one of several, ordered ones, or several at once, as `label_head` says."""
+
+    @classmethod
+    def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
+        kind: LabelKind = "multi_label" if config.problem_type == "multi_label_classification" else "classification"
+        return LabelHead(kind=kind, size=config.num_labels)
+
+
+class MMSSLForRegression(MMSSLForLabels):
+    """An encoder that predicts a number, in the unit of the labels that it was trained on."""
+
+    @classmethod
+    def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
+        config.num_labels = 1
+        return LabelHead(kind="regression", size=1)
+
+
+def face_of(head: LabelHead) -> type[MMSSLForLabels]:
+    """The class of a model with this head."""
+    return MMSSLForRegression if head.kind == "regression" else MMSSLForClassification
+
+
+def faced(model: MMSSLModel) -> MMSSLModel:
+    """The same model, its parts shared, as the class that says what it does: one that predicts where it has a label head."""
+    other = copy.copy(model)
+    other.__class__ = MMSSLModel if model.config.label_head is None else face_of(model.label_head)
+    return other
+
+
+def load_predictor(model: str | Path) -> MMSSLForLabels:
+    """A saved model that predicts labels, folder or Hub id. ValueError: it is an encoder without a label head."""
+    config = MMSSLConfig.from_pretrained(model)
+    if config.label_head is None:
+        raise ValueError(
+            f"{model} is an encoder and predicts no labels: fine-tune it first, as in mmssl train RECIPE init={model} "
+            "'objective={name: supervised}' data.columns.label=COLUMN"
+        )
+    with no_weights_bar():
+        found: MMSSLForLabels = face_of(LabelHead(**config.label_head)).from_pretrained(model)
+    return found
+
+
+for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):
+    _auto.register(MMSSLConfig, (MMSSLForClassification, MMSSLForRegression))
