@@ -13,7 +13,7 @@ import rich.table
 from rich.text import Text
 
 PRETRAINED, RANDOM, RAW = "pretrained", "random init", "raw features"
-TUNED, OWN = "trained with labels", "its own head"
+TUNED, OWN = "supervised", "its own head"
 """A model that predicts labels, by the features of its encoder and by its own predictions."""
 BEHIND = "behind the projector"
 """The model of the first row, with what its projector makes of the features."""

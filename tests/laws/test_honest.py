@@ -126,7 +126,7 @@ def assert_at_chance(table: Table) -> None:
     assert not table.wins
 
 
-HELD_OUT = "pretrained: the test samples were held out of training, seed 0."
+HELD_OUT = "supervised: the test samples were held out of training, seed 0."
 UNLABELLED = "pretrained: the test samples were seen in training, without their labels."
 
 
@@ -163,7 +163,7 @@ def test_a_saved_model_is_scored_on_rows_that_it_has_not_seen() -> None:
     run, other = by_python("supervised"), by_command("supervised")
     table = evaluated(run, "copy.csv", "--label", "coin", "--compare", f"other={other.model_folder}")
     assert_at_chance(table)
-    assert {HELD_OUT, HELD_OUT.replace("pretrained", "other")} <= set(table.notes)
+    assert {HELD_OUT, HELD_OUT.replace("supervised", "other")} <= set(table.notes)
 
 
 def test_a_model_remembers_labels_through_later_runs() -> None:
@@ -183,7 +183,7 @@ def test_labels_that_were_seen_are_no_result() -> None:
     for scores in (table, scores_of(later)):
         assert scores.rows[0].seen
         assert not scores.wins
-        assert scores.verdict == "No verdict: pretrained was trained on test samples with their labels."
+        assert scores.verdict == "No verdict: supervised was trained on test samples with their labels."
     card, report = (later.model_folder / "README.md").read_text(encoding="utf-8"), later.report_file.read_text(encoding="utf-8")
     for text in (card, report):
         assert "No verdict" in text

@@ -158,7 +158,7 @@ def trained(folder: Path, label: str, **sections: Any) -> Any:
 def test_predictions_have_the_scores_that_the_run_reported(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(table, "kind")
     rows = {row["name"]: row for row in json.loads(run.table_file.read_text())["rows"]}
-    assert list(rows)[:2] == ["trained with labels", "its own head"] and rows["its own head"]["probe"] > 80
+    assert list(rows)[:2] == ["supervised", "its own head"] and rows["its own head"]["probe"] > 80
     main(["predict", str(run.folder), "--data", str(table / "rows.csv"), "--output", str(table / "p.csv"), "--label", "kind"])
     told = capsys.readouterr().out
     found, given = pd.read_csv(table / "p.csv"), pd.read_csv(table / "rows.csv")
