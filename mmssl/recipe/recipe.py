@@ -17,9 +17,13 @@ from mmssl.recipe.schedules import SCHEDULES, Schedule
 from mmssl.recipe.sections import Constructor, Section, Variants, choice, group, schema_of, section
 from mmssl_catalogue import recipes_found
 
-OPTIONAL = ("evaluate",)
+OPTIONAL = ("evaluate", "peft")
 """Sections that may be null, and are by default."""
 
+CHOSEN = {
+    "objective": "The objective, chosen by its key `name`.",
+    "peft": "What alone learns of the model that `init` names, beside heads: adapters of the peft library; null: all of it learns.",
+}
 INIT = "saved model to start from, a folder or a Hub id; null: from random weights"
 RESUME = "never: a new run; auto: continue the latest run of this name, if there is one; or the folder of the run to continue"
 MODALITIES = "What goes in: per modality the keys of its processor, its adapter and its augmentation."
@@ -40,6 +44,7 @@ def sections() -> dict[str, Constructor | Mapping[str, Constructor]]:
     """The constructor of each section, or constructors to choose from by `name`. Imported here, as that takes seconds."""
     from mmssl.data import DataOptions
     from mmssl.evaluation import EvaluateOptions
+    from mmssl.model.adaptation import ADAPTATIONS
     from mmssl.model.config import encoder_settings
     from mmssl.objectives import OBJECTIVES
 
@@ -49,6 +54,7 @@ def sections() -> dict[str, Constructor | Mapping[str, Constructor]]:
         "data": DataOptions,
         "train": TrainOptions,
         "evaluate": EvaluateOptions,
+        "peft": ADAPTATIONS,
         "run": RunOptions,
     }
 
@@ -88,7 +94,7 @@ class Recipe:
     root: Section = field(repr=False)
 
     def section(self, name: str) -> Any:
-        """What the constructor of `encoder`, `data`, `train`, `evaluate` or `run` makes of its keys; None for a null section."""
+        """What the constructor of `encoder`, `data`, `train`, `evaluate`, `peft` or `run` makes of its keys; None if null."""
         built = [key for key in sections() if key != "objective"]
         if name not in built:
             raise LookupError(f"section() builds {', '.join(built)}; got {name!r}. The others are attributes of a recipe")
@@ -264,9 +270,14 @@ def _root(names: Sequence[str], others: Collection[str]) -> type[Section]:
     members: dict[str, tuple[Any, Any]] = {"modalities": (_modalities(names, found), Field())}
     for name, constructor in sections().items():
         if isinstance(constructor, Mapping):
+            chosen, what = choice(needed(constructor, others), found), CHOSEN[name]
             members[name] = (
-                choice(needed(constructor, others), found),
-                Field(description=f"The {name}, chosen by its key `name`."),
+                (chosen | None, Field(default=None, description=what))
+                if name in OPTIONAL
+                else (
+                    chosen,
+                    Field(description=what),
+                )
             )
         else:
             members[name] = _member(section(constructor, found), optional=name in OPTIONAL)
