@@ -11,8 +11,8 @@ from mmssl.model.config import SIZES
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
 
-FREE = ("dropout", "drop_path_rate", "pooling")
-"""Encoder keys that may differ from a saved model's: no weight depends on them."""
+FREE = ("dropout", "drop_path_rate", "pooling", "initializer")
+"""Encoder keys that may differ from a saved model's: no trained weight depends on them."""
 
 
 def new_modalities(recipe: Recipe, saved: str, before: MMSSLProcessor) -> list[str]:
