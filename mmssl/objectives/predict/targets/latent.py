@@ -36,8 +36,8 @@ class Latent(Target):
     """What a teacher, a moving average of the student, makes of the whole sample at each place.
 
     data2vec (arXiv 2202.03555, section 3.3: the mean of the top K layers, each normalised) and I-JEPA (arXiv 2301.08243, section 3:
-    the output of the last layer, normalised). The momentum goes from start to end over the budget; with a batch k times that of the paper
-    it becomes momentum^k (arXiv 2307.13813, definition 1.2).
+    the output of the last layer, normalised). The momentum goes from start to end over the budget; with a batch k times
+    that of the paper it becomes momentum^k (arXiv 2307.13813, definition 1.2).
 
     layers: layers whose outputs are averaged, from the top; 1: the encoder's output; null: all layers.
     part: block = what a layer gives; ffn = what its MLP adds, before the last residual connection (data2vec).
