@@ -72,7 +72,9 @@ def test_heads_are_all_that_is_not_the_model() -> None:
 
 
 def test_a_part_of_no_parameter_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train\.parts\.1: no parameter that learns matches 'stem', .*names like networks\.student"):
+    with pytest.raises(
+        ValueError, match=r"train\.parts\.1: no parameter that learns matches 'stem', .*names like networks\.student"
+    ):
         groups_of("masked", PartOptions(match="heads"), PartOptions(match="stem"))
 
 
@@ -113,7 +115,10 @@ def test_a_recipe_says_so() -> None:
     [
         ("train.weight_decay=-0.1", r"train\.weight_decay: expected .*got -0\.1"),
         ("train.weight_decay=[0.04]", r"train\.weight_decay"),
-        ("train.parts=[{match: '('}]", r"train\.parts\.0: match is one of adapters, encoder, prototypes, heads, or a regular expression"),
+        (
+            "train.parts=[{match: '('}]",
+            r"train\.parts\.0: match is one of adapters, encoder, prototypes, heads, or a regular expression",
+        ),
         ("train.parts=[{lr: 0.5}]", r"train\.parts\.0\.match: missing"),
     ],
 )
