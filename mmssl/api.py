@@ -117,7 +117,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
 
 
 def teacher_lines(objective: Objective, steps: int) -> list[str]:
-    """What is left of the initial weights of each teacher at the end of the budget; if it is of minutes, 0 steps, when little is."""
+    """What is left of the initial weights of each teacher at the end of the budget; of one of minutes, 0 steps, when little is."""
     found = []
     for name in objective.networks.teachers:
         rule = cast(Moving, objective.networks.rules[name])
