@@ -135,10 +135,19 @@ class Recipe:
 
     @property
     def _learners(self) -> list[Section]:
-        """The sections of objectives that train with labels: the whole one, and what stands under its key `parts`."""
+        """The sections of objectives that train with labels."""
+        return [part for part in self._objectives if type(part).constructor.needs_labels]
+
+    @property
+    def _objectives(self) -> list[Any]:
+        """The sections of objectives: the whole one, and what stands under its key `parts`."""
         whole: Section = self.root["objective"]
-        every: list[Any] = [whole, *(whole.values().get("parts") or [])]
-        return [part for part in every if type(part).constructor.needs_labels]
+        return [whole, *(whole.values().get("parts") or [])]
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the model that is trained predicts labels."""
+        return any(type(part).constructor.predicts for part in self._objectives)
 
     @property
     def label_kind(self) -> Literal["classification", "regression"] | None:
