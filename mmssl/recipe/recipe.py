@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from pydantic import Field, ValidationError, create_model
 
 from mmssl.plugins import installed, needed, packages
@@ -17,6 +25,8 @@ from mmssl.recipe.schedules import SCHEDULES, Schedule
 from mmssl.recipe.sections import Constructor, Section, Variants, choice, group, schema_of, section
 from mmssl_catalogue import recipes_found
 
+HUB, PUBLISHED = "hf://", "recipe.yaml"
+"""How a source says that it is a model of the Hub, and the file there that holds its recipe."""
 OPTIONAL = ("evaluate",)
 """Sections that may be null, and are by default."""
 
@@ -162,7 +172,8 @@ class Recipe:
 def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
-    source: a file, the name of a recipe that comes with mmssl (`mmssl list recipes`), or the recipe as a dict.
+    source: a file, the name of a recipe that comes with mmssl (`mmssl list recipes`), the recipe as a dict, or `hf://owner/name`, a
+        model of the Hub that mmssl published, whose recipe is read as any other and never executed.
     overrides: texts `train.lr=1e-3` with YAML values, or a dict. A dotted key replaces all that lies below it; in a dict, a dict
         under a key without dots is merged into the section of that name.
 
@@ -171,8 +182,9 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
     if isinstance(source, Mapping):
         name, where, data = "recipe", "recipe", _merge({}, source)
     else:
-        path = find_recipe(source)
-        name, where = path.stem, str(path)
+        path, is_published = find_recipe(source), str(source).startswith(HUB)
+        name = str(source).partition("@")[0].rstrip("/").rpartition("/")[2] if is_published else path.stem
+        where = str(source if is_published else path)
         data = _read_mapping(path)
     data = override(data, overrides)
     modalities = data.get("modalities")
@@ -333,10 +345,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file of a recipe given by its path (ending in .yaml or .yml), or by its name among those that come with mmssl.
+    """The file of a recipe given by its path (ending in .yaml or .yml), by its name among those that come with mmssl, or by hf://.
 
     FileNotFoundError, with the nearest name, if there is none.
     """
+    if str(source).startswith(HUB):
+        return fetch(str(source))
     path, found = Path(source), recipes_found()
     is_path = isinstance(source, Path) or path.suffix in (".yaml", ".yml")
     if is_path and path.is_file():
@@ -351,6 +365,26 @@ def find_recipe(source: str | Path) -> Path:
     hint = suggest(path.stem if is_path else str(source), names)
     listed = ", ".join(found) or "none"
     raise FileNotFoundError(f"no recipe {str(source)!r}{hint} Give the path of a .yaml file, or one of the names: {listed}")
+
+
+def fetch(source: str) -> Path:
+    """The recipe of a published model, `hf://owner/name` or `hf://owner/name@revision`, from the Hub.
+
+    ValueError for a name that cannot be, FileNotFoundError where there is no such model, or no recipe in it.
+    """
+    repo, _, revision = source.removeprefix(HUB).rstrip("/").partition("@")
+    if repo.count("/") > 1:
+        raise ValueError(f"{source} must be hf://owner/name, a model of the Hub, perhaps with @revision behind it")
+    try:
+        return Path(hf_hub_download(repo, PUBLISHED, revision=revision or None))
+    except HFValidationError as error:
+        raise ValueError(f"{source} must be hf://owner/name, a model of the Hub: {error}") from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise FileNotFoundError(f"there is no model {source}, or this token may not read it; look at the name") from None
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            raise ConnectionError(f"{source} cannot be fetched, and is not in the cache: {error}") from error
+        raise FileNotFoundError(f"{source} has no {PUBLISHED}: mmssl push puts one into a model") from None
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
