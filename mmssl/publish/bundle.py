@@ -67,8 +67,7 @@ def assemble(
         complete=history.complete,
         tables=tables,
         judged=found.judged,
-        record=machine.cleaned({key: record.get(key) for key in ("versions", "flags", "skipped", *FROM_RECORD)})
-        | command(record, machine),
+        record=told(record, machine),
         recipe_yaml=recipe_yaml,
         licence=licence,
         head=None if found.model.config.label_head is None else found.model.label_head,
@@ -79,17 +78,17 @@ def assemble(
     (folder / "README.md").write_text(card(facts), encoding="utf-8")
 
 
-def command(record: Mapping[str, Any], machine: Machine) -> dict[str, str]:
-    """The command of a run, its paths cut."""
-    return {"command": machine.without_paths(record["command"])}
+def told(record: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    """What a card says of a run, its paths cut."""
+    facts = {key: record.get(key) for key in ("versions", "flags", "skipped", *FROM_RECORD)}
+    cleaned: dict[str, Any] = machine.cleaned(facts)
+    return cleaned | {"command": machine.without_paths(record["command"])}
 
 
 def environment(record: Mapping[str, Any], kind: str | None, machine: Machine) -> dict[str, Any]:
     """Where and how a run was made: versions, hardware, counts."""
-    facts = {key: record[key] for key in FROM_RECORD if key in record}
-    found: dict[str, Any] = machine.cleaned(
-        {"weights": kind, **facts, "versions": record["versions"], "hardware": record["hardware"]}
-    )
+    facts = {key: record[key] for key in ("versions", "hardware", *FROM_RECORD) if key in record}
+    found: dict[str, Any] = machine.cleaned({"weights": kind} | facts)
     return found
 
 

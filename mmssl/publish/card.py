@@ -107,7 +107,7 @@ def card(facts: Facts) -> str:
         fenced=fenced,
         curves=CURVES if facts.curves else None,
     )
-    return f"{made}\n"
+    return re.sub(r"\n{3,}", "\n\n", f"{made}\n")  # of what the template left out
 
 
 def results(table: Shown) -> list[EvalResult]:

@@ -93,8 +93,8 @@ def from_checkpoint(run: Run, kind: str) -> Chosen:
         )
     if checkpoint.newest(run.checkpoints) != last:
         raise ValueError(
-            f"--weights {kind}: the run {run.folder} keeps {record.get('published', 'what it published')} alone: its last checkpoint, "
-            f"{last.name}, is gone. Leave --weights out, or train again"
+            f"--weights {kind}: the run {run.folder} has kept what it published alone, {record.get('published', 'its model')}: its "
+            f"last checkpoint, {last.name}, is gone. Leave --weights out, or train again"
         )
     start(recipe.section("train").timeout)
     with ExitStack() as stack:

@@ -2,8 +2,8 @@
 
     python fresh.py FOLDER INPUTS OUTPUTS MODE
 
-INPUTS, OUTPUTS: safetensors files, tensors by modality and name, `image/pixel_values`. MODE: mmssl, or alone, where nothing of mmssl
-can be imported and the folder brings its own code. It imports nothing of mmssl itself.
+INPUTS, OUTPUTS: safetensors files, tensors by modality and name, `<modality>/<input>`. MODE: mmssl, or alone, where nothing of
+mmssl can be imported and the folder brings its own code. It imports nothing of mmssl itself.
 """
 
 import sys
