@@ -281,7 +281,7 @@ def no_weights_bar() -> Iterator[None]:
 def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
     """A saved model, folder or Hub id, without a progress bar; `config` in the place of its own."""
     with no_weights_bar():
-        loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config)
+        loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config, use_safetensors=True)
     return loaded
 
 

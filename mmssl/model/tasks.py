@@ -97,7 +97,7 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
             "'objective={name: supervised}' data.columns.label=COLUMN"
         )
     with no_weights_bar():
-        found: MMSSLForLabels = face_of(LabelHead(**config.label_head)).from_pretrained(model)
+        found: MMSSLForLabels = face_of(LabelHead(**config.label_head)).from_pretrained(model, use_safetensors=True)
     return found
 
 

@@ -85,7 +85,7 @@ Rule = Moving | Frozen | Snapshot
 
 def load_frozen(path: str) -> MMSSLModel:
     """A saved model of this toolkit. ValueError: it is of another one, whose weights would silently be left out."""
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if not isinstance(config, MMSSLConfig):
         raise ValueError(
             f"a frozen second network must be a model that mmssl saved; {path} is of type {config.model_type!r}. Name the model "
