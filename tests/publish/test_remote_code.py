@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 import mmssl_cli as cli
 from mmssl.modality import find
-from mmssl.model import LabelHead, MMSSLModel, faced
+from mmssl.model import LabelHead, MMSSLModel, faced, load_model
 from mmssl.plugins import installed
 from mmssl.processor import MMSSLProcessor
 from mmssl.publish import export_remote_code, fresh
@@ -25,16 +25,15 @@ from mmssl.publish.check import check_reload, outputs_of
 from mmssl.publish.flat import Flat
 from mmssl.publish.remote import WithoutTraining, code_of
 from mmssl.testing import small_model
+from mmssl.testing.small import inputs_of
 
 ALONE = """
 import json, runpy, sys
 import numpy as np, torch
 from safetensors.torch import save_file
 sys.meta_path.insert(0, runpy.run_path(sys.argv[1])["NoMmssl"]())
-folder, raws, out = sys.argv[2:]
+raws, out = sys.argv[2:]
 from transformers import AutoModel, AutoProcessor
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 
 def read(value):
     if isinstance(value, dict) and value.keys() == {"array"}:
@@ -42,7 +41,9 @@ def read(value):
     return {key: read(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 found = {}
-for name, (keyword, samples) in json.load(open(raws)).items():
+for name, (folder, keyword, samples) in json.load(open(raws)).items():
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     with torch.no_grad():
         inputs = processor(**{keyword: [read(sample) for sample in samples]})
         result = model(**inputs)
@@ -78,33 +79,43 @@ def read(value: Any) -> Any:
     return {key: read(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
-def run_alone(folder: Path, raws: dict[str, Any], tmp_path: Path) -> dict[str, torch.Tensor]:
-    """What an interpreter that cannot see mmssl makes of raw samples."""
-    (tmp_path / "raws.json").write_text(json.dumps(raws))
-    script, out = tmp_path / "alone.py", tmp_path / "out.safetensors"
+def raw_samples(name: str) -> list[Any]:
+    return [written(raw) for raw in find(name).example(3, 0)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of each modality, and beside it `NAME-flat`, the same with code of its own."""
+    place = tmp_path_factory.mktemp("models")
+    for name in installed():
+        export_remote_code(saved(small_model(name), place / name), place / f"{name}-flat")
+    return place
+
+
+@pytest.fixture(scope="module")
+def alone(folders: Path) -> dict[str, torch.Tensor]:
+    """What one interpreter that cannot see mmssl makes of raw samples of all modalities."""
+    given = {name: (str(folders / f"{name}-flat"), find(name).keyword, raw_samples(name)) for name in installed()}
+    (folders / "raws.json").write_text(json.dumps(given))
+    script, out = folders / "alone.py", folders / "out.safetensors"
     script.write_text(ALONE)
-    command = [sys.executable, "-I", str(script), str(fresh.__file__), str(folder), str(tmp_path / "raws.json"), str(out)]
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    command = [sys.executable, "-I", str(script), str(fresh.__file__), str(folders / "raws.json"), str(out)]
+    environment = os.environ | {"HF_MODULES_CACHE": str(folders / "modules")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folders)
     assert done.returncode == 0, done.stderr
     return load_file(out)
 
 
 @pytest.mark.parametrize("name", installed())
-def test_raw_samples_give_the_same_without_mmssl(name: str, tmp_path: Path) -> None:
-    model = small_model(name)
-    folder = saved(model, tmp_path / "model")
-    export_remote_code(folder, tmp_path / "flat")
-    samples = [written(raw) for raw in find(name).example(3, 0)]
-    found = run_alone(tmp_path / "flat", {name: (find(name).keyword, samples)}, tmp_path)
-    processor = MMSSLProcessor.from_pretrained(folder)
+def test_raw_samples_give_the_same_without_mmssl(name: str, folders: Path, alone: dict[str, torch.Tensor]) -> None:
+    processor, model = MMSSLProcessor.from_pretrained(folders / name), load_model(folders / name).eval()
     with torch.no_grad():
-        inputs = processor(**{find(name).keyword: [read(sample) for sample in samples]})
+        inputs = processor(**{find(name).keyword: [read(sample) for sample in raw_samples(name)]})
         own = model(**inputs)
     for key, value in inputs.items():
-        assert torch.equal(found[f"{name}/input/{key}"], value), key
-    torch.testing.assert_close(found[f"{name}/last_hidden_state"], own.last_hidden_state, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found[f"{name}/pooler_output"], own.pooler_output, rtol=0, atol=1e-6)
+        assert torch.equal(alone[f"{name}/input/{key}"], value), key
+    torch.testing.assert_close(alone[f"{name}/last_hidden_state"], own.last_hidden_state, rtol=0, atol=1e-6)
+    torch.testing.assert_close(alone[f"{name}/pooler_output"], own.pooler_output, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", installed())
@@ -133,8 +144,6 @@ def test_several_modalities_heads_and_labels(tmp_path: Path) -> None:
     export_remote_code(saved(model, tmp_path / "model"), tmp_path / "flat")
     config = json.loads((tmp_path / "flat" / "config.json").read_text())
     assert config["auto_map"]["AutoModelForImageClassification"] == "modeling_mmssl_tasks.MMSSLForClassification"
-    from mmssl.testing.small import inputs_of
-
     inputs = {name: inputs_of(name) for name in installed()[:2]}
     assert check_reload(tmp_path / "flat", inputs, outputs_of(model, inputs), "alone") <= 1e-6
 
