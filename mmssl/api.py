@@ -102,7 +102,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"recipe      {checked.name}: valid",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
-    lines += [f"note        {note}" for note in splits.notes]
+    lines += [f"note        {note}" for note in (*splits.notes, *pieces.notes)]
     lines += teacher_lines(objective, train_options, sum(len(stream.source) for stream in streams.values()))
     told = {name: contents_of(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     for name, stream in streams.items():

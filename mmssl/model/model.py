@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -276,13 +275,6 @@ def no_weights_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
-    """A saved model, folder or Hub id, without a progress bar; `config` in the place of its own."""
-    with no_weights_bar():
-        loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config, use_safetensors=True)
-    return loaded
 
 
 def described(model: MMSSLModel) -> MMSSLModel:

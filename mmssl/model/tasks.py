@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +14,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
 from mmssl.model.model import MMSSLModel, no_weights_bar
@@ -96,9 +97,21 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
             f"{model} is an encoder and predicts no labels: fine-tune it first, as in mmssl train RECIPE init={model} "
             "'objective={name: supervised}' data.columns.label=COLUMN"
         )
+    kind = face_of(LabelHead(**config.label_head))
+    if is_adapter(model):
+        return cast(MMSSLForLabels, load_adapted(model, kind))
     with no_weights_bar():
-        found: MMSSLForLabels = face_of(LabelHead(**config.label_head)).from_pretrained(model, use_safetensors=True)
+        found: MMSSLForLabels = kind.from_pretrained(model, use_safetensors=True)
     return found
+
+
+def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
+    """A saved model, folder or Hub id, or a PEFT folder, without a progress bar; `config` in the place of its own."""
+    if is_adapter(model):
+        return load_adapted(model, MMSSLModel, config)
+    with no_weights_bar():
+        loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config, use_safetensors=True)
+    return loaded
 
 
 for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):

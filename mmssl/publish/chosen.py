@@ -14,6 +14,7 @@ from mmssl.evaluation import Evaluator, Judged, PairTable, Shown, Table
 from mmssl.evaluation.history import History
 from mmssl.modality import Inputs, find
 from mmssl.model import MMSSLModel, load_model
+from mmssl.model.adaptation import merged
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, load
 from mmssl.training import checkpoint
@@ -105,7 +106,7 @@ def from_checkpoint(run: Run, kind: str) -> Chosen:
         kinds = objective.networks.kinds
         if kind not in kinds:
             raise ValueError(f"--weights {kind}: the run {run.folder} has no {kind}; it has {', '.join(kinds)}")
-        model = objective.stripped(kinds[kind]).eval()
+        model = merged(objective.stripped(kinds[kind])).eval()
         evaluators = dict(session.every_evaluator)
         tables = tuple(evaluator.table(model) for evaluator in evaluators.values())
         judged = tuple(

@@ -7,29 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from pydantic import Field, ValidationError, create_model
 
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
+from mmssl.recipe.hub import HUB, fetch
 from mmssl.recipe.messages import problems, shown, suggest
 from mmssl.recipe.options import RunOptions, TrainOptions
 from mmssl.recipe.schedules import SCHEDULES, Schedule
 from mmssl.recipe.sections import Constructor, Section, Variants, choice, group, schema_of, section
 from mmssl_catalogue import recipes_found
 
-HUB, PUBLISHED = "hf://", "recipe.yaml"
-"""How a source says that it is a model of the Hub, and the file there that holds its recipe."""
-OPTIONAL = ("evaluate",)
+OPTIONAL = ("evaluate", "peft")
 """Sections that may be null, and are by default."""
 
+CHOSEN = {
+    "objective": "The objective, chosen by its key `name`.",
+    "peft": "What alone learns of the model that `init` names, beside heads: adapters of the peft library; null: all of it learns.",
+}
 INIT = "saved model to start from, a folder or a Hub id; null: from random weights"
 RESUME = "never: a new run; auto: continue the latest run of this name, if there is one; or the folder of the run to continue"
 MODALITIES = "What goes in: per modality the keys of its processor, its adapter and its augmentation."
@@ -50,6 +45,7 @@ def sections() -> dict[str, Constructor | Mapping[str, Constructor]]:
     """The constructor of each section, or constructors to choose from by `name`. Imported here, as that takes seconds."""
     from mmssl.data import DataOptions
     from mmssl.evaluation import EvaluateOptions
+    from mmssl.model.adaptation import ADAPTATIONS
     from mmssl.model.config import encoder_settings
     from mmssl.objectives import OBJECTIVES
 
@@ -59,6 +55,7 @@ def sections() -> dict[str, Constructor | Mapping[str, Constructor]]:
         "data": DataOptions,
         "train": TrainOptions,
         "evaluate": EvaluateOptions,
+        "peft": ADAPTATIONS,
         "run": RunOptions,
     }
 
@@ -98,7 +95,7 @@ class Recipe:
     root: Section = field(repr=False)
 
     def section(self, name: str) -> Any:
-        """What the constructor of `encoder`, `data`, `train`, `evaluate` or `run` makes of its keys; None for a null section."""
+        """What the constructor of `encoder`, `data`, `train`, `evaluate`, `peft` or `run` makes of its keys; None if null."""
         built = [key for key in sections() if key != "objective"]
         if name not in built:
             raise LookupError(f"section() builds {', '.join(built)}; got {name!r}. The others are attributes of a recipe")
@@ -139,10 +136,19 @@ class Recipe:
 
     @property
     def _learners(self) -> list[Section]:
-        """The sections of objectives that train with labels: the whole one, and what stands under its key `parts`."""
+        """The sections of objectives that train with labels."""
+        return [part for part in self._objectives if type(part).constructor.needs_labels]
+
+    @property
+    def _objectives(self) -> list[Any]:
+        """The sections of objectives: the whole one, and what stands under its key `parts`."""
         whole: Section = self.root["objective"]
-        every: list[Any] = [whole, *(whole.values().get("parts") or [])]
-        return [part for part in every if type(part).constructor.needs_labels]
+        return [whole, *(whole.values().get("parts") or [])]
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the model that is trained predicts labels."""
+        return any(type(part).constructor.predicts for part in self._objectives)
 
     @property
     def label_kind(self) -> Literal["classification", "regression"] | None:
@@ -276,9 +282,14 @@ def _root(names: Sequence[str], others: Collection[str]) -> type[Section]:
     members: dict[str, tuple[Any, Any]] = {"modalities": (_modalities(names, found), Field())}
     for name, constructor in sections().items():
         if isinstance(constructor, Mapping):
+            chosen, what = choice(needed(constructor, others), found), CHOSEN[name]
             members[name] = (
-                choice(needed(constructor, others), found),
-                Field(description=f"The {name}, chosen by its key `name`."),
+                (chosen | None, Field(default=None, description=what))
+                if name in OPTIONAL
+                else (
+                    chosen,
+                    Field(description=what),
+                )
             )
         else:
             members[name] = _member(section(constructor, found), optional=name in OPTIONAL)
@@ -365,26 +376,6 @@ def find_recipe(source: str | Path) -> Path:
     hint = suggest(path.stem if is_path else str(source), names)
     listed = ", ".join(found) or "none"
     raise FileNotFoundError(f"no recipe {str(source)!r}{hint} Give the path of a .yaml file, or one of the names: {listed}")
-
-
-def fetch(source: str) -> Path:
-    """The recipe of a published model, `hf://owner/name` or `hf://owner/name@revision`, from the Hub.
-
-    ValueError for a name that cannot be, FileNotFoundError where there is no such model, or no recipe in it.
-    """
-    repo, _, revision = source.removeprefix(HUB).rstrip("/").partition("@")
-    if repo.count("/") > 1:
-        raise ValueError(f"{source} must be hf://owner/name, a model of the Hub, perhaps with @revision behind it")
-    try:
-        return Path(hf_hub_download(repo, PUBLISHED, revision=revision or None))
-    except HFValidationError as error:
-        raise ValueError(f"{source} must be hf://owner/name, a model of the Hub: {error}") from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise FileNotFoundError(f"there is no model {source}, or this token may not read it; look at the name") from None
-    except EntryNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            raise ConnectionError(f"{source} cannot be fetched, and is not in the cache: {error}") from error
-        raise FileNotFoundError(f"{source} has no {PUBLISHED}: mmssl push puts one into a model") from None
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

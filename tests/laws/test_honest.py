@@ -172,7 +172,7 @@ def test_a_model_remembers_labels_through_later_runs() -> None:
     carried = by_command("supervised", f"init={first.folder}", "train.max_steps=110")
     for table in (scores_of(second), evaluated(second, "noise.csv", "--label", "coin"), scores_of(carried)):
         assert_at_chance(table)
-        assert HELD_OUT in table.notes
+        assert HELD_OUT.replace("supervised", table.rows[0].name) in table.notes
 
 
 def test_labels_that_were_seen_are_no_result() -> None:
@@ -183,7 +183,7 @@ def test_labels_that_were_seen_are_no_result() -> None:
     for scores in (table, scores_of(later)):
         assert scores.rows[0].seen
         assert not scores.wins
-        assert scores.verdict == "No verdict: supervised was trained on test samples with their labels."
+        assert scores.verdict == f"No verdict: {scores.rows[0].name} was trained on test samples with their labels."
     card, report = (later.model_folder / "README.md").read_text(encoding="utf-8"), later.report_file.read_text(encoding="utf-8")
     for text in (card, report):
         assert "No verdict" in text
