@@ -34,6 +34,7 @@ from mmssl.evaluation import (
 )
 from mmssl.evaluation.history import History
 from mmssl.evaluation.judged import class_names, renumbered, unlike
+from mmssl.evaluation.vectors import check_finite
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model, load_predictor
 from mmssl.model.heads import read_projectors
@@ -344,6 +345,7 @@ def write_vectors(found: Iterator[tuple[Tensor, Batch]], source: Source, width: 
         for values, batch in found:
             flat = pa.array(values.float().cpu().numpy().ravel())
             rows = [source.row_number(i) for i in batch.ids.tolist()]
+            check_finite(values, rows, str(source))
             vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
             writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
             count += len(batch)

@@ -2,8 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
 from mmssl.modality import Adapter, Inputs, find
@@ -22,6 +20,7 @@ from mmssl.model.encoder import Encoder
 from mmssl.model.heads import Head, LogitScale
 from mmssl.model.labels import LabelHead
 from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise, initialise_all
+from mmssl.model.loading import load_whole
 from mmssl.model.pooling import concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
@@ -266,23 +265,9 @@ class PairedOutput(OrderedDict[str, Any]):
             raise AttributeError(f"no {name!r}; there are {', '.join(self)}") from None
 
 
-@contextmanager
-def no_weights_bar() -> Iterator[None]:
-    """Keep transformers' own progress bar over the weights of a model off the screen."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
-    """A saved model, folder or Hub id, without a progress bar; `config` in the place of its own."""
-    with no_weights_bar():
-        loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config)
-    return loaded
+    """A saved model, folder or Hub id, whole and without a progress bar; `config` in the place of its own."""
+    return load_whole(MMSSLModel, model, config)
 
 
 def described(model: MMSSLModel) -> MMSSLModel:

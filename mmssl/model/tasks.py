@@ -16,7 +16,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
-from mmssl.model.model import MMSSLModel, no_weights_bar
+from mmssl.model.loading import load_whole
+from mmssl.model.model import MMSSLModel
 
 
 class MMSSLForLabels(MMSSLModel):
@@ -96,9 +97,7 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
             f"{model} is an encoder and predicts no labels: fine-tune it first, as in mmssl train RECIPE init={model} "
             "'objective={name: supervised}' data.columns.label=COLUMN"
         )
-    with no_weights_bar():
-        found: MMSSLForLabels = face_of(LabelHead(**config.label_head)).from_pretrained(model)
-    return found
+    return load_whole(face_of(LabelHead(**config.label_head)), model)
 
 
 for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):
