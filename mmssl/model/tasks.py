@@ -53,6 +53,7 @@ class MMSSLForLabels(MMSSLModel):
 
     def pooled(self, inputs: dict[str, Any]) -> Float[Tensor, "b p"]:
         """The pooled outputs of one modality, for long samples that were cut the mean of their pieces."""
+        inputs = self.tensors_of(inputs)
         names, own = self.modalities_of(inputs), self.label_head.modality
         if len(names) > 1 or own not in (None, names[0]):
             raise ValueError(f"labels are predicted from {own or 'one modality'}; got inputs of {', '.join(names)}")
