@@ -321,7 +321,7 @@ def embed(
     """
 
     def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source]:
-        processor, loaded = load(model)
+        processor, loaded = load(model_of(model))
         name = choose_modality(modality, processor)
         columns = column_map(name, column, None)
         return processor, loaded, name, Source(path=data, split=split, columns=columns, table_format=table_format)

@@ -103,10 +103,8 @@ def test_the_adapter_on_the_meta_device() -> None:
             # Other settings than anywhere else: what is made here must serve afterwards.
             processor = AudioProcessor(frontend=frontend, **RAW, frame_shift=11.0)
             adapter = AudioAdapter(8, processor, conv_width=4)
-            inputs = {
-                {"fbank": FBANK, "waveform": WAVEFORM}[frontend]: torch.zeros(shape),
-                "audio_lengths": torch.zeros(2, 1, dtype=torch.int64),
-            }
+            name = {"fbank": FBANK, "waveform": WAVEFORM}[frontend]
+            inputs = {name: torch.zeros(shape), "audio_lengths": torch.zeros(2, 1, dtype=torch.int64)}
             tokens = adapter(inputs)
         assert (tokens.values.shape, tokens.values.device.type) == ((2, 24 if frontend == "fbank" else 3, 8), "meta")
         assert not list(adapter.buffers())

@@ -27,6 +27,13 @@ def saved(folder: Path, name: str = "image", **settings: object) -> Path:
     return folder
 
 
+def rows_file(folder: Path) -> Path:
+    """Five rows of a table."""
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in find("tabular").example(5, 0)), encoding="utf-8")
+    return file
+
+
 def damage(folder: Path, change: Callable[[Weights], Weights]) -> Path:
     file = folder / "model.safetensors"
     save_file(change(load_file(file)), file, {"format": "pt"})
@@ -101,8 +108,62 @@ def test_a_sample_whose_vector_is_no_number_is_named(tmp_path: Path) -> None:
     def grow(weights: Weights) -> Weights:
         return {name: value * 3e38 if name.startswith("encoder.norm") else value for name, value in weights.items()}
 
-    folder, file = damage(saved(tmp_path / "m", "tabular"), grow), tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in find("tabular").example(5, 0)), encoding="utf-8")
+    folder, file = damage(saved(tmp_path / "m", "tabular"), grow), rows_file(tmp_path)
     with pytest.raises(ValueError, match=re.escape(f"row 0 of {file}: its embedding is NaN or infinite")):
         api.embed(folder, str(file), tmp_path / "e.parquet")
     assert not (tmp_path / "e.parquet").exists()
+
+
+# Folders that are no models
+
+
+def run_with_model(folder: Path) -> Path:
+    saved(folder / "model", "tabular")
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def test_a_run_is_told_where_its_model_is(tmp_path: Path) -> None:
+    run = run_with_model(tmp_path / "x")
+    for load in (load_model, MMSSLProcessor.from_pretrained):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"no model in {run}, which is a run; did you mean {run / 'model'}?")):
+            load(str(run))
+    assert api.embed(run, str(rows_file(tmp_path)), tmp_path / "e.parquet") == 5
+
+
+@pytest.mark.parametrize("load", [load_model, MMSSLProcessor.from_pretrained])
+def test_paths_that_hold_no_model(load: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_with_model(tmp_path / "runs")
+    for path, message in {
+        "runs/nope": "no model in runs/nope: there is no such folder. Give the `model` folder of a run, or a Hub id",
+        "runs/run.json": "no model in runs/run.json: it is a file. Give",
+        ".": "no model in .: it has no ",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=re.escape(message)):
+            load(path)
+
+
+def test_a_name_that_is_neither_folder_nor_on_the_hub() -> None:
+    with pytest.raises(OSError, match=re.escape("no model nope: there is no such folder here, and the Hub gives none: ")):
+        MMSSLProcessor.from_pretrained("nope")
+
+
+@pytest.mark.parametrize("name", installed())
+def test_a_model_without_processor_is_read_by_its_configuration(name: str, tmp_path: Path) -> None:
+    (saved(tmp_path, name) / "processor_config.json").unlink()
+    loaded = MMSSLProcessor.from_pretrained(tmp_path)
+    assert loaded.settings() == {name: small_processor(name).settings()}
+
+
+def test_settings_that_differ_between_the_two_files_are_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path, "text") / "processor_config.json"
+    file.write_text(file.read_text().replace('"max_tokens": 512', '"max_tokens": 64'))
+    with pytest.raises(ValueError, match=r"the settings of text in processor_config.json are not those in config.json"):
+        MMSSLProcessor.from_pretrained(tmp_path)
+
+
+def test_a_folder_of_another_library_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(FileNotFoundError, match=r"has no processor_config.json, and no config.json of mmssl"):
+        MMSSLProcessor.from_pretrained(tmp_path)
