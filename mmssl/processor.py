@@ -116,6 +116,11 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         own, of_model = (read_json(pretrained_model_name_or_path, name, known) for name in (PROCESSOR_NAME, CONFIG_NAME))
         settings = None if of_model is None else settings_of(of_model)
         if own is None and settings is None:
+            if not Path(pretrained_model_name_or_path).is_dir():
+                raise FileNotFoundError(
+                    f"no model {pretrained_model_name_or_path}: there is no such folder here, and on the Hub there is none, or it "
+                    "cannot be reached"
+                )
             raise FileNotFoundError(
                 f"{pretrained_model_name_or_path} has no {PROCESSOR_NAME}, and no {CONFIG_NAME} of mmssl: it is no model of mmssl"
             )

@@ -145,7 +145,7 @@ def test_paths_that_hold_no_model(load: Callable[[str], object], tmp_path: Path,
 
 
 def test_a_name_that_is_neither_folder_nor_on_the_hub() -> None:
-    with pytest.raises(OSError, match=re.escape("no model nope: there is no such folder here, and the Hub gives none: ")):
+    with pytest.raises(OSError, match=re.escape("no model nope: there is no such folder here, and on the Hub there is none")):
         MMSSLProcessor.from_pretrained("nope")
 
 
