@@ -118,11 +118,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, help="write the table as JSON")
     command.set_defaults(run=evaluate)
 
-    command = commands.add_parser("embed", help="a dataset to a parquet file of embeddings")
+    command = commands.add_parser("embed", help="a dataset to a file of embeddings")
     command.add_argument("model", help="folder or Hub id of a model")
     add_data_arguments(command)
     command.add_argument("--split", help="part of the data; all of it if left out")
-    command.add_argument("--output", type=Path, required=True, help="the parquet file to write")
+    what = "columns of the data to write beside them; default: path and label of media files"
+    command.add_argument("--keep", nargs="*", metavar="COLUMN", help=what)
+    what = "what to write: NAME.parquet; NAME.npy; or a new folder, for datasets.load_from_disk"
+    command.add_argument("--output", type=Path, required=True, help=what)
     command.set_defaults(run=embed)
 
     command = commands.add_parser("predict", help="labels of a dataset by a model that was trained on labels")
@@ -361,6 +364,7 @@ def embed(options: argparse.Namespace) -> None:
         split=options.split,
         modality=options.modality,
         column=options.column,
+        keep=options.keep,
         batch_size=options.batch_size,
         on_error=options.on_error,
         table_format=table_format(options),
