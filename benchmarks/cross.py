@@ -82,8 +82,8 @@ def page(cells: Cells) -> str:
         "- *Shared, predicts across*: each modality is predicted from itself and from every other one of the row",
         "  ([arXiv 2606.25225](https://arxiv.org/abs/2606.25225)).",
         "- *Shared, within each alone*: each modality is predicted only from itself.",
-        "- *Separate encoders*: a run for each modality, which sees it in every row. In shared runs a fifth of the rows lack a name,",
-        "  as many an outline, as many the properties.",
+        "- *Separate encoders*: a run for each modality, which sees it in every row. In shared runs a fifth of the rows lack a",
+        "  name, as many an outline, as many the properties.",
         "",
         "All make as many steps of 32 rows, with an encoder of width 64 and two layers. Nothing is tuned for a row. Scores are for",
         "the category of a character in percent, on a face that training lacks: probes are fitted on"

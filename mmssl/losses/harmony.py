@@ -11,8 +11,8 @@ from mmssl.losses.arithmetic import wide
 def realigned(gradients: Float[Tensor, "k n d"], order: Int[Tensor, " k"]) -> Float[Tensor, "k n d"]:
     """Gradients of k losses at n representations, without what conflicts with the other losses (PCGrad, algorithm 1).
 
-    A gradient whose product with that of another loss is below 0 is projected onto the plane normal to it, one loss after the other;
-    what is projected away is always along the other gradients as they came. Each of the n representations stands alone.
+    A gradient whose product with that of another loss is below 0 is projected onto the plane normal to it, one loss after another.
+    What is projected away is always along the other gradients as they came. Each of the n representations stands alone.
 
     order: in which the other losses are met; with two losses it does not matter.
     """

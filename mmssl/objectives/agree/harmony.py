@@ -28,8 +28,8 @@ class Harmonise:
     gradients conflict is noise.
 
     realign: project a gradient that conflicts with that of another pair onto the plane normal to it.
-    keep_above: threshold on the mean cosine of a sample's gradients, at the start and at the end of the budget, linear between; of a
-        sample below it no projection is trained, it only tells others apart. null: all samples count.
+    keep_above: threshold on the mean cosine of a sample's gradients, at the start and at the end of the budget, linear between.
+        The projections of a sample below it are not trained; they only tell others apart. null: all samples count.
     """
 
     realign: bool = True
@@ -95,7 +95,7 @@ class Harmony:
         order = self.seen.draws.uniform("order of gradients", len(gradients))[0].argsort(stable=True)
         return realigned(gradients, order).sum(0).to(gradients.dtype)
 
-    def cosines(self, gradients: dict[View, Float[Tensor, "k n d"]]) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    def cosines(self, gradients: dict[View, Float[Tensor, "k _ d"]]) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
         """The mean cosine of the gradients of each sample of the step, over its views; whether it has any."""
         total = torch.zeros(len(self.seen.share), device=self.seen.share.keys.device, dtype=torch.float64)
         count = torch.zeros_like(total, dtype=torch.int64)
