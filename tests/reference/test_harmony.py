@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from mmssl.draws import keys
 from mmssl.losses.harmony import agreement, realigned
 from mmssl.model.heads import LogitScale
-from mmssl.objectives.agree.harmony import Harmonise, Harmony, harmony_of
+from mmssl.objectives.agree.harmony import Harmonise, Harmony, check_harmony, harmony_of
 from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.agree.parts import Seen
 from mmssl.objectives.networks import Clock
@@ -195,3 +195,11 @@ def test_nothing_is_harmonised_without_gradient() -> None:
     with torch.no_grad():
         assert harmony_of(Harmonise(), seen_of(drawn(NAMES[:3]))) is None
     assert harmony_of(None, seen_of(drawn(NAMES[:3]))) is None
+
+
+def test_one_pair_and_other_losses_are_refused() -> None:
+    check_harmony([clip_loss()], NAMES[:3])
+    with pytest.raises(ValueError, match=r"harmonise: .* but a and b are one pair; add a modality"):
+        check_harmony([clip_loss()], NAMES[:2])
+    with pytest.raises(ValueError, match=r"harmonise: .*which InfoNce is not alone; set its between to across"):
+        check_harmony([AGREEMENTS["info_nce"]()], NAMES[:3])
