@@ -1,19 +1,16 @@
 """The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mmssl import files
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, Track, loader, processes, silent
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
@@ -31,6 +28,7 @@ from mmssl.evaluation import (
     features,
     open_pairs,
     predictions,
+    vectors,
 )
 from mmssl.evaluation.history import History
 from mmssl.evaluation.judged import class_names, renumbered, unlike
@@ -310,44 +308,38 @@ def embed(
     split: str | None = None,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
+    keep: Sequence[str] | None = None,
     batch_size: int = 256,
     on_error: OnError = "raise",
     table_format: TableFormat = PLAIN,
 ) -> int:
-    """Write the pooled output of every sample to a parquet file, columns `row` and `embedding`; returns their number.
+    """Write the pooled output of every sample, beside `row` and columns of the data; returns their number.
 
-    Arguments as in `evaluate`. The file appears when it is complete; memory stays flat however many samples there are.
+    output: a parquet file, columns `row`, those kept, `embedding`; an npy file of the vectors, the others in `NAME.rows.parquet`;
+    or a new folder, a dataset for `datasets.load_from_disk`.
+    keep: columns of the data to write; None: the path of each file, and its label, where the data are media files.
+    Other arguments as in `evaluate`. The output appears when it is complete; vectors never are in memory all at once.
+    ValueError or LookupError, before anything is embedded, for an output or a column that cannot be written; ValueError that names
+    the row of a vector that is not finite.
     """
+    output = Path(output)
+    vectors.check_output(output)
 
-    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source]:
-        processor, loaded = load(model)
+    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str]]:
+        processor, loaded = load(model_of(model))
         name = choose_modality(modality, processor)
-        columns = column_map(name, column, None)
-        return processor, loaded, name, Source(path=data, split=split, columns=columns, table_format=table_format)
+        source = Source(path=data, split=split, columns=column_map(name, column, None), table_format=table_format)
+        return processor, loaded, name, source, vectors.to_keep(source, name, keep)
 
     start(TIMEOUT)
     with processes.one_for_all():
-        processor, loaded, name, source = processes.together(opened, first_before=True)
+        processor, loaded, name, source, kept = processes.together(opened, first_before=True)
         tell(source)
         options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
         found = features.embed(loaded, processor, source, name, **options)
-        count = write_vectors(found, source, loaded.pooled_size(name), Path(output)) if processes.is_first() else len(list(found))
+        first, width = processes.is_first(), loaded.pooled_size(name)
+        count = vectors.write_vectors(found, source, width, output, kept) if first else len(list(found))
         return processes.by_first(lambda: count)
-
-
-def write_vectors(found: Iterator[tuple[Tensor, Batch]], source: Source, width: int, output: Path) -> int:
-    """Write the pooled outputs of a source as they come; returns their number."""
-    type_, count = pa.list_(pa.float32(), width), 0
-    schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
-    files.sweep(output.parent, output.name)
-    with files.new_file(output) as part, pq.ParquetWriter(part, schema) as writer:
-        for values, batch in found:
-            flat = pa.array(values.float().cpu().numpy().ravel())
-            rows = [source.row_number(i) for i in batch.ids.tolist()]
-            vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
-            writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
-            count += len(batch)
-    return count
 
 
 @dataclass(frozen=True)
