@@ -22,6 +22,7 @@ _HOMES = {
     "evaluate": "mmssl.api",
     "evaluate_pairs": "mmssl.api",
     "predict": "mmssl.api",
+    "search": "mmssl.api",
     "train": "mmssl.api",
 }
 

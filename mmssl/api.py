@@ -1,4 +1,4 @@
-"""The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
+"""The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.search`, `mmssl.check`."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,8 +32,11 @@ from mmssl.evaluation import (
     open_pairs,
     predictions,
 )
+from mmssl.evaluation.embedded import STAMP, Stamp
 from mmssl.evaluation.history import History
 from mmssl.evaluation.judged import class_names, renumbered, unlike
+from mmssl.evaluation.nearest import Kind as SearchKind
+from mmssl.evaluation.search import Hits, Query, Search
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model, load_predictor
 from mmssl.model.heads import read_projectors
@@ -44,6 +47,7 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
 from mmssl.recipe.options import TrainOptions
 from mmssl.report import contents
+from mmssl.report.hits import PAGE, write_hits
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.launch import TIMEOUT, joined, start
 from mmssl.training.progress import track
@@ -310,6 +314,7 @@ def embed(
     split: str | None = None,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
+    project: bool = False,
     batch_size: int = 256,
     on_error: OnError = "raise",
     table_format: TableFormat = PLAIN,
@@ -330,18 +335,23 @@ def embed(
         processor, loaded, name, source = processes.together(opened, first_before=True)
         tell(source)
         options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
-        found = features.embed(loaded, processor, source, name, **options)
-        count = write_vectors(found, source, loaded.pooled_size(name), Path(output)) if processes.is_first() else len(list(found))
+        then = partial(loaded.projected, name) if project else None
+        found = features.embed(loaded, processor, source, name, then=then, **options)
+        stamp = Stamp.of(model, loaded, processor, name, source, projected=project, table_format=table_format)
+        count = write_vectors(found, source, stamp, Path(output)) if processes.is_first() else len(list(found))
         return processes.by_first(lambda: count)
 
 
-def write_vectors(found: Iterator[tuple[Tensor, Batch]], source: Source, width: int, output: Path) -> int:
-    """Write the pooled outputs of a source as they come; returns their number."""
-    type_, count = pa.list_(pa.float32(), width), 0
-    schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
+def write_vectors(found: Iterator[tuple[Tensor, Batch]], source: Source, stamp: Stamp, output: Path) -> int:
+    """Write the vectors of a source as they come, and what they are of; returns their number."""
+    first = next(found, None)
+    if first is None:
+        raise ValueError(f"no row of {source} could be read, so there is nothing to write")
+    type_, count = pa.list_(pa.float32(), first[0].shape[1]), 0
+    schema = pa.schema([("row", pa.int64()), ("embedding", type_)], {STAMP: stamp.to_json()})
     files.sweep(output.parent, output.name)
     with files.new_file(output) as part, pq.ParquetWriter(part, schema) as writer:
-        for values, batch in found:
+        for values, batch in chain([first], found):
             flat = pa.array(values.float().cpu().numpy().ravel())
             rows = [source.row_number(i) for i in batch.ids.tolist()]
             vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
@@ -447,6 +457,40 @@ def tell(*sources: Source) -> None:
         return
     for note in dict.fromkeys(note for source in sources for note in source.notes):
         logger.warning("note: %s", note)
+
+
+def search(
+    index: str | Path,
+    query: Query,
+    *,
+    model: str | Path | None = None,
+    modality: str | None = None,
+    row: int | None = None,
+    top: int = 10,
+    kind: SearchKind = "exact",
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+) -> Hits:
+    """Find the rows of an index whose embeddings are nearest to that of a query, by cosine.
+
+    index: what `embed` wrote. query: a row of the index, by its number (it is not among its own hits); a file of one sample, or a
+        table file; a text; or a raw sample in memory.
+    model: where the model that made the index lies now; None: where it was. modality: of the query, where several may be meant.
+    row: which row of a table file is the query. kind: exact, or for very many rows ivf or hnsw, whose index is kept beside.
+    output: a file for the hits: .html, a page with pictures, or .csv or .parquet. data: where the embedded data lie now, for
+        pictures.
+    ValueError for another model than that of the index, and for a query of a modality that does not share its space.
+    """
+    target = None if output is None else Path(output)
+    if target is not None:
+        predictions.check_output(target, PAGE)
+    searched = Search.open(index, None if model is None else model_of(model), "cuda" if torch.cuda.is_available() else "cpu")
+    hits = searched(query, modality=modality, row=row, top=top, kind=kind)
+    if target is not None and target.suffix == PAGE:
+        write_hits(target, hits, searched, data)
+    elif target is not None:
+        predictions.write(hits.table(), target)
+    return hits
 
 
 def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
