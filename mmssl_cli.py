@@ -118,14 +118,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, help="write the table as JSON")
     command.set_defaults(run=evaluate)
 
-    command = commands.add_parser("embed", help="a dataset to a parquet file of embeddings")
+    command = commands.add_parser("embed", help="a dataset to a file of embeddings")
     command.add_argument("model", help="folder or Hub id of a model")
     add_data_arguments(command)
     command.add_argument("--split", help="part of the data; all of it if left out")
-    command.add_argument(
-        "--project", action="store_true", help="into the space that the model's modalities share, to search with any"
-    )
-    command.add_argument("--output", type=Path, required=True, help="the parquet file to write")
+    command.add_argument("--project", action="store_true", help="into the space that the model's modalities share")
+    what = "layers whose outputs to pool, by number from 1 on, and last (the default), a column for each"
+    command.add_argument("--layers", nargs="+", default=["last"], metavar="LAYER", help=what)
+    command.add_argument("--tokens", action="store_true", help="also write the tokens of each sample, and where they lie")
+    what = "columns of the data to write beside them; default: path and label of media files"
+    command.add_argument("--keep", nargs="*", metavar="COLUMN", help=what)
+    what = "what to write: NAME.parquet; NAME.npy; or a new folder, for datasets.load_from_disk"
+    command.add_argument("--output", type=Path, required=True, help=what)
     command.set_defaults(run=embed)
 
     command = commands.add_parser("search", help="the embedded samples that are nearest to a file, a text or a row")
@@ -135,11 +139,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--modality", help="of the query; needed if several may be meant, or if a text is a number")
     command.add_argument("--query-row", type=int, metavar="N", help="which row of a table file is the query, from 0 on")
     command.add_argument("--top", type=int, default=10, metavar="N", help="hits to show; default: 10")
-    kinds, what = (
-        ["exact", "ivf", "hnsw"],
-        "exact, or for very many rows an index that is built once and misses some of the nearest",
-    )
-    command.add_argument("--index", choices=kinds, default="exact", dest="kind", help=what)
+    what = "exact; or, for very many rows, built once and kept beside the index, and missing some of the nearest"
+    command.add_argument("--kind", choices=["exact", "ivf", "hnsw"], default="exact", help=what)
+    command.add_argument("--layer", default="last", help="the layer of the index, where it holds several; default: last")
     command.add_argument("--data", help="where the embedded data lie now, if they were moved, for the pictures of a page")
     command.add_argument("--output", type=Path, help="a .html page with pictures, or a .csv or .parquet file")
     command.set_defaults(run=search)
@@ -348,6 +350,9 @@ def embed(options: argparse.Namespace) -> None:
         modality=options.modality,
         column=options.column,
         project=options.project,
+        layers=options.layers,
+        tokens=options.tokens,
+        keep=options.keep,
         batch_size=options.batch_size,
         on_error=options.on_error,
         table_format=table_format(options),
@@ -371,6 +376,7 @@ def search(options: argparse.Namespace) -> None:
         row=options.query_row,
         top=options.top,
         kind=options.kind,
+        layer=options.layer,
         output=options.output,
         data=options.data,
     )

@@ -139,7 +139,7 @@ def each_batch(
 
 
 def rows_of_pieces(batch: Batch, source: Source) -> tuple[Int[Tensor, " c"], Int[Tensor, " b"]]:
-    """The rows, by their places among those that the source keeps, that samples are of; and for each sample the place of its own."""
+    """The rows that samples are of, by their places among those that the source keeps; and for each sample the place of its own."""
     if not source.is_cut:
         return batch.ids, torch.arange(len(batch.ids))
     rows = torch.tensor([source.kept_row(i) for i in batch.ids.tolist()])

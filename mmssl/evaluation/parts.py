@@ -1,8 +1,9 @@
 """Embeddings on their way to a file: kept in parts as they come, so that a command that was stopped goes on where it was."""
 
+import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Parts:
         """Those of a file; what is there of other settings is not looked at."""
         parts = cls(output.with_name(f".{output.name}.parts"), settings)
         stored = parts.folder / SETTINGS
-        if stored.exists() and files.read_json(stored) == parts.settings:
+        if stored.exists() and json.loads(stored.read_text(encoding="utf-8")) == parts.settings:
             parts.done = max((part_end(file) for file in parts.stored()), default=0)
         return parts
 
@@ -71,26 +72,28 @@ class Parts:
             yield
         shutil.rmtree(self.folder)
 
-    def with_stored(self, fresh: Iterator[Vectors], size: int, num_rows: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Vectors]:
-        """What the parts hold, and then what comes fresh, which is kept in further ones.
+    def with_stored(self, fresh: Iterator[Vectors], clock: Callable[[], float] = time.monotonic) -> Generator[Vectors, None, None]:
+        """What the parts hold, and then what comes fresh, of `rest`; `ids` are those of the whole source.
 
-        fresh: of `rest`; `ids` of what is returned are those of the whole source. size: rows of a batch. num_rows: of the source.
+        What came fresh and was taken is kept in further parts, at the latest where this is closed, or `fresh` fails.
         """
-        start, number = self.done, len(self.stored())
-        for file in self.stored():
+        start, files_ = self.done, self.stored()
+        for file in files_:
             yield read_part(file)
-        waiting, written = list[Vectors](), clock()
-        for vectors in fresh:
-            whole = Vectors(vectors.ids + start, vectors.values, vectors.counts)
-            waiting.append(whole)
-            # A batch ends where the next one would begin, were rows left out that cannot be read.
-            last = int(vectors.ids[-1]) + 1
-            self.done = min(num_rows, start + -(-last // size) * size) if len(whole) <= size else start + last
-            held = sum(tensor.nbytes for each in waiting for tensor in each.values.values())
-            if clock() - written >= SECONDS or held >= BYTES:
-                write_part(self.folder / f"part-{number:06}.safetensors", waiting, self.done)
-                waiting, written, number = [], clock(), number + 1
-            yield whole
+        waiting, written, number = list[Vectors](), clock(), len(files_)
+        try:
+            for vectors in fresh:
+                whole = Vectors(vectors.ids + start, vectors.values, vectors.counts)
+                yield whole
+                waiting.append(whole)
+                self.done = int(whole.ids[-1]) + 1
+                if clock() - written >= SECONDS or sum(each.nbytes for each in waiting) >= BYTES:
+                    write_part(self.folder, number, waiting)
+                    waiting, written, number = [], clock(), number + 1
+        except BaseException:
+            if waiting:
+                write_part(self.folder, number, waiting)
+            raise
 
 
 def part_end(file: Path) -> int:
@@ -99,16 +102,17 @@ def part_end(file: Path) -> int:
         return int(stored.metadata()[UNTIL])
 
 
-def write_part(file: Path, vectors: list[Vectors], until: int) -> None:
-    """Write what was read; until: rows of the source that have been."""
+def write_part(folder: Path, number: int, vectors: list[Vectors]) -> None:
+    """Write what was read of some rows."""
     tensors: dict[str, Tensor] = {IDS: torch.cat([each.ids for each in vectors])}
     for name in vectors[0].values:
         tensors[VALUES + name] = torch.cat([each.values[name] for each in vectors])
     counts = [each.counts for each in vectors if each.counts is not None]
     if counts:
         tensors[COUNTS] = torch.cat(counts)
-    with files.new_file(file) as part:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, {UNTIL: str(until)})
+    until = {UNTIL: str(int(tensors[IDS][-1]) + 1)}
+    with files.new_file(folder / f"part-{number:06}.safetensors") as part:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, until)
 
 
 def read_part(file: Path) -> Vectors:

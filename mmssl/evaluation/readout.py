@@ -75,6 +75,10 @@ class Readout:
         return Vectors(merged.ids, values, counts)
 
 
+POOLED = Readout()
+"""What the model gives, pooled."""
+
+
 @dataclass(frozen=True)
 class Vectors:
     """What was read of some rows, on the CPU.
@@ -89,6 +93,11 @@ class Vectors:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return sum(tensor.nbytes for tensor in self.values.values())
 
 
 def column_of(layer: Layer) -> str:

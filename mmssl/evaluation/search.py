@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from jaxtyping import Float
 
 from mmssl.data import Source
 from mmssl.data.formats import all_formats, is_table, suffix_of
-from mmssl.evaluation.embedded import ROW, Embedded, fingerprint
-from mmssl.evaluation.features import embed
+from mmssl.evaluation.embedded import Embedded
 from mmssl.evaluation.nearest import Kind, Nearest, faiss
 from mmssl.evaluation.pair_data import holds, reads_text
+from mmssl.evaluation.predictions import ROW
+from mmssl.evaluation.readout import LAST, Layer, Readout, column_of, read
+from mmssl.evaluation.stamp import fingerprint
 from mmssl.modality import find
 from mmssl.model import MMSSLModel, load_model
 from mmssl.processor import MMSSLProcessor
@@ -168,10 +170,10 @@ def check_model(index: Embedded, folder: str | Path, model: MMSSLModel, processo
     )
 
 
-def check_space(index: Embedded, name: str) -> None:
+def check_space(index: Embedded, name: str, projected: bool) -> None:
     """ValueError for a query of another modality than the index, if it does not hold projected vectors."""
     stamp = index.stamp
-    if name != stamp.modality and not stamp.projected:
+    if name != stamp.modality and not projected:
         raise ValueError(
             f"{index.path} holds pooled outputs of {stamp.modality}, which those of {name} cannot be compared with. A model that "
             f"maps both into one space, as the objective clip trains, makes an index for both: mmssl embed ... --modality "
@@ -180,19 +182,27 @@ def check_space(index: Embedded, name: str) -> None:
 
 
 class Search:
-    """An index to search in. folder: where the model that made it lies. named: whether somebody said so."""
+    """An index to search in. layer: that its vectors are of.
 
-    def __init__(self, index: Embedded, folder: str | Path, device: str, *, named: bool = False) -> None:
-        self.index, self.folder, self.device, self.named = index, folder, device, named
+    folder: where the model that made it lies. named: whether somebody said so.
+    """
+
+    def __init__(self, index: Embedded, layer: Layer, folder: str | Path, device: str, *, named: bool = False) -> None:
+        self.index, self.layer, self.folder, self.device, self.named = index, layer, folder, device, named
         self.asked: Asked | None = None
         self.own: int | None = None
 
     @classmethod
-    def open(cls, index: str | Path, model: str | Path | None = None, device: str = "cpu") -> "Search":
+    def open(cls, index: str | Path, model: str | Path | None = None, device: str = "cpu", layer: Layer = LAST) -> "Search":
         """Open what `mmssl embed` wrote. model: where its model lies now; None: where it was."""
         faiss()
-        found = Embedded.read(index)
-        return cls(found, found.stamp.model if model is None else model, device, named=model is not None)
+        found = Embedded.read(index, layer)
+        return cls(found, layer, found.stamp.model if model is None else model, device, named=model is not None)
+
+    @property
+    def projected(self) -> bool:
+        """Whether the vectors lie in the space that modalities share."""
+        return self.index.stamp.projected and self.layer == LAST
 
     @cached_property
     def processor(self) -> MMSSLProcessor:
@@ -230,10 +240,9 @@ class Search:
     def vector(self, asked: Asked) -> Float[np.ndarray, " d"]:
         """The vector of a query, made as those of the index were."""
         name = asked.modality
-        check_space(self.index, name)
-        then = partial(self.model.projected, name) if self.index.stamp.projected else None
-        ((values, _),) = embed(self.model, self.processor, asked.source, name, then=then)
-        (vector,) = values.float().cpu().numpy()
+        check_space(self.index, name, self.projected)
+        (found,) = read(self.model, self.processor, asked.source, name, Readout((self.layer,), projected=self.projected))
+        (vector,) = found.values[column_of(self.layer)].numpy()
         if not np.isfinite(vector).all():
             raise ValueError("the embedding of the query is NaN or infinite: look at the sample")
         return vector

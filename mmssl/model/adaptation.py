@@ -20,7 +20,8 @@ from torch import nn
 from transformers.utils import logging
 
 from mmssl.model.config import MMSSLConfig
-from mmssl.model.model import LABEL, PROJECTOR, SCALE, MMSSLModel, no_weights_bar
+from mmssl.model.loading import no_weights_bar
+from mmssl.model.model import LABEL, PROJECTOR, SCALE, MMSSLModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 Whole = Annotated[int, Field(gt=0)]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mmssl import files
 from mmssl.data import Source, batches, cut
-from mmssl.evaluation.embedded import ROW
+from mmssl.evaluation.predictions import ROW
 from mmssl.evaluation.search import COSINE, RANK, Hits, Search
 from mmssl.modality import Processor, find
 from mmssl.report.contents import cut as shortened
@@ -86,9 +86,10 @@ def write_hits(path: Path, hits: Hits, search: Search, data: str | Path | None =
         asked = found.pop() if own else None
     if search.asked is not None:
         asked = drawn(search.asked.source, search.asked.modality, processors[search.asked.modality])
+    told = "projected" if search.projected else f"layer {search.layer}"
     facts = {
         "query": f"{hits.query} ({hits.modality})",
-        "index": f"{hits.index}, {hits.size:,} embeddings of {stamp.modality}{', projected' if stamp.projected else ''}",
+        "index": f"{hits.index}, {hits.size:,} embeddings of {stamp.modality}, {told}",
         "data": str(stamp.data if data is None else data),
         "model": f"{search.folder} ({stamp.fingerprint})",
     }

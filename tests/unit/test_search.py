@@ -18,8 +18,9 @@ from mmssl import MMSSLModel
 from mmssl.data import Source
 from mmssl.data.tables import RowTable
 from mmssl.evaluation import extract
-from mmssl.evaluation.embedded import Embedded, Stamp, fingerprint
+from mmssl.evaluation.embedded import Embedded
 from mmssl.evaluation.search import Search
+from mmssl.evaluation.stamp import Stamp, fingerprint
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig
 from mmssl.model.heads import Head
