@@ -44,7 +44,7 @@ class Parts:
     @classmethod
     def beside(cls, output: Path, settings: Mapping[str, Any]) -> "Parts":
         """Those of a file; what is there of other settings is not looked at."""
-        parts = cls(output.with_name(f".{output.name}.parts"), settings)
+        parts = cls(output.with_name(f".{output.name}.parts"), json.loads(json.dumps(settings)))
         stored = parts.folder / SETTINGS
         if stored.exists() and json.loads(stored.read_text(encoding="utf-8")) == parts.settings:
             parts.done = max((part_end(file) for file in parts.stored()), default=0)

@@ -108,7 +108,8 @@ def tables_of(found: Iterable[Vectors], source: Source, kept: pa.Table, schema: 
         ids = vectors.ids.tolist()
         rows = [source.row_number(i) for i in ids]
         columns = [pa.array(rows, pa.int64()), *(kept.column(name).take(pa.array(ids, pa.int64())) for name in kept.column_names)]
-        for name, values in vectors.values.items():
+        for name in schema.names[len(columns) :]:
+            values = vectors.values[name]
             counts = vectors.counts if name in (TOKENS, COORDINATES) else None
             owners = rows if counts is None else np.repeat(rows, counts.numpy()).tolist()
             check_finite(values, owners, str(source))

@@ -40,7 +40,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", installed())
 def test_layers_and_tokens_of_every_modality(name: str) -> None:
-    """Against the hidden states that transformers records, sample by sample, so that nothing is padded."""
+    """Against what each layer gives to a hook, sample by sample, so that nothing is padded."""
     model, processor = small_model(name, **SETTINGS), MMSSLProcessor({name: small_processor(name)})
     modality = find(name)
     raws = modality.example(5, 0)
@@ -55,11 +55,16 @@ def test_layers_and_tokens_of_every_modality(name: str) -> None:
     for row, raw in enumerate(raws):
         inputs = small_processor(name).collate([small_processor(name)(raw)])
         with torch.no_grad():
-            states = model(**inputs, output_hidden_states=True)
-            placed = model.embed(name, inputs)
+            given = list[torch.Tensor]()
+            hooks = [
+                layer.register_forward_hook(lambda *call, given=given: given.append(call[2])) for layer in model.encoder.layers
+            ]
+            states, placed = model(**inputs), model.embed(name, inputs)
+            for hook in hooks:
+                hook.remove()
         assert_allclose(values["embedding"][row], states.pooler_output[0], atol=1e-5)
         for layer in (1, 3):
-            body = placed.with_values(states.hidden_states[layer][:, 3:])
+            body = placed.with_values(given[layer - 1][:, 3:])
             assert_allclose(values[f"embedding_{layer}"][row], body.mean()[0], atol=1e-5)
         valid = placed.valid_or_ones()[0]
         assert_allclose(tokens[row], states.last_hidden_state[0, 3:][valid], atol=1e-5)
@@ -90,12 +95,15 @@ def test_every_kind_of_file_holds_layers_and_tokens(pictures: Path, tmp_path: Pa
         mmssl.embed(model, str(pictures), tmp_path / output, layers=(2, "last"), tokens=True, batch_size=4)
     table, dataset = pq.read_table(tmp_path / "e.parquet"), load_from_disk(tmp_path / "e")
     assert table.column_names == dataset.column_names == ["row", "image", "embedding_2", "embedding", "tokens", "coordinates"]
-    inputs = small_processor("image").collate([small_processor("image")(Image.open(path)) for path in sorted(pictures.iterdir())])
-    with torch.no_grad():
-        expected = small_model("image", **SETTINGS)(**inputs).last_hidden_state[:, 3:].numpy()
-    assert_allclose(np.array(table.column("tokens").to_pylist()), expected, atol=1e-5)
-    assert_allclose(np.array(dataset["tokens"][:]), expected, atol=1e-5)
-    assert_allclose(np.array(table.column("embedding").to_pylist()), expected.mean(1), atol=1e-5)
+    processor, network = small_processor("image"), small_model("image", **SETTINGS)
+    for row, path in enumerate(sorted(pictures.iterdir())):
+        with torch.no_grad():
+            expected = network(**processor.collate([processor(Image.open(path))])).last_hidden_state[0, 3:].numpy()
+        for found in (table.slice(row, 1).to_pylist()[0], dataset[row]):
+            assert found["row"] == row
+            assert_allclose(np.array(found["tokens"]), expected, atol=1e-5)
+            assert_allclose(np.array(found["embedding"]), expected.mean(0), atol=1e-5)
+            assert np.array(found["coordinates"]).shape == (len(expected), 4)
     mmssl.embed(model, str(pictures), tmp_path / "two.npy", layers=(2,))
     assert_allclose(np.load(tmp_path / "two.npy"), np.array(table.column("embedding_2").to_pylist()), atol=1e-5)
     for index in ("e.parquet", "e", "two.npy"):
