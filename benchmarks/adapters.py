@@ -5,8 +5,9 @@
     python benchmarks/adapters.py --table
 
 Pretrains the grid's masked recipe once on each dataset, without labels; then trains on a share of the labels by every method, with
-each seed. Learning rates are chosen on training rows outside that share, with one more seed. The second part pretrains on one half
-of the speakers or classes, goes on with the other half, all of the model or adapters alone, and probes both before and after.
+each seed. Learning rates are chosen on one dataset, by training rows outside that share, with one more seed. The second part
+pretrains on one half of the speakers or classes, goes on with the other half, all of the model or adapters alone, and probes both
+before and after.
 
 Writes adapters.json and adapters.md into docs/results. Finished cells are kept, and models in --work: the same command goes on
 where it was stopped. `--table` only writes the page anew.
@@ -45,8 +46,8 @@ POOL, TEST = 10_000, 2_000
 BATCH, MANY = 16, 64
 """Samples of a step, with labels and without."""
 ADAPTERS = {"name": "lora", "rank": 8, "target": "all-linear"}
-TUNING, TRIED = "10 %", 100
-"""The share of labels at which learning rates are chosen, and the seed, which is none of the table's."""
+TUNED_ON, TUNING, TRIED = "cifar10", "10 %", 100
+"""Where learning rates are chosen: dataset, share of labels, and seed, which is none of the table's."""
 PAGE = "adapters"
 
 
@@ -207,20 +208,20 @@ def with_labels(bench: Bench, name: str, share: str, key: str, seed: int) -> Ite
         if not method.rates:
             yield about | {"score": probe(bench.pretrained(name).model_folder, data, seed)}
             return
-        rate = chosen(bench, name, key)
+        rate = chosen(bench, key)
         yield about | fine_tune(bench, name, data, method, rate, seed, Path(work))
 
 
-def chosen(bench: Bench, name: str, key: str) -> float:
-    """The learning rate of a method on a dataset, tried out if it is not known."""
-    method, scores = METHODS[key], dict[float, float]()
+def chosen(bench: Bench, key: str) -> float:
+    """The learning rate of a method, tried out on one dataset if it is not known."""
+    method, name, scores = METHODS[key], TUNED_ON, dict[float, float]()
     for rate in method.rates:
         row = f"{key} {rate:g}"
         if not bench.cells.has(f"{name}, tuning", row, TRIED):
             with tempfile.TemporaryDirectory() as work:
                 data = few_labels(bench, name, TUNING, TRIED, Path(work) / "data", tuning=True)
-                found = fine_tune(bench, name, data, method, rate, TRIED, Path(work))
-            bench.cells.add({"dataset": f"{name}, tuning", "row": row, "seed": TRIED} | found)
+                tried = fine_tune(bench, name, data, method, rate, TRIED, Path(work))
+            bench.cells.add({"dataset": f"{name}, tuning", "row": row, "seed": TRIED} | tried)
         scores[rate] = mean(bench.cells.values(f"{name}, tuning", row, "score"))
     return max(scores, key=scores.__getitem__)
 
@@ -323,7 +324,8 @@ def page(cells: Cells) -> str:
         "",
         "## Few labels",
         "",
-        "Accuracy in percent. Of two learning rates each method has the better one on training rows outside the labelled share.",
+        "Accuracy in percent. Of two learning rates each method has the one that is better on CIFAR-10 with 10 % of the labels, by",
+        "training rows outside that share.",
         "",
         "| data | labelled rows | method | accuracy | learns | MiB a step | seconds | seeds |",
         "|---|---:|---|---:|---:|---:|---:|---:|",

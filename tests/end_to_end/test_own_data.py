@@ -44,7 +44,7 @@ def pictures(folder: Path, draw: np.random.Generator) -> None:
 def sounds(folder: Path, draw: np.random.Generator) -> None:
     """A folder for each part and class, of tones in noise."""
     time = np.arange(2000) / 8000
-    for part, count in (("train", 24), ("test", 8)):
+    for part, count in (("train", 20), ("test", 10)):
         for kind in KINDS:
             (folder / part / kind).mkdir(parents=True)
             for number in range(count):
