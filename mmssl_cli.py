@@ -448,6 +448,8 @@ def predict(options: argparse.Namespace) -> None:
         print(f"{found.rows:,} predictions in {options.output}{unread}")
         if found.judged is not None:
             print(f"{found.judged.num_test:,} labels: {', '.join(found.judged.lines)}")
+        if found.note is not None:
+            print(f"note: {found.note}")
 
 
 def push(options: argparse.Namespace) -> None:
