@@ -96,6 +96,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__(config)
         self.adapters = nn.ModuleDict({name: build_adapter(name, config) for name in config.modalities})
+        self.main_input_name = next((self.adapter(name).input_names[0] for name in config.modalities), self.main_input_name)
         self.encoder = Encoder(config)
         self.pooler = AttentionPool(config) if config.pooling == "attention" else None
         for name in config.modalities:
@@ -248,8 +249,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
         tokens = self.encode(name, {key: inputs[key] for key in adapter.input_names if key in inputs})
         pooled, owners = self.pool(tokens), inputs.get(f"{adapter.keyword}_sample")
         if owners is not None:
-            count = torch.bincount(owners)
-            pooled = pooled.new_zeros(len(count), pooled.shape[1]).index_add(0, owners, pooled) / count[:, None].to(pooled.dtype)
+            pooled = of_samples(pooled, owners, f"{adapter.keyword}_sample")
         return BaseModelOutputWithPooling(last_hidden_state=tokens.values, pooler_output=pooled)
 
     @capture_outputs  # type: ignore[untyped-decorator]
@@ -279,6 +279,21 @@ class MMSSLModel(MMSSLPreTrainedModel):
             logits = scale(unit[a] @ unit[b].mT)
             found |= {f"logits_per_{a}": logits, f"logits_per_{b}": logits.mT}
         return found
+
+
+def of_samples(pooled: Float[Tensor, "b p"], owners: Int[Tensor, "b 2"], name: str) -> Float[Tensor, "c p"]:
+    """Means over the pieces of each sample. owners: which sample a row is of, and in how many pieces that came.
+
+    ValueError where the pieces are not those of one call of the processor.
+    """
+    sample, pieces = owners.unbind(1)
+    count = torch.bincount(sample)
+    if not torch.equal(count[sample], pieces) or not count.all():
+        raise ValueError(
+            f"{name}: these rows are not those of one call of the processor: pieces of a sample are missing, or batches were put "
+            "together. Call the processor in the collator, on all samples of a batch; or with windows=False, for one row of each"
+        )
+    return pooled.new_zeros(len(count), pooled.shape[1]).index_add(0, sample, pooled) / count[:, None].to(pooled.dtype)
 
 
 def check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:
