@@ -84,6 +84,16 @@ class MMSSLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         else:
             initialise(module, self.config)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without transformers' hooks for hidden states and attentions (see `Unhooked`): they come back when they are asked for."""
+        return {name: value for name, value in vars(self).items() if name != "_output_capturing_hooks_installed"}
+
+    def __copy__(self) -> "MMSSLPreTrainedModel":
+        # The parts are shared, and so are the hooks in them, which must not be installed twice.
+        other = self.__class__.__new__(self.__class__)
+        vars(other).update(vars(self))
+        return other
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers looks for the attention interface in this file's source; ours is called in layers.py.
@@ -228,6 +238,11 @@ class MMSSLModel(MMSSLPreTrainedModel):
         known = [
             name for adapter in map(self.adapter, self.adapters) for name in (*adapter.input_names, f"{adapter.keyword}_sample")
         ]
+        if inputs.get("output_attentions", self.config.output_attentions) and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"{self.config._attn_implementation} attention keeps no weights, so there are none to return: call "
+                "model.set_attn_implementation('eager') first, or leave output_attentions out"
+            )
         given = {name: value for name, value in inputs.items() if value is not None and name not in PASSED_OVER}
         check_names(given, known)
         return given
