@@ -34,8 +34,8 @@ except AttributeError:  # not Linux, or a C library without it
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder. RuntimeError that names the process that holds it already.
+def exclusive(folder: Path, what: str = "run folder", way_out: str = "or start a run of another name") -> Iterator[None]:
+    """Hold the lock of a folder. RuntimeError that names the process that holds it already; what: the folder is, way_out: to take.
 
     The lock is the kernel's: it ends with the process, however that ends, and a forked child does not hold it. The file `lock`
     stays and only tells who took it last.
@@ -47,9 +47,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         holder = file.read_text(encoding="utf-8").strip() or "another process"
-        raise RuntimeError(
-            f"run folder {folder} is in use by {holder}: wait for it or stop it, or start a run of another name"
-        ) from None
+        raise RuntimeError(f"{what} {folder} is in use by {holder}: wait for it or stop it, {way_out}") from None
     try:
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield

@@ -6,9 +6,9 @@ from mmssl.model.labels import LabelHead as LabelHead
 from mmssl.model.layers import initialise_all as initialise_all
 from mmssl.model.loading import no_weights_bar as no_weights_bar
 from mmssl.model.model import MMSSLModel as MMSSLModel
-from mmssl.model.model import load_model as load_model
 from mmssl.model.tasks import MMSSLForClassification as MMSSLForClassification
 from mmssl.model.tasks import MMSSLForLabels as MMSSLForLabels
 from mmssl.model.tasks import MMSSLForRegression as MMSSLForRegression
 from mmssl.model.tasks import faced as faced
+from mmssl.model.tasks import load_model as load_model
 from mmssl.model.tasks import load_predictor as load_predictor

@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,7 +20,6 @@ from mmssl.model.encoder import Encoder
 from mmssl.model.heads import Head, LogitScale
 from mmssl.model.labels import LabelHead
 from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise, initialise_all
-from mmssl.model.loading import load_whole
 from mmssl.model.pooling import concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
@@ -332,11 +330,6 @@ class PairedOutput(OrderedDict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(f"no {name!r}; there are {', '.join(self)}") from None
-
-
-def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
-    """A saved model, folder or Hub id, whole and without a progress bar; `config` in the place of its own."""
-    return load_whole(MMSSLModel, model, config)
 
 
 def described(model: MMSSLModel) -> MMSSLModel:

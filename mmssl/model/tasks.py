@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +14,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
 from mmssl.model.loading import load_whole
@@ -98,7 +99,13 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
             f"{model} is an encoder and predicts no labels: fine-tune it first, as in mmssl train RECIPE init={model} "
             "'objective={name: supervised}' data.columns.label=COLUMN"
         )
-    return load_whole(face_of(LabelHead(**config.label_head)), model)
+    kind = face_of(LabelHead(**config.label_head))
+    return cast(MMSSLForLabels, load_adapted(model, kind)) if is_adapter(model) else load_whole(kind, model)
+
+
+def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
+    """A saved model, folder or Hub id, or a PEFT folder, whole and without a progress bar; `config` in the place of its own."""
+    return load_adapted(model, MMSSLModel, config) if is_adapter(model) else load_whole(MMSSLModel, model, config)
 
 
 for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):

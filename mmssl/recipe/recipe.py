@@ -11,15 +11,20 @@ from pydantic import Field, ValidationError, create_model
 
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
+from mmssl.recipe.hub import HUB, fetch
 from mmssl.recipe.messages import problems, shown, suggest
 from mmssl.recipe.options import RunOptions, TrainOptions
 from mmssl.recipe.schedules import SCHEDULES, Schedule
 from mmssl.recipe.sections import Constructor, Section, Variants, choice, group, schema_of, section
 from mmssl_catalogue import recipes_found
 
-OPTIONAL = ("evaluate",)
+OPTIONAL = ("evaluate", "peft")
 """Sections that may be null, and are by default."""
 
+CHOSEN = {
+    "objective": "The objective, chosen by its key `name`.",
+    "peft": "What alone learns of the model that `init` names, beside heads: adapters of the peft library; null: all of it learns.",
+}
 INIT = "saved model to start from, a folder or a Hub id; null: from random weights"
 RESUME = "never: a new run; auto: continue the latest run of this name, if there is one; or the folder of the run to continue"
 MODALITIES = "What goes in: per modality the keys of its processor, its adapter and its augmentation."
@@ -40,6 +45,7 @@ def sections() -> dict[str, Constructor | Mapping[str, Constructor]]:
     """The constructor of each section, or constructors to choose from by `name`. Imported here, as that takes seconds."""
     from mmssl.data import DataOptions
     from mmssl.evaluation import EvaluateOptions
+    from mmssl.model.adaptation import ADAPTATIONS
     from mmssl.model.config import encoder_settings
     from mmssl.objectives import OBJECTIVES
 
@@ -49,6 +55,7 @@ def sections() -> dict[str, Constructor | Mapping[str, Constructor]]:
         "data": DataOptions,
         "train": TrainOptions,
         "evaluate": EvaluateOptions,
+        "peft": ADAPTATIONS,
         "run": RunOptions,
     }
 
@@ -88,7 +95,7 @@ class Recipe:
     root: Section = field(repr=False)
 
     def section(self, name: str) -> Any:
-        """What the constructor of `encoder`, `data`, `train`, `evaluate` or `run` makes of its keys; None for a null section."""
+        """What the constructor of `encoder`, `data`, `train`, `evaluate`, `peft` or `run` makes of its keys; None if null."""
         built = [key for key in sections() if key != "objective"]
         if name not in built:
             raise LookupError(f"section() builds {', '.join(built)}; got {name!r}. The others are attributes of a recipe")
@@ -129,10 +136,19 @@ class Recipe:
 
     @property
     def _learners(self) -> list[Section]:
-        """The sections of objectives that train with labels: the whole one, and what stands under its key `parts`."""
+        """The sections of objectives that train with labels."""
+        return [part for part in self._objectives if type(part).constructor.needs_labels]
+
+    @property
+    def _objectives(self) -> list[Any]:
+        """The sections of objectives: the whole one, and what stands under its key `parts`."""
         whole: Section = self.root["objective"]
-        every: list[Any] = [whole, *(whole.values().get("parts") or [])]
-        return [part for part in every if type(part).constructor.needs_labels]
+        return [whole, *(whole.values().get("parts") or [])]
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the model that is trained predicts labels."""
+        return any(type(part).constructor.predicts for part in self._objectives)
 
     @property
     def label_kind(self) -> Literal["classification", "regression"] | None:
@@ -162,7 +178,8 @@ class Recipe:
 def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
-    source: a file, the name of a recipe that comes with mmssl (`mmssl list recipes`), or the recipe as a dict.
+    source: a file, the name of a recipe that comes with mmssl (`mmssl list recipes`), the recipe as a dict, or `hf://owner/name`, a
+        model of the Hub that mmssl published, whose recipe is read as any other and never executed.
     overrides: texts `train.lr=1e-3` with YAML values, or a dict. A dotted key replaces all that lies below it; in a dict, a dict
         under a key without dots is merged into the section of that name.
 
@@ -171,8 +188,9 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
     if isinstance(source, Mapping):
         name, where, data = "recipe", "recipe", _merge({}, source)
     else:
-        path = find_recipe(source)
-        name, where = path.stem, str(path)
+        path, is_published = find_recipe(source), str(source).startswith(HUB)
+        name = str(source).partition("@")[0].rstrip("/").rpartition("/")[2] if is_published else path.stem
+        where = str(source if is_published else path)
         data = _read_mapping(path)
     data = override(data, overrides)
     modalities = data.get("modalities")
@@ -264,9 +282,14 @@ def _root(names: Sequence[str], others: Collection[str]) -> type[Section]:
     members: dict[str, tuple[Any, Any]] = {"modalities": (_modalities(names, found), Field())}
     for name, constructor in sections().items():
         if isinstance(constructor, Mapping):
+            chosen, what = choice(needed(constructor, others), found), CHOSEN[name]
             members[name] = (
-                choice(needed(constructor, others), found),
-                Field(description=f"The {name}, chosen by its key `name`."),
+                (chosen | None, Field(default=None, description=what))
+                if name in OPTIONAL
+                else (
+                    chosen,
+                    Field(description=what),
+                )
             )
         else:
             members[name] = _member(section(constructor, found), optional=name in OPTIONAL)
@@ -333,10 +356,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file of a recipe given by its path (ending in .yaml or .yml), or by its name among those that come with mmssl.
+    """The file of a recipe given by its path (ending in .yaml or .yml), by its name among those that come with mmssl, or by hf://.
 
     FileNotFoundError, with the nearest name, if there is none.
     """
+    if str(source).startswith(HUB):
+        return fetch(str(source))
     path, found = Path(source), recipes_found()
     is_path = isinstance(source, Path) or path.suffix in (".yaml", ".yml")
     if is_path and path.is_file():

@@ -1,6 +1,6 @@
 """From a recipe's sections, or a saved model, to processor, model and objective."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from mmssl.data import Labels, Stream, Track, cut, raw_samples, silent
 from mmssl.data.loader import holdings
 from mmssl.modality import Content, Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel
+from mmssl.model.adaptation import Adaptation, adapt
 from mmssl.model.model import LABEL
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.objectives.base import Augment
@@ -48,6 +49,9 @@ def build(
 ) -> Pieces:
     """The processor (fitted on its source unless given), and the objective with its model, weights drawn from the recipe's seed."""
     saved, frozen = saved_model(recipe), recipe.section("train").freeze is not None
+    adaptation: Adaptation | None = recipe.section("peft")
+    if adaptation is not None:
+        check_adapted(recipe)
     if frozen and recipe.init is None:
         raise RecipeError("train.freeze: a frozen encoder must come from a trained model; name it, as in init: runs/mae/model")
     if recipe.section("train").warm_heads and run_to_continue(recipe):
@@ -58,9 +62,11 @@ def build(
     before = MMSSLProcessor.from_pretrained(saved) if saved else None
     processor = fitted or fit_processor(recipe, streams, before, track=track)
     model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
-    if not recipe.needs_labels:
+    if not (recipe.needs_labels or recipe.predicts):
         model.unlabel()
     kept = dict(model.heads or {}).get(LABEL)
+    if adaptation is not None:
+        adapt(model, adaptation)
     brought = brought_along(model, before.processors) if before else []
     if frozen:
         freeze(model, list(recipe.modalities), known=list(before.processors) if before else [])
@@ -81,8 +87,33 @@ def build(
     objective = OBJECTIVES[name](model, setup, **settings)
     if kept is not None and dict(model.heads or {}).get(LABEL) is kept:
         notes.append(f"init: the label head of {saved} is trained on, with its {model.config.num_labels} outputs")
+    if adaptation is not None and before:
+        learn_beside(model, [name for name in recipe.modalities if name not in before.processors])
+        notes.append(f"peft: {trainable(model):.2%} of the model's {sum(map(Tensor.numel, model.parameters())):,} parameters learn")
     used = {id(parameter) for parameter in objective.parameters()}  # heads of another shape give way to new ones
     return Pieces(processor, objective, tuple(notes), tuple(each for each in brought if id(each) in used))
+
+
+def check_adapted(recipe: Recipe) -> None:
+    """RecipeError unless there is a trained model to adapt."""
+    if recipe.init is None:
+        raise RecipeError("peft: adapters need a trained model to be put into; name it, as in init: runs/mae/model")
+    if recipe.section("train").freeze is not None:
+        raise RecipeError("peft and train.freeze both say what stays as it is; leave one of them out")
+    if run_to_continue(recipe):
+        raise RecipeError(f"peft: the run {recipe.init} goes on as it is; to adapt its model set init to {recipe.init}/model")
+
+
+def learn_beside(model: MMSSLModel, new: Sequence[str]) -> None:
+    """Let what is not the base's learn beside its adapters: heads, and the adapters of modalities that it lacked."""
+    for part in (*([] if model.heads is None else [model.heads]), *(model.adapter(name) for name in new)):
+        part.requires_grad_(True)
+
+
+def trainable(model: MMSSLModel) -> float:
+    """The share of a model's parameters that learns."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, learns in sizes if learns) / sum(size for size, _ in sizes)
 
 
 def samples_of(streams: Mapping[str, Stream], processor: MMSSLProcessor) -> int | None:

@@ -1,6 +1,7 @@
 """What comes after training: the model is published, then scored, then the report is drawn, so that none is lost with the next."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
@@ -11,6 +12,7 @@ from mmssl.data.options import ONLY
 from mmssl.evaluation import Evaluator, Judged, PairEvaluator, Shown
 from mmssl.evaluation.history import History
 from mmssl.model import MMSSLModel, faced, no_weights_bar
+from mmssl.model.adaptation import merged, save_adapter
 from mmssl.model.heads import read_projectors, write_projectors
 from mmssl.model.model import PROJECTOR
 from mmssl.model.sentence import write_sentence_files
@@ -60,17 +62,23 @@ class Ending:
         history: History,
         headed: MMSSLModel | None = None,
     ) -> None:
-        self.recipe, self.run, self.model, self.processor, self.history = recipe, run, model, processor, history
+        self.recipe, self.run, self.processor, self.history = recipe, run, processor, history
+        self.model = merged(model)
+        self.adapted = None if self.model is model else model
         self.headed = headed
         self.judged: dict[str, Judged] = {}
 
     def publish(self) -> None:
         """Write the Hugging Face folder: weights as safetensors, configuration, processor, and a card, still without scores.
 
-        A projector that is not part of the model stays in the run, beside it.
+        A projector that is not part of the model stays in the run, beside it. Of a model with adapters the weights hold what these
+        learned, and the adapters alone are a PEFT folder of the run.
         """
         if self.headed is not None and PROJECTOR not in dict(self.model.heads or {}):
             write_projectors(self.run.projector_file, projectors_of(self.headed))
+        if self.adapted is not None:
+            with files.new_folder(self.run.adapter_folder) as folder:
+                self.save_adapter(self.adapted, folder)
         with files.new_folder(self.run.model_folder) as folder:
             with no_weights_bar():
                 faced(self.model).save_pretrained(folder)
@@ -78,6 +86,16 @@ class Ending:
             write_sentence_files(folder, self.processor.processors)
             self.history.write(folder)
             (folder / "README.md").write_text(self.card([]), encoding="utf-8")
+
+    def save_adapter(self, adapted: MMSSLModel, folder: Path) -> None:
+        """Write what was learned beside the weights of the model that `init` names."""
+        base = self.recipe.init
+        assert base is not None, "adapters have a base"
+        known = MMSSLProcessor.from_pretrained(base).processors
+        fresh = tuple(name for name in self.recipe.modalities if name not in known)
+        save_adapter(faced(adapted), self.recipe.section("peft"), base, folder, fresh=fresh)
+        self.processor.save_pretrained(folder)
+        self.history.write(folder)
 
     def score(self, evaluators: Mapping[str, Evaluator | PairEvaluator], then: Callable[[], None]) -> list[Shown]:
         """Score the model on every source, by all processes; the first prints the tables and puts them into the run and the card.

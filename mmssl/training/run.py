@@ -49,6 +49,7 @@ class Run:
         self.metrics_file = folder / "metrics.jsonl"
         self.checkpoints = folder / "checkpoints"
         self.model_folder = folder / "model"
+        self.adapter_folder = folder / "adapter"
         self.projector_file = folder / "projector.safetensors"
         self.report_file = folder / "report.html"
         self.record_file = folder / "run.json"

@@ -12,6 +12,7 @@ from mmssl.data.processes import OtherFailed
 from mmssl.evaluation import Evaluator, PairEvaluator
 from mmssl.evaluation.history import History, Trained
 from mmssl.model import load_model
+from mmssl.model.adaptation import is_adapted, restore_adapter
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
 from mmssl.report import contents
@@ -221,7 +222,10 @@ class Session:
             self.saved = self.training.counters.step
             say(f"continuing from {newest}, step {self.saved}")
         elif self.trained:
-            load_weights(self.training.published(), load_model(str(self.run.model_folder)).state_dict())
+            if is_adapted(self.training.published()):
+                restore_adapter(self.training.published(), self.run.adapter_folder)
+            else:
+                load_weights(self.training.published(), load_model(str(self.run.model_folder)).state_dict())
             restore_projectors(self.training.objective, self.run)
             self.can_draw = False  # the other heads of the objective are gone with the checkpoints
             return
@@ -452,7 +456,8 @@ class Session:
 
             def publish() -> None:
                 ending.publish()
-                self.run.record(trained=now(), **self.facts())
+                objective = self.pieces.objective
+                self.run.record(trained=now(), published=objective.networks.publishes(objective.publish), **self.facts())
 
             with self.run.telling_how_to_go_on(unless=TrainingError):
                 processes.by_first(publish)

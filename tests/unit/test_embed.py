@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from mmssl import api
-from mmssl.evaluation import features
+from mmssl.evaluation import embedding
 from mmssl.modality import find
 from mmssl.processor import MMSSLProcessor
 from mmssl.testing import small_model, small_processor
@@ -111,6 +111,6 @@ def test_what_cannot_be_written_is_refused_before_embedding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(features, "embed", lambda *_, **__: pytest.fail("it was embedded"))
+    monkeypatch.setattr(embedding, "read", lambda *_, **__: pytest.fail("it was embedded"))
     with pytest.raises(kind, match=re.escape(message)):
         api.embed(saved(tmp_path / "m", "tabular"), str(rows), tmp_path / output, keep=keep)
