@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         if self.prefix is None:
             return tokens
         values = tokens.values
-        prefix = self.prefix.expand(len(values), -1, -1)
+        prefix = self.prefix.expand(values.shape[0], -1, -1)
         valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
         coords = F.pad(tokens.coords, (0, 0, self.num_prefix, 0))
         return replace(tokens, values=torch.cat([prefix, values], 1), coords=coords, valid=valid)

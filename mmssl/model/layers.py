@@ -1,5 +1,6 @@
 """Layers of the encoder: positions, attention, MLP, scales, and how their weights start."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.output_capturing import capture_outputs
 
 from mmssl.draws import Draws
 from mmssl.model.config import MMSSLConfig
@@ -116,7 +118,15 @@ Projections = tuple[Float[Tensor, "b m d"], Float[Tensor, "b n d"], Float[Tensor
 """Queries, keys and values before they are split into heads."""
 
 
-class MMSSLAttention(nn.Module):
+class Unhooked(nn.Module):
+    """A module whose pickles lack the hooks by which transformers records outputs: local functions, which no pickle takes."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {key: hook for key, hook in self._forward_hooks.items() if hook.__module__ != capture_outputs.__module__}
+        return vars(self) | {"_forward_hooks": OrderedDict(kept)}
+
+
+class MMSSLAttention(Unhooked):
     """Multi-head self-attention with rotary positions; sdpa, flash, flex and eager through transformers' interface."""
 
     is_causal = False
@@ -274,7 +284,7 @@ class Shared:
         return F.embedding(self.index, of_each[0].float()).to(of_each.dtype)
 
 
-class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
+class MMSSLLayer(Unhooked, GradientCheckpointingLayer):  # type: ignore[misc]
     """Pre-norm attention and MLP, each with optional LayerScale and stochastic depth."""
 
     def __init__(self, config: MMSSLConfig, drop_path: float, number: int) -> None:

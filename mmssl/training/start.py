@@ -78,7 +78,7 @@ def load_saved(recipe: Recipe, saved: str, processor: MMSSLProcessor, *, keep: b
     for key in FREE:
         if key in recipe.given("encoder"):
             setattr(config, key, recipe.given("encoder")[key])
-    return load_model(saved, config)
+    return load_model(saved, config).float()  # training needs float32, whatever the folder holds
 
 
 def encoder_differences(recipe: Recipe, config: MMSSLConfig) -> Iterator[str]:

@@ -70,14 +70,14 @@ class ImageAdapter(Adapter):
         place = patches.new_zeros(rows, columns, 4, dtype=torch.float32)
         place[..., 2] = torch.arange(rows, device=place.device)[:, None]
         place[..., 3] = torch.arange(columns, device=place.device)
-        coords = place.flatten(0, 1).expand(len(patches), -1, -1)
+        coords = place.flatten(0, 1).expand(patches.shape[0], -1, -1)
         if self.reference_grid is not None:
             coords = self._in_reference(coords, self.reference_grid, inputs, max(rows, columns))
         return Tokens(self.proj(patches.to(self.proj.weight.dtype)), coords, self._valid(inputs))
 
     def _in_reference(self, coords: Float[Tensor, "b n 4"], grid: int, inputs: Inputs, longer: int) -> Float[Tensor, "b n 4"]:
         """Coordinates of patch centres scaled about the corner of the image, so that its longer side spans the reference grid."""
-        sides = coords.new_full((len(coords), 1, 1), longer)
+        sides = coords.new_full((coords.shape[0], 1, 1), longer)
         if SIZES in inputs:
             sides = (inputs[SIZES] // self.patch_size).amax(1)[:, None, None].to(coords.dtype)
         scaled = (coords + 0.5) * (grid / sides) - 0.5
