@@ -23,6 +23,7 @@ _HOMES = {
     "evaluate_pairs": "mmssl.api",
     "predict": "mmssl.api",
     "push": "mmssl.publish",
+    "search": "mmssl.api",
     "train": "mmssl.api",
 }
 

@@ -33,11 +33,12 @@ SMALL = {
     "data.group_size": 1,
     "evaluate": None,
     "init": None,
+    "peft": None,
 }
 """What a few steps on a few made-up samples need otherwise."""
 
 
-STAGE = {key: value for key, value in SMALL.items() if key not in ("init", "encoder.num_hidden_layers")}
+STAGE = {key: value for key, value in SMALL.items() if key not in ("init", "peft", "encoder.num_hidden_layers")}
 """The same for a run that must fit the one before it."""
 RUN = re.compile(r"runs/(\w+)/model")
 

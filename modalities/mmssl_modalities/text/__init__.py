@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
-from mmssl.tokens import Tokens
+from mmssl.tokens import Tokens, both_valid, numbered
 from mmssl_modalities.text.augment import TextAugment
 from mmssl_modalities.text.picture import draw, picture
-from mmssl_modalities.text.processor import IDS, LENGTHS, MORE, MORE_LENGTHS, TextProcessor, Window
+from mmssl_modalities.text.processor import IDS, LENGTHS, MASK, MORE, MORE_LENGTHS, TextProcessor, Window
 
 __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
 
@@ -21,9 +21,12 @@ class TextAdapter(Adapter):
     """One token per id, placed in time by its number: the row of an embedding table, normalised (BERT, arXiv 1810.04805).
 
     Target: `tokens`, the id, `[b, n]`. Where the tokenizer did not know a character there is nothing to predict.
+
+    What is no token is said by `text_lengths`, or by an `attention_mask` `[b, n]` as transformers' tokenizers make it, zeros at
+    either side; the first token of a text is at time 0.
     """
 
-    input_names = (IDS, LENGTHS, MORE, MORE_LENGTHS)
+    input_names = (IDS, LENGTHS, MASK, MORE, MORE_LENGTHS)
 
     def __init__(self, width: int, processor: TextProcessor) -> None:
         super().__init__()
@@ -36,7 +39,9 @@ class TextAdapter(Adapter):
     def forward(self, inputs: Inputs) -> Tokens:
         ids = inputs[IDS]
         time = torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
-        coords = F.pad(time[:, None], (0, 3)).expand(len(ids), -1, -1)
+        coords = F.pad(time[:, None], (0, 3)).expand(ids.shape[0], -1, -1)
+        if MASK in inputs:
+            coords = F.pad(numbered(inputs[MASK] > 0).float()[..., None], (0, 3))
         return Tokens(self.norm(self.embedding(ids)), coords, self._valid(inputs))
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -47,9 +52,10 @@ class TextAdapter(Adapter):
 
     def _valid(self, inputs: Inputs) -> Bool[Tensor, "b n"] | None:
         """Which tokens lie inside their text."""
-        if LENGTHS not in inputs:
-            return None
-        return torch.arange(inputs[IDS].shape[1], device=inputs[IDS].device) < inputs[LENGTHS]
+        inside = None
+        if LENGTHS in inputs:
+            inside = torch.arange(inputs[IDS].shape[1], device=inputs[IDS].device) < inputs[LENGTHS]
+        return both_valid(inside, inputs[MASK] > 0 if MASK in inputs else None)
 
 
 def example(count: int, seed: int) -> list[str]:
