@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="run a recipe: train, evaluate, report")
-    command.add_argument("recipe", help="path or name of a recipe")
+    command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="train.lr=1e-3, data.path=..., resume=auto, init=MODEL")
     add_processes(command)
     command.set_defaults(run=train)
@@ -155,19 +155,52 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, required=True, help="the parquet or csv file to write")
     command.set_defaults(run=predict)
 
+    add_push(commands)
+    add_export(commands)
+
     command = commands.add_parser("list", help="modalities, objectives and their parts, or recipes")
     kinds = ["modalities", *PARTS, "recipes"]
     command.add_argument("what", choices=kinds, metavar="KIND", help=", ".join(kinds))
     command.set_defaults(run=show_list)
 
     command = commands.add_parser("check", help="validate a recipe and show what it would build, without training")
-    command.add_argument("recipe", help="path or name of a recipe")
+    command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
     command.add_argument("overrides", nargs="*", metavar="key=value")
     command.set_defaults(run=check)
 
     command = commands.add_parser("schema", help="print the JSON schema of a recipe, for editors")
     command.set_defaults(run=schema)
     return top
+
+
+def add_push(commands: Any) -> None:
+    """The command that publishes a run."""
+    command = commands.add_parser("push", help="publish the model of a run on the Hugging Face Hub, checked and searched first")
+    command.add_argument("folder", metavar="run", help="folder of a run")
+    command.add_argument("repo", nargs="?", help="repository to make, owner/name")
+    command.add_argument("--dir", metavar="FOLDER", help="write what would be published to a folder instead")
+    what = "the network to publish; default: the one that the run published"
+    command.add_argument("--weights", choices=["published", "student", "teacher", "average"], default="published", help=what)
+    command.add_argument("--license", metavar="KEY", help="as the Hub has it: apache-2.0, mit, cc-by-4.0, ... or other")
+    command.add_argument("--license-name", metavar="NAME", help="of a licence that is other")
+    command.add_argument("--license-link", metavar="LINK", help="to the text of a licence that is other")
+    command.add_argument("--private", action="store_true", help="only its owners see a new repository")
+    command.add_argument("--update", action="store_true", help="add a commit to a repository that exists, or replace the folder")
+    command.add_argument("--no-code", action="store_true", help="leave out the code by which it loads without mmssl")
+    what = "that must not be in what is published, such as names of private columns"
+    command.add_argument("--words", nargs="+", default=[], metavar="WORD", help=what)
+    what = "that may be in it, though it looks like a path or a secret"
+    command.add_argument("--allow", nargs="+", default=[], metavar="TEXT", help=what)
+    command.set_defaults(run=push)
+
+
+def add_export(commands: Any) -> None:
+    """The command that writes a model in another form."""
+    command = commands.add_parser("export", help="a model in a form that needs no mmssl")
+    command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
+    what = "write a folder with code of its own, for AutoModel.from_pretrained(FOLDER, trust_remote_code=True)"
+    command.add_argument("--remote-code", required=True, metavar="FOLDER", help=what)
+    command.set_defaults(run=export)
 
 
 def add_processes(command: argparse.ArgumentParser) -> None:
@@ -415,6 +448,39 @@ def predict(options: argparse.Namespace) -> None:
         print(f"{found.rows:,} predictions in {options.output}{unread}")
         if found.judged is not None:
             print(f"{found.judged.num_test:,} labels: {', '.join(found.judged.lines)}")
+        if found.note is not None:
+            print(f"note: {found.note}")
+
+
+def push(options: argparse.Namespace) -> None:
+    from mmssl.publish import push as publish
+
+    done = publish(
+        options.folder,
+        options.repo,
+        folder=options.dir,
+        weights=options.weights,
+        license=options.license,
+        license_name=options.license_name,
+        license_link=options.license_link,
+        private=options.private,
+        update=options.update,
+        with_code=not options.no_code,
+        words=options.words,
+        allowed=options.allow,
+    )
+    for note in done.notes:
+        print(f"note: {note}")
+    what = f"the {done.kind}" if done.kind else "the model of the run"
+    print(f"{what}, {len(done.names)} files, loaded again in a fresh process: outputs differ by at most {done.difference:.1g}")
+    print(done.place)
+
+
+def export(options: argparse.Namespace) -> None:
+    from mmssl.publish import export_remote_code
+
+    names = export_remote_code(options.model, options.remote_code)
+    print(f"{len(names)} files in {options.remote_code}; it loads with trust_remote_code=True, without mmssl")
 
 
 def show_list(options: argparse.Namespace) -> None:

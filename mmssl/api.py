@@ -99,9 +99,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     pieces = build(checked, splits.streams, labels, track=track)
     streams = {name: cut_stream(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     objective = pieces.objective
-    weights = sum(parameter.numel() for parameter in objective.parameters())
-    # Weights, gradients and AdamW's two moments in float32, and the average of the weights if there is one.
-    fixed = weights * 4 * (5 if train_options.ema else 4)
+    fixed = fixed_bytes(objective, train_options)
     lines = [
         f"recipe      {checked.name}: valid",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
@@ -365,12 +363,14 @@ def embed(
 class Predicted:
     """What `predict` did. rows: in the file; unread: of these without a prediction, as they could not be read.
 
-    judged: what the predictions are worth, where a label column was named.
+    judged: what the predictions are worth, where a label column was named, and note: what a reader of these scores should know. Of
+        data on which a run trained, a fifth held out, that fifth is scored.
     """
 
     rows: int
     unread: int
     judged: Judged | None = None
+    note: str | None = None
 
 
 def predict(
@@ -389,8 +389,8 @@ def predict(
 ) -> Predicted:
     """Predict the label of every row with a model that was trained on labels, and write a parquet or csv file.
 
-    Its columns: `row`, those of the data, `prediction`, and `probability_<class>` for each class. A row that cannot be read stands
-    there without a prediction (`on_error="skip"`).
+    Its columns: `row`, those of the data, `prediction`, and `probability_<class>` for each class; of the data of a run that held a
+    fifth out, `held_out` as well. A row that cannot be read stands there without a prediction (`on_error="skip"`).
 
     model: folder of a model or of a run, or Hub id; the other arguments as in `evaluate`. split: None: all of the data.
     label: a column of true labels, by which the predictions are scored. keep: columns of the data to write; None: all of them.
@@ -399,7 +399,7 @@ def predict(
     output = Path(output)
     predictions.check_output(output)
 
-    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str]]:
+    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str], predictions.Unseen]:
         folder = model_of(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = load_predictor(folder).to(device).eval()
@@ -413,20 +413,21 @@ def predict(
                 raise LookupError(f"--keep {wrong[0]}: {source} {why}; it has {', '.join(source.column_names)}")
         if label is not None and (differs := unlike(loaded, labels_to_judge(source, loaded))):
             raise ValueError(f"--label {label}: {differs}")
-        return processor, loaded, name, source, kept
+        return processor, loaded, name, source, kept, predictions.Unseen.of(History.read(folder), source)
 
     start(TIMEOUT)
     with processes.one_for_all():
-        processor, loaded, name, source, kept = processes.together(opened, first_before=True)
+        processor, loaded, name, source, kept, unseen = processes.together(opened, first_before=True)
         tell(source)
         options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
         found = list(predictions.predicted(loaded, processor, source, name, **options))
 
         def written() -> Predicted:
-            table = predictions.table_of(loaded, found, source, kept)
+            table = predictions.table_of(loaded, found, source, kept, unseen)
             predictions.write(table, output)
-            judged = None if label is None else judge(loaded, found, source)
-            return Predicted(table.num_rows, table.column(predictions.PREDICTION).null_count, judged)
+            judged = None if label is None else judge(loaded, found, source, unseen)
+            note = None if judged is None else unseen.note
+            return Predicted(table.num_rows, table.column(predictions.PREDICTION).null_count, judged, note)
 
         return processes.by_first(written)
 
@@ -438,13 +439,20 @@ def labels_to_judge(source: Source, model: MMSSLModel) -> Labels:
     return found
 
 
-def judge(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source) -> Judged | None:
-    """What predictions are worth beside the true labels of their rows; None where no row could be read."""
+def judge(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source, unseen: predictions.Unseen) -> Judged | None:
+    """What predictions are worth beside the true labels of their rows, those held out if some were; None where there are none."""
     if not found:
         return None
-    labels, ids = labels_to_judge(source, model), torch.cat([batch.ids for _, batch in found])
+    labels, ids, logits = (
+        labels_to_judge(source, model),
+        torch.cat([batch.ids for _, batch in found]),
+        [given for given, _ in found],
+    )
+    scored = unseen.among(ids)
+    if not scored.any():
+        return None
     truth = renumbered(labels.tensor()[ids], labels, model)
-    return Judged.of(model.label_head, class_names(model), torch.cat([logits for logits, _ in found]), truth)
+    return Judged.of(model.label_head, class_names(model), torch.cat(logits)[scored], truth[scored])
 
 
 def track_once() -> Track:
@@ -523,6 +531,14 @@ def first_batch(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels: 
     size = count if options.batch_tokens else options.batch_size
     feed(batch_size=size, micro_batches=1 if options.batch_tokens else options.accumulation, workers=data.workers, cache=data.cache)
     return next(batch for batch in feed(batch_size=count) if len(batch))
+
+
+def fixed_bytes(objective: Objective, options: TrainOptions) -> int:
+    """The bytes that every step needs, whatever the batch: weights in float32, gradients and AdamW's two moments of what learns,
+    and the average of the weights if there is one."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in objective.parameters()]
+    copies = 2 if options.ema else 1
+    return 4 * sum(size * (copies + (3 if learns else 0)) for size, learns in sizes)
 
 
 def forward_cost(objective: Objective, batch: Batch) -> tuple[float, int]:

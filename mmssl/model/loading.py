@@ -52,7 +52,7 @@ def load_whole(kind: type[M], model: str | Path, config: MMSSLConfig | None = No
     saved = MMSSLConfig.from_pretrained(model)
     try:
         with no_weights_bar(), only_errors():
-            loaded, report = kind.from_pretrained(model, config=config, output_loading_info=True)
+            loaded, report = kind.from_pretrained(model, config=config, use_safetensors=True, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"the weights of {model} cannot be read: {error}. Copy the file again, or publish again") from error
     free = re.compile("|".join(parts_of_one(saved, config or saved)) or "(?!)")

@@ -100,16 +100,12 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
             "'objective={name: supervised}' data.columns.label=COLUMN"
         )
     kind = face_of(LabelHead(**config.label_head))
-    if is_adapter(model):
-        return cast(MMSSLForLabels, load_adapted(model, kind))
-    return load_whole(kind, model)
+    return cast(MMSSLForLabels, load_adapted(model, kind)) if is_adapter(model) else load_whole(kind, model)
 
 
 def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
     """A saved model, folder or Hub id, or a PEFT folder, whole and without a progress bar; `config` in the place of its own."""
-    if is_adapter(model):
-        return load_adapted(model, MMSSLModel, config)
-    return load_whole(MMSSLModel, model, config)
+    return load_adapted(model, MMSSLModel, config) if is_adapter(model) else load_whole(MMSSLModel, model, config)
 
 
 for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):
