@@ -18,6 +18,7 @@ from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
 from mmssl.model.model import MMSSLModel, no_weights_bar
+from mmssl.model.public import is_public, open_public
 
 
 class MMSSLForLabels(MMSSLModel):
@@ -106,9 +107,14 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
 
 
 def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
-    """A saved model, folder or Hub id, or a PEFT folder, without a progress bar; `config` in the place of its own."""
+    """A saved model, folder or Hub id, or a PEFT folder, without a progress bar; `config` in the place of its own.
+
+    A public encoder becomes a model of mmssl; one of several, such as CLIP, that of the modality that `config` has.
+    """
     if is_adapter(model):
         return load_adapted(model, MMSSLModel, config)
+    if is_public(str(model)):
+        return open_public(str(model), tuple(config.modalities) if config else ()).load(config)
     with no_weights_bar():
         loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config)
     return loaded
