@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import transformers as hf
 from torch import Tensor
@@ -80,3 +81,68 @@ def test_padded_pictures_are_each_as_alone(name: str, tmp_path: Path) -> None:
             grid = row[prefix:].unflatten(0, (5, 6))[: height // 8, : width // 8].flatten(0, 1)
             alone: Tensor = theirs(pixel_values=picture[None], **options).last_hidden_state[0]
             torch.testing.assert_close(torch.cat([row[:prefix], grid]), alone, **CLOSE)
+
+
+WORDS = {"vocab_size": 40, "max_position_embeddings": 20}
+TEXTS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "bert": (hf.BertConfig, hf.BertModel, SMALL | WORDS | {"hidden_act": "gelu"}),
+    "bert_relu": (hf.BertConfig, hf.BertForMaskedLM, SMALL | WORDS | {"hidden_act": "relu"}),
+    "roberta": (hf.RobertaConfig, hf.RobertaModel, SMALL | WORDS | {"pad_token_id": 1}),
+    "electra": (hf.ElectraConfig, hf.ElectraModel, SMALL | WORDS | {"embedding_size": 48}),
+    "distilbert": (
+        hf.DistilBertConfig,
+        hf.DistilBertModel,
+        WORDS | {"dim": 48, "n_layers": 3, "n_heads": 3, "hidden_dim": 80},
+    ),
+    "modernbert": (
+        hf.ModernBertConfig,
+        hf.ModernBertModel,
+        SMALL
+        | WORDS
+        | {"num_hidden_layers": 5, "global_attn_every_n_layers": 2, "local_attention": 6, "pad_token_id": 0}
+        | {f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep")},
+    ),
+    "clip": (hf.CLIPTextConfig, hf.CLIPTextModel, SMALL | WORDS | {"bos_token_id": 2, "eos_token_id": 3}),
+    "siglip": (hf.SiglipTextConfig, hf.SiglipTextModel, SMALL | WORDS | {"bos_token_id": None, "eos_token_id": 3}),
+}
+
+
+def tokenizer(folder: Path) -> None:
+    """A tokenizer of 30 words with special tokens around a text."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(chr(ord("a") + i) for i in range(26))]
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    hf.PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+
+
+def saved_text(name: str, folder: Path) -> Any:
+    config, kind, settings = TEXTS[name]
+    model = drawn(kind(config(**settings)))
+    model.save_pretrained(folder)
+    tokenizer(folder)
+    return getattr(model, model.base_model_prefix) if hasattr(model, "lm_head") or hasattr(model, "cls") else model
+
+
+SENTENCES = ["a b c d e f g h i j k l m", "z y", "q r s t u v"]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_padded_texts_become_the_same(name: str, tmp_path: Path) -> None:
+    theirs = saved_text(name, tmp_path)
+    ours = load_model(str(tmp_path)).eval()
+    inputs = open_public(str(tmp_path)).processor()(text=SENTENCES)
+    shown = hf.AutoTokenizer.from_pretrained(tmp_path)
+    if name == "siglip":  # it was trained on texts that are filled up with tokens which attention sees
+        pad = theirs.config.pad_token_id
+        ids = [shown(sentence)["input_ids"] for sentence in SENTENCES]
+        batch = {"input_ids": torch.tensor([each + [pad] * (20 - len(each)) for each in ids])}
+    else:
+        batch = shown(SENTENCES, padding=True, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        wanted = theirs(**batch).last_hidden_state
+        found = ours(**inputs).last_hidden_state
+    there = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(wanted.shape[:2], dtype=torch.bool)
+    assert torch.equal(inputs["text_ids"][there], batch["input_ids"][there])
+    torch.testing.assert_close(found[there], wanted[there], **CLOSE)

@@ -16,6 +16,8 @@ from mmssl.model.public.table import Config, Family, translated
 from mmssl.model.public.weights import Shape
 from mmssl.processor import MMSSLProcessor, check_folder
 
+SENTENCE = {"mean_tokens": "mean", "mean": "mean", "cls_token": "first", "cls": "first", "lasttoken": "last"}
+"""Poolings of sentence-transformers, and ours."""
 SHOWN = 3
 """Names of weights in a message."""
 
@@ -96,11 +98,23 @@ def open_public(model: str, wanted: tuple[str, ...] = ()) -> Public:
         settings = family.processor(source, config)
         ours = MMSSLConfig(
             modalities={modality: {"processor": settings, "adapter": translated(family.adapter, config, family.name)}},
-            **translated(family.encoder, config, family.name),
+            **translated(family.encoder, config, family.name) | (sentence_pooling(source) if family.pooling else {}),
         )
         return brought(source, family, modality, config, ours)
     except ValueError as error:
         raise ValueError(f"init: {model}: {error}") from error
+
+
+def sentence_pooling(source: Source) -> dict[str, str]:
+    """How files of sentence-transformers say that tokens are pooled; empty if they do not. ValueError for a way that we lack."""
+    found = source.json("1_Pooling/config.json")
+    named = [key for key, value in found.items() if key.startswith("pooling_mode") and value is True]
+    if not named and "pooling_mode" not in found:
+        return {}
+    way = str(found.get("pooling_mode") or "+".join(key.removeprefix("pooling_mode_") for key in named))
+    if way not in SENTENCE:
+        raise ValueError(f"1_Pooling/config.json pools by {way}, which mmssl cannot; it has {', '.join(SENTENCE)}")
+    return {"pooling": SENTENCE[way]}
 
 
 def chosen(source: Source, wanted: Sequence[str]) -> tuple[str, Family, Config]:

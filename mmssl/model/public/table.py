@@ -105,6 +105,7 @@ class Family:
     strip: what may stand in front of the names of weights: the part of a model with a head that is the encoder.
     tower: of a model of several encoders, the key of the configuration of this one; its weights begin with what `strip` says.
     describe: makes the configuration, where there is none in a file.
+    pooling: whether files of sentence-transformers beside it may say how it pools.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Family:
     strip: tuple[str, ...] = ()
     tower: str | None = None
     describe: Callable[[Source], Config] | None = None
+    pooling: bool = False
 
     def is_left(self, name: str) -> bool:
         """Whether a weight of theirs stays behind."""
