@@ -73,6 +73,8 @@ class Processor(ABC):
 
     padding: ClassVar[Mapping[str, float]] = {}
     """What `collate` fills tensors up with where samples differ in size, by input name; zero or False for those not named."""
+    free: ClassVar[frozenset[str]] = frozenset()
+    """Recipe keys on which no weight depends: a recipe may set them otherwise than the model that it starts from."""
     whole: ClassVar[str] = ""
     """The recipe key, with its value, that makes one sample of a long one, for messages; where it may be `windowed`."""
 

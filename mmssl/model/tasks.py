@@ -1,6 +1,7 @@
 """Models that predict: the encoder with a label head, under the names by which transformers finds them."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,15 +107,15 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
     return found
 
 
-def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
+def load_model(model: str | Path, config: MMSSLConfig | None = None, wanted: Sequence[str] = ()) -> MMSSLModel:
     """A saved model, folder or Hub id, or a PEFT folder, without a progress bar; `config` in the place of its own.
 
-    A public encoder becomes a model of mmssl; one of several, such as CLIP, that of the modality that `config` has.
+    A public encoder becomes a model of mmssl; of several, such as CLIP's, that of a modality in `config`, or else in `wanted`.
     """
     if is_adapter(model):
         return load_adapted(model, MMSSLModel, config)
     if is_public(str(model)):
-        return open_public(str(model), tuple(config.modalities) if config else ()).load(config)
+        return open_public(str(model), tuple(config.modalities if config else wanted)).load(config)
     with no_weights_bar():
         loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config)
     return loaded

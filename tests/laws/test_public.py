@@ -146,3 +146,26 @@ def test_padded_texts_become_the_same(name: str, tmp_path: Path) -> None:
     there = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(wanted.shape[:2], dtype=torch.bool)
     assert torch.equal(inputs["text_ids"][there], batch["input_ids"][there])
     torch.testing.assert_close(found[there], wanted[there], **CLOSE)
+
+
+@pytest.mark.parametrize("strides", [(10, 10), (16, 16), (6, 9)])
+def test_sounds_become_the_same(strides: tuple[int, int], tmp_path: Path) -> None:
+    settings = SMALL | {"max_length": 64, "num_mel_bins": 32, "frequency_stride": strides[0], "time_stride": strides[1]}
+    theirs = drawn(hf.ASTModel(hf.ASTConfig(**settings)))
+    theirs.save_pretrained(tmp_path)
+    extractor = hf.ASTFeatureExtractor(max_length=64, num_mel_bins=32)
+    extractor.save_pretrained(tmp_path)
+    ours, processor = load_model(str(tmp_path)).eval(), open_public(str(tmp_path)).processor()
+    sounds = [torch.randn(6000).numpy(), torch.randn(10480).numpy()]
+    shown = extractor(sounds, sampling_rate=16000, return_tensors="pt").input_values
+    inputs = processor(audio=[{"array": sound, "sampling_rate": 16000} for sound in sounds])
+    with torch.no_grad():
+        wanted = theirs(input_values=shown).last_hidden_state
+        found = ours(**inputs).last_hidden_state
+    rows, columns = (32 - 16) // strides[0] + 1, (64 - 16) // strides[1] + 1
+    body = wanted[:, 2:].unflatten(1, (rows, columns)).transpose(1, 2).flatten(1, 2)  # ours run through time first
+    torch.testing.assert_close(inputs["audio_fbank"].flatten(1, 3), shown, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found, torch.cat([wanted[:, :2], body], 1), rtol=0, atol=1e-3)
+    with torch.no_grad():
+        same = ours(audio_fbank=shown.unflatten(1, (4, 1, 16))).last_hidden_state
+    torch.testing.assert_close(same, torch.cat([wanted[:, :2], body], 1), **CLOSE)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,41 +27,48 @@ SHOWN = 3
 class Public:
     """A public encoder in mmssl's terms.
 
-    modality: whose adapter it has. config: of the model. state: its weights, by our names. left: names of theirs that stay behind.
-    zeros: biases of ours that it lacks, which are zero.
+    modality: whose adapter it has. theirs: its configuration. config: of the model. weights: which of them became what.
     """
 
     source: Source
     family: Family
     modality: str
+    theirs: Config
     config: MMSSLConfig
-    state: dict[str, Tensor]
-    left: tuple[str, ...]
-    zeros: tuple[str, ...]
-    mapped: int
+    weights: "Weights"
 
     def processor(self) -> MMSSLProcessor:
         """Its preprocessing."""
         return MMSSLProcessor.from_settings({self.modality: self.config.modalities[self.modality]["processor"]})
 
-    def load(self, config: MMSSLConfig | None = None) -> MMSSLModel:
+    def load(self, config: MMSSLConfig | None = None, kind: type[MMSSLModel] = MMSSLModel) -> MMSSLModel:
         """A model with its weights. config: in the place of its own, perhaps with modalities that start from random weights."""
-        model = MMSSLModel(config or self.config.derive())
-        model.load_state_dict(self.state, strict=False)
+        model = kind(config or self.config.derive())
+        state, _ = brought(self.source, self.family, self.modality, self.theirs, self.config)
+        model.load_state_dict(state, strict=False)
         return model
 
     @property
     def notes(self) -> list[str]:
         """What was mapped, what stays behind, and what is new, a sentence each."""
         found = [
-            f"init: {self.source.path} is a {self.family.name}; {self.mapped} of its weights are mapped into the encoder and the "
+            f"init: {self.source.path} is a {self.family.name}; {self.weights.mapped} of its weights are mapped into the encoder and the "
             f"adapter of {self.modality}"
         ]
-        if self.left:
-            found.append(f"init: left behind: {briefly(self.left)}")
-        if self.zeros:
-            found.append(f"init: new, and zero as the original has none: {briefly(self.zeros)}")
+        if self.weights.left:
+            found.append(f"init: left behind: {briefly(self.weights.left)}")
+        if self.weights.zeros:
+            found.append(f"init: new, and zero as the original has none: {briefly(self.weights.zeros)}")
         return found
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What became of weights: how many of theirs are mapped, which stay behind, and which biases of ours they lack."""
+
+    mapped: int
+    left: tuple[str, ...]
+    zeros: tuple[str, ...]
 
 
 def briefly(names: Sequence[str]) -> str:
@@ -78,12 +86,31 @@ def is_public(model: str) -> bool:
     return kind not in (None, MMSSL)
 
 
+def saved_config(model: str | Path, wanted: Sequence[str] = ()) -> MMSSLConfig:
+    """The configuration of a saved model, or of a public encoder in mmssl's terms, which may be changed."""
+    if is_public(str(model)):
+        return open_public(str(model), tuple(wanted)).config.derive()
+    return MMSSLConfig.from_pretrained(model)
+
+
+def saved_processor(model: str | Path, wanted: Sequence[str] = ()) -> MMSSLProcessor:
+    """The processor of a saved model, or the preprocessing of a public encoder."""
+    if is_public(str(model)):
+        return open_public(str(model), tuple(wanted)).processor()
+    return MMSSLProcessor.from_pretrained(model)
+
+
+def told(model: str, wanted: Sequence[str] = ()) -> list[str]:
+    """What should be told of a public encoder; nothing of a model that mmssl saved."""
+    return open_public(model, tuple(wanted)).notes if is_public(model) else []
+
+
 def families() -> list[tuple[str, Family]]:
     """What installed modalities read, with the name of the modality."""
     return [(name, family) for name in installed() for family in find(name).public()]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def open_public(model: str, wanted: tuple[str, ...] = ()) -> Public:
     """The public encoder in a folder or Hub id, in mmssl's terms.
 
@@ -100,7 +127,8 @@ def open_public(model: str, wanted: tuple[str, ...] = ()) -> Public:
             modalities={modality: {"processor": settings, "adapter": translated(family.adapter, config, family.name)}},
             **translated(family.encoder, config, family.name) | (sentence_pooling(source) if family.pooling else {}),
         )
-        return brought(source, family, modality, config, ours)
+        _, weights = brought(source, family, modality, config, ours)
+        return Public(source, family, modality, config, ours, weights)
     except ValueError as error:
         raise ValueError(f"init: {model}: {error}") from error
 
@@ -136,8 +164,8 @@ def chosen(source: Source, wanted: Sequence[str]) -> tuple[str, Family, Config]:
     return name, family, config
 
 
-def brought(source: Source, family: Family, modality: str, config: Config, ours: MMSSLConfig) -> Public:
-    """The weights by our names."""
+def brought(source: Source, family: Family, modality: str, config: Config, ours: MMSSLConfig) -> tuple[dict[str, Tensor], Weights]:
+    """The weights by our names, and what became of them. Read anew each time, as they may be large."""
     with torch.device("meta"):
         wanted = MMSSLModel(ours.derive()).state_dict()
     theirs = stripped(family, source.files)
@@ -156,7 +184,7 @@ def brought(source: Source, family: Family, modality: str, config: Config, ours:
     check_state(family, state, wanted, [name for name in left if not family.is_left(name)])
     zeros = [name for name in wanted if name not in state]
     state |= {name: torch.zeros(wanted[name].shape) for name in zeros}
-    return Public(source, family, modality, ours, state, (*left, *outside), tuple(zeros), len(used))
+    return state, Weights(len(used), (*left, *outside), tuple(zeros))
 
 
 def stripped(family: Family, files: Mapping[str, Any]) -> dict[str, str]:

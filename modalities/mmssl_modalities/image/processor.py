@@ -53,6 +53,8 @@ class ImageProcessor(Processor):
         `image`). null: grey, RGB and RGBA are converted as `channels` says.
     """
 
+    free = frozenset({"size", "resize", "cut", "resample", "max_pixels", "max_tokens", "enlarge"})
+
     def __init__(
         self,
         *,

@@ -65,6 +65,7 @@ class TextProcessor(Processor):
     """
 
     whole = "long_texts: truncate"
+    free = frozenset({"max_tokens", "long_texts", "overlap", "captions"})
 
     def __init__(
         self,
