@@ -1,9 +1,13 @@
 """Laws of public encoders: random small models of transformers give the same, element by element, after they are brought in."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
+import safetensors.torch
+import timm
 import tokenizers
 import torch
 import transformers as hf
@@ -169,3 +173,48 @@ def test_sounds_become_the_same(strides: tuple[int, int], tmp_path: Path) -> Non
     with torch.no_grad():
         same = ours(audio_fbank=shown.unflatten(1, (4, 1, 16))).last_hidden_state
     torch.testing.assert_close(same, torch.cat([wanted[:, :2], body], 1), **CLOSE)
+
+
+TIMM: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "registers": {"reg_tokens": 3, "no_embed_class": True, "init_values": 0.1},
+    "pre_norm": {"pre_norm": True, "qk_norm": True, "class_token": False, "global_pool": "avg"},
+    "no_bias": {"qkv_bias": False},
+}
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 24)])
+@pytest.mark.parametrize("name", TIMM)
+def test_vits_of_timm_become_the_same(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "dynamic_img_size": True}
+    theirs = drawn(timm.create_model("vit_tiny_patch16_224", num_classes=0, **small | TIMM[name]))
+    timm.models.save_for_hf(theirs, tmp_path, model_args=small | TIMM[name], safe_serialization=True)
+    ours = load_model(str(tmp_path)).eval()
+    pixels = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pixel_values=pixels).last_hidden_state, theirs.forward_features(pixels), **CLOSE)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_both_encoders_of_open_clip_become_the_same(quick: bool, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "embed_dim": 32,
+        "quick_gelu": quick,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 48, "head_width": 16, "patch_size": 8, "ls_init_value": 0.1},
+        "text_cfg": {"context_length": 16, "vocab_size": 50, "width": 48, "heads": 3, "layers": 2},
+    }
+    theirs = drawn(open_clip.model.CLIP(**settings, output_dict=False))
+    safetensors.torch.save_model(theirs, str(tmp_path / "open_clip_model.safetensors"))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
+    tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="name one of these modalities"):
+        load_model(str(tmp_path))
+    pixels = torch.randn(2, 3, 32, 32)
+    ids = torch.randint(0, 50, (2, 16))
+    theirs.visual.output_tokens = True
+    with torch.no_grad():
+        x = theirs.transformer(theirs.token_embedding(ids) + theirs.positional_embedding, attn_mask=theirs.attn_mask)
+        found = load_model(str(tmp_path), wanted=["image"]).eval()(pixel_values=pixels).last_hidden_state
+        torch.testing.assert_close(found[:, 1:], theirs.visual(pixels)[1], **CLOSE)
+        found = load_model(str(tmp_path), wanted=["text"]).eval()(text_ids=ids).last_hidden_state
+        torch.testing.assert_close(found, theirs.ln_final(x), **CLOSE)

@@ -2,10 +2,30 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from mmssl.model.public.layers import ATTENTION, CLIP, DINO, DOWN, GATE, NORMS, SCALES, SIZE, UNPLACED, UP, VIT
-from mmssl.model.public.source import Source
+import torch
+from torch import nn
+
+from mmssl.model.public.layers import (
+    ATTENTION,
+    CLIP,
+    DINO,
+    DOWN,
+    GATE,
+    LAYER,
+    NORMS,
+    SCALES,
+    SIZE,
+    THREE,
+    UNPLACED,
+    UP,
+    VIT,
+    open_clip,
+    pairs,
+)
+from mmssl.model.public.source import OPEN_CLIP_CONFIG, Source
 from mmssl.model.public.table import Config, Family, Of, Row
 from mmssl.model.public.weights import Halves, Kernel, Prefixed, Same
 
@@ -277,4 +297,201 @@ SIGLIP_VISION = Family(
     tower="vision_config",
 )
 
-FAMILIES = (VIT_FAMILY, DEIT, DINOV2, DINOV2_REGISTERS, DINOV3, IJEPA, CLIP_VISION, SIGLIP_VISION)
+
+
+def vision(source: Source) -> dict[str, Any]:
+    """The configuration of open_clip's encoder of pictures with open_clip's own defaults. ValueError for one that is no plain ViT."""
+    from open_clip.model import CLIPVisionCfg  # takes most of a second, which only those who use it should wait
+
+    whole = source.json(OPEN_CLIP_CONFIG).get("model_cfg", {})
+    given = whole.get("vision_cfg", {})
+    found = {field.name: field.default for field in fields(CLIPVisionCfg)} | given
+    if isinstance(found["layers"], list | tuple) or found["timm_model_name"]:
+        raise ValueError("the encoder of pictures is no ViT of open_clip, but a ResNet or a model of timm")
+    named = "quick_gelu" if whole.get("quick_gelu", False) else "gelu"
+    return {**found, "act": named, "eps": (found["norm_kwargs"] or {}).get("eps", TORCH_EPS)}
+
+
+def open_clip_processor(source: Source, config: Config) -> dict[str, Any]:
+    """Normalisation and resizing as `open_clip_config.json` says, or as OpenAI's CLIP."""
+    found = source.json(OPEN_CLIP_CONFIG).get("preprocess_cfg", {})
+    mode = found.get("resize_mode", "shortest")
+    if mode not in RESIZE:
+        raise ValueError(f"resize_mode={mode!r} in {OPEN_CLIP_CONFIG} is a preprocessing that mmssl lacks")
+    return {
+        "size": side_of(config["image_size"]),
+        "multiple": side_of(config["patch_size"]),
+        "resize": RESIZE[mode],
+        "resample": str(found.get("interpolation", "bicubic")),
+        "mean": list(found.get("mean", OPENAI_MEAN)),
+        "std": list(found.get("std", OPENAI_STD)),
+    }
+
+
+TORCH_EPS = 1e-5
+"""Epsilon of torch's LayerNorm."""
+RESIZE = {"shortest": "crop", "squash": "squash"}
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+OPEN_CLIP = Family(
+    name="open_clip ViT",
+    kinds=("open_clip",),
+    encoder=UNPLACED
+    | {
+        "hidden_size": Of("width"),
+        "num_hidden_layers": Of("layers"),
+        "num_attention_heads": lambda config: config["width"] // config["head_width"],
+        "mlp_size": lambda config: int(config["width"] * config["mlp_ratio"]),
+        "mlp": Of("act"),
+        "norm_eps": Of("eps"),
+        "layer_scale": Of("ls_init_value"),
+        "input_norm": lambda config: not config["no_ln_pre"],
+        "pooling": Of("pool_type", {"tok": "cls", "avg": "mean", "none": "cls"}),
+    },
+    adapter=PATCHES | {"position_antialias": True},
+    processor=open_clip_processor,
+    rows=[
+        *open_clip("transformer.resblocks"),
+        Row(("class_embedding", "positional_embedding"), ("encoder.prefix", GRID), prefixed(1, folded=1), ()),
+        Row("conv1", "adapter.proj", Kernel()),
+        Row("ln_pre", "encoder.input_norm"),
+        Row("ln_post", "encoder.norm"),
+    ],
+    left=("proj",),
+    requires={name: (False,) for name in ("attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_fc")}
+    | {"pos_embed_type": ("learnable",), "block_type": (None,), "act_kwargs": (None,), "final_ln_after_pool": (False,)},
+    strip=("visual.",),
+    tower="vision_cfg",
+    describe=vision,
+)
+
+
+def timm_vit(source: Source) -> dict[str, Any]:
+    """What timm builds for the configuration. ValueError for what is no plain ViT, with the part that is in the way."""
+    import timm  # takes most of a second, which only those who use it should wait
+    from timm.layers import Mlp, SwiGLU
+    from timm.models.vision_transformer import Attention, Block, VisionTransformer
+
+    name, given = str(source.raw["architecture"]), dict(source.raw.get("model_args") or {})
+    if name not in timm.list_models():
+        raise ValueError(f"timm has no architecture {name!r}")
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False, **given | {"num_classes": 0})
+    if type(model) is not VisionTransformer:
+        raise ValueError(f"the architecture {name!r} of timm is a {type(model).__name__}, no plain ViT")
+    block = model.blocks[0]
+    parts = {
+        "block": (block, Block),
+        "attention": (getattr(block, "attn", None), Attention),
+        "norm": (model.blocks[0].norm1, nn.LayerNorm),
+    }
+    for part, (found, kind) in parts.items():
+        if not isinstance(found, kind):
+            raise ValueError(f"the {part} of {name!r}, {type(found).__name__}, is a part that mmssl's encoder cannot express")
+    act = block.mlp.act
+    kind = next((ours for theirs, ours in TIMM_ACTIVATIONS.items() if type(act).__name__ == theirs), None)
+    if isinstance(act, nn.GELU) and act.approximate == "tanh":
+        kind = "gelu_tanh"
+    if type(block.mlp) is SwiGLU and kind == "silu":
+        kind = "swiglu"
+    elif type(block.mlp) is not Mlp or kind is None:
+        what = f"{type(block.mlp).__name__} with {type(act).__name__}"
+        raise ValueError(f"the MLP of {name!r}, {what}, is a part that mmssl's encoder cannot express")
+    norms = [block.attn.norm, block.mlp.norm]
+    if any(not isinstance(norm, nn.Identity) for norm in norms) or not isinstance(model.norm, nn.LayerNorm | nn.Identity):
+        raise ValueError(f"{name!r} has norms inside attention or MLP, a part that mmssl's encoder cannot express")
+    scaled, registers = hasattr(block.ls1, "gamma"), 0 if model.reg_token is None else model.reg_token.shape[1]
+    prefix = int(model.cls_token is not None) + registers
+    return {
+        "image_size": list(model.patch_embed.img_size),
+        "patch_size": list(model.patch_embed.patch_size),
+        "num_channels": model.patch_embed.proj.in_channels,
+        "width": model.embed_dim,
+        "layers": len(model.blocks),
+        "heads": block.attn.num_heads,
+        "mlp_size": block.mlp.fc2.in_features,
+        "mlp": kind,
+        "eps": block.norm1.eps,
+        "scale": SCALE if scaled else None,
+        "cls": model.cls_token is not None,
+        "registers": registers,
+        "qk_norm": not isinstance(block.attn.q_norm, nn.Identity),
+        "qkv_bias": block.attn.qkv.bias is not None,
+        "input_norm": not isinstance(model.norm_pre, nn.Identity),
+        "final_norm": isinstance(model.norm, nn.LayerNorm),
+        "learned": model.pos_embed is not None,
+        "folded": 0 if model.no_embed_class else prefix,
+        "pooling": {"token": "cls", "avg": "mean"}.get(model.global_pool, "mean"),
+    }
+
+
+def timm_processor(source: Source, config: Config) -> dict[str, Any]:
+    """Normalisation, cut and resampling as `pretrained_cfg` says."""
+    found = source.raw.get("pretrained_cfg") or {}
+    mode = found.get("crop_mode", "center")
+    if mode not in TIMM_CROPS:
+        raise ValueError(f"crop_mode={mode!r} in pretrained_cfg is a preprocessing that mmssl lacks")
+    return {
+        "size": side_of(config["image_size"]),
+        "multiple": side_of(config["patch_size"]),
+        "channels": config["num_channels"],
+        "resize": TIMM_CROPS[mode],
+        "cut": float(found.get("crop_pct") or 1.0),
+        "resample": str(found.get("interpolation") or "bicubic"),
+        "mean": list(found.get("mean", (0.5,) * 3)),
+        "std": list(found.get("std", (0.5,) * 3)),
+    }
+
+
+def timm_prefix(config: Config) -> Prefixed:
+    counts = [count for count in (int(config["cls"]), config["registers"]) if count]
+    return Prefixed(tuple(counts), config["folded"])
+
+
+SCALE = 1e-5
+"""Initial value of LayerScale, which says nothing where the weights are given."""
+TIMM_CROPS = {"center": "crop", "squash": "squash"}
+TIMM_ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "silu", "ReLU": "relu"}
+TIMM = Family(
+    name="timm ViT",
+    kinds=("timm",),
+    encoder=UNPLACED
+    | {
+        "hidden_size": Of("width"),
+        "num_hidden_layers": Of("layers"),
+        "num_attention_heads": Of("heads"),
+        "mlp_size": Of("mlp_size"),
+        "mlp": Of("mlp"),
+        "norm_eps": Of("eps"),
+        "layer_scale": Of("scale"),
+        "cls_token": Of("cls"),
+        "num_register_tokens": Of("registers"),
+        "qk_norm": Of("qk_norm"),
+        "input_norm": Of("input_norm"),
+        "final_norm": Of("final_norm"),
+        "pooling": Of("pooling"),
+    },
+    adapter={
+        "patch_size": patch,
+        "learned_positions": lambda config: grid(config) if config["learned"] else None,
+        "position_antialias": True,
+    },
+    processor=timm_processor,
+    rows=[
+        Row("blocks.{n}.attn.qkv", ATTENTION[:3], THREE),
+        *pairs(
+            "blocks.{n}",
+            ("attn.proj", "mlp.fc1", "mlp.fc1_x", "mlp.fc1_g", "mlp.fc2", "norm1", "norm2"),
+            (ATTENTION[3], UP, UP, GATE, DOWN, *NORMS),
+        ),
+        *pairs("blocks.{n}.attn", ("q_norm", "k_norm"), tuple(f"{LAYER}.attention.{name}" for name in ("q_norm", "k_norm"))),
+        *(Row(f"blocks.{{n}}.ls{k}.gamma", own, parts=()) for k, own in enumerate(SCALES, 1)),
+        Row(("cls_token", "reg_token", "pos_embed"), ("encoder.prefix", GRID), timm_prefix, ()),
+        Row("patch_embed.proj", "adapter.proj", Kernel()),
+        Row("norm_pre", "encoder.input_norm"),
+        Row("norm", "encoder.norm"),
+    ],
+    left=("fc_norm.*", "head.*", "attn_pool.*"),
+    describe=timm_vit,
+)
+
+FAMILIES = (VIT_FAMILY, DEIT, DINOV2, DINOV2_REGISTERS, DINOV3, IJEPA, CLIP_VISION, SIGLIP_VISION, OPEN_CLIP, TIMM)

@@ -1,11 +1,12 @@
 """Public encoders of texts in terms of mmssl's encoder and of `TextAdapter`."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from mmssl.model.public.layers import ACTIVATIONS, ATTENTION, BERT, CLIP, DOWN, GATE, GATED, LAYER, NORMS, SIZE, THREE, UNPLACED, UP
-from mmssl.model.public.layers import pairs
-from mmssl.model.public.source import Source
+from mmssl.model.public.layers import open_clip, pairs
+from mmssl.model.public.source import OPEN_CLIP_CONFIG, Source
 from mmssl.model.public.table import Config, Family, Of, Row
 from mmssl.model.public.weights import Embedded, Halves, Same, Stacked
 from mmssl_modalities.text.tokenizers import FastTokenizer, load_tokenizer
@@ -233,4 +234,52 @@ SIGLIP_TEXT = Family(
     tower="text_config",
 )
 
-FAMILIES = (BERT_FAMILY, ELECTRA, DISTILBERT, MODERNBERT, CLIP_TEXT, SIGLIP_TEXT)
+
+
+def texts(source: Source) -> dict[str, Any]:
+    """The configuration of open_clip's encoder of texts with open_clip's own defaults. ValueError for a model of transformers."""
+    from open_clip.model import CLIPTextCfg  # takes most of a second, which only those who use it should wait
+
+    whole = source.json(OPEN_CLIP_CONFIG).get("model_cfg", {})
+    found = {field.name: field.default for field in fields(CLIPTextCfg)} | whole.get("text_cfg", {})
+    if found["hf_model_name"]:
+        raise ValueError(f"the encoder of texts is {found['hf_model_name']} of transformers; name that model itself")
+    act = "quick_gelu" if whole.get("quick_gelu", False) else "gelu"
+    eps = (found["norm_kwargs"] or {}).get("eps", TORCH_EPS)
+    return {**found, "act": act, "eps": eps, "max_position_embeddings": found["context_length"], "model_type": "open_clip"}
+
+
+TORCH_EPS = 1e-5
+"""Epsilon of torch's LayerNorm."""
+PLAIN = ("embed_cls", "no_causal_mask", "final_ln_after_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_fc")
+OPEN_CLIP = Family(
+    name="open_clip ViT",
+    kinds=("open_clip",),
+    encoder=UNPLACED
+    | {
+        "hidden_size": Of("width"),
+        "num_hidden_layers": Of("layers"),
+        "num_attention_heads": Of("heads"),
+        "mlp_size": lambda config: int(config["width"] * config["mlp_ratio"]),
+        "mlp": Of("act"),
+        "norm_eps": Of("eps"),
+        "layer_scale": Of("ls_init_value"),
+        "cls_token": False,
+        "causal": True,
+        "pooling": "last",
+    },
+    adapter=PLACED,
+    processor=processor,
+    rows=[
+        *open_clip("transformer.resblocks"),
+        Row("token_embedding.weight", "adapter.embedding.weight", parts=()),
+        Row("positional_embedding", "adapter.positions.weight", parts=()),
+        Row("ln_final", "encoder.norm"),
+    ],
+    left=("visual.*", "text_projection*", "logit_scale", "logit_bias"),
+    requires={name: (False,) for name in PLAIN} | {"block_type": (None,), "act_kwargs": (None,)},
+    strip=("text.",),
+    describe=texts,
+)
+
+FAMILIES = (BERT_FAMILY, ELECTRA, DISTILBERT, MODERNBERT, CLIP_TEXT, SIGLIP_TEXT, OPEN_CLIP)
