@@ -133,9 +133,7 @@ class Encoder(nn.Module):
             local = self.config.is_local(number)
             if (local, first) not in made:
                 asking = x[:, first:]
-                made[local, first] = (
-                    self.local_mask(asking, tokens, causal) if local else self.mask(asking, tokens.valid, causal)
-                )
+                made[local, first] = self.local_mask(asking, tokens, causal) if local else self.mask(asking, tokens.valid, causal)
             return made[local, first], turns[local]
 
         return of

@@ -14,7 +14,7 @@ from mmssl.model.config import MMSSLConfig
 from mmssl.model.model import MMSSLModel
 from mmssl.model.public.source import MMSSL, Source
 from mmssl.model.public.table import Config, Family, translated
-from mmssl.model.public.weights import Shape
+from mmssl.model.public.weights import Prefixed, Shape
 from mmssl.processor import MMSSLProcessor, check_folder
 
 SENTENCE = {"mean_tokens": "mean", "mean": "mean", "cls_token": "first", "cls": "first", "lasttoken": "last"}
@@ -176,7 +176,9 @@ def brought(source: Source, family: Family, modality: str, config: Config, ours:
             there = [name for name in names if name in theirs]
             if not there:
                 continue
-            made = row.form(config).read([source.read(theirs[name]).float() for name in there], shape)
+            form = row.form(config)
+            targets = targets[1:] if isinstance(form, Prefixed) and not form.counts else targets
+            made = form.read([source.read(theirs[name]).float() for name in there], shape)
             used.update(there)
             state |= zip((target.replace("adapter.", f"adapters.{modality}.", 1) for target in targets), made, strict=False)
     outside = [name for name in source.files if name not in theirs.values()]
@@ -227,4 +229,3 @@ def check_state(family: Family, state: Mapping[str, Tensor], wanted: Mapping[str
 def is_zero(name: str, state: Mapping[str, Tensor]) -> bool:
     """Whether a weight of ours that they lack is the bias of a map that they have without one."""
     return name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in state
-

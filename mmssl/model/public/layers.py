@@ -75,10 +75,7 @@ DINO = [
         (*ATTENTION, UP, DOWN, DOWN, *NORMS),
     ),
     Row("encoder.layer.{n}.mlp.weights_in", (GATE, UP), Stacked((Same(), Same()))),
-    *(
-        Row(f"encoder.layer.{{n}}.layer_scale{k}.lambda1", own, parts=())
-        for k, own in enumerate(SCALES, 1)
-    ),
+    *(Row(f"encoder.layer.{{n}}.layer_scale{k}.lambda1", own, parts=()) for k, own in enumerate(SCALES, 1)),
 ]
 """DINOv2, with registers and without."""
 

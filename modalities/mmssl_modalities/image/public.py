@@ -54,7 +54,9 @@ def processor(source: Source, config: Config) -> dict[str, Any]:
     else:
         settings |= {"size": side_of(size), "resize": "crop" if "shortest_edge" in size else "squash"}
     if (filter_ := int(found.get("resample", BICUBIC))) not in (BILINEAR, BICUBIC):
-        raise ValueError(f"{PREPROCESSOR}: pictures are resampled by {RESAMPLE.get(filter_, filter_)}; mmssl has bilinear and bicubic")
+        raise ValueError(
+            f"{PREPROCESSOR}: pictures are resampled by {RESAMPLE.get(filter_, filter_)}; mmssl has bilinear and bicubic"
+        )
     return settings | {"resample": RESAMPLE[filter_]}
 
 
@@ -165,7 +167,12 @@ IJEPA = Family(
     encoder=VIT_ENCODER | {"cls_token": False},
     adapter=PATCHES,
     processor=processor,
-    rows=[*VIT, Row("embeddings.position_embeddings", GRID, prefixed(folded=0), ()), PROJECTION, NORM],
+    rows=[
+        *VIT,
+        Row("embeddings.position_embeddings", ("encoder.prefix", GRID), prefixed(folded=0), ()),
+        PROJECTION,
+        NORM,
+    ],
     left=LEFT,
     requires=BIASES,
     strip=("ijepa.",),
@@ -217,7 +224,9 @@ DINOV3_LAYERS = [
     ),
     *(
         Row(f"layer.{{n}}.{name}", ours)
-        for name, ours in zip(("norm1", "norm2", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj"), (*NORMS, UP, DOWN, GATE), strict=True)
+        for name, ours in zip(
+            ("norm1", "norm2", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj"), (*NORMS, UP, DOWN, GATE), strict=True
+        )
     ),
     *(Row(f"layer.{{n}}.layer_scale{k}.lambda1", own, parts=()) for k, own in enumerate(SCALES, 1)),
 ]
@@ -288,7 +297,7 @@ SIGLIP_VISION = Family(
     processor=processor,
     rows=[
         *CLIP,
-        Row("embeddings.position_embedding.weight", GRID, prefixed(folded=0), ()),
+        Row("embeddings.position_embedding.weight", ("encoder.prefix", GRID), prefixed(folded=0), ()),
         Row("embeddings.patch_embedding", "adapter.proj", Kernel()),
         Row("post_layernorm", "encoder.norm"),
     ],
@@ -296,7 +305,6 @@ SIGLIP_VISION = Family(
     strip=("vision_model.",),
     tower="vision_config",
 )
-
 
 
 def vision(source: Source) -> dict[str, Any]:
@@ -357,7 +365,9 @@ OPEN_CLIP = Family(
         Row("ln_post", "encoder.norm"),
     ],
     left=("proj",),
-    requires={name: (False,) for name in ("attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_fc")}
+    requires={
+        name: (False,) for name in ("attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_fc")
+    }
     | {"pos_embed_type": ("learnable",), "block_type": (None,), "act_kwargs": (None,), "final_ln_after_pool": (False,)},
     strip=("visual.",),
     tower="vision_cfg",

@@ -200,7 +200,10 @@ MODERNBERT = Family(
         Row("final_norm", "encoder.norm"),
     ],
     left=("head.*", "decoder.*", "classifier.*"),
-    requires={"rope_parameters.full_attention.rope_type": ("default",), "rope_parameters.sliding_attention.rope_type": ("default",)},
+    requires={
+        "rope_parameters.full_attention.rope_type": ("default",),
+        "rope_parameters.sliding_attention.rope_type": ("default",),
+    },
     strip=("model.",),
     pooling=True,
 )
@@ -235,7 +238,6 @@ SIGLIP_TEXT = Family(
 )
 
 
-
 def texts(source: Source) -> dict[str, Any]:
     """The configuration of open_clip's encoder of texts with open_clip's own defaults. ValueError for a model of transformers."""
     from open_clip.model import CLIPTextCfg  # takes most of a second, which only those who use it should wait
@@ -251,7 +253,16 @@ def texts(source: Source) -> dict[str, Any]:
 
 TORCH_EPS = 1e-5
 """Epsilon of torch's LayerNorm."""
-PLAIN = ("embed_cls", "no_causal_mask", "final_ln_after_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_fc")
+PLAIN = (
+    "embed_cls",
+    "no_causal_mask",
+    "final_ln_after_pool",
+    "qk_norm",
+    "scaled_cosine_attn",
+    "scale_heads",
+    "scale_attn",
+    "scale_fc",
+)
 OPEN_CLIP = Family(
     name="open_clip ViT",
     kinds=("open_clip",),
