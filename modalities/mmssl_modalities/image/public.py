@@ -365,9 +365,7 @@ OPEN_CLIP = Family(
         Row("ln_post", "encoder.norm"),
     ],
     left=("proj",),
-    requires={
-        name: (False,) for name in ("attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_fc")
-    }
+    requires=dict.fromkeys(("attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn", "scale_fc"), (False,))
     | {"pos_embed_type": ("learnable",), "block_type": (None,), "act_kwargs": (None,), "final_ln_after_pool": (False,)},
     strip=("visual.",),
     tower="vision_cfg",

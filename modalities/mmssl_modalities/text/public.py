@@ -4,8 +4,21 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from mmssl.model.public.layers import ACTIVATIONS, ATTENTION, BERT, CLIP, DOWN, GATE, GATED, LAYER, NORMS, SIZE, THREE, UNPLACED, UP
-from mmssl.model.public.layers import open_clip, pairs
+from mmssl.model.public.layers import (
+    ACTIVATIONS,
+    ATTENTION,
+    BERT,
+    CLIP,
+    DOWN,
+    GATE,
+    GATED,
+    NORMS,
+    SIZE,
+    UNPLACED,
+    UP,
+    open_clip,
+    pairs,
+)
 from mmssl.model.public.source import OPEN_CLIP_CONFIG, Source
 from mmssl.model.public.table import Config, Family, Of, Row
 from mmssl.model.public.weights import Embedded, Halves, Same, Stacked
@@ -288,7 +301,7 @@ OPEN_CLIP = Family(
         Row("ln_final", "encoder.norm"),
     ],
     left=("visual.*", "text_projection*", "logit_scale", "logit_bias"),
-    requires={name: (False,) for name in PLAIN} | {"block_type": (None,), "act_kwargs": (None,)},
+    requires=dict.fromkeys(PLAIN, (False,)) | {"block_type": (None,), "act_kwargs": (None,)},
     strip=("text.",),
     describe=texts,
 )
