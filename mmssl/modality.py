@@ -181,7 +181,9 @@ class Adapter(nn.Module, ABC):
     """
 
     input_names: tuple[str, ...]
-    """Names of the tensors that `forward` may read; unique to the modality."""
+    """Names of the tensors that `forward` may read; unique to the modality. Where transformers has a name for one it is that."""
+    keyword: str = ""
+    """`Modality.keyword`, in an adapter that a model has built."""
     target_sizes: dict[str, int]
     """Outputs that a prediction head needs for each target: values of a float target, classes of an integer one."""
     sparse_target: bool = False

@@ -1,18 +1,21 @@
 """`MMSSLProcessor`: raw samples of any of a model's modalities to the tensors that the model takes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BatchFeature, ProcessorMixin
-from transformers.utils import PROCESSOR_NAME, cached_file
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, cached_file
 
 from mmssl.modality import Processor, find
 
 READING_ERRORS = (FileNotFoundError, OSError, ValueError, TypeError)
 """What a processor raises for a sample that it cannot read, narrow kinds first; subclasses may want more than a message."""
+
+SHOWN = 5
+"""Names of files that an error lists."""
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -105,20 +108,70 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MMSSLProcessor":
         """Load from a folder or a Hub id; `hub`: cache_dir, force_download, local_files_only, token, revision, subfolder.
 
-        Other arguments that AutoProcessor passes on (trust_remote_code) have no use here: nothing is executed.
+        A folder without `processor_config.json` is read by its `config.json`, which holds the same settings; where both are there
+        they must agree. Other arguments that AutoProcessor passes on (trust_remote_code) have no use here: nothing is executed.
         """
-        check_folder(pretrained_model_name_or_path)
+        check_folder(pretrained_model_name_or_path, (PROCESSOR_NAME, CONFIG_NAME))
         known = {key: value for key, value in hub.items() if key in _HUB_ARGUMENTS}
-        file = cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **known)
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-        if "modalities" not in content:
-            raise ValueError(f"{file} was not written by mmssl: it has no 'modalities'; its keys are {sorted(content)}")
-        return cls.from_settings(content["modalities"])
+        own, of_model = (read_json(pretrained_model_name_or_path, name, known) for name in (PROCESSOR_NAME, CONFIG_NAME))
+        settings = None if of_model is None else settings_of(of_model)
+        if own is None and settings is None:
+            if not Path(pretrained_model_name_or_path).is_dir():
+                raise FileNotFoundError(
+                    f"no model {pretrained_model_name_or_path}: there is no such folder here, and on the Hub there is none, or it "
+                    "cannot be reached"
+                )
+            raise FileNotFoundError(
+                f"{pretrained_model_name_or_path} has no {PROCESSOR_NAME}, and no {CONFIG_NAME} of mmssl: it is no model of mmssl"
+            )
+        if own is not None and "modalities" not in own:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}/{PROCESSOR_NAME} was not written by mmssl: it has no 'modalities'; its keys are "
+                f"{sorted(own)}"
+            )
+        found: dict[str, Any] = settings or {} if own is None else own["modalities"]
+        if settings is not None and (wrong := [name for name in found if name in settings and found[name] != settings[name]]):
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: the settings of {', '.join(wrong)} in {PROCESSOR_NAME} are not those in "
+                f"{CONFIG_NAME}, by which the model was built. Give both the same, or delete {PROCESSOR_NAME}"
+            )
+        return cls.from_settings(found)
 
 
-def check_folder(model: str | Path) -> None:
-    """FileNotFoundError for what can only be a folder, and is none: the Hub would answer with a riddle."""
+def read_json(model: str | Path, name: str, hub: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a JSON file of a model, folder or Hub id, holds; None where there is no such file. OSError if there is no such model."""
+    try:
+        file = cached_file(model, name, _raise_exceptions_for_missing_entries=False, **hub)
+    except OSError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(f"no model {model}: there is no such folder here, and the Hub gives none: {reason}") from error
+    found: dict[str, Any] | None = None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    return found
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of the processors that a model's configuration speaks of; None for one that is not of mmssl."""
+    modalities = config.get("modalities")
+    return {name: parts["processor"] for name, parts in modalities.items()} if isinstance(modalities, dict) else None
+
+
+def check_folder(model: str | Path, files: Sequence[str] = (CONFIG_NAME,)) -> None:
+    """FileNotFoundError for what can only be a folder, but is none, or has none of these files: the Hub answers in riddles."""
     path = Path(model)
-    only_a_path = isinstance(model, Path) or path.is_absolute() or len(path.parts) > 2 or str(model).startswith((".", "~"))
-    if only_a_path and not path.is_dir():
-        raise FileNotFoundError(f"no model in {model}: there is no such folder. Give the `model` folder of a run, or a Hub id")
+    parts = path.parts
+    only_a_path = isinstance(model, Path) or path.is_absolute() or len(parts) > 2 or str(model).startswith((".", "~"))
+    if path.is_file():
+        raise FileNotFoundError(f"no model in {model}: it is a file. Give the `model` folder of a run, or a Hub id")
+    if not path.is_dir():
+        if only_a_path or (len(parts) == 2 and Path(parts[0]).exists()):
+            raise FileNotFoundError(f"no model in {model}: there is no such folder. Give the `model` folder of a run, or a Hub id")
+        return
+    if not any((path / name).is_file() for name in files):
+        inner = path / "model"
+        if (inner / CONFIG_NAME).is_file():
+            raise FileNotFoundError(f"no model in {model}, which is a run; did you mean {inner}?")
+        held = ", ".join(sorted(each.name for each in path.iterdir())[:SHOWN]) or "nothing"
+        raise FileNotFoundError(
+            f"no model in {model}: it has no {' and no '.join(files)}; it holds {held}. Give the `model` "
+            "folder of a run, or a Hub id"
+        )

@@ -18,6 +18,9 @@ SIZES: dict[str, dict[str, int]] = {
 }
 """Width, depth and heads of the presets, after DeiT (arXiv 2012.12877, table 1) and ViT (arXiv 2010.11929, table 1)."""
 
+IMPLEMENTATIONS = ("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation")
+"""Keys of a configuration in which transformers takes `owner/name` for code of the Hub, a kernel, which it fetches and runs."""
+
 Positive = Annotated[int, Field(gt=0)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 Norm = Literal["layernorm", "rmsnorm"]
@@ -118,6 +121,12 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
         self.mlp_size = self.mlp_width
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers. ValueError where the file names code to run."""
+        refuse_kernels(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def has_experts(self) -> bool:
         """Whether every modality has an MLP of its own in each layer."""
@@ -142,6 +151,23 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     def derive(self, **changes: Any) -> "MMSSLConfig":
         """A configuration with some fields changed, with the same attention implementation."""
         return MMSSLConfig(**self.to_diff_dict() | changes, attn_implementation=self._attn_implementation)
+
+
+def refuse_kernels(content: Any, where: str = "config.json") -> None:
+    """ValueError if the content of a configuration file names a kernel of the Hub, at any depth: that would be a stranger's code.
+
+    Whoever wants one names it in the call, `attn_implementation=`.
+    """
+    if not isinstance(content, dict):
+        return
+    for key, value in content.items():
+        named = value.values() if isinstance(value, dict) else [value]
+        if key in IMPLEMENTATIONS and (wrong := [one for one in named if isinstance(one, str) and "/" in one]):
+            raise ValueError(
+                f"{where}: {key} names code of the Hub, {wrong[0]!r}, and a configuration never says what is run. Remove the key; "
+                "if you trust that code, pass attn_implementation= to from_pretrained"
+            )
+        refuse_kernels(value, where)
 
 
 def shape(size: Size | None, width: int | None, depth: int | None, heads: int | None, mlp_size: int | None) -> dict[str, Any]:

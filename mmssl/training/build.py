@@ -72,7 +72,7 @@ def build(
     before = with_changes(recipe, saved_processor(saved, list(recipe.modalities))) if saved else None
     processor = fitted or fit_processor(recipe, streams, before, track=track)
     model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
-    if not recipe.needs_labels:
+    if not (recipe.needs_labels or recipe.predicts):
         model.unlabel()
     kept = dict(model.heads or {}).get(LABEL)
     if adaptation is not None:

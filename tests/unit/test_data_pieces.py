@@ -140,7 +140,7 @@ def test_pairs_with_short_texts_load_and_a_long_one_says_the_way_out() -> None:
     lengths = [len(texts[i]) for i in batch.ids.tolist()]
     assert batch.inputs["text"]["text_lengths"].flatten().tolist() == lengths
     (whole,) = batches(source, pair, 4)
-    assert torch.equal(whole.inputs["text"]["text_ids"][1, :10], torch.tensor(list(b"a red disc")))
+    assert torch.equal(whole.inputs["text"]["input_ids"][1, :10], torch.tensor(list(b"a red disc")))
     long = captioned(*texts, 40 * "a disc ")
     message = r"row 4 of rows in memory pairs image and text, but its text .* cut into 5 pieces, .* \(1 of 5 rows\)\. "
     with pytest.raises(

@@ -276,7 +276,7 @@ def test_several_modalities_in_one_call_are_those_of_each_alone() -> None:
 
 def test_inputs_of_no_modality_are_named() -> None:
     model, _ = make()
-    with pytest.raises(ValueError, match=re.escape("got none of them in ['input_ids']")):
+    with pytest.raises(TypeError, match=re.escape("no modality of this model has an input 'input_ids'")):
         model(input_ids=torch.zeros(1, 3))
 
 

@@ -15,8 +15,8 @@ from mmssl.modality import Inputs, Processor, pad_stack
 from mmssl_modalities.audio.decode import at_rate, cut, in_channels, read_sound
 from mmssl_modalities.audio.fbank import Filterbank, Window, cosines, filterbank
 
-FBANK = "audio_fbank"
-WAVEFORM = "audio_waveform"
+FBANK = "input_features"
+WAVEFORM = "input_values"
 LENGTHS = "audio_lengths"
 
 Positive = Annotated[int, Field(gt=0)]
@@ -38,7 +38,7 @@ LEAST_SPREAD = {"fbank": 0.1, "waveform": 1e-4}
 
 
 class AudioProcessor(Processor):
-    """A sound to `audio_fbank`, float32 `[patches in time, channels, frames of a patch, mel bins]`, or to `audio_waveform`.
+    """A sound to `input_features`, float32 `[patches in time, channels, frames of a patch, mel bins]`, or to `input_values`.
 
     A raw sound is the bytes of a wav, flac, ogg or mp3 file, a path, the dict {"bytes", "path"} or {"array", "sampling_rate"} of
     the datasets library, a pair (array, samples per second), or an array or tensor, which is taken to have `sample_rate`. Of an
@@ -48,7 +48,7 @@ class AudioProcessor(Processor):
     Hanning window, no dither, no energy). Then the values are normalised. The last patch is filled up with the quietest value that
     each bin has in the sound; so is a sound shorter than a patch. One shorter than a frame has silence behind it.
 
-    frontend: fbank, or waveform = `audio_waveform`, float32 `[pieces, channels, 320]`, zeros behind the end, for a convolutional
+    frontend: fbank, or waveform = `input_values`, float32 `[pieces, channels, 320]`, zeros behind the end, for a convolutional
         stem that mixes neighbouring tokens: not for targets that are raw values.
     sample_rate: samples per second after resampling.
     channels: 1 = the mean of all; more: what every sound must have, or one, which is repeated.

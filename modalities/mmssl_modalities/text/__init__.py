@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
-from mmssl.tokens import Tokens
+from mmssl.tokens import Tokens, both_valid, numbered
 from mmssl_modalities.text.augment import TextAugment
 from mmssl_modalities.text.picture import draw, picture
-from mmssl_modalities.text.processor import IDS, LENGTHS, MORE, MORE_LENGTHS, TextProcessor, Window
+from mmssl_modalities.text.processor import IDS, LENGTHS, MASK, MORE, MORE_LENGTHS, TextProcessor, Window
 
 __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
 
@@ -22,15 +22,22 @@ __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
 class TextAdapter(Adapter):
     """One token per id, placed in time by its number: the row of an embedding table, normalised (BERT, arXiv 1810.04805).
 
+<<<<<<< HEAD
     Target: `tokens`, the id, `[b, n]`. Where the tokenizer did not know a character there is nothing to predict, nor at special
     tokens.
 
     norm: normalise the rows; false for encoders that do so after they added positions (encoder.input_norm), or not at all.
     learned_positions: rows of a table of learned positions, added to what tokens hold; at least processor.max_tokens; null: none.
     vocab_size: rows of the embedding table; null: as many as the tokenizer has ids. Public models have more.
+=======
+    Target: `tokens`, the id, `[b, n]`. Where the tokenizer did not know a character there is nothing to predict.
+
+    What is no token is said by `text_lengths`, or by an `attention_mask` `[b, n]` as transformers' tokenizers make it, zeros at
+    either side; the first token of a text is at time 0.
+>>>>>>> main
     """
 
-    input_names = (IDS, LENGTHS, MORE, MORE_LENGTHS)
+    input_names = (IDS, LENGTHS, MASK, MORE, MORE_LENGTHS)
 
     def __init__(
         self,
@@ -64,6 +71,7 @@ class TextAdapter(Adapter):
     def forward(self, inputs: Inputs) -> Tokens:
         ids = inputs[IDS]
         time = torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
+<<<<<<< HEAD
         coords = F.pad(time[:, None], (0, 3)).expand(len(ids), -1, -1)
         identity = None
         if self.positions is not None:
@@ -74,6 +82,12 @@ class TextAdapter(Adapter):
                 )
             identity = self.positions.weight[: ids.shape[1]].expand(len(ids), -1, -1)
         return Tokens(self.norm(self.embedding(ids)), coords, self._valid(inputs), identity)
+=======
+        coords = F.pad(time[:, None], (0, 3)).expand(ids.shape[0], -1, -1)
+        if MASK in inputs:
+            coords = F.pad(numbered(inputs[MASK] > 0).float()[..., None], (0, 3))
+        return Tokens(self.norm(self.embedding(ids)), coords, self._valid(inputs))
+>>>>>>> main
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         ids, valid = inputs[IDS], self._valid(inputs)
@@ -84,9 +98,10 @@ class TextAdapter(Adapter):
 
     def _valid(self, inputs: Inputs) -> Bool[Tensor, "b n"] | None:
         """Which tokens lie inside their text."""
-        if LENGTHS not in inputs:
-            return None
-        return torch.arange(inputs[IDS].shape[1], device=inputs[IDS].device) < inputs[LENGTHS]
+        inside = None
+        if LENGTHS in inputs:
+            inside = torch.arange(inputs[IDS].shape[1], device=inputs[IDS].device) < inputs[LENGTHS]
+        return both_valid(inside, inputs[MASK] > 0 if MASK in inputs else None)
 
 
 def example(count: int, seed: int) -> list[str]:

@@ -15,8 +15,9 @@ from torch import Tensor
 from mmssl.modality import Inputs, Processor, Reference, pad_stack
 from mmssl_modalities.text.tokenizers import NUM_BYTES, ByteTokenizer, FastTokenizer, Ids, Tokenizer, load_tokenizer, train_bpe
 
-IDS = "text_ids"
+IDS = "input_ids"
 LENGTHS = "text_lengths"
+MASK = "attention_mask"
 MORE = "text_more"
 MORE_LENGTHS = "text_more_lengths"
 """Captions after the first, and their numbers of tokens: 0 where a sample has fewer of them than others of its batch."""
@@ -43,7 +44,11 @@ class Window:
 
 
 class TextProcessor(Processor):
+<<<<<<< HEAD
     """A text to `text_ids`, int64 `[n]`: one id per token, with special tokens only where `before` and `after` name some.
+=======
+    """A text to `input_ids`, int64 `[n]`: one id per token, without special tokens.
+>>>>>>> main
 
     A raw text is a str, the bytes of UTF-8, a dict {"text": either}, or a `Window`. It is encoded as it is: nothing is stripped or
     normalised except by a named tokenizer, and the names of special tokens in it are plain text.

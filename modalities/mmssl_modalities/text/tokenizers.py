@@ -151,7 +151,7 @@ def load_tokenizer(name: str) -> str:
     try:
         if file.is_file() and not file.with_name("tokenizer_config.json").is_file():
             return file.read_text(encoding="utf-8")
-        found = AutoTokenizer.from_pretrained(name)
+        found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, LookupError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
