@@ -18,13 +18,9 @@ from transformers.utils.output_capturing import capture_outputs
 from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
-<<<<<<< HEAD
-from mmssl.model.model import MMSSLModel, no_weights_bar
-from mmssl.model.public import is_public, open_public
-=======
 from mmssl.model.loading import load_whole
 from mmssl.model.model import MMSSLModel
->>>>>>> main
+from mmssl.model.public import is_public, open_public
 
 
 class MMSSLForLabels(MMSSLModel):
@@ -109,9 +105,8 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
     return cast(MMSSLForLabels, load_adapted(model, kind)) if is_adapter(model) else load_whole(kind, model)
 
 
-<<<<<<< HEAD
 def load_model(model: str | Path, config: MMSSLConfig | None = None, wanted: Sequence[str] = ()) -> MMSSLModel:
-    """A saved model, folder or Hub id, or a PEFT folder, without a progress bar; `config` in the place of its own.
+    """A saved model, folder or Hub id, or a PEFT folder, whole and without a progress bar; `config` in the place of its own.
 
     A public encoder becomes a model of mmssl; of several, such as CLIP's, that of a modality in `config`, or else in `wanted`.
     """
@@ -119,14 +114,7 @@ def load_model(model: str | Path, config: MMSSLConfig | None = None, wanted: Seq
         return load_adapted(model, MMSSLModel, config)
     if is_public(str(model)):
         return open_public(str(model), tuple(config.modalities if config else wanted)).load(config)
-    with no_weights_bar():
-        loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config)
-    return loaded
-=======
-def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
-    """A saved model, folder or Hub id, or a PEFT folder, whole and without a progress bar; `config` in the place of its own."""
-    return load_adapted(model, MMSSLModel, config) if is_adapter(model) else load_whole(MMSSLModel, model, config)
->>>>>>> main
+    return load_whole(MMSSLModel, model, config)
 
 
 for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):

@@ -28,5 +28,5 @@ def test_sentence_embeddings_are_those_of_sentence_transformers() -> None:
 
 def test_load_gives_its_processor_too() -> None:
     processor, model = load(str(get_model_path()))
-    assert processor(text=["a sentence"])["text_ids"].tolist() == [[101, 1037, 6251, 102]]
+    assert processor(text=["a sentence"])["input_ids"].tolist() == [[101, 1037, 6251, 102]]
     assert model.config.pooling == "mean"

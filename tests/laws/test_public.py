@@ -148,7 +148,7 @@ def test_padded_texts_become_the_same(name: str, tmp_path: Path) -> None:
         wanted = theirs(**batch).last_hidden_state
         found = ours(**inputs).last_hidden_state
     there = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(wanted.shape[:2], dtype=torch.bool)
-    assert torch.equal(inputs["text_ids"][there], batch["input_ids"][there])
+    assert torch.equal(inputs["input_ids"][there], batch["input_ids"][there])
     torch.testing.assert_close(found[there], wanted[there], **CLOSE)
 
 
@@ -216,5 +216,5 @@ def test_both_encoders_of_open_clip_become_the_same(quick: bool, tmp_path: Path)
         x = theirs.transformer(theirs.token_embedding(ids) + theirs.positional_embedding, attn_mask=theirs.attn_mask)
         found = load_model(str(tmp_path), wanted=["image"]).eval()(pixel_values=pixels).last_hidden_state
         torch.testing.assert_close(found[:, 1:], theirs.visual(pixels)[1], **CLOSE)
-        found = load_model(str(tmp_path), wanted=["text"]).eval()(text_ids=ids).last_hidden_state
+        found = load_model(str(tmp_path), wanted=["text"]).eval()(input_ids=ids).last_hidden_state
         torch.testing.assert_close(found, theirs.ln_final(x), **CLOSE)

@@ -22,19 +22,15 @@ __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
 class TextAdapter(Adapter):
     """One token per id, placed in time by its number: the row of an embedding table, normalised (BERT, arXiv 1810.04805).
 
-<<<<<<< HEAD
     Target: `tokens`, the id, `[b, n]`. Where the tokenizer did not know a character there is nothing to predict, nor at special
     tokens.
 
-    norm: normalise the rows; false for encoders that do so after they added positions (encoder.input_norm), or not at all.
-    learned_positions: rows of a table of learned positions, added to what tokens hold; at least processor.max_tokens; null: none.
-    vocab_size: rows of the embedding table; null: as many as the tokenizer has ids. Public models have more.
-=======
-    Target: `tokens`, the id, `[b, n]`. Where the tokenizer did not know a character there is nothing to predict.
-
     What is no token is said by `text_lengths`, or by an `attention_mask` `[b, n]` as transformers' tokenizers make it, zeros at
     either side; the first token of a text is at time 0.
->>>>>>> main
+
+    norm: normalise the rows; false for encoders that do so after they added positions (encoder.input_norm), or not at all.
+    learned_positions: rows of a table of learned positions, added to what tokens hold, at least processor.max_tokens; null: none.
+    vocab_size: rows of the embedding table; null: as many as the tokenizer has ids. Public models have more.
     """
 
     input_names = (IDS, LENGTHS, MASK, MORE, MORE_LENGTHS)
@@ -71,23 +67,20 @@ class TextAdapter(Adapter):
     def forward(self, inputs: Inputs) -> Tokens:
         ids = inputs[IDS]
         time = torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
-<<<<<<< HEAD
-        coords = F.pad(time[:, None], (0, 3)).expand(len(ids), -1, -1)
-        identity = None
-        if self.positions is not None:
-            if ids.shape[1] > self.positions.num_embeddings:
-                raise ValueError(
-                    f"texts of {ids.shape[1]} tokens need as many positions, of which this model has learned "
-                    f"{self.positions.num_embeddings}. Use its own processor"
-                )
-            identity = self.positions.weight[: ids.shape[1]].expand(len(ids), -1, -1)
-        return Tokens(self.norm(self.embedding(ids)), coords, self._valid(inputs), identity)
-=======
         coords = F.pad(time[:, None], (0, 3)).expand(ids.shape[0], -1, -1)
         if MASK in inputs:
             coords = F.pad(numbered(inputs[MASK] > 0).float()[..., None], (0, 3))
-        return Tokens(self.norm(self.embedding(ids)), coords, self._valid(inputs))
->>>>>>> main
+        identity = None if self.positions is None else self._places(self.positions.weight, inputs)
+        return Tokens(self.norm(self.embedding(ids)), coords, self._valid(inputs), identity)
+
+    def _places(self, table: Float[Tensor, "p d"], inputs: Inputs) -> Float[Tensor, "b n d"]:
+        """The learned position of each token. ValueError for texts that are longer than the table."""
+        count = inputs[IDS].shape[1]
+        if count > len(table):
+            raise ValueError(
+                f"texts of {count} tokens need as many positions, of which this model has learned {len(table)}. Use its own processor"
+            )
+        return table[numbered(inputs[MASK] > 0)] if MASK in inputs else table[:count].expand(inputs[IDS].shape[0], -1, -1)
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         ids, valid = inputs[IDS], self._valid(inputs)

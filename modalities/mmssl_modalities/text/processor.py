@@ -44,11 +44,7 @@ class Window:
 
 
 class TextProcessor(Processor):
-<<<<<<< HEAD
-    """A text to `text_ids`, int64 `[n]`: one id per token, with special tokens only where `before` and `after` name some.
-=======
-    """A text to `input_ids`, int64 `[n]`: one id per token, without special tokens.
->>>>>>> main
+    """A text to `input_ids`, int64 `[n]`: one id per token, with special tokens only where `before` and `after` name some.
 
     A raw text is a str, the bytes of UTF-8, a dict {"text": either}, or a `Window`. It is encoded as it is: nothing is stripped or
     normalised except by a named tokenizer, and the names of special tokens in it are plain text.
