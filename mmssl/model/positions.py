@@ -10,7 +10,7 @@ DEVIATION = 0.02
 
 
 class GridPositions(nn.Module):
-    """A learned vector for each place of a grid, row by row; of other grids by bicubic interpolation (arXiv 2010.11929, section 3.2).
+    """A learned vector for each place of a grid, row by row; other grids by bicubic interpolation (arXiv 2010.11929, 3.2).
 
     antialias: with a filter that widens where the other grid is coarser, as DINOv2 with registers and timm do.
     """

@@ -168,10 +168,10 @@ def test_sounds_become_the_same(strides: tuple[int, int], tmp_path: Path) -> Non
         found = ours(**inputs).last_hidden_state
     rows, columns = (32 - 16) // strides[0] + 1, (64 - 16) // strides[1] + 1
     body = wanted[:, 2:].unflatten(1, (rows, columns)).transpose(1, 2).flatten(1, 2)  # ours run through time first
-    torch.testing.assert_close(inputs["audio_fbank"].flatten(1, 3), shown, rtol=0, atol=1e-3)
+    torch.testing.assert_close(inputs["input_features"].flatten(1, 3), shown, rtol=0, atol=1e-3)
     torch.testing.assert_close(found, torch.cat([wanted[:, :2], body], 1), rtol=0, atol=1e-3)
     with torch.no_grad():
-        same = ours(audio_fbank=shown.unflatten(1, (4, 1, 16))).last_hidden_state
+        same = ours(input_features=shown.unflatten(1, (4, 1, 16))).last_hidden_state
     torch.testing.assert_close(same, torch.cat([wanted[:, :2], body], 1), **CLOSE)
 
 

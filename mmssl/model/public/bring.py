@@ -52,8 +52,8 @@ class Public:
     def notes(self) -> list[str]:
         """What was mapped, what stays behind, and what is new, a sentence each."""
         found = [
-            f"init: {self.source.path} is a {self.family.name}; {self.weights.mapped} of its weights are mapped into the encoder and the "
-            f"adapter of {self.modality}"
+            f"init: {self.source.path} is a {self.family.name}; {self.weights.mapped} of its weights are mapped into "
+            f"the encoder and the adapter of {self.modality}"
         ]
         if self.weights.left:
             found.append(f"init: left behind: {briefly(self.weights.left)}")
@@ -210,7 +210,7 @@ def shape_of(ours: MMSSLConfig, wanted: Mapping[str, Tensor], modality: str) -> 
 
 
 def check_state(family: Family, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], unknown: Sequence[str]) -> None:
-    """ValueError for weights that have no place in our encoder, that are missing, or of another shape than the configuration says."""
+    """ValueError for weights without a place in our encoder, missing ones, and those of another shape than configured."""
     if unknown or (unplaced := [name for name in state if name not in wanted]):
         names = unknown or unplaced
         raise ValueError(f"this {family.name} has weights that mmssl's encoder has no place for: {briefly(names)}")

@@ -39,7 +39,7 @@ class ImageAdapter(Adapter):
         cover one range; null: coordinates count patches.
     coordinate_span: rows and columns of every image run from minus to plus this, edge to edge, so that coordinates say how far from
         its middle a patch lies (DINOv3, arXiv 2508.10104: 2 pi); null: as reference_grid says.
-    learned_positions: rows and columns of a table of learned positions, added to what tokens hold; resampled to grids of other sizes
+    learned_positions: rows and columns of a table of learned positions, added to what tokens hold; resampled to other grids
         (arXiv 2010.11929, section 3.2); null: none.
     position_antialias: resample them with antialiasing, as DINOv2 with registers and timm do.
     """

@@ -308,7 +308,7 @@ SIGLIP_VISION = Family(
 
 
 def vision(source: Source) -> dict[str, Any]:
-    """The configuration of open_clip's encoder of pictures with open_clip's own defaults. ValueError for one that is no plain ViT."""
+    """The configuration of open_clip's encoder of pictures with its own defaults. ValueError for what is no plain ViT."""
     from open_clip.model import CLIPVisionCfg  # takes most of a second, which only those who use it should wait
 
     whole = source.json(OPEN_CLIP_CONFIG).get("model_cfg", {})

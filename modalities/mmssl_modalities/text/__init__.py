@@ -50,8 +50,8 @@ class TextAdapter(Adapter):
             raise ValueError(f"adapter.vocab_size={vocab_size} is less than the {ids} ids of the tokenizer. Raise it")
         if learned_positions is not None and learned_positions < processor.max_tokens:
             raise ValueError(
-                f"adapter.learned_positions={learned_positions} is less than processor.max_tokens={processor.max_tokens}. Raise the "
-                "first, or lower the second"
+                f"adapter.learned_positions={learned_positions} is less than processor.max_tokens={processor.max_tokens}. Raise "
+                "the first, or lower the second"
             )
         unknown = processor.tokens.unknown
         self.silent = [*processor.special, *([] if unknown is None else [unknown])]
@@ -78,7 +78,7 @@ class TextAdapter(Adapter):
         count = inputs[IDS].shape[1]
         if count > len(table):
             raise ValueError(
-                f"texts of {count} tokens need as many positions, of which this model has learned {len(table)}. Use its own processor"
+                f"texts of {count} tokens need as many positions; this model has learned {len(table)}. Use its own processor"
             )
         return table[numbered(inputs[MASK] > 0)] if MASK in inputs else table[:count].expand(inputs[IDS].shape[0], -1, -1)
 

@@ -191,7 +191,8 @@ class TextProcessor(Processor):
         if len(ids) > self.room and self.long_texts != "truncate":
             beside = f" less {self.max_tokens - self.room} special ones" if self.special else ""
             raise ValueError(
-                f"this text has {len(ids):,} tokens, more than processor.max_tokens={self.max_tokens:,}{beside}. Cut it with pieces(text), "
+                f"this text has {len(ids):,} tokens, more than processor.max_tokens={self.max_tokens:,}{beside}. "
+                "Cut it with pieces(text), "
                 "raise max_tokens, or set processor.long_texts: truncate"
             )
         if not self.special:

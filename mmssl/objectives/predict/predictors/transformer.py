@@ -17,7 +17,7 @@ from mmssl.tokens import Tokens, both_valid, cat, gather, of_own
 
 
 def narrow(config: MMSSLConfig, width: int, layers: int, heads: int) -> MMSSLConfig:
-    """The encoder's configuration in another size, pre-norm with a norm at its end, without prefix tokens, limits of attention and stochastic depth."""
+    """The encoder's configuration in another size, pre-norm, without prefix tokens, limits of attention and dropout."""
     return config.derive(
         hidden_size=width,
         num_hidden_layers=layers,
