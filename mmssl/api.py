@@ -41,6 +41,7 @@ from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model, load_predictor
 from mmssl.model.heads import read_projectors
 from mmssl.model.model import PROJECTOR, with_projectors
+from mmssl.model.public import saved_processor
 from mmssl.objectives import Objective
 from mmssl.objectives.networks import KEPT, Moving
 from mmssl.processor import MMSSLProcessor
@@ -509,7 +510,7 @@ def search(
 def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
     """A saved model with its processor, on the accelerator if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MMSSLProcessor.from_pretrained(model), load_model(model).to(device)
+    return saved_processor(model), load_model(model).to(device)
 
 
 def column_map(modality: str, column: str | Sequence[str] | None, label: str | None) -> dict[str, str | list[str]] | None:

@@ -73,6 +73,8 @@ class Processor(ABC):
 
     padding: ClassVar[Mapping[str, float]] = {}
     """What `collate` fills tensors up with where samples differ in size, by input name; zero or False for those not named."""
+    free: ClassVar[frozenset[str]] = frozenset()
+    """Recipe keys on which no weight depends: a recipe may set them otherwise than the model that it starts from."""
     whole: ClassVar[str] = ""
     """The recipe key, with its value, that makes one sample of a long one, for messages; where it may be `windowed`."""
 
@@ -352,6 +354,7 @@ class Modality:
         `columns` for its column.
     strong: keys of augmentations that together do all they can, under which the laws look at views; one mapping for all that goes
         together, and more for what does not.
+    public: the families of public encoders that its adapter can be, each a `mmssl.model.public.Family`.
     tasks: the Hub's names for the classification and the regression of samples, where it has one.
     """
 
@@ -370,6 +373,7 @@ class Modality:
     suffixes: tuple[str, ...] = ()
     strong: Sequence[Mapping[str, Any]] = ()
     tasks: Mapping[str, str] = field(default_factory=dict)
+    public: Callable[[], Sequence[Any]] = tuple
 
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:

@@ -21,6 +21,7 @@ from torch import nn
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.loading import no_weights_bar, only_errors
 from mmssl.model.model import LABEL, PROJECTOR, SCALE, MMSSLModel
+from mmssl.model.public import is_public, open_public
 
 ADAPTER_CONFIG = "adapter_config.json"
 Whole = Annotated[int, Field(gt=0)]
@@ -219,7 +220,11 @@ def peft_model(folder: str | Path, kind: type[MMSSLModel], config: MMSSLConfig |
         raise ValueError(f"{folder}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
     try:
         with no_weights_bar(), quiet():
-            model = kind.from_pretrained(base, config=config or MMSSLConfig.from_pretrained(folder), use_safetensors=True)
+            settings = config or MMSSLConfig.from_pretrained(folder)
+            if is_public(base):
+                model = open_public(base, tuple(settings.modalities)).load(settings, kind)
+            else:
+                model = kind.from_pretrained(base, config=settings, use_safetensors=True)
     except OSError as error:
         raise ValueError(
             f"{folder} holds adapters of the model {base}, which cannot be opened: {error}. Put it there, or correct "

@@ -20,7 +20,7 @@ from mmssl.model.encoder import Encoder
 from mmssl.model.heads import Head, LogitScale
 from mmssl.model.labels import LabelHead
 from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise, initialise_all
-from mmssl.model.pooling import concatenated, every_token, statistics
+from mmssl.model.pooling import EDGES, concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 
@@ -204,13 +204,15 @@ class MMSSLModel(MMSSLPreTrainedModel):
         return self.config.hidden_size * count
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b p"]:
-        """One vector per sample from encoded tokens: CLS, or of those without prefix all, learned attention or statistics."""
+        """One vector per sample from encoded tokens: CLS, or of those without prefix all, one, learned attention or statistics."""
         if self.config.pooling == "cls":
             return tokens.values[:, 0]
         k = self.encoder.num_prefix
         body = tokens.tail(tokens.values.shape[1] - k)
         if self.config.pooling == "concat":
             return every_token(body)
+        if self.config.pooling in EDGES:
+            return EDGES[self.config.pooling](body)
         return concatenated(body, statistics(self.config.pooling)) if self.pooler is None else self.pooler(body)
 
     def projected(self, name: str, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b e"]:

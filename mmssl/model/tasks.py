@@ -1,6 +1,7 @@
 """Models that predict: the encoder with a label head, under the names by which transformers finds them."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
 from mmssl.model.loading import load_whole
 from mmssl.model.model import MMSSLModel
+from mmssl.model.public import is_public, open_public
 
 
 class MMSSLForLabels(MMSSLModel):
@@ -103,9 +105,16 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
     return cast(MMSSLForLabels, load_adapted(model, kind)) if is_adapter(model) else load_whole(kind, model)
 
 
-def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
-    """A saved model, folder or Hub id, or a PEFT folder, whole and without a progress bar; `config` in the place of its own."""
-    return load_adapted(model, MMSSLModel, config) if is_adapter(model) else load_whole(MMSSLModel, model, config)
+def load_model(model: str | Path, config: MMSSLConfig | None = None, wanted: Sequence[str] = ()) -> MMSSLModel:
+    """A saved model, folder or Hub id, or a PEFT folder, whole and without a progress bar; `config` in the place of its own.
+
+    A public encoder becomes a model of mmssl; of several, such as CLIP's, that of a modality in `config`, or else in `wanted`.
+    """
+    if is_adapter(model):
+        return load_adapted(model, MMSSLModel, config)
+    if is_public(str(model)):
+        return open_public(str(model), tuple(config.modalities if config else wanted)).load(config)
+    return load_whole(MMSSLModel, model, config)
 
 
 for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):

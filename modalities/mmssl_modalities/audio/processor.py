@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -61,10 +62,13 @@ class AudioProcessor(Processor):
     per_bin: fit one mean and std for each mel bin instead of one for all.
     mean, std: one number, or one per bin; null: those of the first 2,000 training sounds. AudioSet: mean -4.2677, std 9.138, which
         is twice its standard deviation (AudioMAE, arXiv 2207.06405).
+    fill_frames: frames that every spectrogram has: shorter ones are filled up with zeros before they are normalised, which
+        attention sees, as the Audio Spectrogram Transformer was trained (arXiv 2104.01778), longer ones are cut; null: as many as there are.
     max_seconds: longer sounds are cut into windows of at most this length, all equally long; null: no limit.
     """
 
     whole = "max_seconds: null"
+    free = frozenset({"max_seconds"})
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class AudioProcessor(Processor):
         per_bin: bool = False,
         mean: Statistic = None,
         std: Statistic = None,
+        fill_frames: Positive | None = None,
         max_seconds: Annotated[float, Field(gt=0)] | None = 10.24,
     ) -> None:
         if len(patch) != 2 or mel_bins % patch[1]:
@@ -90,6 +95,12 @@ class AudioProcessor(Processor):
                 "processor.patch is two numbers, frames and mel bins, and mel_bins a multiple of the second; got "
                 f"patch={list(patch)} and mel_bins={mel_bins}. Set mel_bins to a multiple, or the second to a divisor"
             )
+        if fill_frames is not None and (frontend == "waveform" or fill_frames % patch[0]):
+            raise ValueError(
+                f"processor.fill_frames belongs to frontend: fbank, and is a multiple of the {patch[0]} frames of a patch; got "
+                f"{fill_frames} and {frontend}"
+            )
+        self.fill_frames = fill_frames
         self.frontend: Frontend = frontend
         self.sample_rate, self.channels, self.mel_bins, self.patch = sample_rate, channels, mel_bins, (patch[0], patch[1])
         self.frame_length, self.frame_shift, self.window = frame_length, frame_shift, window
@@ -136,6 +147,7 @@ class AudioProcessor(Processor):
             "per_bin": self.per_bin,
             "mean": self.mean,
             "std": self.std,
+            "fill_frames": self.fill_frames,
             "max_seconds": self.max_seconds,
         }
 
@@ -204,7 +216,10 @@ class AudioProcessor(Processor):
         """Log-mel values, or samples with one bin, before normalisation."""
         sound, rate = read_sound(raw, self.sample_rate, self.max_seconds)
         waveform = at_rate(torch.from_numpy(in_channels(sound, self.channels)), rate, self.sample_rate)
-        return waveform[..., None] if self.frontend == "waveform" else self._bank()(waveform)
+        if self.frontend == "waveform":
+            return waveform[..., None]
+        values = self._bank()(waveform)
+        return values if self.fill_frames is None else F.pad(values, (0, 0, 0, self.fill_frames - values.shape[1]))
 
     def _centred(self, values: Float[Tensor, "c t m"]) -> Float[Tensor, "c t m"]:
         return values if self.normalise == "dataset" else values - values.mean(1, keepdim=True)
