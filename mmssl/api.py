@@ -1,19 +1,16 @@
-"""The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
+"""The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.search`, `mmssl.check`."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mmssl import files
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, Track, loader, processes, silent
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
@@ -28,22 +25,30 @@ from mmssl.evaluation import (
     Table,
     ZeroShotOptions,
     choose_modality,
-    features,
     open_pairs,
     predictions,
+    vectors,
 )
+from mmssl.evaluation.embedding import Embedding
 from mmssl.evaluation.history import History
 from mmssl.evaluation.judged import class_names, renumbered, unlike
+from mmssl.evaluation.nearest import Kind as SearchKind
+from mmssl.evaluation.parts import Parts
+from mmssl.evaluation.readout import LAST, Readout, layers_of
+from mmssl.evaluation.search import Hits, Query, Search
+from mmssl.evaluation.stamp import Stamp
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model, load_predictor
 from mmssl.model.heads import read_projectors
 from mmssl.model.model import PROJECTOR, with_projectors
+from mmssl.model.public import saved_processor
 from mmssl.objectives import Objective
 from mmssl.objectives.networks import KEPT, Moving
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
 from mmssl.recipe.options import TrainOptions
 from mmssl.report import contents
+from mmssl.report.hits import PAGE, write_hits
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.launch import TIMEOUT, joined, start
 from mmssl.training.progress import track
@@ -308,44 +313,51 @@ def embed(
     split: str | None = None,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
+    keep: Sequence[str] | None = None,
+    layers: Sequence[int | str] = (LAST,),
+    tokens: bool = False,
+    project: bool = False,
     batch_size: int = 256,
     on_error: OnError = "raise",
     table_format: TableFormat = PLAIN,
 ) -> int:
-    """Write the pooled output of every sample to a parquet file, columns `row` and `embedding`; returns their number.
+    """Write the pooled output of every sample, beside `row` and columns of the data; returns their number.
 
-    Arguments as in `evaluate`. The file appears when it is complete; memory stays flat however many samples there are.
+    output: a parquet file, columns `row`, those kept, `embedding`; an npy file of the vectors, the others in `NAME.rows.parquet`;
+    or a new folder, a dataset for `datasets.load_from_disk`. It remembers the model, for `search`.
+    keep: columns of the data to write; None: the path of each file, and its label, where the data are media files.
+    layers: numbers from 1 on, whose pooled outputs, without the final norm, become columns `embedding_<number>`, and "last".
+    tokens: also the tokens of the last layer, without CLS, registers and padding, as a list of vectors in the column `tokens`, and
+    where they lie, (time, depth, height, width), in `coordinates`.
+    project: into the space that the modalities of a model share, which `clip` trains.
+    Other arguments as in `evaluate`. The output appears when it is complete. Until then what is done is kept in a hidden folder
+    beside it, so that the same call goes on where one was stopped; vectors never are in memory all at once.
+    ValueError or LookupError, before anything is embedded, for an output or a column that cannot be written; ValueError that names
+    the row of a vector that is not finite.
     """
+    output, readout = Path(output), Readout(layers_of([str(layer) for layer in layers]), tokens, project)
+    vectors.check_output(output, readout)
 
-    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source]:
-        processor, loaded = load(model)
+    def opened() -> tuple[Embedding, Parts]:
+        folder = model_of(model)
+        processor, loaded = load(folder)
         name = choose_modality(modality, processor)
-        columns = column_map(name, column, None)
-        return processor, loaded, name, Source(path=data, split=split, columns=columns, table_format=table_format)
+        readout.check(loaded, name)
+        source = Source(path=data, split=split, columns=column_map(name, column, None), table_format=table_format)
+        stamp = Stamp.of(folder, loaded, processor, name, source, readout, table_format)
+        kept = vectors.to_keep(source, name, keep)
+        options = {"batch_size": batch_size, "on_error": on_error}
+        work = Embedding(loaded, processor, name, source, readout, kept, stamp, options)
+        return work, work.parts(output)
 
     start(TIMEOUT)
     with processes.one_for_all():
-        processor, loaded, name, source = processes.together(opened, first_before=True)
-        tell(source)
-        options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
-        found = features.embed(loaded, processor, source, name, **options)
-        count = write_vectors(found, source, loaded.pooled_size(name), Path(output)) if processes.is_first() else len(list(found))
+        work, parts = processes.together(opened, first_before=True)
+        tell(work.source)
+        if parts.done and processes.is_first():
+            logger.warning("note: going on after %s of %s rows", f"{parts.done:,}", f"{work.source.num_rows:,}")
+        count = work.write(parts, output, track) if processes.is_first() else work.help(parts)
         return processes.by_first(lambda: count)
-
-
-def write_vectors(found: Iterator[tuple[Tensor, Batch]], source: Source, width: int, output: Path) -> int:
-    """Write the pooled outputs of a source as they come; returns their number."""
-    type_, count = pa.list_(pa.float32(), width), 0
-    schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
-    files.sweep(output.parent, output.name)
-    with files.new_file(output) as part, pq.ParquetWriter(part, schema) as writer:
-        for values, batch in found:
-            flat = pa.array(values.float().cpu().numpy().ravel())
-            rows = [source.row_number(i) for i in batch.ids.tolist()]
-            vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
-            writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
-            count += len(batch)
-    return count
 
 
 @dataclass(frozen=True)
@@ -457,10 +469,48 @@ def tell(*sources: Source) -> None:
         logger.warning("note: %s", note)
 
 
+def search(
+    index: str | Path,
+    query: Query,
+    *,
+    model: str | Path | None = None,
+    modality: str | None = None,
+    row: int | None = None,
+    top: int = 10,
+    kind: SearchKind = "exact",
+    layer: int | str = LAST,
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+) -> Hits:
+    """Find the rows of an index whose embeddings are nearest to that of a query, by cosine.
+
+    index: what `embed` wrote. query: a row of the index, by its number (it is not among its own hits); a file of one sample, or a
+        table file; a text; or a raw sample in memory.
+    model: where the model that made the index lies now; None: where it was. modality: of the query, where several may be meant.
+    row: which row of a table file is the query. layer: of the index, where it holds several.
+    kind: exact, or for very many rows ivf or hnsw, whose index is kept beside.
+    output: a file for the hits: .html, a page with pictures, or .csv or .parquet. data: where the embedded data lie now, for
+        pictures.
+    ValueError for another model than that of the index, and for a query of a modality that does not share its space.
+    """
+    target = None if output is None else Path(output)
+    if target is not None:
+        predictions.check_output(target, PAGE)
+    (of,) = layers_of([str(layer)])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    searched = Search.open(index, None if model is None else model_of(model), device, of)
+    hits = searched(query, modality=modality, row=row, top=top, kind=kind)
+    if target is not None and target.suffix == PAGE:
+        write_hits(target, hits, searched, data)
+    elif target is not None:
+        predictions.write(hits.table(), target)
+    return hits
+
+
 def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
     """A saved model with its processor, on the accelerator if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MMSSLProcessor.from_pretrained(model), load_model(model).to(device)
+    return saved_processor(model), load_model(model).to(device)
 
 
 def column_map(modality: str, column: str | Sequence[str] | None, label: str | None) -> dict[str, str | list[str]] | None:

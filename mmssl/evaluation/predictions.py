@@ -70,10 +70,11 @@ def is_ours(column: str) -> bool:
     return column in (ROW, PREDICTION, HELD_OUT) or column.startswith(PROBABILITY)
 
 
-def check_output(output: Path) -> None:
-    """ValueError unless predictions can be written there."""
-    if output.suffix not in SUFFIXES or output.is_dir():
-        raise ValueError(f"--output must be a file that ends in {' or '.join(SUFFIXES)}; got {output}")
+def check_output(output: Path, *others: str) -> None:
+    """ValueError unless it is a file that `write` may write, or one with one of the `others` for its ending."""
+    endings = (*SUFFIXES, *others)
+    if output.suffix not in endings or output.is_dir():
+        raise ValueError(f"--output must be a file that ends in {', '.join(endings[:-1])} or {endings[-1]}; got {output}")
 
 
 def predicted(

@@ -220,3 +220,13 @@ def test_any_array_gives_an_image_or_an_error(shape: list[int], dtype: str, kind
     else:
         assert found.isfinite().all()
         assert len(found) == processor.channels
+
+
+def test_a_float_image_of_bytes_is_refused() -> None:
+    """0..255 as floats would be normalised to hundreds."""
+    processor = ImageProcessor(mean=0.5, std=0.25)
+    image = np.full((16, 16, 3), 200, np.float32)
+    with pytest.raises(ValueError, match=r"between 0 and 1; this one goes up to 200\. Divide it by 255, or pass uint8"):
+        processor(image)
+    assert processor(image / 255)["pixel_values"].abs().max() < 2
+    assert ImageProcessor(mean=127.0, std=50.0)(image)["pixel_values"].abs().max() < 2

@@ -114,7 +114,9 @@ def test_a_file_that_somebody_else_wrote(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_processor(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"does not appear to have a file named processor_config.json"):
+    (tmp_path / "notes.txt").touch()
+    message = f"no model in {tmp_path}: it has no processor_config.json and no config.json; it holds notes.txt. Give"
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
         MMSSLProcessor.from_pretrained(tmp_path)
 
 
