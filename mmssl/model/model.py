@@ -89,7 +89,8 @@ class MMSSLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     def __copy__(self) -> "MMSSLPreTrainedModel":
         # The parts are shared, and so are the hooks in them, which must not be installed twice.
         other = self.__class__.__new__(self.__class__)
-        other.__dict__.update(self.__dict__)
+        for name, value in vars(self).items():
+            object.__setattr__(other, name, value)
         return other
 
     @classmethod
