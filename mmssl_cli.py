@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="run a recipe: train, evaluate, report")
-    command.add_argument("recipe", help="path or name of a recipe")
+    command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="train.lr=1e-3, data.path=..., resume=auto, init=MODEL")
     add_processes(command)
     command.set_defaults(run=train)
@@ -118,12 +118,33 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, help="write the table as JSON")
     command.set_defaults(run=evaluate)
 
-    command = commands.add_parser("embed", help="a dataset to a parquet file of embeddings")
+    command = commands.add_parser("embed", help="a dataset to a file of embeddings")
     command.add_argument("model", help="folder or Hub id of a model")
     add_data_arguments(command)
     command.add_argument("--split", help="part of the data; all of it if left out")
-    command.add_argument("--output", type=Path, required=True, help="the parquet file to write")
+    command.add_argument("--project", action="store_true", help="into the space that the model's modalities share")
+    what = "layers whose outputs to pool, by number from 1 on, and last (the default), a column for each"
+    command.add_argument("--layers", nargs="+", default=["last"], metavar="LAYER", help=what)
+    command.add_argument("--tokens", action="store_true", help="also write the tokens of each sample, and where they lie")
+    what = "columns of the data to write beside them; default: path and label of media files"
+    command.add_argument("--keep", nargs="*", metavar="COLUMN", help=what)
+    what = "what to write: NAME.parquet; NAME.npy; or a new folder, for datasets.load_from_disk"
+    command.add_argument("--output", type=Path, required=True, help=what)
     command.set_defaults(run=embed)
+
+    command = commands.add_parser("search", help="embedded samples nearest to a file, a text or a row")
+    command.add_argument("index", type=Path, help="what `mmssl embed` wrote")
+    command.add_argument("query", help="a file, a text, or the number of a row of the index")
+    command.add_argument("--model", help="where the model of the index lies now, if it was moved")
+    command.add_argument("--modality", help="of the query; needed if several may be meant, or if a text is a number")
+    command.add_argument("--query-row", type=int, metavar="N", help="which row of a table file is the query, from 0 on")
+    command.add_argument("--top", type=int, default=10, metavar="N", help="hits to show; default: 10")
+    what = "exact; or, for very many rows, built once and kept beside the index, and missing some of the nearest"
+    command.add_argument("--kind", choices=["exact", "ivf", "hnsw"], default="exact", help=what)
+    command.add_argument("--layer", default="last", help="the layer of the index, where it holds several; default: last")
+    command.add_argument("--data", help="where the embedded data lie now, if they were moved, for the pictures of a page")
+    command.add_argument("--output", type=Path, help="a .html page with pictures, or a .csv or .parquet file")
+    command.set_defaults(run=search)
 
     command = commands.add_parser("predict", help="labels of a dataset by a model that was trained on labels")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
@@ -134,19 +155,52 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, required=True, help="the parquet or csv file to write")
     command.set_defaults(run=predict)
 
+    add_push(commands)
+    add_export(commands)
+
     command = commands.add_parser("list", help="modalities, objectives and their parts, or recipes")
     kinds = ["modalities", *PARTS, "recipes"]
     command.add_argument("what", choices=kinds, metavar="KIND", help=", ".join(kinds))
     command.set_defaults(run=show_list)
 
     command = commands.add_parser("check", help="validate a recipe and show what it would build, without training")
-    command.add_argument("recipe", help="path or name of a recipe")
+    command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
     command.add_argument("overrides", nargs="*", metavar="key=value")
     command.set_defaults(run=check)
 
     command = commands.add_parser("schema", help="print the JSON schema of a recipe, for editors")
     command.set_defaults(run=schema)
     return top
+
+
+def add_push(commands: Any) -> None:
+    """The command that publishes a run."""
+    command = commands.add_parser("push", help="publish the model of a run on the Hub, checked first")
+    command.add_argument("folder", metavar="run", help="folder of a run")
+    command.add_argument("repo", nargs="?", help="repository to make, owner/name")
+    command.add_argument("--dir", metavar="FOLDER", help="write what would be published to a folder instead")
+    what = "the network to publish; default: the one that the run published"
+    command.add_argument("--weights", choices=["published", "student", "teacher", "average"], default="published", help=what)
+    command.add_argument("--license", metavar="KEY", help="as the Hub has it: apache-2.0, mit, cc-by-4.0, ... or other")
+    command.add_argument("--license-name", metavar="NAME", help="of a licence that is other")
+    command.add_argument("--license-link", metavar="LINK", help="to the text of a licence that is other")
+    command.add_argument("--private", action="store_true", help="only its owners see a new repository")
+    command.add_argument("--update", action="store_true", help="add a commit to a repository that exists, or replace the folder")
+    command.add_argument("--no-code", action="store_true", help="leave out the code by which it loads without mmssl")
+    what = "that must not be in what is published, such as names of private columns"
+    command.add_argument("--words", nargs="+", default=[], metavar="WORD", help=what)
+    what = "that may be in it, though it looks like a path or a secret"
+    command.add_argument("--allow", nargs="+", default=[], metavar="TEXT", help=what)
+    command.set_defaults(run=push)
+
+
+def add_export(commands: Any) -> None:
+    """The command that writes a model in another form."""
+    command = commands.add_parser("export", help="a model in a form that needs no mmssl")
+    command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
+    what = "write a folder with code of its own, for AutoModel.from_pretrained(FOLDER, trust_remote_code=True)"
+    command.add_argument("--remote-code", required=True, metavar="FOLDER", help=what)
+    command.set_defaults(run=export)
 
 
 def add_processes(command: argparse.ArgumentParser) -> None:
@@ -328,12 +382,49 @@ def embed(options: argparse.Namespace) -> None:
         split=options.split,
         modality=options.modality,
         column=options.column,
+        project=options.project,
+        layers=options.layers,
+        tokens=options.tokens,
+        keep=options.keep,
         batch_size=options.batch_size,
         on_error=options.on_error,
         table_format=table_format(options),
     )
     if is_first():
         print(f"{count} embeddings in {options.output}")
+
+
+def search(options: argparse.Namespace) -> None:
+    from rich import get_console
+    from rich.table import Table
+    from rich.text import Text
+
+    from mmssl import api
+
+    hits = api.search(
+        options.index,
+        options.query,
+        model=options.model,
+        modality=options.modality,
+        row=options.query_row,
+        top=options.top,
+        kind=options.kind,
+        layer=options.layer,
+        output=options.output,
+        data=options.data,
+    )
+    found, grid = hits.table(), Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    numbers = ("rank", "row", "cosine")
+    for name in found.column_names:
+        grid.add_column(Text(name), justify="right" if name in numbers else "left", overflow="fold")
+    for row in found.to_pylist():
+        grid.add_row(
+            *(Text(f"{cell:.3f}" if name == "cosine" else "" if cell is None else str(cell)) for name, cell in row.items())
+        )
+    get_console().print(f"nearest to {hits.query} among {hits.size:,} embeddings", markup=False, highlight=False, soft_wrap=True)
+    get_console().print(grid)
+    if options.output:
+        print(f"{len(hits)} hits in {options.output}")
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -357,6 +448,39 @@ def predict(options: argparse.Namespace) -> None:
         print(f"{found.rows:,} predictions in {options.output}{unread}")
         if found.judged is not None:
             print(f"{found.judged.num_test:,} labels: {', '.join(found.judged.lines)}")
+        if found.note is not None:
+            print(f"note: {found.note}")
+
+
+def push(options: argparse.Namespace) -> None:
+    from mmssl.publish import push as publish
+
+    done = publish(
+        options.folder,
+        options.repo,
+        folder=options.dir,
+        weights=options.weights,
+        license=options.license,
+        license_name=options.license_name,
+        license_link=options.license_link,
+        private=options.private,
+        update=options.update,
+        with_code=not options.no_code,
+        words=options.words,
+        allowed=options.allow,
+    )
+    for note in done.notes:
+        print(f"note: {note}")
+    what = f"the {done.kind}" if done.kind else "the model of the run"
+    print(f"{what}, {len(done.names)} files, loaded again in a fresh process: outputs differ by at most {done.difference:.1g}")
+    print(done.place)
+
+
+def export(options: argparse.Namespace) -> None:
+    from mmssl.publish import export_remote_code
+
+    names = export_remote_code(options.model, options.remote_code)
+    print(f"{len(names)} files in {options.remote_code}; it loads with trust_remote_code=True, without mmssl")
 
 
 def show_list(options: argparse.Namespace) -> None:

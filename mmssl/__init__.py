@@ -22,6 +22,8 @@ _HOMES = {
     "evaluate": "mmssl.api",
     "evaluate_pairs": "mmssl.api",
     "predict": "mmssl.api",
+    "push": "mmssl.publish",
+    "search": "mmssl.api",
     "train": "mmssl.api",
 }
 
@@ -39,7 +41,12 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-_OLD_PATHS = {"mmssl.config": "mmssl.model", "mmssl.encoder": "mmssl.model", "mmssl.teacher": "mmssl.model.teacher"}
+_OLD_PATHS = {
+    "mmssl.cli": "mmssl_cli",
+    "mmssl.config": "mmssl.model",
+    "mmssl.encoder": "mmssl.model",
+    "mmssl.teacher": "mmssl.model.teacher",
+}
 """Paths by which other packages import what is elsewhere now."""
 
 

@@ -1,19 +1,16 @@
-"""The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.check`."""
+"""The Python face of the commands: `mmssl.train`, `mmssl.evaluate`, `mmssl.embed`, `mmssl.search`, `mmssl.check`."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mmssl import files
 from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, Track, loader, processes, silent
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
@@ -28,21 +25,29 @@ from mmssl.evaluation import (
     Table,
     ZeroShotOptions,
     choose_modality,
-    features,
     open_pairs,
     predictions,
+    vectors,
 )
+from mmssl.evaluation.embedding import Embedding
 from mmssl.evaluation.history import History
 from mmssl.evaluation.judged import class_names, renumbered, unlike
+from mmssl.evaluation.nearest import Kind as SearchKind
+from mmssl.evaluation.parts import Parts
+from mmssl.evaluation.readout import LAST, Readout, layers_of
+from mmssl.evaluation.search import Hits, Query, Search
+from mmssl.evaluation.stamp import Stamp
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model, load_predictor
 from mmssl.model.heads import read_projectors
 from mmssl.model.model import PROJECTOR, with_projectors
+from mmssl.model.public import saved_processor
 from mmssl.objectives import Objective
 from mmssl.objectives.networks import KEPT, Moving
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
 from mmssl.report import contents
+from mmssl.report.hits import PAGE, write_hits
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
 from mmssl.training.launch import TIMEOUT, joined, start
 from mmssl.training.progress import track
@@ -98,9 +103,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     pieces = build(checked, splits.streams, labels, track=track)
     streams = {name: cut_stream(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     objective = pieces.objective
-    weights = sum(parameter.numel() for parameter in objective.parameters())
-    # Weights, gradients and AdamW's two moments in float32, and the average of the weights if there is one.
-    fixed = weights * 4 * (5 if train_options.ema else 4)
+    fixed = fixed_bytes(objective, train_options)
     lines = [
         f"recipe      {checked.name}: valid",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
@@ -313,56 +316,65 @@ def embed(
     split: str | None = None,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
+    keep: Sequence[str] | None = None,
+    layers: Sequence[int | str] = (LAST,),
+    tokens: bool = False,
+    project: bool = False,
     batch_size: int = 256,
     on_error: OnError = "raise",
     table_format: TableFormat = PLAIN,
 ) -> int:
-    """Write the pooled output of every sample to a parquet file, columns `row` and `embedding`; returns their number.
+    """Write the pooled output of every sample, beside `row` and columns of the data; returns their number.
 
-    Arguments as in `evaluate`. The file appears when it is complete; memory stays flat however many samples there are.
+    output: a parquet file, columns `row`, those kept, `embedding`; an npy file of the vectors, the others in `NAME.rows.parquet`;
+    or a new folder, a dataset for `datasets.load_from_disk`. It remembers the model, for `search`.
+    keep: columns of the data to write; None: the path of each file, and its label, where the data are media files.
+    layers: numbers from 1 on, whose pooled outputs, without the final norm, become columns `embedding_<number>`, and "last".
+    tokens: also the tokens of the last layer, without CLS, registers and padding, as a list of vectors in the column `tokens`, and
+    where they lie, (time, depth, height, width), in `coordinates`.
+    project: into the space that the modalities of a model share, which `clip` trains.
+    Other arguments as in `evaluate`. The output appears when it is complete. Until then what is done is kept in a hidden folder
+    beside it, so that the same call goes on where one was stopped; vectors never are in memory all at once.
+    ValueError or LookupError, before anything is embedded, for an output or a column that cannot be written; ValueError that names
+    the row of a vector that is not finite.
     """
+    output, readout = Path(output), Readout(layers_of([str(layer) for layer in layers]), tokens, project)
+    vectors.check_output(output, readout)
 
-    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source]:
-        processor, loaded = load(model)
+    def opened() -> tuple[Embedding, Parts]:
+        folder = model_of(model)
+        processor, loaded = load(folder)
         name = choose_modality(modality, processor)
-        columns = column_map(name, column, None)
-        return processor, loaded, name, Source(path=data, split=split, columns=columns, table_format=table_format)
+        readout.check(loaded, name)
+        source = Source(path=data, split=split, columns=column_map(name, column, None), table_format=table_format)
+        stamp = Stamp.of(folder, loaded, processor, name, source, readout, table_format)
+        kept = vectors.to_keep(source, name, keep)
+        options = {"batch_size": batch_size, "on_error": on_error}
+        work = Embedding(loaded, processor, name, source, readout, kept, stamp, options)
+        return work, work.parts(output)
 
     start(TIMEOUT)
     with processes.one_for_all():
-        processor, loaded, name, source = processes.together(opened, first_before=True)
-        tell(source)
-        options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
-        found = features.embed(loaded, processor, source, name, **options)
-        count = write_vectors(found, source, loaded.pooled_size(name), Path(output)) if processes.is_first() else len(list(found))
+        work, parts = processes.together(opened, first_before=True)
+        tell(work.source)
+        if parts.done and processes.is_first():
+            logger.warning("note: going on after %s of %s rows", f"{parts.done:,}", f"{work.source.num_rows:,}")
+        count = work.write(parts, output, track) if processes.is_first() else work.help(parts)
         return processes.by_first(lambda: count)
-
-
-def write_vectors(found: Iterator[tuple[Tensor, Batch]], source: Source, width: int, output: Path) -> int:
-    """Write the pooled outputs of a source as they come; returns their number."""
-    type_, count = pa.list_(pa.float32(), width), 0
-    schema = pa.schema([("row", pa.int64()), ("embedding", type_)])
-    files.sweep(output.parent, output.name)
-    with files.new_file(output) as part, pq.ParquetWriter(part, schema) as writer:
-        for values, batch in found:
-            flat = pa.array(values.float().cpu().numpy().ravel())
-            rows = [source.row_number(i) for i in batch.ids.tolist()]
-            vectors = pa.FixedSizeListArray.from_arrays(flat, type=type_)
-            writer.write_table(pa.table([pa.array(rows, pa.int64()), vectors], schema=schema))
-            count += len(batch)
-    return count
 
 
 @dataclass(frozen=True)
 class Predicted:
     """What `predict` did. rows: in the file; unread: of these without a prediction, as they could not be read.
 
-    judged: what the predictions are worth, where a label column was named.
+    judged: what the predictions are worth, where a label column was named, and note: what a reader of these scores should know. Of
+        data on which a run trained, a fifth held out, that fifth is scored.
     """
 
     rows: int
     unread: int
     judged: Judged | None = None
+    note: str | None = None
 
 
 def predict(
@@ -381,8 +393,8 @@ def predict(
 ) -> Predicted:
     """Predict the label of every row with a model that was trained on labels, and write a parquet or csv file.
 
-    Its columns: `row`, those of the data, `prediction`, and `probability_<class>` for each class. A row that cannot be read stands
-    there without a prediction (`on_error="skip"`).
+    Its columns: `row`, those of the data, `prediction`, and `probability_<class>` for each class; of the data of a run that held a
+    fifth out, `held_out` as well. A row that cannot be read stands there without a prediction (`on_error="skip"`).
 
     model: folder of a model or of a run, or Hub id; the other arguments as in `evaluate`. split: None: all of the data.
     label: a column of true labels, by which the predictions are scored. keep: columns of the data to write; None: all of them.
@@ -391,7 +403,7 @@ def predict(
     output = Path(output)
     predictions.check_output(output)
 
-    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str]]:
+    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str], predictions.Unseen]:
         folder = model_of(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = load_predictor(folder).to(device).eval()
@@ -405,20 +417,21 @@ def predict(
                 raise LookupError(f"--keep {wrong[0]}: {source} {why}; it has {', '.join(source.column_names)}")
         if label is not None and (differs := unlike(loaded, labels_to_judge(source, loaded))):
             raise ValueError(f"--label {label}: {differs}")
-        return processor, loaded, name, source, kept
+        return processor, loaded, name, source, kept, predictions.Unseen.of(History.read(folder), source)
 
     start(TIMEOUT)
     with processes.one_for_all():
-        processor, loaded, name, source, kept = processes.together(opened, first_before=True)
+        processor, loaded, name, source, kept, unseen = processes.together(opened, first_before=True)
         tell(source)
         options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
         found = list(predictions.predicted(loaded, processor, source, name, **options))
 
         def written() -> Predicted:
-            table = predictions.table_of(loaded, found, source, kept)
+            table = predictions.table_of(loaded, found, source, kept, unseen)
             predictions.write(table, output)
-            judged = None if label is None else judge(loaded, found, source)
-            return Predicted(table.num_rows, table.column(predictions.PREDICTION).null_count, judged)
+            judged = None if label is None else judge(loaded, found, source, unseen)
+            note = None if judged is None else unseen.note
+            return Predicted(table.num_rows, table.column(predictions.PREDICTION).null_count, judged, note)
 
         return processes.by_first(written)
 
@@ -430,13 +443,20 @@ def labels_to_judge(source: Source, model: MMSSLModel) -> Labels:
     return found
 
 
-def judge(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source) -> Judged | None:
-    """What predictions are worth beside the true labels of their rows; None where no row could be read."""
+def judge(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source, unseen: predictions.Unseen) -> Judged | None:
+    """What predictions are worth beside the true labels of their rows, those held out if some were; None where there are none."""
     if not found:
         return None
-    labels, ids = labels_to_judge(source, model), torch.cat([batch.ids for _, batch in found])
+    labels, ids, logits = (
+        labels_to_judge(source, model),
+        torch.cat([batch.ids for _, batch in found]),
+        [given for given, _ in found],
+    )
+    scored = unseen.among(ids)
+    if not scored.any():
+        return None
     truth = renumbered(labels.tensor()[ids], labels, model)
-    return Judged.of(model.label_head, class_names(model), torch.cat([logits for logits, _ in found]), truth)
+    return Judged.of(model.label_head, class_names(model), torch.cat(logits)[scored], truth[scored])
 
 
 def track_once() -> Track:
@@ -452,10 +472,48 @@ def tell(*sources: Source) -> None:
         logger.warning("note: %s", note)
 
 
+def search(
+    index: str | Path,
+    query: Query,
+    *,
+    model: str | Path | None = None,
+    modality: str | None = None,
+    row: int | None = None,
+    top: int = 10,
+    kind: SearchKind = "exact",
+    layer: int | str = LAST,
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+) -> Hits:
+    """Find the rows of an index whose embeddings are nearest to that of a query, by cosine.
+
+    index: what `embed` wrote. query: a row of the index, by its number (it is not among its own hits); a file of one sample, or a
+        table file; a text; or a raw sample in memory.
+    model: where the model that made the index lies now; None: where it was. modality: of the query, where several may be meant.
+    row: which row of a table file is the query. layer: of the index, where it holds several.
+    kind: exact, or for very many rows ivf or hnsw, whose index is kept beside.
+    output: a file for the hits: .html, a page with pictures, or .csv or .parquet. data: where the embedded data lie now, for
+        pictures.
+    ValueError for another model than that of the index, and for a query of a modality that does not share its space.
+    """
+    target = None if output is None else Path(output)
+    if target is not None:
+        predictions.check_output(target, PAGE)
+    (of,) = layers_of([str(layer)])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    searched = Search.open(index, None if model is None else model_of(model), device, of)
+    hits = searched(query, modality=modality, row=row, top=top, kind=kind)
+    if target is not None and target.suffix == PAGE:
+        write_hits(target, hits, searched, data)
+    elif target is not None:
+        predictions.write(hits.table(), target)
+    return hits
+
+
 def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
     """A saved model with its processor, on the accelerator if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MMSSLProcessor.from_pretrained(model), load_model(model).to(device)
+    return saved_processor(model), load_model(model).to(device)
 
 
 def column_map(modality: str, column: str | Sequence[str] | None, label: str | None) -> dict[str, str | list[str]] | None:
@@ -477,6 +535,14 @@ def first_batch(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels: 
     size = count if options.batch_tokens else options.batch_size
     feed(batch_size=size, micro_batches=1 if options.batch_tokens else options.accumulation, workers=data.workers, cache=data.cache)
     return next(batch for batch in feed(batch_size=count) if len(batch))
+
+
+def fixed_bytes(objective: Objective, options: TrainOptions) -> int:
+    """The bytes that every step needs, whatever the batch: weights in float32, gradients and AdamW's two moments of what learns,
+    and the average of the weights if there is one."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in objective.parameters()]
+    copies = 2 if options.ema else 1
+    return 4 * sum(size * (copies + (3 if learns else 0)) for size, learns in sizes)
 
 
 def forward_cost(objective: Objective, batch: Batch) -> tuple[float, int]:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,8 +34,8 @@ except AttributeError:  # not Linux, or a C library without it
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder. RuntimeError that names the process that holds it already.
+def exclusive(folder: Path, what: str = "run folder", way_out: str = "or start a run of another name") -> Iterator[None]:
+    """Hold the lock of a folder. RuntimeError that names the process that holds it already; what: the folder is, way_out: to take.
 
     The lock is the kernel's: it ends with the process, however that ends, and a forked child does not hold it. The file `lock`
     stays and only tells who took it last.
@@ -46,9 +47,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         holder = file.read_text(encoding="utf-8").strip() or "another process"
-        raise RuntimeError(
-            f"run folder {folder} is in use by {holder}: wait for it or stop it, or start a run of another name"
-        ) from None
+        raise RuntimeError(f"{what} {folder} is in use by {holder}: wait for it or stop it, {way_out}") from None
     try:
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield
@@ -100,6 +99,7 @@ def new_file(path: Path) -> Iterator[Path]:
         part = _hidden(path, "partial")
         try:
             yield part
+            _share(part)
             _sync(part)
             part.replace(path)
         finally:
@@ -121,7 +121,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         part.mkdir()
         try:
             yield part
-            for below in part.rglob("*"):
+            for below in list(part.rglob("*")):
+                if below.is_file():
+                    _share(below)
                 _sync(below)
             _sync(part)
             _put(part, path)
@@ -185,6 +187,16 @@ def _exchanged(a: Path, b: Path) -> bool:
 
 def _hidden(path: Path, state: str) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{state}")
+
+
+def _share(path: Path) -> None:
+    """Give a file the rights of any new one beside it: safetensors lets nobody but the owner read, whatever the umask."""
+    plain = _hidden(path, "partial")
+    plain.touch()
+    try:
+        path.chmod(stat.S_IMODE(plain.stat().st_mode))
+    finally:
+        plain.unlink()
 
 
 def _sync(path: Path) -> None:

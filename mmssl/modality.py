@@ -73,8 +73,13 @@ class Processor(ABC):
 
     padding: ClassVar[Mapping[str, float]] = {}
     """What `collate` fills tensors up with where samples differ in size, by input name; zero or False for those not named."""
+    free: ClassVar[frozenset[str]] = frozenset()
+    """Recipe keys on which no weight depends: a recipe may set them otherwise than the model that it starts from."""
     whole: ClassVar[str] = ""
     """The recipe key, with its value, that makes one sample of a long one, for messages; where it may be `windowed`."""
+
+    options: ClassVar[tuple[str, ...]] = ()
+    """What `with_options` understands."""
 
     @property
     def windowed(self) -> bool:
@@ -124,12 +129,20 @@ class Processor(ABC):
         """
         return [raw]
 
+    def beginning(self, raw: Any) -> Any:
+        """The first piece of a raw sample, in the place of all of it."""
+        return self.pieces(raw)[0]
+
     def with_options(self, raw: Any, options: Mapping[str, Any]) -> Any:
         """A raw sample with what the caller of a transformers processor says beside it, as `audio_kwargs={"sampling_rate": 16000}`.
 
-        Options without a meaning for this processor (padding, truncation) are ignored.
+        options: of those named in `options`; others are refused, or known to change nothing (padding).
         """
         return raw
+
+    def hub_tokenizer(self) -> Any:
+        """A tokenizer of transformers that makes the same ids, where samples are texts; else None."""
+        return None
 
     @abstractmethod
     def collate(self, samples: Sequence[Inputs]) -> Inputs:
@@ -179,7 +192,9 @@ class Adapter(nn.Module, ABC):
     """
 
     input_names: tuple[str, ...]
-    """Names of the tensors that `forward` may read; unique to the modality."""
+    """Names of the tensors that `forward` may read; unique to the modality. Where transformers has a name for one it is that."""
+    keyword: str = ""
+    """`Modality.keyword`, in an adapter that a model has built."""
     target_sizes: dict[str, int]
     """Outputs that a prediction head needs for each target: values of a float target, classes of an integer one."""
     sparse_target: bool = False
@@ -339,6 +354,7 @@ class Modality:
         `columns` for its column.
     strong: keys of augmentations that together do all they can, under which the laws look at views; one mapping for all that goes
         together, and more for what does not.
+    public: the families of public encoders that its adapter can be, each a `mmssl.model.public.Family`.
     tasks: the Hub's names for the classification and the regression of samples, where it has one.
     """
 
@@ -357,6 +373,7 @@ class Modality:
     suffixes: tuple[str, ...] = ()
     strong: Sequence[Mapping[str, Any]] = ()
     tasks: Mapping[str, str] = field(default_factory=dict)
+    public: Callable[[], Sequence[Any]] = tuple
 
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:

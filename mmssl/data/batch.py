@@ -74,6 +74,10 @@ class Batch:
             {name: self.inputs[name]}, self.keys[held], self.ids[held], labels, (), self.source, self.step, others, None, group
         )
 
+    def holding(self, name: str) -> "Batch":
+        """The samples that hold a modality, and nothing else of them; an empty batch where none does."""
+        return self.of(name) if name in self.inputs else Batch({}, self.keys[:0], self.ids[:0])
+
     def both(self, a: str, b: str) -> tuple["Batch", "Batch"] | None:
         """The samples that hold two modalities, as a batch of each; None if there are none."""
         first, second = self.of(a), self.of(b)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.processor import MMSSLProcessor
 
 RAW = "features"
+T = TypeVar("T")
 
 Then = Callable[[Float[Tensor, "b d"]], Float[Tensor, "b e"]]
 """What a head makes of pooled outputs."""
@@ -80,7 +81,36 @@ def embed(
 ) -> Iterator[tuple[Float[Tensor, "b d"], Batch]]:
     """What `extract` collects, batch by batch, each beside its batch; the model is in evaluation mode meanwhile.
 
-    Several processes take turns, and the first one is given all batches, in their order; the others are given none. What fails on
+    Several processes take turns; see `each_batch`.
+    """
+
+    def answer(batch: Batch, source: Source) -> tuple[Float[Tensor, "b d"], Batch]:
+        inputs = batch.to(model.device).inputs[name]
+        values, merged = merge_pieces(model.pool(model.encode(name, inputs)), batch, source)
+        return (values if then is None else then(values)), merged
+
+    options: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "on_error": on_error, "workers": workers}
+    yield from each_batch(model, processor, source, name, answer, title=title, track=track, **options)
+
+
+def each_batch(
+    model: MMSSLModel,
+    processor: MMSSLProcessor,
+    source: Source,
+    name: str,
+    answer: Callable[[Batch, Source], T],
+    *,
+    labels: Labels | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    workers: int = 0,
+    title: str = "features",
+    track: Track = silent,
+) -> Iterator[T]:
+    """What a function finds in every batch of a source, without gradients; the model is in evaluation mode meanwhile.
+
+    answer: takes the batch and the source that it is of, in which long samples are cut.
+    Several processes take turns, and the first one is given all answers, in their order; the others are given none. What fails on
     one fails on all.
     """
     modalities = {name: (find(name), processor.processors[name])}
@@ -96,26 +126,33 @@ def embed(
         world=processes.world(),
     )
 
-    def answered() -> Iterator[tuple[Float[Tensor, "b d"], Batch] | None]:
+    def answered() -> Iterator[T | None]:
         for batch in stream:
             if not len(batch):
                 yield None
                 continue
-            inputs = batch.to(model.device).inputs[name]
             with torch.no_grad():
-                values, merged = merge_pieces(model.pool(model.encode(name, inputs)), batch, source)
-                yield (values if then is None else then(values)), merged
+                yield answer(batch, source)
 
     with evaluating(model):
         yield from track(processes.in_turn(answered()), title, -(-len(source) // batch_size), unit="batches")
+
+
+def rows_of_pieces(batch: Batch, source: Source) -> tuple[Int[Tensor, " c"], Int[Tensor, " b"]]:
+    """The rows that samples are of, by their places among those that the source keeps; and for each sample the place of its own."""
+    if not source.is_cut:
+        return batch.ids, torch.arange(len(batch.ids))
+    rows = torch.tensor([source.kept_row(i) for i in batch.ids.tolist()])
+    ids, place = rows.unique_consecutive(return_inverse=True)
+    return ids, place
 
 
 def merge_pieces(values: Float[Tensor, "b d"], batch: Batch, source: Source) -> tuple[Float[Tensor, "c d"], Batch]:
     """One vector per row, the mean over its pieces, where long samples were cut; `ids` of the batch are then rows."""
     if not source.is_cut:
         return values, batch
-    rows = torch.tensor([source.kept_row(i) for i in batch.ids.tolist()])
-    ids, place, count = rows.unique_consecutive(return_inverse=True, return_counts=True)
+    ids, place = rows_of_pieces(batch, source)
+    count = torch.bincount(place)
     total = values.new_zeros(len(ids), values.shape[1]).index_add(0, place.to(values.device), values)
     first = count.cumsum(0) - count
     labels = None if batch.labels is None else batch.labels[first]

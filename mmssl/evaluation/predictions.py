@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmssl import files
 from mmssl.data import Batch, Source, Track, silent
 from mmssl.data.source import OnError
 from mmssl.evaluation.features import embed
+from mmssl.evaluation.history import History
 from mmssl.evaluation.judged import class_names, logits_of
+from mmssl.evaluation.sources import fifth_of
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
 
-ROW, PREDICTION, PROBABILITY = "row", "prediction", "probability_"
+ROW, PREDICTION, PROBABILITY, HELD_OUT = "row", "prediction", "probability_", "held_out"
 SUFFIXES = (".parquet", ".csv")
 KEPT_AT_ONCE = 4096
 """Rows whose other columns are read at a time."""
@@ -35,15 +39,42 @@ PLAIN = (str, bool, int, float, date, time, Decimal, list, dict)
 MEDIA = object()
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """What of a source a model was not trained on with labels. rows: numbers of those held out, where others were trained on; None:
+    nothing was held out. note: what a reader of scores should know."""
+
+    rows: Int[np.ndarray, " k"] | None = None
+    note: str | None = None
+
+    @classmethod
+    def of(cls, history: History, source: Source) -> "Unseen":
+        """By the record of a model."""
+        learned = [entry for entry in history.trained if entry.label is not None and entry.overlaps(source)]
+        if not learned:
+            return cls()
+        kept = [fifth_of(source, entry.held_out).rows for entry in learned if entry.held_out is not None and entry.same(source)]
+        if len(kept) < len(learned):
+            return cls(
+                None, "the model was trained on rows of these data with their labels, so the scores say nothing about others"
+            )
+        return cls(reduce(np.intersect1d, kept), "the scores are of the rows that were held out of training")
+
+    def among(self, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Which of these rows are to be scored."""
+        return torch.ones_like(ids, dtype=torch.bool) if self.rows is None else torch.isin(ids, torch.from_numpy(self.rows))
+
+
 def is_ours(column: str) -> bool:
     """Whether a column of predictions is called so."""
-    return column in (ROW, PREDICTION) or column.startswith(PROBABILITY)
+    return column in (ROW, PREDICTION, HELD_OUT) or column.startswith(PROBABILITY)
 
 
-def check_output(output: Path) -> None:
-    """ValueError unless predictions can be written there."""
-    if output.suffix not in SUFFIXES or output.is_dir():
-        raise ValueError(f"--output must be a file that ends in {' or '.join(SUFFIXES)}; got {output}")
+def check_output(output: Path, *others: str) -> None:
+    """ValueError unless it is a file that `write` may write, or one with one of the `others` for its ending."""
+    endings = (*SUFFIXES, *others)
+    if output.suffix not in endings or output.is_dir():
+        raise ValueError(f"--output must be a file that ends in {', '.join(endings[:-1])} or {endings[-1]}; got {output}")
 
 
 def predicted(
@@ -71,8 +102,11 @@ def predicted(
         yield logits.float().cpu(), batch
 
 
-def table_of(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source, keep: Sequence[str]) -> pa.Table:
-    """A row for each row of the source: its number, the columns to keep, the prediction, the probability of each class.
+def table_of(
+    model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source, keep: Sequence[str], unseen: Unseen
+) -> pa.Table:
+    """A row for each row of the source: its number, the columns to keep, whether it was held out of training,
+    the prediction, the probability of each class.
 
     A row that could not be read has no prediction.
     """
@@ -82,6 +116,8 @@ def table_of(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: S
     place = torch.full((source.num_rows,), -1).index_put((ids,), torch.arange(len(ids)))
     rows = pa.array([source.row_number(i) for i in range(source.num_rows)], pa.int64())
     columns = {ROW: pa.chunked_array([rows])} | kept_columns(source, keep)
+    if unseen.rows is not None:
+        columns[HELD_OUT] = pa.array(unseen.among(torch.arange(source.num_rows)).numpy())
     where = pa.array(place.numpy(), mask=(place < 0).numpy())
     if head.kind == "regression":
         columns[PREDICTION] = pc.take(pa.array(logits[:, 0].numpy()), where)

@@ -20,6 +20,7 @@ from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_
 from mmssl.evaluation.table import BEHIND, OWN, PRETRAINED, RANDOM, RAW, SCORES, TUNED, Row, Table
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
+from mmssl.model.public import saved_processor
 from mmssl.processor import MMSSLProcessor
 
 PROTOCOL = "mmssl-frozen-v3"
@@ -121,8 +122,8 @@ class Evaluator:
         name = name or (PRETRAINED if model.config.label_head is None else TUNED)
         rows, histories = [self.row(name, model)], [self.history]
         for other, path in (others or {}).items():
-            loaded = load_model(path).to(model.device)
-            rows.append(self.row(other, loaded, MMSSLProcessor.from_pretrained(path)))
+            loaded = load_model(path, wanted=[self.modality]).to(model.device)
+            rows.append(self.row(other, loaded, saved_processor(path, list(self.config.modalities))))
             histories.append(History.read(path))
         rows, told = self._with_exposure(rows, histories)
         if self.options.heads:

@@ -4,8 +4,8 @@ from mmssl.model.config import MMSSLConfig as MMSSLConfig
 from mmssl.model.encoder import Encoder as Encoder
 from mmssl.model.labels import LabelHead as LabelHead
 from mmssl.model.layers import initialise_all as initialise_all
+from mmssl.model.loading import no_weights_bar as no_weights_bar
 from mmssl.model.model import MMSSLModel as MMSSLModel
-from mmssl.model.model import no_weights_bar as no_weights_bar
 from mmssl.model.tasks import MMSSLForClassification as MMSSLForClassification
 from mmssl.model.tasks import MMSSLForLabels as MMSSLForLabels
 from mmssl.model.tasks import MMSSLForRegression as MMSSLForRegression

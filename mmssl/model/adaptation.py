@@ -17,10 +17,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from pydantic import Field
 from torch import nn
-from transformers.utils import logging
 
 from mmssl.model.config import MMSSLConfig
-from mmssl.model.model import LABEL, PROJECTOR, SCALE, MMSSLModel, no_weights_bar
+from mmssl.model.loading import no_weights_bar, only_errors
+from mmssl.model.model import LABEL, PROJECTOR, SCALE, MMSSLModel
+from mmssl.model.public import is_public, open_public
 
 ADAPTER_CONFIG = "adapter_config.json"
 Whole = Annotated[int, Field(gt=0)]
@@ -182,14 +183,9 @@ def save_adapter(model: MMSSLModel, adaptation: Adaptation, base: str, folder: P
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep off the screen that transformers has drawn heads anew, which then come from the folder, and what peft asks of it."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(before)
+    with only_errors(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def adapter_state(model: MMSSLModel) -> dict[str, torch.Tensor]:
@@ -224,7 +220,11 @@ def peft_model(folder: str | Path, kind: type[MMSSLModel], config: MMSSLConfig |
         raise ValueError(f"{folder}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
     try:
         with no_weights_bar(), quiet():
-            model = kind.from_pretrained(base, config=config or MMSSLConfig.from_pretrained(folder))
+            settings = config or MMSSLConfig.from_pretrained(folder)
+            if is_public(base):
+                model = open_public(base, tuple(settings.modalities)).load(settings, kind)
+            else:
+                model = kind.from_pretrained(base, config=settings, use_safetensors=True)
     except OSError as error:
         raise ValueError(
             f"{folder} holds adapters of the model {base}, which cannot be opened: {error}. Put it there, or correct "

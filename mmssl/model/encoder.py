@@ -1,5 +1,6 @@
-"""A pre-norm transformer on `Tokens`. It never learns which modality it saw; it also serves as decoder and predictor."""
+"""A transformer on `Tokens`. It never learns which modality it saw; it also serves as decoder and predictor."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -29,6 +30,8 @@ class Encoder(nn.Module):
         self.rotary = Rotary(config) if config.rotary_positions else None
         self.absolute = AbsolutePositions(config) if config.absolute_positions else None
         rates = [config.drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        self.local_rotary = Rotary(config, config.local_rotary_base) if self.rotary and config.attention_window else None
+        self.input_norm = make_norm(config, config.hidden_size) if config.input_norm else nn.Identity()
         self.layers = nn.ModuleList(MMSSLLayer(config, rate, number) for number, rate in enumerate(rates))
         self.norm = make_norm(config, config.hidden_size) if config.final_norm else nn.Identity()
 
@@ -47,11 +50,11 @@ class Encoder(nn.Module):
                 layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def place(self, tokens: Tokens) -> Tokens:
-        """Add identities and positions to the values."""
+        """Add identities and positions to the values; then they are normalised, where the encoder does that."""
         values = tokens.values if tokens.identity is None else tokens.values + tokens.identity
         if self.absolute is not None:
             values = values + self.absolute(tokens.coords).to(values.dtype)
-        return tokens.with_values(values)
+        return tokens.with_values(self.input_norm(values))
 
     def prepend(self, tokens: Tokens) -> Tokens:
         """Add identities and positions to the values, and the prefix tokens in front."""
@@ -59,7 +62,7 @@ class Encoder(nn.Module):
         if self.prefix is None:
             return tokens
         values = tokens.values
-        prefix = self.prefix.expand(len(values), -1, -1)
+        prefix = self.input_norm(self.prefix).expand(values.shape[0], -1, -1)
         valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
         coords = F.pad(tokens.coords, (0, 0, self.num_prefix, 0))
         return replace(tokens, values=torch.cat([prefix, values], 1), coords=coords, valid=valid)
@@ -75,6 +78,17 @@ class Encoder(nn.Module):
         if valid is None:
             return None
         return create_bidirectional_mask(self.config, asking, valid)
+
+    def local_mask(self, asking: Float[Tensor, "b m d"], tokens: Tokens, causal: bool) -> Any:
+        """As `mask`, of layers with a window: which of the tokens lie near each of the last of them."""
+        assert self.config.attention_window is not None, "a layer has a window"
+        window, coords, first = self.config.attention_window, tokens.coords, tokens.coords.shape[1] - asking.shape[1]
+
+        def near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            close = (coords[b, q + first] - coords[b, k]).abs().amax(-1) <= window
+            return close & (k <= q + first) if causal else close
+
+        return create_bidirectional_mask(self.config, asking, tokens.valid_or_ones(), and_mask_function=near)
 
     def forward(self, tokens: Tokens, last: int | None = None, causal: bool = False) -> Tokens:
         """Encode; `last` returns only that many tokens from the end (a decoder's queries).
@@ -101,14 +115,29 @@ class Encoder(nn.Module):
     def run(self, tokens: Tokens, last: int | None, causal: bool = False, shared: Shared | None = None) -> Tokens:
         """All layers on tokens that have their positions; shared: where the last of them come from."""
         x, count = tokens.values, tokens.values.shape[1]
-        mask, turn, chances = self.mask(x, tokens.valid, causal), self.turn(tokens), self.chances(tokens)
+        causal = causal or self.config.causal
+        reach, chances = self.reach(tokens, causal), self.chances(tokens)
         expert = tokens.expert if self.config.has_experts else None
         first = 0 if last is None else count - last
-        assert not (first and causal)
-        for layer in self.layers[:-1]:
-            x, shared = layer(x, mask, turn, 0, expert, shared, chances), None
-        x = self.layers[-1](x, self.mask(x[:, first:], tokens.valid) if first else mask, turn, first, expert, shared, chances)
-        return tokens.tail(count - first).with_values(self.norm(x))
+        asked = 0 if causal else first
+        for number, layer in enumerate(self.layers[:-1]):
+            x, shared = layer(x, *reach(number, 0), 0, expert, shared, chances), None
+        x = self.layers[-1](x, *reach(len(self.layers) - 1, asked), asked, expert, shared, chances)
+        return tokens.tail(count - first).with_values(self.norm(x[:, first - asked :]))
+
+    def reach(self, tokens: Tokens, causal: bool) -> Callable[[int, int], tuple[Any, Complex[Tensor, "b n 1 p"] | None]]:
+        """By number of the layer, and of the first token that asks: which tokens attend to which, and how they are turned."""
+        x, made = tokens.values, dict[tuple[bool, int], Any]()
+        turns = {False: self.turn(tokens), True: None if self.local_rotary is None else self.local_rotary(tokens.coords)}
+
+        def of(number: int, first: int) -> tuple[Any, Complex[Tensor, "b n 1 p"] | None]:
+            local = self.config.is_local(number)
+            if (local, first) not in made:
+                asking = x[:, first:]
+                made[local, first] = self.local_mask(asking, tokens, causal) if local else self.mask(asking, tokens.valid, causal)
+            return made[local, first], turns[local]
+
+        return of
 
     def layer_outputs(self, tokens: Tokens, count: int, *, part: Literal["block", "ffn"] = "block") -> list[Tokens]:
         """What the last `count` layers give, the deepest last, without the final norm.
@@ -117,9 +146,9 @@ class Encoder(nn.Module):
         """
         tokens = self.prepend(tokens)
         x, found = tokens.values, list[Tokens]()
-        mask, turn, chances = self.mask(x, tokens.valid), self.turn(tokens), self.chances(tokens)
+        reach, chances = self.reach(tokens, self.config.causal), self.chances(tokens)
         expert = tokens.expert if self.config.has_experts else None
-        for layer in self.layers:
-            x, added = layer(x, mask, turn, 0, expert, None, chances, True)
+        for number, layer in enumerate(self.layers):
+            x, added = layer(x, *reach(number, 0), 0, expert, None, chances, True)
             found.append(tokens.with_values(x if part == "block" else added))
         return found[-count:]

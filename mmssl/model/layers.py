@@ -1,7 +1,10 @@
 """Layers of the encoder: positions, attention, MLP, scales, and how their weights start."""
 
 import math
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,9 +13,10 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.output_capturing import capture_outputs
 
 from mmssl.draws import Draws
-from mmssl.model.config import MMSSLConfig
+from mmssl.model.config import GATED, MMSSLConfig
 from mmssl.model.linear import cast_once, in_one_product
 
 LAYER = "residual_of_layer"
@@ -55,8 +59,9 @@ def initialise_all(module: nn.Module, config: MMSSLConfig) -> None:
 
 def make_norm(config: MMSSLConfig, width: int) -> nn.Module:
     """LayerNorm or RMSNorm over the last dimension."""
-    kind = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}[config.norm]
-    return kind(width, eps=config.norm_eps)
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(width, eps=config.norm_eps)
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.norm_bias)
 
 
 def rotate(x: Float[Tensor, "b n h e"], turn: Complex[Tensor, "b n 1 p"] | None) -> Float[Tensor, "b n h e"]:
@@ -70,20 +75,27 @@ def rotate(x: Float[Tensor, "b n h e"], turn: Complex[Tensor, "b n 1 p"] | None)
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
-def axis_angles(coords: Float[Tensor, "b n 4"], base: tuple[float, ...], steps: int) -> Float[Tensor, "b n a"]:
-    """Each coordinate times `steps` frequencies from 1 down to almost 1 / base of its axis: 4 x steps angles for every token."""
-    exponent = torch.arange(steps, device=coords.device, dtype=torch.float32) / steps
+def axis_angles(coords: Float[Tensor, "b n k"], base: tuple[float, ...], steps: tuple[int, ...]) -> Float[Tensor, "b n a"]:
+    """Each coordinate times its number of frequencies from 1 down to almost 1 / base of its axis, one axis after the other."""
+    if len(set(steps)) > 1:
+        parts = [axis_angles(coords[..., [axis]], (base[axis],), (count,)) for axis, count in enumerate(steps) if count]
+        return torch.cat(parts, -1)
+    exponent = torch.arange(steps[0], device=coords.device, dtype=torch.float32) / steps[0]
     frequency = torch.tensor(base, device=coords.device)[:, None] ** -exponent
     return (coords.float()[..., None] * frequency).flatten(2)
 
 
 class Rotary(nn.Module):
-    """Angles of axial rotary positions from real coordinates (arXiv 2104.09864, eq. 15; a quarter of the pairs for each axis)."""
+    """Angles of axial rotary positions from real coordinates (arXiv 2104.09864, eq. 15; each axis has its share of the pairs).
 
-    def __init__(self, config: MMSSLConfig) -> None:
+    base: of all axes; None: those of the configuration.
+    """
+
+    def __init__(self, config: MMSSLConfig, base: float | None = None) -> None:
         super().__init__()
-        self.base = tuple(float(base) for base in config.rotary_base)
-        self.steps = config.hidden_size // config.num_attention_heads // 8
+        self.base = tuple(float(base or each) for each in config.rotary_base)
+        pairs = config.hidden_size // config.num_attention_heads // 2 // sum(config.rotary_share)
+        self.steps = tuple(pairs * share for share in config.rotary_share)
 
     def forward(self, coords: Float[Tensor, "b n 4"]) -> Complex[Tensor, "b n 1 p"]:
         """The turn of every rotary pair as a unit complex number, one set for all heads."""
@@ -101,7 +113,7 @@ class AbsolutePositions(nn.Module):
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__()
         self.base = tuple(float(base) for base in config.rotary_base)
-        self.steps = config.hidden_size // 8
+        self.steps = (config.hidden_size // 8,) * 4
 
     def forward(self, coords: Float[Tensor, "b n 4"]) -> Float[Tensor, "b n d"]:
         angles = axis_angles(coords, self.base, self.steps)
@@ -129,7 +141,15 @@ Projections = tuple[Float[Tensor, "b m d"], Float[Tensor, "b n d"], Float[Tensor
 """Queries, keys and values before they are split into heads."""
 
 
-class MMSSLAttention(nn.Module):
+class Unhooked(nn.Module):
+    """A module whose pickles lack the hooks by which transformers records outputs: local functions, which no pickle takes."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {key: hook for key, hook in self._forward_hooks.items() if hook.__module__ != capture_outputs.__module__}
+        return vars(self) | {"_forward_hooks": OrderedDict(kept)}
+
+
+class MMSSLAttention(Unhooked):
     """Multi-head self-attention with rotary positions; sdpa, flash, flex and eager through transformers' interface."""
 
     is_causal = False
@@ -140,8 +160,8 @@ class MMSSLAttention(nn.Module):
         self.config = config
         self.head_dim = width // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.v_proj, self.o_proj = nn.Linear(width, width), nn.Linear(width, width)
+        q_proj, k_proj, v_proj, o_proj = (nn.Linear(width, width, bias=config.attention_bias) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = q_proj, k_proj, v_proj, o_proj
         self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
@@ -168,34 +188,53 @@ class MMSSLAttention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim))
 
 
+def quick_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The approximation of GELU by a sigmoid (arXiv 1606.08415, section 2), which OpenAI's CLIP computes with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "swiglu": F.silu,
+    "geglu": F.gelu,
+}
+"""The function of each kind of MLP."""
+
+
 class Mlp(nn.Module):
-    """Two projections around GELU."""
+    """Two projections around an activation."""
 
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.mlp_width)
-        self.down_proj = nn.Linear(config.mlp_width, config.hidden_size)
+        self.activation = ACTIVATIONS[config.mlp]
+        self.up_proj = nn.Linear(config.hidden_size, config.mlp_width, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.mlp_width, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.down_proj(F.gelu(self.up_proj(x)))
+        return self.down_proj(self.activation(self.up_proj(x)))
 
 
 class GatedMlp(nn.Module):
-    """SwiGLU (arXiv 2002.05202, eq. 6)."""
+    """SwiGLU and GEGLU (arXiv 2002.05202, eq. 6)."""
 
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_width)
-        self.up_proj = nn.Linear(config.hidden_size, config.mlp_width)
-        self.down_proj = nn.Linear(config.mlp_width, config.hidden_size)
+        self.activation = ACTIVATIONS[config.mlp]
+        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_width, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.mlp_width, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.mlp_width, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
 
 
 def make_mlp(config: MMSSLConfig) -> Any:
     """The MLP of a layer; with modality experts one for each modality, by its name (SkillNet, arXiv 2205.06126)."""
-    kind = {"gelu": Mlp, "swiglu": GatedMlp}[config.mlp]
+    kind = GatedMlp if config.mlp in GATED else Mlp
     return nn.ModuleDict({name: kind(config) for name in config.modalities}) if config.has_experts else kind(config)
 
 
@@ -287,13 +326,15 @@ class Shared:
         return F.embedding(self.index, of_each[0].float()).to(of_each.dtype)
 
 
-class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
-    """Pre-norm attention and MLP, each with optional LayerScale and stochastic depth."""
+class MMSSLLayer(Unhooked, GradientCheckpointingLayer):  # type: ignore[misc]
+    """Attention and MLP, pre-norm or post-norm, each with optional LayerScale and stochastic depth."""
 
     def __init__(self, config: MMSSLConfig, drop_path: float, number: int) -> None:
         super().__init__()
         width = config.hidden_size
-        self.norm1, self.norm2 = make_norm(config, width), make_norm(config, width)
+        self.post = config.norm_order == "post"
+        self.norm1 = make_norm(config, width) if number or config.first_norm else nn.Identity()
+        self.norm2 = make_norm(config, width)
         self.attention = MMSSLAttention(config)
         self.mlp = make_mlp(config)
         self.scale1, self.scale2 = make_scale(config), make_scale(config)
@@ -317,9 +358,18 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
 
         shared: where the last tokens come from. with_added: also what the MLP added to them.
         """
-        x = x[:, first:] + self.attend(x, mask, turn, first, shared, chances)
+        x = self.after(self.norm1, x[:, first:] + self.attend(x, mask, turn, first, shared, chances))
         added = self.feed_forward(x, expert, chances)
-        return (x + added, added) if with_added else x + added
+        out = self.after(self.norm2, x + added)
+        return (out, added) if with_added else out
+
+    def before(self, norm: nn.Module, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """What a branch reads."""
+        return x if self.post else norm(x)
+
+    def after(self, norm: nn.Module, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """The residual stream after a branch."""
+        return norm(x) if self.post else x
 
     def attend(
         self,
@@ -332,9 +382,9 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
     ) -> Float[Tensor, "b m d"]:
         """What attention adds to the tokens from number `first` on. Shared tokens are projected once for all samples."""
         own = x if shared is None else x[:, : x.shape[1] - shared.index.shape[1]]
-        projections = self.attention.project(self.norm1(own), first)
+        projections = self.attention.project(self.before(self.norm1, own), first)
         if shared is not None:
-            theirs = shared.choose(torch.cat(self.attention.project(self.norm1(shared.values), 0), -1)).chunk(3, -1)
+            theirs = shared.choose(torch.cat(self.attention.project(self.before(self.norm1, shared.values), 0), -1)).chunk(3, -1)
             query, key, value = (torch.cat(pair, 1) for pair in zip(projections, theirs, strict=True))
             projections = query, key, value
         out: Tensor = self.drop1(self.scale1(self.attention(projections, mask, turn)[0]), chances)
@@ -343,5 +393,5 @@ class MMSSLLayer(GradientCheckpointingLayer):  # type: ignore[misc]
     def feed_forward(self, x: Float[Tensor, "b n d"], expert: str | None, chances: Chances | None) -> Float[Tensor, "b n d"]:
         """What the MLP adds to tokens that have attended."""
         mlp = self.mlp[expert] if expert is not None else self.mlp
-        out: Tensor = self.drop2(self.scale2(mlp(self.norm2(x))), chances)
+        out: Tensor = self.drop2(self.scale2(mlp(self.before(self.norm2, x))), chances)
         return out

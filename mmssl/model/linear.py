@@ -25,7 +25,7 @@ def is_plain(linear: nn.Module) -> bool:
 
 
 def in_one_product(x: Float[Tensor, "*shape d"], *maps: nn.Module) -> tuple[Float[Tensor, "*shape e"], ...]:
-    """What maps of one size, all with a bias, make of `x`.
+    """What maps of one size, all with a bias or all without, make of `x`.
 
     In training by one product with their stacked weights, if all of them are plain. Stacking costs as much as a product with some
     hundred tokens, so single samples at inference go through map by map.
@@ -33,5 +33,6 @@ def in_one_product(x: Float[Tensor, "*shape d"], *maps: nn.Module) -> tuple[Floa
     if not torch.is_grad_enabled() or not all(is_plain(each) for each in maps):
         return tuple(each(x) for each in maps)
     plain = cast(tuple[nn.Linear, ...], maps)
-    weight, bias = torch.cat([each.weight for each in plain]), torch.cat([each.bias for each in plain])
+    weight = torch.cat([each.weight for each in plain])
+    bias = None if plain[0].bias is None else torch.cat([each.bias for each in plain])
     return F.linear(x, weight, bias).chunk(len(maps), -1)

@@ -2,9 +2,9 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
 from mmssl.modality import Adapter, Inputs, find
@@ -21,7 +20,7 @@ from mmssl.model.encoder import Encoder
 from mmssl.model.heads import Head, LogitScale
 from mmssl.model.labels import LabelHead
 from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise, initialise_all
-from mmssl.model.pooling import concatenated, every_token, statistics
+from mmssl.model.pooling import EDGES, concatenated, every_token, statistics
 from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 
@@ -29,6 +28,17 @@ PROJECTOR, SCALE, LABEL = "projector", "scale", "label"
 """Names of a model's heads: into a space that modalities share, the factor on similarities there, and what predicts labels."""
 DEFAULT_LABELS = 2
 """Classes of a configuration of transformers that says nothing of labels."""
+
+PASSED_OVER = (
+    "labels",
+    "num_items_in_batch",
+    "return_loss",
+    "return_dict",
+    "output_hidden_states",
+    "output_attentions",
+    "use_cache",
+)
+"""Arguments that transformers' Trainer and PEFT pass to any model, and that say nothing about a sample."""
 
 
 class AttentionPool(nn.Module):
@@ -72,6 +82,17 @@ class MMSSLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         else:
             initialise(module, self.config)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without transformers' hooks for hidden states and attentions (see `Unhooked`): they come back when they are asked for."""
+        return {name: value for name, value in vars(self).items() if name != "_output_capturing_hooks_installed"}
+
+    def __copy__(self) -> "MMSSLPreTrainedModel":
+        # The parts are shared, and so are the hooks in them, which must not be installed twice.
+        other = self.__class__.__new__(self.__class__)
+        for name, value in vars(self).items():
+            object.__setattr__(other, name, value)
+        return other
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers looks for the attention interface in this file's source; ours is called in layers.py.
@@ -84,6 +105,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__(config)
         self.adapters = nn.ModuleDict({name: build_adapter(name, config) for name in config.modalities})
+        self.main_input_name: str = next((self.adapter(name).input_names[0] for name in config.modalities), "input_ids")
         self.encoder = Encoder(config)
         self.pooler = AttentionPool(config) if config.pooling == "attention" else None
         for name in config.modalities:
@@ -183,13 +205,15 @@ class MMSSLModel(MMSSLPreTrainedModel):
         return self.config.hidden_size * count
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b p"]:
-        """One vector per sample from encoded tokens: CLS, or of those without prefix all, learned attention or statistics."""
+        """One vector per sample from encoded tokens: CLS, or of those without prefix all, one, learned attention or statistics."""
         if self.config.pooling == "cls":
             return tokens.values[:, 0]
         k = self.encoder.num_prefix
         body = tokens.tail(tokens.values.shape[1] - k)
         if self.config.pooling == "concat":
             return every_token(body)
+        if self.config.pooling in EDGES:
+            return EDGES[self.config.pooling](body)
         return concatenated(body, statistics(self.config.pooling)) if self.pooler is None else self.pooler(body)
 
     def projected(self, name: str, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b e"]:
@@ -206,26 +230,42 @@ class MMSSLModel(MMSSLPreTrainedModel):
             return super().__getattr__(name)
 
         def features(**inputs: Any) -> Float[Tensor, "b e"]:
-            return self.projected(modality, self.of_modality(modality, inputs).pooler_output)
+            return self.projected(modality, self.of_modality(modality, self.tensors_of(inputs)).pooler_output)
 
         return features
 
-    def modalities_of(self, inputs: Inputs) -> list[str]:
+    def tensors_of(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The inputs of modalities among the arguments of a call. TypeError for what no modality reads, or is no tensor."""
+        known = [
+            name for adapter in map(self.adapter, self.adapters) for name in (*adapter.input_names, f"{adapter.keyword}_sample")
+        ]
+        if inputs.get("output_attentions", self.config.output_attentions) and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"{self.config._attn_implementation} attention keeps no weights, so there are none to return: call "
+                "model.set_attn_implementation('eager') first, or leave output_attentions out"
+            )
+        given = {name: value for name, value in inputs.items() if value is not None and name not in PASSED_OVER}
+        check_names(given, known)
+        return given
+
+    def modalities_of(self, inputs: Mapping[str, Tensor]) -> list[str]:
         """The modalities whose input names `inputs` holds, in the model's order; ValueError if there is none."""
         names = {name: list(self.adapter(name).input_names) for name in self.adapters}
         found = [name for name, known in names.items() if set(known) & set(inputs)]
         if found:
             return found
-        raise ValueError(f"the model takes the inputs of its modalities, {names}; got none of them in {sorted(inputs)}")
+        raise ValueError(
+            f"the model takes the inputs of its modalities, {names}; got none of them in {sorted(inputs)}. In a Trainer set "
+            "remove_unused_columns=False"
+        )
 
-    def of_modality(self, name: str, inputs: Mapping[str, Any]) -> BaseModelOutputWithPooling:
+    def of_modality(self, name: str, inputs: Mapping[str, Tensor]) -> BaseModelOutputWithPooling:
         """Encode the inputs of one modality; for long samples that were cut `pooler_output` is the mean of their pieces."""
-        tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
-        tokens = self.encode(name, {key: tensors[key] for key in self.adapter(name).input_names if key in tensors})
-        pooled, owners = self.pool(tokens), tensors.get(f"{find(name).keyword}_sample")
+        adapter = self.adapter(name)
+        tokens = self.encode(name, {key: inputs[key] for key in adapter.input_names if key in inputs})
+        pooled, owners = self.pool(tokens), inputs.get(f"{adapter.keyword}_sample")
         if owners is not None:
-            count = torch.bincount(owners)
-            pooled = pooled.new_zeros(len(count), pooled.shape[1]).index_add(0, owners, pooled) / count[:, None].to(pooled.dtype)
+            pooled = of_samples(pooled, owners, f"{adapter.keyword}_sample")
         return BaseModelOutputWithPooling(last_hidden_state=tokens.values, pooler_output=pooled)
 
     @capture_outputs  # type: ignore[untyped-decorator]
@@ -236,8 +276,10 @@ class MMSSLModel(MMSSLPreTrainedModel):
         `[b, pooled_size(name)]`, for long samples that were cut the mean of their pieces.
         Of several a `PairedOutput` with the same for each, by name; of a model that was trained to pair them also
         `<name>_embeds` `[b, e]`, of length 1, and `logits_per_<name>` `[b, c]`, similarities with the samples of the other one.
+        TypeError for an input that no modality of the model reads, or that is no tensor: nothing is dropped in silence.
         """
-        names = self.modalities_of({name: value for name, value in inputs.items() if isinstance(value, Tensor)})
+        inputs = self.tensors_of(inputs)
+        names = self.modalities_of(inputs)
         if len(names) == 1:
             return self.of_modality(names[0], inputs)
         found = PairedOutput({f"{name}_output": self.of_modality(name, inputs) for name in names})
@@ -255,6 +297,34 @@ class MMSSLModel(MMSSLPreTrainedModel):
         return found
 
 
+def of_samples(pooled: Float[Tensor, "b p"], owners: Int[Tensor, "b 2"], name: str) -> Float[Tensor, "c p"]:
+    """Means over the pieces of each sample. owners: which sample a row is of, and in how many pieces that came.
+
+    ValueError where the pieces are not those of one call of the processor.
+    """
+    sample, pieces = owners.unbind(1)
+    count = torch.bincount(sample)
+    if not torch.equal(count[sample], pieces) or not count.all():
+        raise ValueError(
+            f"{name}: these rows are not those of one call of the processor: pieces of a sample are missing, or batches were put "
+            "together. Call the processor in the collator, on all samples of a batch; or with windows=False, for one row of each"
+        )
+    return pooled.new_zeros(len(count), pooled.shape[1]).index_add(0, sample, pooled) / count[:, None].to(pooled.dtype)
+
+
+def check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """TypeError for an argument that is none of the inputs of a model, or no tensor."""
+    for name, value in given.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = (
+                f"Did you mean {near[0]}?" if near else "Leave it out; what the model's own processor returns is all that it reads"
+            )
+            raise TypeError(f"no modality of this model has an input {name!r}; its inputs are {', '.join(known)}. {hint}")
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch tensor; got {type(value).__name__}. Convert it, as torch.as_tensor does")
+
+
 class PairedOutput(OrderedDict[str, Any]):
     """What a model makes of several modalities at once: its entries are its attributes."""
 
@@ -263,18 +333,6 @@ class PairedOutput(OrderedDict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(f"no {name!r}; there are {', '.join(self)}") from None
-
-
-@contextmanager
-def no_weights_bar() -> Iterator[None]:
-    """Keep transformers' own progress bar over the weights of a model off the screen."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def described(model: MMSSLModel) -> MMSSLModel:
@@ -302,7 +360,9 @@ def build_adapter(name: str, config: MMSSLConfig) -> Adapter:
     """The adapter of modality `name` as `config.modalities[name]` describes it."""
     plugin = find(name)
     settings = config.modalities[name]
-    return plugin.adapter(config.hidden_size, plugin.processor(**settings["processor"]), **settings["adapter"])
+    adapter = plugin.adapter(config.hidden_size, plugin.processor(**settings["processor"]), **settings["adapter"])
+    adapter.keyword = plugin.keyword
+    return adapter
 
 
 AutoConfig.register("mmssl", MMSSLConfig)

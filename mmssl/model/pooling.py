@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmssl.tokens import Tokens
+from mmssl.tokens import Tokens, gather
 
-Pooling = Literal["cls", "mean", "attention", "mean_max", "mean_std", "mean_max_min", "mean_std_max", "concat"]
+Pooling = Literal["cls", "first", "last", "mean", "attention", "mean_max", "mean_std", "mean_max_min", "mean_std_max", "concat"]
 
 SMALLEST_VARIANCE = 1e-6
 """Keeps the gradient of a standard deviation finite where all tokens are alike, as where there is only one."""
@@ -66,3 +66,22 @@ def every_token(tokens: Tokens) -> Float[Tensor, "b p"]:
 def concatenated(tokens: Tokens, parts: list[str]) -> Float[Tensor, "b p"]:
     """The statistics of the valid tokens, one after the other."""
     return torch.cat([STATISTICS[part](tokens) for part in parts], 1)
+
+
+def first(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """The first valid token."""
+    if tokens.valid is None:
+        return tokens.values[:, 0]
+    return gather(tokens.values, tokens.valid.int().argmax(1, keepdim=True))[:, 0]
+
+
+def last(tokens: Tokens) -> Float[Tensor, "b d"]:
+    """The last valid token."""
+    if tokens.valid is None:
+        return tokens.values[:, -1]
+    from_end = tokens.valid.int().flip(1).argmax(1, keepdim=True)
+    return gather(tokens.values, tokens.valid.shape[1] - 1 - from_end)[:, 0]
+
+
+EDGES: dict[str, Callable[[Tokens], Float[Tensor, "b d"]]] = {"first": first, "last": last}
+"""Poolings that take one of the tokens."""

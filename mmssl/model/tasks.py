@@ -1,6 +1,7 @@
 """Models that predict: the encoder with a label head, under the names by which transformers finds them."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,9 @@ from transformers.utils.output_capturing import capture_outputs
 from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
-from mmssl.model.model import MMSSLModel, no_weights_bar
+from mmssl.model.loading import load_whole
+from mmssl.model.model import MMSSLModel
+from mmssl.model.public import is_public, open_public
 
 
 class MMSSLForLabels(MMSSLModel):
@@ -53,6 +56,7 @@ class MMSSLForLabels(MMSSLModel):
 
     def pooled(self, inputs: dict[str, Any]) -> Float[Tensor, "b p"]:
         """The pooled outputs of one modality, for long samples that were cut the mean of their pieces."""
+        inputs = self.tensors_of(inputs)
         names, own = self.modalities_of(inputs), self.label_head.modality
         if len(names) > 1 or own not in (None, names[0]):
             raise ValueError(f"labels are predicted from {own or 'one modality'}; got inputs of {', '.join(names)}")
@@ -98,20 +102,19 @@ def load_predictor(model: str | Path) -> MMSSLForLabels:
             "'objective={name: supervised}' data.columns.label=COLUMN"
         )
     kind = face_of(LabelHead(**config.label_head))
-    if is_adapter(model):
-        return cast(MMSSLForLabels, load_adapted(model, kind))
-    with no_weights_bar():
-        found: MMSSLForLabels = kind.from_pretrained(model)
-    return found
+    return cast(MMSSLForLabels, load_adapted(model, kind)) if is_adapter(model) else load_whole(kind, model)
 
 
-def load_model(model: str | Path, config: MMSSLConfig | None = None) -> MMSSLModel:
-    """A saved model, folder or Hub id, or a PEFT folder, without a progress bar; `config` in the place of its own."""
+def load_model(model: str | Path, config: MMSSLConfig | None = None, wanted: Sequence[str] = ()) -> MMSSLModel:
+    """A saved model, folder or Hub id, or a PEFT folder, whole and without a progress bar; `config` in the place of its own.
+
+    A public encoder becomes a model of mmssl; of several, such as CLIP's, that of a modality in `config`, or else in `wanted`.
+    """
     if is_adapter(model):
         return load_adapted(model, MMSSLModel, config)
-    with no_weights_bar():
-        loaded: MMSSLModel = MMSSLModel.from_pretrained(model, config=config)
-    return loaded
+    if is_public(str(model)):
+        return open_public(str(model), tuple(config.modalities if config else wanted)).load(config)
+    return load_whole(MMSSLModel, model, config)
 
 
 for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):

@@ -2,6 +2,7 @@
 
 from mmssl.objectives.agree import Clip, Contrast, Distill
 from mmssl.objectives.base import Objective, Output, Setup, Step
+from mmssl.objectives.imitation import KnowledgeDistillation
 from mmssl.objectives.networks import Clock
 from mmssl.objectives.predict import Jepa, Masked
 from mmssl.objectives.supervised import Supervised
@@ -20,6 +21,7 @@ OBJECTIVES: Parts[type[Objective]] = Parts(
         "clip": Clip,
         "sum": Sum,
         "supervised": Supervised,
+        "knowledge_distillation": KnowledgeDistillation,
     },
 )
 
@@ -30,6 +32,7 @@ __all__ = [
     "Contrast",
     "Distill",
     "Jepa",
+    "KnowledgeDistillation",
     "Masked",
     "Mean",
     "Metric",

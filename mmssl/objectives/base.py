@@ -89,6 +89,8 @@ class Objective(nn.Module, ABC):
 
     needs_labels: ClassVar[bool] = False
     """Whether batches must carry labels. Its key `kind`, if it has one, says what labels are (classification, regression)."""
+    predicts: ClassVar[bool] = False
+    """Whether the model that it trains predicts labels."""
     pairs: ClassVar[bool] = False
     """Whether it learns nothing from data in which no row holds two modalities."""
     publish: Published = "student"

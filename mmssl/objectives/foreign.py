@@ -10,9 +10,19 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPConfig, CLIPVisionModel, SiglipConfig, SiglipVisionModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    CLIPConfig,
+    CLIPVisionModel,
+    PreTrainedConfig,
+    SiglipConfig,
+    SiglipVisionModel,
+)
 
 from mmssl.model import MMSSLConfig, no_weights_bar
+from mmssl.model.config import refuse_kernels
 
 OPEN_CLIP, SAFE = "open_clip:", ".safetensors"
 TOWERS: dict[type, Any] = {CLIPConfig: CLIPVisionModel, SiglipConfig: SiglipVisionModel}
@@ -79,7 +89,7 @@ class OpenClip(Foreign):
 
 def is_foreign(path: str) -> bool:
     """Whether a model is one that mmssl did not save. OSError if there is none."""
-    return path.startswith(OPEN_CLIP) or not isinstance(AutoConfig.from_pretrained(path), MMSSLConfig)
+    return path.startswith(OPEN_CLIP) or not isinstance(AutoConfig.from_pretrained(path, trust_remote_code=False), MMSSLConfig)
 
 
 def load_foreign(path: str, side: int | None = None) -> Foreign:
@@ -93,9 +103,12 @@ def load_foreign(path: str, side: int | None = None) -> Foreign:
 
 def load_tower(path: str, **options: Any) -> tuple[Any, list[str]]:
     """An encoder of transformers from safetensors, of two towers that for pictures, and the names of weights that it lacks."""
-    kind = TOWERS.get(type(AutoConfig.from_pretrained(path)), AutoModel)
+    refuse_kernels(PreTrainedConfig.get_config_dict(path)[0], f"{path}, config.json")
+    kind = TOWERS.get(type(AutoConfig.from_pretrained(path, trust_remote_code=False)), AutoModel)
     with no_weights_bar():
-        encoder, found = kind.from_pretrained(path, use_safetensors=True, output_loading_info=True, **options)
+        encoder, found = kind.from_pretrained(
+            path, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+        )
     return encoder, sorted(found["missing_keys"])
 
 
@@ -109,7 +122,7 @@ def load_transformers(path: str, side: int | None) -> Transformers:
         )
     if wrong := [key for key in missing if not key.startswith(POOLER)]:
         raise ValueError(f"objective.teacher.model: {path} lacks {len(wrong)} weights of its encoder, such as {wrong[0]}")
-    shown = AutoImageProcessor.from_pretrained(path)
+    shown = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     own = own_side(shown)
     resizes = side not in (None, own) and RESIZES in signature(encoder.forward).parameters  # DINOv2 does so without being asked
     foreign = Transformers(encoder, side or own, tuple(shown.image_mean), tuple(shown.image_std))

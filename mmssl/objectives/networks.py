@@ -1,7 +1,7 @@
 """The student and every copy of it that a run keeps: one owner, one rule for when copies are made, move and are published."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
@@ -94,7 +94,7 @@ Rule = Moving | Frozen | Snapshot
 
 def load_frozen(path: str) -> MMSSLModel:
     """A saved model of this toolkit. ValueError: it is of another one, whose weights would silently be left out."""
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if not isinstance(config, MMSSLConfig):
         raise ValueError(
             f"a frozen second network must be a model that mmssl saved; {path} is of type {config.model_type!r}. Name the model "
@@ -207,6 +207,30 @@ class Networks(nn.Module):
 
     def published(self, which: Published) -> MMSSLModel:
         """The model to publish: the average where the run keeps one, else the student or its first teacher."""
-        if AVERAGE in self.rules:
-            return self[AVERAGE]
-        return self.student if which == "student" else self[self.teachers[0]]
+        return self.kinds[self.publishes(which)]
+
+    def publishes(self, which: Published) -> str:
+        """What `published` is: average, student or teacher."""
+        return AVERAGE if AVERAGE in self.rules else which
+
+    @property
+    def kinds(self) -> "Kinds":
+        """The networks that can be published, by what they are."""
+        names = {"student": "student"} | ({"teacher": self.teachers[0]} if self.teachers else {})
+        return Kinds(self, names | ({AVERAGE: AVERAGE} if AVERAGE in self.rules else {}))
+
+
+class Kinds(Mapping[str, MMSSLModel]):
+    """Networks by what they are; copies that are not made yet are made when they are looked up."""
+
+    def __init__(self, networks: Networks, names: Mapping[str, str]) -> None:
+        self.networks, self.names = networks, names
+
+    def __getitem__(self, kind: str) -> MMSSLModel:
+        return self.networks[self.names[kind]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)

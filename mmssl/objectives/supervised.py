@@ -31,6 +31,7 @@ class Supervised(Objective):
     """
 
     needs_labels = True
+    predicts = True
 
     def __init__(
         self,
@@ -90,9 +91,7 @@ class Supervised(Objective):
 
     def read(self, batch: Batch) -> Batch:
         """The samples that hold the modality that is read."""
-        if self.modality is None:
-            return batch
-        return batch.of(self.modality) if self.modality in batch.inputs else Batch({}, batch.keys[:0], batch.ids[:0])
+        return batch if self.modality is None else batch.holding(self.modality)
 
     def upgraded(self, state: dict[str, Tensor], average: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Of a run that began when the head stood beside the student, too."""

@@ -32,7 +32,8 @@ def part_of(constructor: type[Objective]) -> Callable[..., Part]:
     def made(**keys: Any) -> Part:
         return partial(constructor, **keys)
 
-    made.needs_labels = constructor.needs_labels  # type: ignore[attr-defined]  # as on the class, for whoever reads a recipe
+    for fact in ("needs_labels", "predicts"):  # as on the class, for whoever reads a recipe
+        setattr(made, fact, getattr(constructor, fact))
     return made
 
 

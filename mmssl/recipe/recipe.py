@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, create_model
 
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
+from mmssl.recipe.hub import HUB, fetch
 from mmssl.recipe.messages import problems, shown, suggest
 from mmssl.recipe.options import RunOptions, TrainOptions
 from mmssl.recipe.schedules import SCHEDULES, Schedule
@@ -135,10 +136,19 @@ class Recipe:
 
     @property
     def _learners(self) -> list[Section]:
-        """The sections of objectives that train with labels: the whole one, and what stands under its key `parts`."""
+        """The sections of objectives that train with labels."""
+        return [part for part in self._objectives if type(part).constructor.needs_labels]
+
+    @property
+    def _objectives(self) -> list[Any]:
+        """The sections of objectives: the whole one, and what stands under its key `parts`."""
         whole: Section = self.root["objective"]
-        every: list[Any] = [whole, *(whole.values().get("parts") or [])]
-        return [part for part in every if type(part).constructor.needs_labels]
+        return [whole, *(whole.values().get("parts") or [])]
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the model that is trained predicts labels."""
+        return any(type(part).constructor.predicts for part in self._objectives)
 
     @property
     def label_kind(self) -> Literal["classification", "regression"] | None:
@@ -168,7 +178,8 @@ class Recipe:
 def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
-    source: a file, the name of a recipe that comes with mmssl (`mmssl list recipes`), or the recipe as a dict.
+    source: a file, the name of a recipe that comes with mmssl (`mmssl list recipes`), the recipe as a dict, or `hf://owner/name`, a
+        model of the Hub that mmssl published, whose recipe is read as any other and never executed.
     overrides: texts `train.lr=1e-3` with YAML values, or a dict. A dotted key replaces all that lies below it; in a dict, a dict
         under a key without dots is merged into the section of that name.
 
@@ -177,8 +188,9 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
     if isinstance(source, Mapping):
         name, where, data = "recipe", "recipe", _merge({}, source)
     else:
-        path = find_recipe(source)
-        name, where = path.stem, str(path)
+        path, is_published = find_recipe(source), str(source).startswith(HUB)
+        name = str(source).partition("@")[0].rstrip("/").rpartition("/")[2] if is_published else path.stem
+        where = str(source if is_published else path)
         data = _read_mapping(path)
     data = override(data, overrides)
     modalities = data.get("modalities")
@@ -344,10 +356,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file of a recipe given by its path (ending in .yaml or .yml), or by its name among those that come with mmssl.
+    """The file of a recipe given by its path (ending in .yaml or .yml), by its name among those that come with mmssl, or by hf://.
 
     FileNotFoundError, with the nearest name, if there is none.
     """
+    if str(source).startswith(HUB):
+        return fetch(str(source))
     path, found = Path(source), recipes_found()
     is_path = isinstance(source, Path) or path.suffix in (".yaml", ".yml")
     if is_path and path.is_file():

@@ -59,7 +59,7 @@ def write_report(
     probed = [table for table in tables if isinstance(table, Table)]
     drawn = _drawn({title: partial(picture, figure) for title, figure in figures.items()}, missing)
     curves = _drawn({"": partial(charts, metrics, probed[0] if len(probed) == 1 else None)}, missing)
-    page = _template().render(
+    page = template("page.html.j2").render(
         name=run_folder.name,
         tables=tables,
         tiles=[(compact_count(facts[key]), caption) for key, caption in TILES.items() if key in facts],
@@ -94,11 +94,12 @@ def _drawn(what: Mapping[str, Callable[[], T]], missing: list[str]) -> dict[str,
     return found
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A page of this folder to fill in; what is put in is escaped."""
     environment = Environment(
         loader=PackageLoader("mmssl.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 def odd_first(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from mmssl.objectives import OBJECTIVES, Objective, Setup
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "drop_path_rate": 0.0}
 SAMPLES = 6
-SINGLE = [kind for kind in OBJECTIVES if kind not in ("clip", "sum")]
+SINGLE = [kind for kind in OBJECTIVES if kind not in ("clip", "sum", "knowledge_distillation")]
 """Objectives that need nothing but samples of one modality, and no keys."""
 
 

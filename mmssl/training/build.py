@@ -15,12 +15,22 @@ from mmssl.modality import Content, Modality, Processor, ReadsProcessor, find
 from mmssl.model import MMSSLModel
 from mmssl.model.adaptation import Adaptation, adapt
 from mmssl.model.model import LABEL
+from mmssl.model.public import saved_processor, told
 from mmssl.objectives import OBJECTIVES, Objective, Setup
 from mmssl.objectives.base import Augment
 from mmssl.objectives.views import ViewOptions, Views
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
-from mmssl.training.start import brought_along, freeze, load_saved, make_config, new_modalities, run_to_continue, saved_model
+from mmssl.training.start import (
+    brought_along,
+    freeze,
+    load_saved,
+    make_config,
+    new_modalities,
+    run_to_continue,
+    saved_model,
+    with_changes,
+)
 
 EXAMINED = 10_000
 """Samples of a source, evenly spaced, by which it is told what they hold."""
@@ -59,10 +69,10 @@ def build(
             f"train.warm_heads: the run {recipe.init} goes on with its heads; set it to 0, or init to {recipe.init}/model"
         )
     torch.manual_seed(recipe.section("run").seed)
-    before = MMSSLProcessor.from_pretrained(saved) if saved else None
+    before = with_changes(recipe, saved_processor(saved, list(recipe.modalities))) if saved else None
     processor = fitted or fit_processor(recipe, streams, before, track=track)
     model = load_saved(recipe, saved, processor, keep=frozen) if saved else MMSSLModel(make_config(recipe, processor))
-    if not recipe.needs_labels:
+    if not (recipe.needs_labels or recipe.predicts):
         model.unlabel()
     kept = dict(model.heads or {}).get(LABEL)
     if adaptation is not None:
@@ -81,7 +91,8 @@ def build(
     name, settings = recipe.objective
     if OBJECTIVES[name].pairs:
         check_pairs(streams, processor)
-    notes = new_modalities(recipe, saved, before) if saved and before else []
+    notes = told(saved, list(recipe.modalities)) if saved else []
+    notes += new_modalities(recipe, saved, before) if saved and before else []
     counted, grouped = partial(samples_of, streams, processor), partial(group_labels_of, streams)
     setup = Setup(augments, labels, views, samples=counted, group_labels=grouped)
     objective = OBJECTIVES[name](model, setup, **settings)

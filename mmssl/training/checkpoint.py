@@ -217,8 +217,6 @@ def _write(folder: Path, tensors: dict[str, torch.Tensor], text: str) -> None:
     """The three files."""
     (folder / STATE).write_text(text, encoding="utf-8")
     save_file(tensors, folder / TENSORS)
-    # safetensors makes its file readable for the owner only, whatever the umask.
-    (folder / TENSORS).chmod((folder / STATE).stat().st_mode)
     facts = {name: _facts(folder / name) for name in (TENSORS, STATE)}
     (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": facts}, indent=2) + "\n", encoding="utf-8")
 

@@ -15,6 +15,7 @@ from mmssl.model import MMSSLModel, faced, no_weights_bar
 from mmssl.model.adaptation import merged, save_adapter
 from mmssl.model.heads import read_projectors, write_projectors
 from mmssl.model.model import PROJECTOR
+from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.objectives import Objective
 from mmssl.processor import MMSSLProcessor
@@ -91,7 +92,7 @@ class Ending:
         """Write what was learned beside the weights of the model that `init` names."""
         base = self.recipe.init
         assert base is not None, "adapters have a base"
-        known = MMSSLProcessor.from_pretrained(base).processors
+        known = saved_processor(base, list(self.recipe.modalities)).processors
         fresh = tuple(name for name in self.recipe.modalities if name not in known)
         save_adapter(faced(adapted), self.recipe.section("peft"), base, folder, fresh=fresh)
         self.processor.save_pretrained(folder)

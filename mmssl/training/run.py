@@ -250,11 +250,18 @@ def check_seen(run: Run, record: str) -> None:
 
 
 def check_run_to_continue(recipe: Recipe) -> None:
-    """FileNotFoundError if `init` names a run that cannot be carried on."""
+    """FileNotFoundError if `init` names a run that cannot be carried on, RecipeError if that had another objective."""
     before = run_to_continue(recipe)
     if before is not None and not checkpoint.has_complete(before / "checkpoints"):
         own = f" (init={before / 'model'})" if (before / "model").is_dir() else ""
         raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give a model folder{own}, or another run")
+    if before is not None and (before / "recipe.yaml").exists():
+        known = Recipe.read_resolved(before / "recipe.yaml").get("objective", {}).get("name")
+        if known not in (None, recipe.objective[0]):
+            raise RecipeError(
+                f"init: {before} is a run of the objective {known}, and goes on with its optimizer and schedule; this recipe has "
+                f"{recipe.objective[0]}. To start from its weights give init={before / 'model'}"
+            )
 
 
 def make_folder(base: Path) -> Path:

@@ -456,7 +456,8 @@ class Session:
 
             def publish() -> None:
                 ending.publish()
-                self.run.record(trained=now(), **self.facts())
+                objective = self.pieces.objective
+                self.run.record(trained=now(), published=objective.networks.publishes(objective.publish), **self.facts())
 
             with self.run.telling_how_to_go_on(unless=TrainingError):
                 processes.by_first(publish)

@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.model.config import SIZES
+from mmssl.model.public import saved_config
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
 
@@ -19,6 +21,17 @@ def new_modalities(recipe: Recipe, saved: str, before: MMSSLProcessor) -> list[s
     """A note on the modalities of the recipe that the saved model lacks, if there are any."""
     new = [name for name in recipe.modalities if name not in before.processors]
     return [f"init: {saved} has {', '.join(before.processors)}; {', '.join(new)} starts from random weights"] if new else []
+
+
+def with_changes(recipe: Recipe, before: MMSSLProcessor) -> MMSSLProcessor:
+    """The processors of a saved model, with what the recipe sets otherwise of that on which no weight depends."""
+    found = dict(before.processors)
+    for name, parts in recipe.given("modalities").items():
+        if name in found:
+            kind = type(found[name])
+            given = {key: value for key, value in parts.get("processor", {}).items() if key in kind.free}
+            found[name] = kind(**found[name].settings() | given) if given else found[name]
+    return MMSSLProcessor(found)
 
 
 def freeze(model: MMSSLModel, trained: Sequence[str], known: Sequence[str]) -> None:
@@ -68,16 +81,20 @@ def load_saved(recipe: Recipe, saved: str, processor: MMSSLProcessor, *, keep: b
 
     RecipeError if the recipe describes another architecture.
     """
-    config = MMSSLConfig.from_pretrained(saved)
+    config = saved_config(saved, list(recipe.modalities))
+    if hasattr(config, "auto_map"):
+        del config.auto_map  # the code beside a published model is not that of what is trained from it
     if wrong := [*encoder_differences(recipe, config), *modality_differences(recipe, config)]:
         raise RecipeError(f"init: {saved} has another architecture than the recipe:\n  " + "\n  ".join(wrong))
+    for name, parts in config.modalities.items():
+        parts["processor"] = processor.settings().get(name, parts["processor"])
     new = [name for name in recipe.modalities if name not in config.modalities]
     kept = {name: value for name, value in config.modalities.items() if keep or name in recipe.modalities}
     config.modalities = kept | modality_settings(recipe, processor, new)
     for key in FREE:
         if key in recipe.given("encoder"):
             setattr(config, key, recipe.given("encoder")[key])
-    return load_model(saved, config)
+    return load_model(saved, config).float()  # training needs float32, whatever the folder holds
 
 
 def encoder_differences(recipe: Recipe, config: MMSSLConfig) -> Iterator[str]:
@@ -98,6 +115,8 @@ def modality_differences(recipe: Recipe, config: MMSSLConfig) -> Iterator[str]:
         for part in ("processor", "adapter"):
             saved = config.modalities[name][part]
             for key, value in parts.get(part, {}).items():
+                if part == "processor" and key in find(name).processor.free:
+                    continue
                 if value is not None and key in saved and _listed(saved[key]) != _listed(value):
                     yield f"modalities.{name}.{part}.{key}: {value} in the recipe, {saved[key]} in the model"
 

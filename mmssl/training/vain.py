@@ -58,6 +58,6 @@ def endless_warmup(options: TrainOptions, steps: int) -> Sequence[str]:
         return []
     return [
         f"train.schedule: the learning rate comes to {highest:.0%} of train.lr and no further: the budget is {steps:,} steps, and "
-        "the warmup is longer, or leaves nothing before the decay. Shorten train.schedule.warmup, give it as a share (0.05), or raise "
-        "the budget"
+        "the warmup is longer, or leaves nothing before the decay. Shorten train.schedule.warmup, give it as a share (0.05), or "
+        "raise the budget"
     ]

@@ -23,6 +23,7 @@ from transformers import AutoModel
 import mmssl_cli as cli
 from mmssl import api
 from mmssl.evaluation import Evaluator
+from mmssl.recipe import RecipeError
 from mmssl.training import checkpoint
 from mmssl.training.run import Interrupted, Run
 
@@ -355,9 +356,16 @@ def test_a_run_without_a_checkpoint_cannot_carry_on(train: Train) -> None:
         train("init=runs/tiny")
 
 
+def test_a_run_of_another_objective_is_no_run_to_continue(train: Train) -> None:
+    train("train.max_steps=1")
+    message = r"init: runs/tiny is a run of the objective masked.*; this recipe has contrast\. To start.* give init=runs/tiny/model"
+    with pytest.raises(RecipeError, match=message):
+        train("init=runs/tiny", "train.max_steps=3", "objective={name: contrast}")
+
+
 def test_init_from_what_is_no_model(train: Train) -> None:
     Path("empty").mkdir()
-    with pytest.raises(OSError, match=r"empty does not appear to have a file named processor_config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no model in empty: it has no processor_config\.json and no config\.json; it"):
         train("init=empty")
     with pytest.raises(FileNotFoundError, match=r"no model in runs/nothing/model: there is no such folder\. Give the"):
         train("init=runs/nothing/model")

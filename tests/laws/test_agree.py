@@ -20,6 +20,7 @@ from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.heads import Head
 from mmssl.objectives import Clip, Clock, Contrast, Distill, Jepa, Objective, Setup, Step, Sum
 from mmssl.objectives.agree.agree import TeacherOptions
+from mmssl.objectives.agree.harmony import Harmonise
 from mmssl.objectives.agree.layers import Layers
 from mmssl.objectives.agree.losses import AGREEMENTS
 from mmssl.objectives.agree.predictors import ANSWERS
@@ -106,6 +107,10 @@ CLIPS: MADE = {
     "isogclr": lambda: {
         "losses": [loss("individual_temperatures", negatives="view", between="across", rho=0.5, rate=0.1)],
         "projector": Head(layers=1, norm="none", size=16),
+    },
+    "harmony": lambda: {
+        "projector": Head(layers=1, norm="none", size=16),
+        "harmonise": Harmonise(keep_above=(-0.5, 0.5)),
     },
     "dreamlip": lambda: {
         "losses": [loss("info_nce", negatives="view", between="across"), loss("grouping", patches="image")],
@@ -228,7 +233,7 @@ def keep(own: Any) -> Any:
 
 def modalities_for(kind: str, variant: str) -> list[tuple[str, ...]]:
     if kind == "clip":
-        return [("audio", "tabular", "points") if variant == "clip" else ("image", "text")]
+        return [("audio", "tabular", "points") if variant in ("clip", "harmony") else ("image", "text")]
     return [(name,) for name in ONLY.get(variant, ("text",))]
 
 

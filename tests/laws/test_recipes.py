@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor, ViTConfig, ViTImageProcessor,
 import mmssl
 from mmssl.data import open_streams
 from mmssl.modality import find
-from mmssl.model import MMSSLModel
+from mmssl.model import LabelHead, MMSSLModel, faced
 from mmssl.objectives import Clip, Setup
 from mmssl.recipe import Recipe, load
 from mmssl.recipe.yaml12 import parse
@@ -33,11 +33,12 @@ SMALL = {
     "data.group_size": 1,
     "evaluate": None,
     "init": None,
+    "peft": None,
 }
 """What a few steps on a few made-up samples need otherwise."""
 
 
-STAGE = {key: value for key, value in SMALL.items() if key not in ("init", "encoder.num_hidden_layers")}
+STAGE = {key: value for key, value in SMALL.items() if key not in ("init", "peft", "encoder.num_hidden_layers")}
 """The same for a run that must fit the one before it."""
 RUN = re.compile(r"runs/(\w+)/model")
 
@@ -74,6 +75,14 @@ def small_clip(folder: Path, recipe: dict[str, Any]) -> str:
     return str(folder)
 
 
+def small_labelled(folder: Path, recipe: dict[str, Any]) -> str:
+    """A model of the recipe itself with random weights and a head for two classes."""
+    model = AutoModel.from_pretrained(small_mmssl(folder, recipe))
+    model.label(LabelHead(kind="classification", size=2), ["a", "b"])
+    faced(model).save_pretrained(folder)
+    return str(folder)
+
+
 STAND_INS = {"teacher": small_mmssl, "rendered": small_vision}
 """Small models with random weights for the targets that name a trained one."""
 
@@ -92,6 +101,8 @@ def with_stand_ins(path: Path, folder: Path) -> dict[str, Any]:
     if layers := recipe["objective"].get("layers"):
         changes["encoder.num_hidden_layers"], depth = (max(numbers) for numbers in zip(*layers["pairs"], strict=True))
         changes["objective.teacher.model"] = small_mmssl(folder / "deep", recipe, depth)
+    elif recipe["objective"]["name"] == "knowledge_distillation":
+        changes["objective.teacher.model"] = small_labelled(folder / "labelled", recipe)
     elif isinstance(teacher.get("model"), str):
         changes["objective.teacher.model"] = public_model(folder / "public", recipe["objective"]["projector"]["size"])
     return changes

@@ -96,7 +96,7 @@ def test_rows_may_lack_a_modality_but_not_all() -> None:
     rows = [{"image": row["image"] if i != 4 else None, "text": row["text"] if i % 3 else None} for i, row in enumerate(pairs(6))]
     (batch,) = batches(Source.from_rows(rows), modalities, 6)
     assert (batch.held("image").tolist(), batch.held("text").tolist()) == ([0, 1, 2, 3, 5], [1, 2, 4, 5])
-    assert len(batch.inputs["text"]["text_ids"]) == 4
+    assert len(batch.inputs["text"]["input_ids"]) == 4
     both = batch.both("image", "text")
     assert both is not None and both[0].ids.tolist() == both[1].ids.tolist() == [1, 2, 5]
     rows[1] = {"image": None, "text": float("nan")}

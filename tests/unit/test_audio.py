@@ -38,7 +38,7 @@ def encoded(values: np.ndarray, rate: int, kind: str = "WAV", **options: Any) ->
 
 def spectrogram(raw: Any, **settings: Any) -> Tensor:
     """`[channels, frames, bins]`."""
-    return AudioProcessor(**RAW | settings)(raw)["audio_fbank"].transpose(0, 1).flatten(1, 2)
+    return AudioProcessor(**RAW | settings)(raw)["input_features"].transpose(0, 1).flatten(1, 2)
 
 
 def assert_close(found: Tensor, expected: Tensor, atol: float = 1e-6) -> None:
@@ -152,7 +152,7 @@ def test_fit_makes_mean_zero_and_deviation_one(normalise: Any, per_bin: bool) ->
         processor(sounds[0])
     processor.fit(iter(sounds))
     assert processor.fitted
-    values = torch.cat([processor(sound)["audio_fbank"].flatten(0, 2) for sound in sounds])
+    values = torch.cat([processor(sound)["input_features"].flatten(0, 2) for sound in sounds])
     dims = 0 if per_bin else (0, 1)
     assert_close(values.mean(dims), torch.zeros(8 if per_bin else ()), 1e-4)
     assert_close(values.std(dims, correction=0), torch.ones(8 if per_bin else ()), 1e-4)
@@ -163,14 +163,14 @@ def test_fit_makes_mean_zero_and_deviation_one(normalise: Any, per_bin: bool) ->
 
 def test_an_utterance_loses_its_own_statistics_and_so_its_level_and_filter() -> None:
     sound = noise(0.4, seed=3).cumsum() * 0.05
-    plain, loud = (AudioProcessor(**SMALL, normalise="utterance")(x)["audio_fbank"] for x in (sound, 0.3 * sound))
+    plain, loud = (AudioProcessor(**SMALL, normalise="utterance")(x)["input_features"] for x in (sound, 0.3 * sound))
     assert_close(plain, loud, 1e-3)
-    values = AudioProcessor(**SMALL | {"patch": (1, 4)}, normalise="utterance")(sound)["audio_fbank"].flatten(0, 2)
+    values = AudioProcessor(**SMALL | {"patch": (1, 4)}, normalise="utterance")(sound)["input_features"].flatten(0, 2)
     assert_close(values.mean(0), torch.zeros(8), 1e-5)
     assert_close(values.std(0, correction=0), torch.ones(8), 1e-4)
     only_mean = AudioProcessor(**SMALL, normalise="utterance_mean", std=2.0)
-    assert_close(only_mean(sound)["audio_fbank"], only_mean(0.3 * sound)["audio_fbank"], 1e-3)
-    silence = AudioProcessor(**SMALL, normalise="utterance")(np.zeros(4000))["audio_fbank"]
+    assert_close(only_mean(sound)["input_features"], only_mean(0.3 * sound)["input_features"], 1e-3)
+    silence = AudioProcessor(**SMALL, normalise="utterance")(np.zeros(4000))["input_features"]
     assert_close(silence, torch.zeros_like(silence), 1e-4)
 
 
@@ -228,7 +228,7 @@ def test_features_are_cepstra_in_time() -> None:
     inputs = processor(sound)
     features = processor.features(inputs).reshape(6, 20)
     mfcc = torchaudio.functional.create_dct(20, 32, "ortho")
-    cepstra = (inputs["audio_fbank"][:, 0, 0] @ mfcc).numpy()
+    cepstra = (inputs["input_features"][:, 0, 0] @ mfcc).numpy()
     np.testing.assert_allclose(features[0], cepstra.mean(0), atol=1e-3)
     np.testing.assert_allclose(features[1], cepstra.std(0), atol=1e-3)
     np.testing.assert_allclose(features[2], cepstra[: len(cepstra) // 4].mean(0), atol=1e-3)
@@ -361,7 +361,7 @@ def test_pieces_are_equally_long_and_lose_nothing(tmp_path: Path) -> None:
         assert len(pieces) == 4
         for number, piece in enumerate(pieces):
             expected = processor(values[2000 * number : 2000 * (number + 1)])
-            assert_close(processor(piece)["audio_fbank"], expected["audio_fbank"], 1e-5)
+            assert_close(processor(piece)["input_features"], expected["input_features"], 1e-5)
             assert (
                 processor.pieces(piece) == [piece] if isinstance(piece["bytes" if "bytes" in piece else "array"], bytes) else True
             )

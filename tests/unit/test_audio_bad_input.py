@@ -170,7 +170,7 @@ def test_what_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", HANDLED)
 def test_what_is_handled(name: str) -> None:
     raw, patches = HANDLED[name]
-    found = PROCESSOR(raw)["audio_fbank"]
+    found = PROCESSOR(raw)["input_features"]
     assert found.shape == (patches, 1, 4, 8)
     for processor in (PROCESSOR, UTTERANCES, WAVES):
         (values,) = processor(raw).values()
@@ -188,7 +188,7 @@ def test_mixed_rates_and_channels_make_one_batch() -> None:
     sounds = [(SOUND, 8000), (SOUND, 44100), encoded(np.stack([SOUND] * 2, 1), 16000), (SOUND, 11025)]
     batch = PROCESSOR.collate([PROCESSOR(sound) for sound in sounds])
     assert batch["audio_lengths"].flatten().tolist() == [12, 2, 6, 9]
-    assert batch["audio_fbank"].isfinite().all()
+    assert batch["input_features"].isfinite().all()
 
 
 def test_a_file_that_claims_too_much(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ def waves() -> Inputs:
     """Sounds of 2 to 5 pieces of 320 samples."""
     generator = torch.Generator().manual_seed(0)
     inputs = {
-        "audio_waveform": torch.randn(COUNT, 5, 1, 320, generator=generator),
+        "input_values": torch.randn(COUNT, 5, 1, 320, generator=generator),
         "audio_lengths": torch.arange(COUNT)[:, None] % 4 + 2,
     }
-    inputs["audio_waveform"] *= (torch.arange(5) < inputs["audio_lengths"])[:, :, None, None]
-    inputs["audio_waveform"] *= torch.linspace(0.1, 3, COUNT)[:, None, None, None]
+    inputs["input_values"] *= (torch.arange(5) < inputs["audio_lengths"])[:, :, None, None]
+    inputs["input_values"] *= torch.linspace(0.1, 3, COUNT)[:, None, None, None]
     return inputs
 
 
@@ -43,7 +43,9 @@ def spectra(offset: Tensor, scale: Tensor) -> tuple[Inputs, Tensor]:
     log_power = torch.randn(COUNT, 9, 1, 2, BINS, generator=generator) + torch.linspace(-9, -2, COUNT)[:, None, None, None, None]
     lengths = torch.arange(COUNT)[:, None] % 6 + 4
     there = (torch.arange(9) < lengths)[:, :, None, None, None]
-    return {"audio_fbank": (log_power - offset) / scale * there, "audio_lengths": lengths}, (log_power.exp() * there).flatten(1, 3)
+    return {"input_features": (log_power - offset) / scale * there, "audio_lengths": lengths}, (log_power.exp() * there).flatten(
+        1, 3
+    )
 
 
 def processor(**settings: Any) -> AudioProcessor:
@@ -53,7 +55,7 @@ def processor(**settings: Any) -> AudioProcessor:
 def test_a_sound_laid_over_a_waveform_has_the_drawn_ratio_and_length() -> None:
     inputs = waves()
     augment = AudioAugment(gain=0.0, overlap=1.0, overlap_snr=(3.0, 3.0))
-    before, after = (x["audio_waveform"].flatten(1).double() for x in (inputs, augment(inputs, draws_of(COUNT))))
+    before, after = (x["input_values"].flatten(1).double() for x in (inputs, augment(inputs, draws_of(COUNT))))
     lengths = inputs["audio_lengths"].flatten() * 320
     power = [before[i, : lengths[i]].square().mean().item() for i in range(COUNT)]
     met = set()
@@ -87,7 +89,7 @@ def test_powers_of_log_mel_values_add_up_before_normalisation(per_bin: bool) -> 
     bound = AudioAugment(gain=0.0, overlap=1.0, overlap_snr=(-2.0, -2.0)).with_processor(
         processor(per_bin=per_bin, mean=offset.tolist() if per_bin else -6.0, std=scale.tolist() if per_bin else 4.0)
     )
-    view = bound(inputs, draws_of(COUNT))["audio_fbank"]
+    view = bound(inputs, draws_of(COUNT))["input_features"]
     lengths = inputs["audio_lengths"].flatten() * 2
     mixed = (view * scale + offset).exp().flatten(1, 3)
     mean = [power[i, : lengths[i]].double().mean().item() for i in range(COUNT)]
@@ -108,21 +110,20 @@ def test_powers_of_log_mel_values_add_up_before_normalisation(per_bin: bool) -> 
                 gains.append(((windows - part).abs().amax((1, 2)) / part.abs().max()).min().item())
         found += min(gains) < 1e-3
     assert found >= 0.8 * COUNT
-    plain = AudioAugment(gain=0.0, overlap=1.0, overlap_snr=(-2.0, -2.0))(inputs, draws_of(COUNT))["audio_fbank"]
+    plain = AudioAugment(gain=0.0, overlap=1.0, overlap_snr=(-2.0, -2.0))(inputs, draws_of(COUNT))["input_features"]
     assert not torch.allclose(plain, view), "without its processor values are taken for log power"
 
 
 def test_share_of_sounds_and_range_of_ratios() -> None:
-    inputs = {"audio_waveform": torch.randn(600, 3, 1, 320)}
+    inputs = {"input_values": torch.randn(600, 3, 1, 320)}
     view = AudioAugment(gain=0.0, hiss=0.3, hiss_snr=(-5.0, 20.0), overlap_share=1.0)(inputs, draws_of(600))
-    added = (view["audio_waveform"] - inputs["audio_waveform"]).flatten(1)
+    added = (view["input_values"] - inputs["input_values"]).flatten(1)
     changed = added.any(1)
     assert changed.float().mean().item() == pytest.approx(0.3, abs=0.06)
     long = changed & ((added != 0).sum(1) > 300)
     power = added[long].square().sum(1) / (added[long] != 0).sum(1)
     ratios = [
-        decibels(a / b)
-        for a, b in zip(inputs["audio_waveform"][long].square().mean((1, 2, 3)).tolist(), power.tolist(), strict=True)
+        decibels(a / b) for a, b in zip(inputs["input_values"][long].square().mean((1, 2, 3)).tolist(), power.tolist(), strict=True)
     ]
     assert -6.5 < min(ratios) < 0
     assert 15 < max(ratios) < 21.5
@@ -134,10 +135,10 @@ def test_hiss_in_log_mel_values_is_that_of_white_noise() -> None:
     made = AudioProcessor(sample_rate=16000, mel_bins=40, patch=(4, 40), mean=-5.0, std=3.0)
     generator = np.random.default_rng(0)
     sound = made({"array": generator.standard_normal(160_000).astype(np.float32), "sampling_rate": 16000})
-    expected = sound["audio_fbank"].flatten(0, 2)
-    flat = {"audio_fbank": torch.full((64, 50, 1, 4, 40), -8.0)}
+    expected = sound["input_features"].flatten(0, 2)
+    flat = {"input_features": torch.full((64, 50, 1, 4, 40), -8.0)}
     augment = AudioAugment(gain=0.0, hiss=1.0, hiss_snr=(-60.0, -60.0), overlap_share=1.0).with_processor(made)
-    view = augment(flat, draws_of(64))["audio_fbank"].flatten(1, 3)
+    view = augment(flat, draws_of(64))["input_features"].flatten(1, 3)
     rows = torch.cat([row[(row > -7.9).all(-1)] for row in view])
     assert len(rows) > 3000
     # Levels differ from sound to sound, their shape along frequency does not.
@@ -153,8 +154,8 @@ def test_a_mel_bin_without_any_frequency_has_no_hiss() -> None:
     values = processor((np.random.default_rng(0).normal(size=8000).astype(np.float32), 16000))
     augment = AudioAugment(gain=0.0, hiss=1.0, overlap_share=1.0).with_processor(processor)
     view = augment(processor.collate([values] * 8), draws_of(8))
-    assert view["audio_fbank"].isfinite().all()
-    changed = (view["audio_fbank"] != values["audio_fbank"]).any(0).any(0).any(0).any(0)
+    assert view["input_features"].isfinite().all()
+    changed = (view["input_features"] != values["input_features"]).any(0).any(0).any(0).any(0)
     assert (~changed).nonzero().flatten().tolist() == [3]
 
 
@@ -168,6 +169,6 @@ def test_levels_of_a_processor() -> None:
 def test_a_lone_sound_stays_as_it_is_and_ranges_are_checked() -> None:
     inputs = {name: x[:1] for name, x in waves().items()}
     view = AudioAugment(gain=0.0, overlap=1.0)(inputs, draws_of(1))
-    assert torch.equal(view["audio_waveform"], inputs["audio_waveform"])
+    assert torch.equal(view["input_values"], inputs["input_values"])
     with pytest.raises(ValueError, match=r"augment.overlap_snr is a range from low to high; got \[5.0, -5.0\]. Exchange the two"):
         AudioAugment(overlap_snr=(5.0, -5.0))

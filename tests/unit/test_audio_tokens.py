@@ -13,6 +13,7 @@ from mmssl.model import MMSSLConfig, MMSSLModel, initialise_all
 from mmssl.objectives import Setup
 from mmssl.objectives.predict import Masked
 from mmssl_modalities.audio import AUDIO, AudioAdapter, AudioProcessor, patchify, unpatchify
+from mmssl_modalities.audio.processor import FBANK, WAVEFORM
 from mmssl_modalities.audio.stem import WaveformStem
 
 RAW: dict[str, Any] = {"mean": 0.0, "std": 1.0}
@@ -27,7 +28,7 @@ def noise(seconds: float, rate: int = 8000, seed: int = 0, channels: int = 1) ->
 
 def spectrogram(raw: Any, **settings: Any) -> Tensor:
     """`[channels, frames, bins]`."""
-    return AudioProcessor(**RAW | settings)(raw)["audio_fbank"].transpose(0, 1).flatten(1, 2)
+    return AudioProcessor(**RAW | settings)(raw)["input_features"].transpose(0, 1).flatten(1, 2)
 
 
 def assert_close(found: Tensor, expected: Tensor, atol: float = 1e-6) -> None:
@@ -61,7 +62,7 @@ def test_tokens_are_a_linear_map_of_patches_at_their_places() -> None:
     adapter = AudioAdapter(8, processor)
     sounds = [noise(0.1, seed=1), noise(0.1, seed=2)]
     batch = processor.collate([processor(sound) for sound in sounds])
-    assert list(batch) == ["audio_fbank"]
+    assert list(batch) == ["input_features"]
     tokens = adapter(batch)
     patches = torch.stack([by_loops(spectrogram(sound, **SMALL), 2, 4) for sound in sounds])
     assert adapter.proj is not None
@@ -102,11 +103,12 @@ def test_the_adapter_on_the_meta_device() -> None:
             # Other settings than anywhere else: what is made here must serve afterwards.
             processor = AudioProcessor(frontend=frontend, **RAW, frame_shift=11.0)
             adapter = AudioAdapter(8, processor, conv_width=4)
-            inputs = {f"audio_{frontend}": torch.zeros(shape), "audio_lengths": torch.zeros(2, 1, dtype=torch.int64)}
+            name = {"fbank": FBANK, "waveform": WAVEFORM}[frontend]
+            inputs = {name: torch.zeros(shape), "audio_lengths": torch.zeros(2, 1, dtype=torch.int64)}
             tokens = adapter(inputs)
         assert (tokens.values.shape, tokens.values.device.type) == ((2, 24 if frontend == "fbank" else 3, 8), "meta")
         assert not list(adapter.buffers())
-        assert processor(noise(0.1))[f"audio_{frontend}"].device.type == "cpu"
+        assert processor(noise(0.1))[{"fbank": FBANK, "waveform": WAVEFORM}[frontend]].device.type == "cpu"
 
 
 # Waveform
@@ -146,7 +148,7 @@ def test_a_waveform_token_sees_400_samples_around_its_320() -> None:
     assert before.coords[0, :, 0].tolist() == list(range(10))
     for place, touched in ((320 * 4, [3, 4]), (320 * 4 + 100, [4]), (320 * 5 - 1, [4, 5]), (0, [0])):
         changed = {name: x.clone() for name, x in batch.items()}
-        changed["audio_waveform"].view(-1)[place] += 3.0
+        changed["input_values"].view(-1)[place] += 3.0
         moved = (adapter(changed).values != before.values)[0].any(-1).nonzero().flatten().tolist()
         assert moved == touched
         target = adapter.target(changed)["waveform"] != adapter.target(batch)["waveform"]
@@ -163,14 +165,14 @@ def test_the_waveform_is_refused_where_raw_values_are_the_target() -> None:
 
 def test_waveform_normalisation() -> None:
     sound = 0.1 * noise(0.1, 16000) + 0.05
-    whole = AudioProcessor(frontend="waveform", normalise="utterance")(sound)["audio_waveform"]
+    whole = AudioProcessor(frontend="waveform", normalise="utterance")(sound)["input_values"]
     assert whole.shape == (5, 1, 320)
     assert_close(whole.mean(), torch.tensor(0.0), 1e-5)
     assert_close(whole.std(correction=0), torch.tensor(1.0), 1e-4)
     processor = AudioProcessor(frontend="waveform")
     processor.fit([sound])
-    assert_close(processor(sound)["audio_waveform"], whole, 1e-3)
-    cut = AudioProcessor(frontend="waveform", **RAW)(sound[:400])["audio_waveform"].flatten()
+    assert_close(processor(sound)["input_values"], whole, 1e-3)
+    cut = AudioProcessor(frontend="waveform", **RAW)(sound[:400])["input_values"].flatten()
     assert_close(cut[:400], torch.from_numpy(sound[:400]), 0)
     assert not cut[400:].any()
 
@@ -206,7 +208,7 @@ def test_the_picture_shows_input_seen_and_predicted(channels: int) -> None:
     figure = AUDIO.picture(batch, hidden, {"fbank": target.masked_fill(~hidden[..., None], math.nan) + 1}, processor)
     assert [axis.get_title() for axis in figure.axes] == ["input", "seen", "predicted", "", "", ""]
     for row, (frames, first, low) in enumerate([(4, 0, 4), (8, 6, 0)]):
-        sound = batch["audio_fbank"][row].transpose(0, 1).flatten(1, 2)[0, :frames].T.numpy()
+        sound = batch["input_features"][row].transpose(0, 1).flatten(1, 2)[0, :frames].T.numpy()
         shown = [np.ma.getdata(axis.get_images()[0].get_array()) for axis in figure.axes[3 * row : 3 * row + 3]]
         seen, guess = sound.copy(), sound.copy()
         seen[low : low + 4, first : first + 2] = np.nan
@@ -216,7 +218,7 @@ def test_the_picture_shows_input_seen_and_predicted(channels: int) -> None:
 
 
 def test_the_picture_of_waveforms_and_of_many_samples() -> None:
-    inputs = {"audio_waveform": torch.randn(9, 3, 1, 320)}
+    inputs = {"input_values": torch.randn(9, 3, 1, 320)}
     figure = AUDIO.picture(inputs, torch.ones(9, 3, dtype=torch.bool), {"waveform": torch.zeros(9, 3, 320)}, AudioProcessor())
     assert len(figure.axes) == 18
     assert not figure.axes[2].lines[0].get_ydata().any()

@@ -27,7 +27,7 @@ from mmssl_catalogue import recipes_found
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
 HEAVY = {"accelerate", "datasets", "matplotlib", "numpy", "pandas", "sklearn", "torch", "transformers"}
-COMMANDS = ("train", "evaluate", "embed", "list", "check", "schema")
+COMMANDS = ("train", "evaluate", "embed", "search", "list", "check", "schema")
 
 
 def run(*arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -140,7 +140,7 @@ def test_pairs_with_short_texts_load_and_a_long_one_says_the_way_out() -> None:
     lengths = [len(texts[i]) for i in batch.ids.tolist()]
     assert batch.inputs["text"]["text_lengths"].flatten().tolist() == lengths
     (whole,) = batches(source, pair, 4)
-    assert torch.equal(whole.inputs["text"]["text_ids"][1, :10], torch.tensor(list(b"a red disc")))
+    assert torch.equal(whole.inputs["text"]["input_ids"][1, :10], torch.tensor(list(b"a red disc")))
     long = captioned(*texts, 40 * "a disc ")
     message = r"row 4 of rows in memory pairs image and text, but its text .* cut into 5 pieces, .* \(1 of 5 rows\)\. "
     with pytest.raises(
@@ -156,8 +156,11 @@ def test_pairs_with_short_texts_load_and_a_long_one_says_the_way_out() -> None:
 def test_the_processor_says_whose_pieces_its_rows_are() -> None:
     processor = MMSSLProcessor({"image": Cutter()})
     batch = processor(images=[row["series"] for row in ROWS])
-    assert batch["images_sample"].tolist() == [row for row, count in enumerate(COUNTS) for _ in range(count)]
-    assert "images_sample" not in processor(images=[[1], [2, 3]])
+    assert batch["images_sample"].tolist() == [[row, count] for row, count in enumerate(COUNTS) for _ in range(count)]
+    assert processor(images=[[1], [2, 3]])["images_sample"].tolist() == [[0, 1], [1, 1]]
+    alone = processor(images=[row["series"] for row in ROWS], windows=False)
+    assert list(alone) == ["numbers"]
+    assert alone["numbers"].tolist() == [[1, 2], [33, 3], [63, 3], [93, 3]]
 
 
 def test_a_batch_keeps_its_source() -> None:

@@ -120,7 +120,7 @@ def test_sounds_mix_with_those_of_the_step_and_not_with_padding(kind: str, front
     processor = AudioProcessor(frontend=frontend, mel_bins=8, patch=(4, 8), mean=-4.0 if frontend == "fbank" else 0.0, std=3.0)
     random = np.random.default_rng(0)
     samples = [processor((random.normal(size=int(random.integers(700, 4000))).astype(np.float32), 16000)) for _ in range(COUNT)]
-    name = "audio_fbank" if frontend == "fbank" else "audio_waveform"
+    name = "input_features" if frontend == "fbank" else "input_values"
     augment = AudioAugment(**MIXED[kind]).with_processor(processor)
     whole = augment(processor.collate(samples), draws_of(COUNT))[name]
     assert len({len(sample[name]) for sample in samples}) > 3

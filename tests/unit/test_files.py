@@ -4,13 +4,17 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mmssl import files
+from mmssl.testing import small_model
 
 
 def names(folder: Path) -> list[str]:
@@ -264,3 +268,19 @@ def test_a_worker_that_outlives_a_killed_run_does_not_keep_its_lock(tmp_path: Pa
         pass
     os.kill(worker, signal.SIGKILL)
     run.stdout.close()
+
+
+@pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o007, 0o660)])
+def test_weights_can_be_read_by_whom_the_umask_allows(mask: int, rights: int, tmp_path: Path) -> None:
+    """safetensors makes its files 0600, whatever the umask."""
+    before = os.umask(mask)
+    try:
+        with files.new_folder(tmp_path / "model") as folder:
+            small_model("tabular").save_pretrained(folder)
+        with files.new_file(tmp_path / "heads.safetensors") as part:
+            save_file({"a": torch.zeros(2)}, part)
+    finally:
+        os.umask(before)
+    for file in [*(tmp_path / "model").iterdir(), tmp_path / "heads.safetensors"]:
+        assert stat.S_IMODE(file.stat().st_mode) == rights, file.name
+    assert sorted(each.name for each in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]

@@ -40,7 +40,7 @@ def bpe(**keys: Any) -> TextProcessor:
 
 
 def ids_of(processor: TextProcessor, raw: Any) -> list[int]:
-    return processor(raw)["text_ids"].tolist()
+    return processor(raw)["input_ids"].tolist()
 
 
 def assert_same(left: Inputs, right: Inputs) -> None:
@@ -66,7 +66,7 @@ by_processor = pytest.mark.parametrize("processor", PROCESSORS.values(), ids=PRO
 @given(text=st.text(min_size=1, max_size=200).filter(str.strip))
 @few
 def test_every_text_comes_back(processor: TextProcessor, text: str) -> None:
-    ids = processor(text)["text_ids"]
+    ids = processor(text)["input_ids"]
     assert processor.decode(ids.tolist()) == text
     assert ids.max() < processor.tokens.size
 
@@ -174,7 +174,7 @@ def test_a_tokenizer_of_a_folder_travels_in_the_settings(save: Callable[[Tokeniz
         file.unlink()
     assert [file.name for file in (tmp_path / "model").iterdir()] == ["processor_config.json"]
     loaded = AutoProcessor.from_pretrained(tmp_path / "model")
-    assert loaded(text="The SEAS Ω the")["text_ids"].tolist() == [expected]
+    assert loaded(text="The SEAS Ω the")["input_ids"].tolist() == [expected]
     assert [processor.tokens.token(number) for number in (5, 7)] == [" the", "s"]
 
 
@@ -202,8 +202,8 @@ def test_an_unknown_character_is_kept_and_never_predicted(tmp_path: Path) -> Non
     adapter = TextAdapter(8, processor)
     assert adapter.sparse_target
     batch = processor.collate([processor(text) for text in ("the Ω", "sea sea sea")])
-    assert (batch["text_ids"][0] == 1).sum() == 1
-    assert ((adapter.target(batch)["tokens"] == -100) == ((batch["text_ids"] == 1) | ~adapter(batch).valid_or_ones())).all()
+    assert (batch["input_ids"][0] == 1).sum() == 1
+    assert ((adapter.target(batch)["tokens"] == -100) == ((batch["input_ids"] == 1) | ~adapter(batch).valid_or_ones())).all()
     assert not TextAdapter(8, TextProcessor()).sparse_target
 
 
@@ -280,9 +280,9 @@ def test_a_long_text_is_cut_truncated_or_refused() -> None:
 
 def test_the_processor_of_a_model_returns_a_row_per_window() -> None:
     batch = MMSSLProcessor({"text": TextProcessor(max_tokens=4)})(text=["abcdef", "gh"])
-    assert batch["text_ids"].tolist() == [[97, 98, 99], [100, 101, 102], [103, 104, 0]]
+    assert batch["input_ids"].tolist() == [[97, 98, 99], [100, 101, 102], [103, 104, 0]]
     assert batch["text_lengths"].tolist() == [[3], [3], [2]]
-    assert batch["text_sample"].tolist() == [0, 0, 1]
+    assert batch["text_sample"].tolist() == [[0, 2], [0, 2], [1, 1]]
 
 
 # Batches and tokens
@@ -290,9 +290,9 @@ def test_the_processor_of_a_model_returns_a_row_per_window() -> None:
 
 def test_lengths_come_with_padding_only() -> None:
     processor = TextProcessor()
-    assert processor.collate([processor(text) for text in ("ab", "cd")]).keys() == {"text_ids"}
+    assert processor.collate([processor(text) for text in ("ab", "cd")]).keys() == {"input_ids"}
     batch = processor.collate([processor(text) for text in ("a", "bcd")])
-    assert (batch["text_ids"].tolist(), batch["text_lengths"].tolist()) == ([[97, 0, 0], [98, 99, 100]], [[1], [3]])
+    assert (batch["input_ids"].tolist(), batch["text_lengths"].tolist()) == ([[97, 0, 0], [98, 99, 100]], [[1], [3]])
 
 
 def test_tokens_are_normalised_rows_of_the_table_in_time() -> None:
@@ -300,14 +300,14 @@ def test_tokens_are_normalised_rows_of_the_table_in_time() -> None:
     adapter = TextAdapter(8, processor)
     batch = processor.collate([processor(text) for text in ("abca", "\x00bcd", "é")])
     tokens = adapter(batch)
-    rows = adapter.embedding.weight[batch["text_ids"]]
+    rows = adapter.embedding.weight[batch["input_ids"]]
     expected = (rows - rows.mean(-1, keepdim=True)) / (rows.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(tokens.values, expected)
     assert tokens.coords[1].tolist() == [[float(place), 0, 0, 0] for place in range(4)]
     assert tokens.valid is not None
     assert tokens.valid.tolist() == [[True] * 4, [True] * 4, [True, True, False, False]]
     assert adapter.target(batch)["tokens"].tolist() == [[97, 98, 99, 97], [0, 98, 99, 100], [0xC3, 0xA9, -100, -100]]
-    assert adapter({"text_ids": batch["text_ids"]}).valid is None
+    assert adapter({"input_ids": batch["input_ids"]}).valid is None
     assert adapter.target_sizes == {"tokens": 256}
     assert adapter.bfloat16()(batch).values.dtype == torch.bfloat16
 
@@ -315,7 +315,7 @@ def test_tokens_are_normalised_rows_of_the_table_in_time() -> None:
 def test_the_adapter_on_the_meta_device() -> None:
     with torch.device("meta"):
         adapter = TextAdapter(8, TextProcessor())
-        inputs = {"text_ids": torch.zeros(2, 5, dtype=torch.int64), "text_lengths": torch.ones(2, 1, dtype=torch.int64)}
+        inputs = {"input_ids": torch.zeros(2, 5, dtype=torch.int64), "text_lengths": torch.ones(2, 1, dtype=torch.int64)}
         assert adapter(inputs).values.device.type == adapter.target(inputs)["tokens"].device.type == "meta"
     assert not list(adapter.buffers())
 
@@ -336,7 +336,7 @@ SIZES = torch.tensor([[40], [1], [7], [33], [40], [2]])
 def padded() -> Inputs:
     """Texts in which every id occurs once, so that a view tells where each came from; padding is 999."""
     ids = 100 * torch.arange(len(SIZES))[:, None] + torch.arange(40)
-    return {"text_ids": ids.masked_fill(torch.arange(40) >= SIZES, 999), "text_lengths": SIZES}
+    return {"input_ids": ids.masked_fill(torch.arange(40) >= SIZES, 999), "text_lengths": SIZES}
 
 
 def draws_of(ids: Tensor) -> Draws:
@@ -344,7 +344,7 @@ def draws_of(ids: Tensor) -> Draws:
 
 
 def rows_of(view: Inputs) -> list[list[int]]:
-    return [row[:length].tolist() for row, length in zip(view["text_ids"], view.get("text_lengths", SIZES), strict=True)]
+    return [row[:length].tolist() for row, length in zip(view["input_ids"], view.get("text_lengths", SIZES), strict=True)]
 
 
 @by_view
@@ -354,17 +354,17 @@ def test_a_view_depends_on_its_own_text_only(settings: dict[str, Any]) -> None:
     assert whole != rows_of(inputs)
     assert rows_of(augment(inputs, draws_of(numbers + 9))) != whole
     for number, size in enumerate(SIZES[:, 0].tolist()):
-        alone = {"text_ids": inputs["text_ids"][number : number + 1, :size]}
+        alone = {"input_ids": inputs["input_ids"][number : number + 1, :size]}
         view = augment(alone, draws_of(numbers[number : number + 1]))
         kept = view.get("text_lengths", torch.tensor([[size]]))
-        assert view["text_ids"][0, : kept[0]].tolist() == whole[number]
+        assert view["input_ids"][0, : kept[0]].tolist() == whole[number]
     assert_same(inputs, padded())
 
 
 @by_view
 def test_padding_has_no_part_in_a_view(settings: dict[str, Any]) -> None:
     view = TextAugment(**settings)(padded(), draws_of(torch.arange(len(SIZES))))
-    assert view["text_ids"].shape == (len(SIZES), 40 if "crop" not in settings else math.ceil(40 * settings["crop"][1]))
+    assert view["input_ids"].shape == (len(SIZES), 40 if "crop" not in settings else math.ceil(40 * settings["crop"][1]))
     for number, row in enumerate(rows_of(view)):
         assert row
         assert {token // 100 for token in row} == {number}
@@ -372,29 +372,29 @@ def test_padding_has_no_part_in_a_view(settings: dict[str, Any]) -> None:
 
 def test_a_crop_is_a_span_of_a_drawn_length() -> None:
     ids = torch.arange(100).expand(2000, -1)
-    view = TextAugment(crop=(0.2, 0.5))({"text_ids": ids}, draws_of(torch.arange(2000)))
-    lengths, first = view["text_lengths"][:, 0], view["text_ids"][:, 0]
+    view = TextAugment(crop=(0.2, 0.5))({"input_ids": ids}, draws_of(torch.arange(2000)))
+    lengths, first = view["text_lengths"][:, 0], view["input_ids"][:, 0]
     assert (int(lengths.min()), int(lengths.max())) == (21, 50)
     assert (int(first.min()), int((first + lengths).max())) == (0, 100)
-    for row, start, length in zip(view["text_ids"][:20], first, lengths, strict=False):
+    for row, start, length in zip(view["input_ids"][:20], first, lengths, strict=False):
         assert row[:length].tolist() == list(range(int(start), int(start + length)))
 
 
 def test_deleted_tokens_leave_the_others_in_order() -> None:
-    view = TextAugment(delete=0.25)({"text_ids": torch.arange(100).expand(500, -1)}, draws_of(torch.arange(500)))
+    view = TextAugment(delete=0.25)({"input_ids": torch.arange(100).expand(500, -1)}, draws_of(torch.arange(500)))
     assert abs(view["text_lengths"].float().mean() - 75) < 1
-    rows = [row[:length] for row, length in zip(view["text_ids"], view["text_lengths"], strict=True)]
+    rows = [row[:length] for row, length in zip(view["input_ids"], view["text_lengths"], strict=True)]
     assert all((row.diff() > 0).all() for row in rows)
     assert rows[0].tolist() != rows[1].tolist()
-    whole = TextAugment(delete=1.0)({"text_ids": torch.arange(4)[None]}, draws_of(torch.arange(1)))
+    whole = TextAugment(delete=1.0)({"input_ids": torch.arange(4)[None]}, draws_of(torch.arange(1)))
     assert whole["text_lengths"].tolist() == [[4]]  # a text of which nothing would be left stays whole
 
 
 def test_replaced_tokens_are_tokens_of_the_text() -> None:
-    view = TextAugment(replace=0.25)({"text_ids": torch.arange(100).expand(500, -1)}, draws_of(torch.arange(500)))
-    changed = view["text_ids"] != torch.arange(100)
+    view = TextAugment(replace=0.25)({"input_ids": torch.arange(100).expand(500, -1)}, draws_of(torch.arange(500)))
+    changed = view["input_ids"] != torch.arange(100)
     assert abs(changed.float().mean() - 0.25 * 0.99) < 0.01
-    assert sorted(Counter(view["text_ids"][changed].tolist())) == list(range(100))
+    assert sorted(Counter(view["input_ids"][changed].tolist())) == list(range(100))
 
 
 def test_shuffled_tokens_move_by_a_few_places() -> None:
@@ -402,7 +402,7 @@ def test_shuffled_tokens_move_by_a_few_places() -> None:
     for row, text in zip(rows_of(view), rows_of(padded()), strict=True):
         assert sorted(row) == text
         assert max(abs(token % 100 - place) for place, token in enumerate(row)) <= 3
-    long = TextAugment(shuffle=3)({"text_ids": torch.arange(100).expand(200, -1)}, draws_of(torch.arange(200)))["text_ids"]
+    long = TextAugment(shuffle=3)({"input_ids": torch.arange(100).expand(200, -1)}, draws_of(torch.arange(200)))["input_ids"]
     assert set((long - torch.arange(100)).flatten().tolist()) == set(range(-3, 4))
 
 
@@ -461,7 +461,7 @@ def test_examples_repeat_and_differ() -> None:
 def pictured(processor: TextProcessor, texts: list[str]) -> list[tuple[str, str]]:
     """The words of the picture of texts whose odd tokens are hidden and predicted to be those before them, each with its colour."""
     batch = processor.collate([processor(text) for text in texts])
-    ids = batch["text_ids"]
+    ids = batch["input_ids"]
     hidden = (torch.arange(ids.shape[1]) % 2 == 1) & TextAdapter(8, processor)(batch).valid_or_ones()
     scores = torch.nn.functional.one_hot(ids.roll(1, 1), processor.tokens.size).float().masked_fill(~hidden[..., None], torch.nan)
     figure = TEXT.picture(batch, hidden, {"tokens": scores}, processor)
@@ -492,7 +492,7 @@ def test_the_picture_of_any_text_draws_without_a_warning(processor: TextProcesso
 
 def test_a_picture_without_hidden_tokens() -> None:
     nothing = torch.zeros(1, 1, dtype=torch.bool)
-    figure = TEXT.picture({"text_ids": torch.tensor([[97]])}, nothing, {"tokens": torch.zeros(1, 1, 256)}, TextProcessor())
+    figure = TEXT.picture({"input_ids": torch.tensor([[97]])}, nothing, {"tokens": torch.zeros(1, 1, 256)}, TextProcessor())
     assert [text.get_text() for text in figure.axes[0].texts] == ["no token is hidden", "a"]
 
 
@@ -511,7 +511,7 @@ def test_the_first_of_several_captions_is_the_text_and_the_others_stand_beside_i
     processor = captions()
     samples = [processor(raw) for raw in (["ab", "c", "def"], "gh", ["", "i", None])]
     batch = processor.collate(samples)
-    assert texts_of(batch["text_ids"], batch["text_lengths"]) == ["ab", "gh", "i"]
+    assert texts_of(batch["input_ids"], batch["text_lengths"]) == ["ab", "gh", "i"]
     assert batch["text_more_lengths"].tolist() == [[1, 3], [0, 0], [0, 0]]
     assert texts_of(batch["text_more"][0], batch["text_more_lengths"][0]) == ["c", "def"]
     assert processor.join([processor.collate(samples[:1]), processor.collate(samples[1:])]).keys() == batch.keys()
@@ -521,7 +521,7 @@ def test_sentences_are_captions() -> None:
     raw = ["A dog runs. It is brown!  Is it 3.5 years old?", "One more"]
     processor = TextProcessor(captions="sentences")
     found = processor(raw)
-    texts = [*texts_of(found["text_ids"][None], [None]), *texts_of(found["text_more"], found["text_more_lengths"])]
+    texts = [*texts_of(found["input_ids"][None], [None]), *texts_of(found["text_more"], found["text_more_lengths"])]
     assert texts == ["A dog runs.", "It is brown!", "Is it 3.5 years old?", "One more"]
 
 
@@ -538,16 +538,16 @@ def test_each_caption_is_drawn_alike_often_whatever_it_is_batched_with() -> None
     raws = [["a", "bb", "ccc"], ["dddd"], ["e", "ff"]]
     batch = processor.collate([processor(raw) for raw in raws * (count // 3)])
     found = TextAugment(caption="drawn")(batch, Draws(keys(0, 0, torch.arange(count))))
-    texts = texts_of(found["text_ids"], found["text_lengths"])
+    texts = texts_of(found["input_ids"], found["text_lengths"])
     for number, raw in enumerate(raws):
         shares = {text: texts[number::3].count(text) * 3 / count for text in raw}
         assert set(texts[number::3]) == set(raw)
         assert all(abs(share - 1 / len(raw)) < 0.06 for share in shares.values()), shares
     alone = TextAugment(caption="drawn")(processor.collate([processor(raws[0])]), Draws(keys(0, 0, torch.tensor([3]))))
-    assert texts_of(alone["text_ids"], alone["text_lengths"]) == texts[3:4]
+    assert texts_of(alone["input_ids"], alone["text_lengths"]) == texts[3:4]
 
 
 def test_bpe_learns_from_every_caption() -> None:
     processor = TextProcessor(tokenizer="bpe", vocab_size=300, captions="list")
     processor.fit([["x", "banana banana"], ["y", "banana"]] * 20)
-    assert len(processor(["banana"])["text_ids"]) == 1
+    assert len(processor(["banana"])["input_ids"]) == 1

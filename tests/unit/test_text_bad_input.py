@@ -115,7 +115,7 @@ def test_there_are_enough_of_both_kinds() -> None:
 
 def test_the_way_out_of_a_surrogate_works() -> None:
     repaired = "\ud83d\ude00 a\ud800".encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    assert TextProcessor().decode(TextProcessor()(repaired)["text_ids"].tolist()) == "😀 a\ufffd"
+    assert TextProcessor().decode(TextProcessor()(repaired)["input_ids"].tolist()) == "😀 a\ufffd"
 
 
 ODD: dict[str, tuple[Any, str]] = {
@@ -160,7 +160,7 @@ ODD: dict[str, tuple[Any, str]] = {
 def test_odd_texts_are_encoded_as_they_stand(processor: TextProcessor, name: str) -> None:
     raw, text = ODD[name]
     inputs = processor(raw)
-    assert processor.decode(inputs["text_ids"].tolist()) == text
+    assert processor.decode(inputs["input_ids"].tolist()) == text
     assert processor.pieces(raw) == [raw]
     assert np.isfinite(processor.features(inputs)).all()
 
@@ -171,7 +171,7 @@ def test_odd_texts_are_encoded_as_they_stand(processor: TextProcessor, name: str
 )
 def test_a_megabyte_is_cut_into_windows(processor: TextProcessor, text: str) -> None:
     pieces = processor.pieces(text)
-    rows = [processor(piece)["text_ids"] for piece in pieces]
+    rows = [processor(piece)["input_ids"] for piece in pieces]
     assert max(map(len, rows)) <= 512
     assert processor.decode(torch.cat(rows).numpy()) == text
 
@@ -207,7 +207,7 @@ def test_bpe_reads_an_odd_corpus() -> None:
     processor = TextProcessor(tokenizer="bpe", vocab_size=300)
     processor.fit([raw for raw, _, _ in BAD.values()] + [raw for raw, _ in ODD.values()] + ["ab" * 50_000])
     for _, text in ODD.values():
-        assert processor.decode(processor(text)["text_ids"].numpy()) == text
+        assert processor.decode(processor(text)["input_ids"].numpy()) == text
 
 
 ANYTHING = st.one_of(
@@ -228,7 +228,7 @@ def test_anything_is_encoded_or_refused(processor: TextProcessor, raw: Any) -> N
     except (ValueError, TypeError) as error:
         assert str(error)
         return
-    ids = inputs["text_ids"]
+    ids = inputs["input_ids"]
     assert ids.dtype == torch.int64
     assert 0 < len(ids) <= 512
     assert 0 <= ids.min() <= ids.max() < processor.tokens.size

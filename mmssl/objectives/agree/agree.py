@@ -24,6 +24,7 @@ from mmssl.masking import Sampler, split_in_order
 from mmssl.modality import Processor
 from mmssl.model import MMSSLModel, initialise_all
 from mmssl.model.heads import BatchNorm, Head, LogitScale, Mlp, Prototypes
+from mmssl.objectives.agree.harmony import Harmonise, harmony_of
 from mmssl.objectives.agree.parts import Agreement, Seen, Space, pairs_of
 from mmssl.objectives.agree.predictors import Answer, Predicting
 from mmssl.objectives.base import Objective, Setup, Step
@@ -59,6 +60,7 @@ class Agree(Objective):
     """Make views agree. Its arguments are those of `Contrast`, `Distill` and `Clip`."""
 
     couples = True
+    harmonise: Harmonise | None = None
     count: ClassVar[int] = 2
 
     def __init__(
@@ -282,9 +284,11 @@ class Agree(Objective):
                 "norm of objective.projector and objective.predictor to layer or group"
             )
         seen = self.seen(share, step)
+        harmony = harmony_of(self.harmonise, seen)
         terms, metrics, state = dict[str, Term](), dict[str, Metric](), dict[str, Tensor]()
         for number, loss in enumerate(self.every_loss):
-            found = loss(seen, self.prototypes(number))
+            prototypes = self.prototypes(number)
+            found = loss(seen, prototypes) if harmony is None else harmony.agreed(loss, prototypes)
             name = f"loss_{number + 1}"
             for key, term in found.terms.items():
                 terms[f"{name}_{key}" if key else name] = term.times(loss.weight)
@@ -297,6 +301,9 @@ class Agree(Objective):
                 state |= {f"predictors.{name}.{key}": value for key, value in learned.items()}
         if len(terms) > 1:
             metrics |= {name: term.measured for name, term in terms.items()}
+        if harmony is not None:
+            terms["harmony"], told = harmony.term(Terms(terms))
+            metrics |= told
         return Terms(terms, metrics | self.measured(seen), state)
 
     def seen(self, share: Share, step: Step) -> Seen:

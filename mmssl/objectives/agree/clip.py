@@ -10,6 +10,7 @@ from mmssl.model import MMSSLModel
 from mmssl.model.heads import Head, LogitScale
 from mmssl.objectives.agree.agree import Agree, TeacherOptions
 from mmssl.objectives.agree.choice import Choice, Chooser
+from mmssl.objectives.agree.harmony import Harmonise, check_harmony
 from mmssl.objectives.agree.losses.negatives import InfoNce
 from mmssl.objectives.agree.parts import Agreement
 from mmssl.objectives.agree.predictors import Answer
@@ -34,6 +35,7 @@ class Clip(Agree):
     scale_limit: the most that it can become.
     bias: what is added to scaled similarities at first, for sigmoid; null: nothing.
     choose: train on those samples of a step alone of which the model can still learn; null: on all.
+    harmonise: of three modalities or more, let the gradients of different pairs at one sample not contradict; null: add them up.
     publish: the student, or the teacher.
     """
 
@@ -53,6 +55,7 @@ class Clip(Agree):
         scale_limit: Annotated[float, Field(gt=0)] = 100.0,
         bias: float | None = None,
         choose: Choice | None = None,
+        harmonise: Harmonise | None = None,
         publish: Literal["student", "teacher"] = "student",
     ) -> None:
         names = list(setup.augments) or list(model.adapters)
@@ -71,6 +74,9 @@ class Clip(Agree):
             scale=LogitScale(scale, scale_limit, bias),
             keeps_heads=True,
         )
+        if harmonise is not None:
+            check_harmony(self.every_loss, self.modalities)
+        self.harmonise = harmonise
         if choose is not None and any(loss.mixes for loss in self.every_loss):
             raise ValueError("objective.choose: views that are mixed of two samples are mixed of all of a step; leave mixed out")
         self.chooser = None if choose is None else Chooser(choose, self.networks, self.all_views)

@@ -1,22 +1,23 @@
 """Sounds as patches of a log-mel spectrogram (AudioMAE, arXiv 2207.06405, section 3), or as a waveform through convolutions."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
+from mmssl.model.positions import GridPositions
 from mmssl.tokens import Tokens
 from mmssl_modalities.audio.aspects import CLASSES, MFCC, chroma, cqt, cqt_bins, mfcc, pitch_classes
 from mmssl_modalities.audio.augment import AudioAugment
 from mmssl_modalities.audio.file import SUFFIXES
-from mmssl_modalities.audio.processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor
+from mmssl_modalities.audio.processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor, Positive
 from mmssl_modalities.audio.stem import StemNorm, WaveformStem
 
 __all__ = ["AUDIO", "AudioAdapter", "AudioAugment", "AudioProcessor"]
@@ -43,18 +44,32 @@ class AudioAdapter(Adapter):
     of up to 84 bins, both of the mean of all channels; of the spectrogram: `chroma`, the share of each pitch class.
 
     conv_width: channels of the convolutions, with processor.frontend: waveform.
+    stride: frames and mel bins from one patch to the next, where patches of the spectrogram overlap, as in the Audio Spectrogram
+        Transformer (arXiv 2104.01778, section 2.1); null: as large as a patch. Then hidden content reaches visible tokens.
+    learned_positions: patches in time and in frequency of a table of learned positions, added to what tokens hold; resampled for
+        sounds of another length; null: none.
     conv_norm: layer = LayerNorm after every convolution; group = GroupNorm over time after the first.
     """
 
     mixable = True
 
     def __init__(
-        self, width: int, processor: AudioProcessor, *, conv_width: Annotated[int, Field(gt=0)] = 512, conv_norm: StemNorm = "layer"
+        self,
+        width: int,
+        processor: AudioProcessor,
+        *,
+        conv_width: Positive = 512,
+        conv_norm: StemNorm = "layer",
+        stride: tuple[Positive, Positive] | list[Positive] | None = None,
+        learned_positions: tuple[Positive, Positive] | list[Positive] | None = None,
     ) -> None:
         super().__init__()
         self.stem: WaveformStem | None = None
         self.proj: nn.Linear | None = None
         self.processor = processor
+        self.positions: GridPositions | None = None
+        if processor.frontend == "waveform" and (stride or learned_positions):
+            raise ValueError("adapter.stride and learned_positions belong to processor.frontend: fbank. Leave them out")
         if processor.frontend == "waveform":
             self.overlapping = True
             self.input_names = (WAVEFORM, LENGTHS)
@@ -63,6 +78,13 @@ class AudioAdapter(Adapter):
             self.stem = WaveformStem(processor.channels, conv_width, width, conv_norm)
             return
         frames, self.bins = processor.patch
+        self.frames, self.mel_bins = frames, processor.mel_bins
+        self.stride = (frames, self.bins) if stride is None else (stride[0], stride[1])
+        self.overlapping = self.stride[0] < frames or self.stride[1] < self.bins
+        if learned_positions is not None:
+            self.has_identity = True
+            rows, columns = learned_positions
+            self.positions = GridPositions(rows, columns, width)
         values = frames * self.bins * processor.channels
         self.input_names = (FBANK, LENGTHS)
         self.target_sizes = {"fbank": values}
@@ -76,15 +98,37 @@ class AudioAdapter(Adapter):
         place = values.new_zeros(times, rows, 4, dtype=torch.float32)
         place[..., 0] = torch.arange(times, device=place.device)[:, None]
         place[..., 2] = torch.arange(rows, device=place.device)
-        return Tokens(values, place.flatten(0, 1).expand(len(values), -1, -1), self._valid(inputs, times, rows))
+        identity = None
+        if self.positions is not None:
+            sizes = None
+            if LENGTHS in inputs:
+                sizes = torch.cat([self._times(inputs[LENGTHS]), torch.full_like(inputs[LENGTHS], rows)], 1)
+            identity = self.positions.of_each(times, rows, sizes).expand(len(values), -1, -1)
+        return Tokens(values, place.flatten(0, 1).expand(len(values), -1, -1), self._valid(inputs, times, rows), identity)
+
+    def _times(self, lengths: Int[Tensor, "b 1"]) -> Int[Tensor, "b 1"]:
+        """Tokens in time of sounds that have so many patches without overlap."""
+        return lengths if self.stem is not None else (lengths - 1) * self.frames // self.stride[0] + 1
+
+    def _rows(self, inputs: Inputs) -> int:
+        """Tokens above each other at one time."""
+        return 1 if self.stem is not None else (inputs[FBANK].shape[4] - self.bins) // self.stride[1] + 1
+
+    def _patches(self, inputs: Inputs) -> Float[Tensor, "b n t"]:
+        """The values of each token of a spectrogram."""
+        spectrogram = inputs[FBANK]
+        if self.stride == (self.frames, self.bins):
+            return patchify(spectrogram, self.bins)
+        whole = spectrogram.permute(0, 1, 3, 4, 2).flatten(1, 2)  # [b, frames, mel bins, channels]
+        pieces = whole.unfold(1, self.frames, self.stride[0]).unfold(2, self.bins, self.stride[1])
+        return pieces.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
 
     def _tokens(self, inputs: Inputs) -> tuple[Float[Tensor, "b n d"], int]:
         """What the tokens hold, and how many of them lie above each other at one time."""
         if self.stem is not None:
             return self.stem(inputs[WAVEFORM].transpose(1, 2).flatten(2), inputs.get(LENGTHS)), 1
         assert self.proj is not None
-        patches = patchify(inputs[FBANK], self.bins)
-        return self.proj(patches.to(self.proj.weight.dtype)), inputs[FBANK].shape[4] // self.bins
+        return self.proj(self._patches(inputs).to(self.proj.weight.dtype)), self._rows(inputs)
 
     def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
         name = WAVEFORM if self.stem is not None else FBANK
@@ -95,8 +139,8 @@ class AudioAdapter(Adapter):
         return {name: sounds.masked_fill(~inside.view(*inside.shape, *[1] * (sounds.dim() - 2)), 0)}
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
-        name, rows = ("waveform", 1) if self.stem is not None else ("fbank", inputs[FBANK].shape[4] // self.bins)
-        values = inputs[WAVEFORM].transpose(2, 3).flatten(2) if self.stem is not None else patchify(inputs[FBANK], self.bins)
+        name, rows = "fbank" if self.stem is None else "waveform", self._rows(inputs)
+        values = inputs[WAVEFORM].transpose(2, 3).flatten(2) if self.stem is not None else self._patches(inputs)
         valid = self._valid(inputs, values.shape[1] // rows, rows)
         return {name: values.float() if valid is None else values.float().masked_fill(~valid[..., None], torch.nan)}
 
@@ -126,7 +170,7 @@ class AudioAdapter(Adapter):
         """Which tokens lie inside their sound."""
         if LENGTHS not in inputs:
             return None
-        there = torch.arange(times, device=inputs[LENGTHS].device) < inputs[LENGTHS]
+        there = torch.arange(times, device=inputs[LENGTHS].device) < self._times(inputs[LENGTHS])
         return there.repeat_interleave(rows, 1)
 
 
@@ -218,6 +262,13 @@ def _draw(axes: Axes, values: Float[np.ndarray, "t m"], low: float, high: float)
     axes.set(xlim=(0, len(values)), ylim=(low, high))
 
 
+def public() -> Sequence[Any]:
+    """The public encoders that the adapter can be."""
+    from mmssl_modalities.audio.public import FAMILIES  # tables that only those need who bring one in
+
+    return FAMILIES
+
+
 AUDIO = Modality(
     name="audio",
     keyword="audio",
@@ -231,6 +282,7 @@ AUDIO = Modality(
     picture=picture,
     draw=draw,
     sentence="audio",
+    public=public,
     suffixes=SUFFIXES,
     strong=(
         {

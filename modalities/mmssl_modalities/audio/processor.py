@@ -1,11 +1,12 @@
 """Raw sounds to normalised log-mel patches in time, or to pieces of the waveform; statistics that are fitted once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -14,8 +15,8 @@ from mmssl.modality import Inputs, Processor, pad_stack
 from mmssl_modalities.audio.decode import at_rate, cut, in_channels, read_sound
 from mmssl_modalities.audio.fbank import Filterbank, Window, cosines, filterbank
 
-FBANK = "audio_fbank"
-WAVEFORM = "audio_waveform"
+FBANK = "input_features"
+WAVEFORM = "input_values"
 LENGTHS = "audio_lengths"
 
 Positive = Annotated[int, Field(gt=0)]
@@ -37,7 +38,7 @@ LEAST_SPREAD = {"fbank": 0.1, "waveform": 1e-4}
 
 
 class AudioProcessor(Processor):
-    """A sound to `audio_fbank`, float32 `[patches in time, channels, frames of a patch, mel bins]`, or to `audio_waveform`.
+    """A sound to `input_features`, float32 `[patches in time, channels, frames of a patch, mel bins]`, or to `input_values`.
 
     A raw sound is the bytes of a wav, flac, ogg or mp3 file, a path, the dict {"bytes", "path"} or {"array", "sampling_rate"} of
     the datasets library, a pair (array, samples per second), or an array or tensor, which is taken to have `sample_rate`. Of an
@@ -47,7 +48,7 @@ class AudioProcessor(Processor):
     Hanning window, no dither, no energy). Then the values are normalised. The last patch is filled up with the quietest value that
     each bin has in the sound; so is a sound shorter than a patch. One shorter than a frame has silence behind it.
 
-    frontend: fbank, or waveform = `audio_waveform`, float32 `[pieces, channels, 320]`, zeros behind the end, for a convolutional
+    frontend: fbank, or waveform = `input_values`, float32 `[pieces, channels, 320]`, zeros behind the end, for a convolutional
         stem that mixes neighbouring tokens: not for targets that are raw values.
     sample_rate: samples per second after resampling.
     channels: 1 = the mean of all; more: what every sound must have, or one, which is repeated.
@@ -61,10 +62,13 @@ class AudioProcessor(Processor):
     per_bin: fit one mean and std for each mel bin instead of one for all.
     mean, std: one number, or one per bin; null: those of the first 2,000 training sounds. AudioSet: mean -4.2677, std 9.138, which
         is twice its standard deviation (AudioMAE, arXiv 2207.06405).
+    fill_frames: frames that every spectrogram has: shorter ones are filled up with zeros before they are normalised, which
+        attention sees, as the Audio Spectrogram Transformer was trained (arXiv 2104.01778), longer ones are cut; null: as many as there are.
     max_seconds: longer sounds are cut into windows of at most this length, all equally long; null: no limit.
     """
 
     whole = "max_seconds: null"
+    free = frozenset({"max_seconds"})
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class AudioProcessor(Processor):
         per_bin: bool = False,
         mean: Statistic = None,
         std: Statistic = None,
+        fill_frames: Positive | None = None,
         max_seconds: Annotated[float, Field(gt=0)] | None = 10.24,
     ) -> None:
         if len(patch) != 2 or mel_bins % patch[1]:
@@ -90,6 +95,12 @@ class AudioProcessor(Processor):
                 "processor.patch is two numbers, frames and mel bins, and mel_bins a multiple of the second; got "
                 f"patch={list(patch)} and mel_bins={mel_bins}. Set mel_bins to a multiple, or the second to a divisor"
             )
+        if fill_frames is not None and (frontend == "waveform" or fill_frames % patch[0]):
+            raise ValueError(
+                f"processor.fill_frames belongs to frontend: fbank, and is a multiple of the {patch[0]} frames of a patch; got "
+                f"{fill_frames} and {frontend}"
+            )
+        self.fill_frames = fill_frames
         self.frontend: Frontend = frontend
         self.sample_rate, self.channels, self.mel_bins, self.patch = sample_rate, channels, mel_bins, (patch[0], patch[1])
         self.frame_length, self.frame_shift, self.window = frame_length, frame_shift, window
@@ -136,6 +147,7 @@ class AudioProcessor(Processor):
             "per_bin": self.per_bin,
             "mean": self.mean,
             "std": self.std,
+            "fill_frames": self.fill_frames,
             "max_seconds": self.max_seconds,
         }
 
@@ -204,7 +216,10 @@ class AudioProcessor(Processor):
         """Log-mel values, or samples with one bin, before normalisation."""
         sound, rate = read_sound(raw, self.sample_rate, self.max_seconds)
         waveform = at_rate(torch.from_numpy(in_channels(sound, self.channels)), rate, self.sample_rate)
-        return waveform[..., None] if self.frontend == "waveform" else self._bank()(waveform)
+        if self.frontend == "waveform":
+            return waveform[..., None]
+        values = self._bank()(waveform)
+        return values if self.fill_frames is None else F.pad(values, (0, 0, 0, self.fill_frames - values.shape[1]))
 
     def _centred(self, values: Float[Tensor, "c t m"]) -> Float[Tensor, "c t m"]:
         return values if self.normalise == "dataset" else values - values.mean(1, keepdim=True)
@@ -213,6 +228,13 @@ class AudioProcessor(Processor):
         """The sounds in a list, or one sound: a pair (array, samples per second) is one."""
         pair = isinstance(raw, tuple) and len(raw) == 2 and isinstance(raw[1], int | np.integer)
         return [raw] if pair else super().many(raw)
+
+    options = ("sampling_rate",)
+
+    def with_options(self, raw: Any, options: Mapping[str, Any]) -> Any:
+        """An array with its rate, where `sampling_rate` says it."""
+        rate = options.get("sampling_rate")
+        return raw if rate is None or not isinstance(raw, np.ndarray | torch.Tensor) else (raw, rate)
 
     def collate(self, samples: Sequence[Inputs]) -> Inputs:
         """Stack sounds. If lengths differ, pad with zeros, and add `audio_lengths` `[b, 1]`, patches in time."""

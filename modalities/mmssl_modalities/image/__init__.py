@@ -1,11 +1,13 @@
 """Images as a grid of patches (ViT, arXiv 2010.11929, section 3.1)."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,10 +16,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
+from mmssl.model.positions import GridPositions
 from mmssl.tokens import Tokens
 from mmssl_modalities.image.augment import ImageAugment
 from mmssl_modalities.image.decode import SUFFIXES
-from mmssl_modalities.image.processor import PIXELS, SIZES, ImageProcessor
+from mmssl_modalities.image.processor import PIXELS, SIZES, ImageProcessor, Positive
 
 __all__ = ["IMAGE", "ImageAdapter", "ImageAugment", "ImageProcessor"]
 
@@ -34,6 +37,11 @@ class ImageAdapter(Adapter):
     patch_size: side of a patch in pixels.
     reference_grid: rows or columns that the longer side of every image spans in coordinates, so that images of different sizes
         cover one range; null: coordinates count patches.
+    coordinate_span: rows and columns of every image run from minus to plus this, edge to edge, so that coordinates say how far from
+        its middle a patch lies (DINOv3, arXiv 2508.10104: 2 pi); null: as reference_grid says.
+    learned_positions: rows and columns of a table of learned positions, added to what tokens hold; resampled to other grids
+        (arXiv 2010.11929, section 3.2); null: none.
+    position_antialias: resample them with antialiasing, as DINOv2 with registers and timm do.
     """
 
     input_names = (PIXELS, SIZES)
@@ -47,6 +55,9 @@ class ImageAdapter(Adapter):
         *,
         patch_size: Annotated[int, Field(gt=0)] = 16,
         reference_grid: Annotated[int, Field(gt=0)] | None = None,
+        coordinate_span: Annotated[float, Field(gt=0)] | None = None,
+        learned_positions: tuple[Positive, Positive] | list[Positive] | None = None,
+        position_antialias: bool = False,
     ) -> None:
         super().__init__()
         name, side = ("multiple", processor.multiple) if processor.size is None else ("size", processor.size)
@@ -57,7 +68,14 @@ class ImageAdapter(Adapter):
                 f"processor.{name} to {fitting}, or patch_size to a divisor of {side}"
             )
         self.patch_size = patch_size
-        self.reference_grid = reference_grid
+        if reference_grid is not None and coordinate_span is not None:
+            raise ValueError("adapter.reference_grid and coordinate_span both scale coordinates. Leave out one")
+        self.reference_grid, self.coordinate_span = reference_grid, coordinate_span
+        self.positions: GridPositions | None = None
+        if learned_positions is not None:
+            self.has_identity = True
+            rows, columns = learned_positions
+            self.positions = GridPositions(rows, columns, width, antialias=position_antialias)
         self.raw, self.colours = partial(_raw, processor=processor), _channels(processor)
         values = patch_size * patch_size * processor.channels
         self.proj = nn.Linear(values, width)
@@ -70,14 +88,29 @@ class ImageAdapter(Adapter):
         place = patches.new_zeros(rows, columns, 4, dtype=torch.float32)
         place[..., 2] = torch.arange(rows, device=place.device)[:, None]
         place[..., 3] = torch.arange(columns, device=place.device)
-        coords = place.flatten(0, 1).expand(len(patches), -1, -1)
+        coords = place.flatten(0, 1).expand(patches.shape[0], -1, -1)
         if self.reference_grid is not None:
             coords = self._in_reference(coords, self.reference_grid, inputs, max(rows, columns))
-        return Tokens(self.proj(patches.to(self.proj.weight.dtype)), coords, self._valid(inputs))
+        if self.coordinate_span is not None:
+            coords = self._spanned(coords, self.coordinate_span, inputs, rows, columns)
+        values, identity = self.proj(patches.to(self.proj.weight.dtype)), None
+        if self.positions is not None:
+            sizes = inputs[SIZES] // self.patch_size if SIZES in inputs else None
+            identity = self.positions.of_each(rows, columns, sizes).expand(len(patches), -1, -1)
+        return Tokens(values, coords, self._valid(inputs), identity)
+
+    def _spanned(
+        self, coords: Float[Tensor, "b n 4"], span: float, inputs: Inputs, rows: int, columns: int
+    ) -> Float[Tensor, "b n 4"]:
+        """Coordinates of patch centres, from minus to plus `span` between the edges of the image."""
+        sides = coords.new_tensor([rows, columns]).expand(len(coords), 2)
+        if SIZES in inputs:
+            sides = (inputs[SIZES] // self.patch_size).to(coords.dtype)
+        return F.pad((2 * (coords[..., 2:] + 0.5) / sides[:, None] - 1) * span, (2, 0))
 
     def _in_reference(self, coords: Float[Tensor, "b n 4"], grid: int, inputs: Inputs, longer: int) -> Float[Tensor, "b n 4"]:
         """Coordinates of patch centres scaled about the corner of the image, so that its longer side spans the reference grid."""
-        sides = coords.new_full((len(coords), 1, 1), longer)
+        sides = coords.new_full((coords.shape[0], 1, 1), longer)
         if SIZES in inputs:
             sides = (inputs[SIZES] // self.patch_size).amax(1)[:, None, None].to(coords.dtype)
         scaled = (coords + 0.5) * (grid / sides) - 0.5
@@ -220,6 +253,13 @@ def _for_display(
     return [view.permute(1, 2, 0).numpy() for view in views]
 
 
+def public() -> Sequence[Any]:
+    """The public encoders that the adapter can be."""
+    from mmssl_modalities.image.public import FAMILIES  # tables that only those need who bring one in
+
+    return FAMILIES
+
+
 IMAGE = Modality(
     name="image",
     keyword="images",
@@ -234,6 +274,7 @@ IMAGE = Modality(
     draw=draw,
     sentence="image",
     suffixes=SUFFIXES,
+    public=public,
     strong=(
         {"crop": (0.4, 1.0), "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2, "blur": 0.5, "solarize": 0.5},
         {"crop": (0.2, 0.8), "size": 32, "shift": 2, "flip": 0.5, "blur": 0.5},

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -16,6 +16,9 @@ from mmssl_modalities.image.tiff import is_tiff, read_tiff
 
 Picture = Image.Image | np.ndarray
 """A PIL image of mode L, RGB or RGBA, or float32 planes `[c, h, w]`, whose values `full_scale` maps to 1."""
+
+Resample = Literal["bicubic", "bilinear"]
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".avifs", ".gif", ".tif", ".tiff"),
@@ -289,11 +292,14 @@ def to_floats(picture: Picture) -> Float32[np.ndarray, "c h w"]:
     return values
 
 
-def resize(picture: Picture, height: int, width: int, box: tuple[float, float, float, float]) -> Picture:
-    """The part of a picture in `box` (left, top, right, bottom, in pixels) at another size: bicubic, with antialiasing."""
+def resize(
+    picture: Picture, height: int, width: int, box: tuple[float, float, float, float], resample: Resample = "bicubic"
+) -> Picture:
+    """The part of a picture in `box` (left, top, right, bottom, in pixels) at another size, with antialiasing."""
+    kind = FILTERS[resample]
     if isinstance(picture, Image.Image):
-        return picture.resize((width, height), Image.Resampling.BICUBIC, box)
-    planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC, box) for plane in picture]
+        return picture.resize((width, height), kind, box)
+    planes = [Image.fromarray(plane).resize((width, height), kind, box) for plane in picture]
     return np.stack([np.asarray(plane) for plane in planes])
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.modality import Inputs, Processor, pad_stack
-from mmssl_modalities.image.decode import MAX_PIXELS, Picture, read_image, resize, size_of, to_floats
+from mmssl_modalities.image.decode import MAX_PIXELS, Picture, Resample, read_image, resize, size_of, to_floats
 
 PIXELS = "pixel_values"
 SIZES = "pixel_sizes"
@@ -22,6 +22,8 @@ Statistic = float | list[float] | None
 
 FIT_SAMPLES = 2000
 """Images from which `fit` computes statistics."""
+BRIGHTEST = 2.0
+"""Values of a float image above this are no shares of white, but of 255."""
 FEATURE_SIDE = 32
 """Side to which `features` shrinks images that are larger, or not all of one size."""
 
@@ -39,6 +41,8 @@ class ImageProcessor(Processor):
 
     size: side of the square that every image becomes; null: each image keeps its size, to the nearest multiple of `multiple`.
     resize: what becomes a square: crop = the largest square in the middle; squash = everything, without regard to the aspect.
+    cut: with resize: crop, the side of the square as a share of the shorter side; 0.875 is the usual cut of ImageNet.
+    resample: filter that images are resized by: bicubic or bilinear, both with antialiasing.
     channels: 1 = grey, 3 = RGB, 4 = RGBA; other counts for arrays, tensors and TIFF files.
     multiple: what the sides are multiples of when size is null; a multiple of the adapter's patch_size.
     mean, std: of the values in [0, 1], one number or one per channel; null: those of the first 2,000 training images.
@@ -51,11 +55,15 @@ class ImageProcessor(Processor):
         `image`). null: grey, RGB and RGBA are converted as `channels` says.
     """
 
+    free = frozenset({"size", "resize", "cut", "resample", "max_pixels", "max_tokens", "enlarge"})
+
     def __init__(
         self,
         *,
         size: Positive | None = None,
         resize: Literal["crop", "squash"] = "crop",
+        cut: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        resample: Resample = "bicubic",
         channels: Positive = 3,
         multiple: Positive = 16,
         mean: Statistic = None,
@@ -68,7 +76,8 @@ class ImageProcessor(Processor):
         if size is not None and max_tokens is not None:
             raise ValueError(f"processor.size={size} and max_tokens={max_tokens} both say how large images become. Leave out one")
         self.size = size
-        self.resize = resize
+        self.resize, self.cut = resize, cut
+        self.resample: Resample = resample
         self.channels = channels if channel_names is None else _count(channel_names, channels)
         self.multiple = multiple
         self.max_pixels = max_pixels
@@ -91,6 +100,8 @@ class ImageProcessor(Processor):
         return {
             "size": self.size,
             "resize": self.resize,
+            "cut": self.cut,
+            "resample": self.resample,
             "channels": self.channels,
             "multiple": self.multiple,
             "mean": self.mean,
@@ -132,18 +143,28 @@ class ImageProcessor(Processor):
         if not self.fitted:
             raise ValueError("processor.mean and std are not known yet: call fit(images) with the training images, or set both")
         values = to_floats(self._picture(raw))
+        if values.max() > BRIGHTEST and self._in_unit_range:
+            raise ValueError(
+                f"a float image is taken as it is, and the training images lay between 0 and 1; this one goes up to "
+                f"{values.max():.4g}. Divide it by 255, or pass uint8"
+            )
         values *= self.scale
         values += self.offset
         return {PIXELS: torch.from_numpy(values)}
+
+    @property
+    def _in_unit_range(self) -> bool:
+        """Whether mean and std are those of values in [0, 1]."""
+        return self.mean is not None and self.std is not None and bool(np.max(self.mean) <= 1 and np.max(self.std) < 1)
 
     def _picture(self, raw: Any) -> Picture:
         """The image at its final size."""
         picture = read_image(raw, self.channels, self.max_pixels, self.channel_names)
         height, width = size_of(picture)
         final = self._final_size(height, width)
-        if (height, width) == final:
+        if (height, width) == final and self.cut == 1:
             return picture
-        return resize(picture, *final, self._box(height, width))
+        return resize(picture, *final, self._box(height, width), self.resample)
 
     def _final_size(self, height: int, width: int) -> tuple[int, int]:
         if self.size is not None:
@@ -164,6 +185,10 @@ class ImageProcessor(Processor):
         if self.size is None or self.resize == "squash":
             return 0.0, 0.0, float(width), float(height)
         side = min(height, width)
+        if self.cut < 1:
+            part = side * self.cut
+            left, top = (width - part) / 2, (height - part) / 2
+            return left, top, left + part, top + part
         left, top = (width - side) // 2, (height - side) // 2
         return float(left), float(top), float(left + side), float(top + side)
 

@@ -1,5 +1,6 @@
 """Random views of batched token ids, on the device of the batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mmssl.draws import Draws, most
 from mmssl.modality import Inputs, check_range
-from mmssl_modalities.text.processor import IDS, LENGTHS, MORE, MORE_LENGTHS
+from mmssl_modalities.text.processor import IDS, LENGTHS, MORE, MORE_LENGTHS, TextProcessor
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -20,6 +21,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 @dataclass(frozen=True, kw_only=True)
 class TextAugment:
     """One of several captions, a span of it, and tokens that are deleted, replaced or moved, each drawn per text. By default none.
+
+    Special tokens that the processor puts before and behind every text stay there.
 
     caption: drawn = any of the captions that processor.captions reads, so that several views are several positives (DreamLIP, arXiv
         2403.17007, which draws without repetition); first = the first one.
@@ -38,6 +41,11 @@ class TextAugment:
 
     def __post_init__(self) -> None:
         check_range("crop", "share of the tokens", self.crop)
+
+    def with_processor(self, processor: TextProcessor) -> Callable[[Inputs, Draws], Inputs]:
+        """The views of texts that this processor made."""
+        changes = self != type(self)(caption=self.caption)
+        return Framed(self, processor) if processor.special and changes else self
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
         """One random view of a batch; at least one token of every text is left."""
@@ -77,6 +85,46 @@ class TextAugment:
         place = torch.arange(ids.shape[1], device=ids.device)
         moved = place + draws.uniform("text shuffle", ids.shape[1]) * (self.shuffle + 1)
         return ids.gather(1, moved.masked_fill(place >= lengths, torch.inf).argsort(dim=1, stable=True))
+
+
+@dataclass(frozen=True)
+class Framed:
+    """Views of the texts between special tokens, which are put to the views again.
+
+    augment: of the texts without them. processor: says what they are.
+    """
+
+    augment: TextAugment
+    processor: TextProcessor
+
+    def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
+        before, after, fill = self.processor.before, self.processor.after, self.processor.fill
+        first, beside = len(before), len(before) + len(after)
+        ids = inputs[IDS]
+        full = torch.tensor(ids.shape[1], device=ids.device).expand(len(ids), 1)
+        lengths = inputs.get(LENGTHS, full) - beside if fill is None else self.bodies(ids, fill)
+        inside = inputs | {IDS: ids[:, first : ids.shape[1] - len(after)], LENGTHS: lengths}
+        if MORE in inputs:
+            more, counts = inputs[MORE], inputs[MORE_LENGTHS]
+            own = counts - beside if fill is None else self.bodies(more, fill)[..., 0]
+            inside |= {MORE: more[:, :, first : more.shape[2] - len(after)], MORE_LENGTHS: own.where(counts > 0, counts)}
+        view = self.augment(inside, draws)
+        body, length = view[IDS], view[LENGTHS]
+        framed = F.pad(body, (first, len(after)), value=fill or 0)
+        place = torch.arange(framed.shape[1], device=ids.device) - first - length
+        for number, token in enumerate(before):
+            framed[:, number] = token
+        for number, token in enumerate(after):
+            framed = framed.masked_fill(place == number, token)
+        if fill is None:
+            return inputs | {IDS: framed, LENGTHS: length + beside}
+        framed = framed.masked_fill(place >= len(after), fill)
+        return inputs | {IDS: F.pad(framed, (0, max(0, ids.shape[1] - framed.shape[1])), value=fill)}
+
+    def bodies(self, ids: Int[Tensor, "*b n"], fill: int) -> Int[Tensor, "*b 1"]:
+        """How many tokens of each text are its own, where texts are filled up."""
+        others = [token for token in (*self.processor.before, *self.processor.after) if token != fill]
+        return (ids != fill).sum(-1, keepdim=True) - len(others)
 
 
 def drawn(

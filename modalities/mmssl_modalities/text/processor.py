@@ -13,10 +13,20 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.modality import Inputs, Processor, Reference, pad_stack
-from mmssl_modalities.text.tokenizers import NUM_BYTES, ByteTokenizer, FastTokenizer, Ids, Tokenizer, load_tokenizer, train_bpe
+from mmssl_modalities.text.tokenizers import (
+    NUM_BYTES,
+    ByteTokenizer,
+    FastTokenizer,
+    Ids,
+    Tokenizer,
+    load_tokenizer,
+    served,
+    train_bpe,
+)
 
-IDS = "text_ids"
+IDS = "input_ids"
 LENGTHS = "text_lengths"
+MASK = "attention_mask"
 MORE = "text_more"
 MORE_LENGTHS = "text_more_lengths"
 """Captions after the first, and their numbers of tokens: 0 where a sample has fewer of them than others of its batch."""
@@ -31,6 +41,7 @@ NGRAMS = (3, 4)
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 """What stands between two sentences."""
+Id = Annotated[int, Field(ge=0)]
 Captions = Literal["one", "list", "sentences"]
 
 
@@ -42,7 +53,7 @@ class Window:
 
 
 class TextProcessor(Processor):
-    """A text to `text_ids`, int64 `[n]`: one id per token, without special tokens.
+    """A text to `input_ids`, int64 `[n]`: one id per token, with special tokens only where `before` and `after` name some.
 
     A raw text is a str, the bytes of UTF-8, a dict {"text": either}, or a `Window`. It is encoded as it is: nothing is stripped or
     normalised except by a named tokenizer, and the names of special tokens in it are plain text.
@@ -52,16 +63,19 @@ class TextProcessor(Processor):
     tokenizer: bytes = the UTF-8 bytes, which needs no files; bpe = a byte-pair encoding trained on the training texts; or a fast
         tokenizer of Hugging Face, a folder or a Hub id. All are kept in the settings: the model folder needs nothing else.
     vocab_size: largest number of ids of bpe, the 256 bytes included.
-    max_tokens: tokens of a text at most.
+    max_tokens: tokens of a text at most, special ones included.
     long_texts: what becomes of longer ones: cut = windows, so that nothing is lost; truncate = the first max_tokens alone; raise =
         an error. A long text that is paired with a sample of another modality cannot be cut.
     overlap: tokens that two neighbouring windows share.
     captions: one = a raw text is one; list = it may be a list of captions of the same thing; sentences = each sentence of it, or of
         each in the list, is a caption (DreamLIP, arXiv 2403.17007). The first is the text, unless augment.caption draws another.
+    before, after: ids of special tokens that are put in front of every text and behind it, such as those of [CLS] and [SEP].
+    fill: id of a token that fills short texts up to max_tokens, and is seen by attention, as SigLIP's; null: they stay short.
     tokenizer_json: what a tokenizer.json holds, as `settings()` returns it; null: trained by `fit`, or loaded.
     """
 
     whole = "long_texts: truncate"
+    free = frozenset({"max_tokens", "long_texts", "overlap", "captions"})
 
     def __init__(
         self,
@@ -72,11 +86,21 @@ class TextProcessor(Processor):
         long_texts: Literal["cut", "truncate", "raise"] = "cut",
         overlap: Annotated[int, Field(ge=0)] = 0,
         captions: Captions = "one",
+        before: Sequence[Id] = (),
+        after: Sequence[Id] = (),
+        fill: Id | None = None,
         tokenizer_json: str | None = None,
     ) -> None:
         if overlap >= max_tokens:
             raise ValueError(
                 f"processor.overlap must be smaller than max_tokens; got overlap={overlap} and max_tokens={max_tokens}"
+            )
+        self.before, self.after, self.fill = list(before), list(after), fill
+        self.room = max_tokens - len(self.before) - len(self.after)
+        if self.room <= overlap:
+            raise ValueError(
+                f"processor.max_tokens={max_tokens} leaves {self.room} tokens beside those of before and after, no more than "
+                f"overlap={overlap}. Raise it"
             )
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -102,6 +126,9 @@ class TextProcessor(Processor):
             "long_texts": self.long_texts,
             "overlap": self.overlap,
             "captions": self.captions,
+            "before": self.before,
+            "after": self.after,
+            "fill": self.fill,
             "tokenizer_json": self.tokenizer_json,
         }
 
@@ -128,6 +155,11 @@ class TextProcessor(Processor):
         if self._tokenizer is None:
             raise ValueError("the vocabulary of tokenizer: bpe is not known yet: call fit(texts) with the training texts first")
         return self._tokenizer
+
+    @property
+    def special(self) -> list[int]:
+        """Ids of tokens that are put to every text."""
+        return sorted({*self.before, *self.after, *([] if self.fill is None else [self.fill])})
 
     def _ids(self, raw: Any) -> Ids:
         if isinstance(raw, Window):
@@ -165,18 +197,32 @@ class TextProcessor(Processor):
     def _bounded(self, raw: Any) -> Int[Tensor, " n"]:
         """The ids of one text, not too many."""
         ids = self._ids(raw)
-        if len(ids) > self.max_tokens and self.long_texts != "truncate":
+        if len(ids) > self.room and self.long_texts != "truncate":
+            beside = f" less {self.max_tokens - self.room} special ones" if self.special else ""
             raise ValueError(
-                f"this text has {len(ids):,} tokens, more than processor.max_tokens={self.max_tokens:,}. Cut it with pieces(text), "
+                f"this text has {len(ids):,} tokens, more than processor.max_tokens={self.max_tokens:,}{beside}. "
+                "Cut it with pieces(text), "
                 "raise max_tokens, or set processor.long_texts: truncate"
             )
-        return torch.from_numpy(ids[: self.max_tokens])
+        if not self.special:
+            return torch.from_numpy(ids[: self.room])
+        framed = [*self.before, *ids[: self.room].tolist(), *self.after]
+        missing = 0 if self.fill is None else self.max_tokens - len(framed)
+        return torch.tensor([*framed, *[self.fill or 0] * missing])
 
     def pieces(self, raw: Any) -> list[Any]:
         """The text, if it is short enough; else windows of almost equal length, which give all of its tokens back in order."""
-        if not self.windowed or self.captions != "one" or len(ids := self._ids(raw)) <= self.max_tokens:
+        if not self.windowed or self.captions != "one" or len(ids := self._ids(raw)) <= self.room:
             return [raw]
-        return [Window(ids[first:last]) for first, last in windows(len(ids), self.max_tokens, self.overlap)]
+        return [Window(ids[first:last]) for first, last in windows(len(ids), self.room, self.overlap)]
+
+    def beginning(self, raw: Any) -> Any:
+        """The first `max_tokens` tokens."""
+        return Window(self._ids(raw)[: self.max_tokens])
+
+    def hub_tokenizer(self) -> Any:
+        """For `AutoTokenizer`: the same ids as `input_ids`, with an `attention_mask`, cut at `max_tokens` if asked."""
+        return None if self._tokenizer is None else served(self._tokenizer, self.max_tokens)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of ids: for bytes and bpe exactly what was encoded."""
@@ -208,7 +254,9 @@ class TextProcessor(Processor):
 
     def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
         """Hashed runs of three and four bytes of the text with a space around it, whatever the tokenizer."""
-        return hashed_ngrams(f" {self.decode(inputs[IDS].numpy())} ".encode(), NGRAMS)
+        ids = inputs[IDS].numpy()
+        body = ids[~np.isin(ids, self.special)] if self.special else ids
+        return hashed_ngrams(f" {self.decode(body)} ".encode(), NGRAMS)
 
     def reference(self) -> Reference:
         """Counted words and a linear model."""

@@ -118,7 +118,7 @@ class InfoNce(Agreement):
             losses.append(loss[there])
             best = logits.detach().masked_fill(~counted, -torch.inf).argmax(1)
             right.append(positive.gather(1, best[:, None])[there, 0])
-        if losses and max(len(seen.rows(view)) for view in seen.views) < 2 and not self.size:
+        if losses and len(seen.share) < 2 and not self.size:
             raise ValueError(
                 "objective.losses: info_nce compares a sample with others, but the step has one alone; raise train.batch_size"
             )

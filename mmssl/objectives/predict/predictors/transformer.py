@@ -17,7 +17,7 @@ from mmssl.tokens import Tokens, both_valid, cat, gather, of_own
 
 
 def narrow(config: MMSSLConfig, width: int, layers: int, heads: int) -> MMSSLConfig:
-    """The encoder's configuration in another size, without prefix tokens and stochastic depth, with a norm at its end."""
+    """The encoder's configuration in another size, pre-norm, without prefix tokens, limits of attention and dropout."""
     return config.derive(
         hidden_size=width,
         num_hidden_layers=layers,
@@ -30,6 +30,11 @@ def narrow(config: MMSSLConfig, width: int, layers: int, heads: int) -> MMSSLCon
         dropout=0.0,
         drop_path_rate=0.0,
         final_norm=True,
+        norm_order="pre",
+        input_norm=False,
+        first_norm=True,
+        causal=False,
+        attention_window=None,
     )
 
 

@@ -1,0 +1,223 @@
+"""The card of a model on the Hub: metadata that its pages read, and what people should know before they use it."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from mmssl.evaluation import Shown
+from mmssl.evaluation.history import Trained
+from mmssl.evaluation.table import OWN
+from mmssl.modality import find
+from mmssl.model import LabelHead
+from mmssl.report.card import MOST_CLASSES, fenced, introduction, metric_type_of, named
+
+CURVES = "curves.png"
+MOST_COLUMNS = 20
+"""Columns of data that the card names."""
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
+"""A dataset of the Hub as a recipe names it, `owner/name` or `owner/name:configuration`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """What the Hub's metadata say of the licence of a model.
+
+    key: one of the Hub's identifiers (apache-2.0, cc-by-4.0, ...), or other, which needs `name`; None: it is not set. link: to its
+    text, a file of the repository or an address.
+    """
+
+    key: str | None = None
+    name: str | None = None
+    link: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.key is None and (self.name or self.link):
+            raise ValueError("--license-name and --license-link go with --license other; add it")
+        if self.key is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.key):
+            raise ValueError(f"--license takes an identifier of the Hub, as apache-2.0, mit, cc-by-4.0 or other; got {self.key!r}")
+        if self.key == "other" and not self.name:
+            raise ValueError("--license other needs its name, as in --license-name my-licence-1.0, and better a --license-link")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a card is made of; texts hold no paths any more.
+
+    name: of the model. repo: of the Hub; None for a folder. kind: student, teacher or average, where it is known.
+    trained: what the model was trained on. tables: its scores. judged: what its own predictions are worth.
+    record: of the run. recipe_yaml: its recipe. base: the model of the Hub that it started from. alone: whether the folder brings
+    code that needs no mmssl. curves: whether there is a picture of them.
+    """
+
+    name: str
+    repo: str | None
+    kind: str | None
+    modalities: Sequence[str]
+    trained: Sequence[Trained]
+    complete: bool
+    tables: Sequence[Shown]
+    judged: Sequence[Mapping[str, Any]]
+    record: Mapping[str, Any]
+    recipe_yaml: str
+    licence: Licence
+    head: LabelHead | None
+    base: str | None
+    alone: bool
+    curves: bool
+
+    @property
+    def place(self) -> str:
+        """What a user gives to `from_pretrained`."""
+        return self.repo or "path/to/this/folder"
+
+
+def card(facts: Facts) -> str:
+    """README.md of a published model."""
+    kind = "regression" if facts.head is not None and facts.head.kind == "regression" else "classification"
+    scores = [result for table in facts.tables for result in results(table)]
+    header = ModelCardData(
+        library_name="transformers",
+        license=facts.licence.key,
+        license_name=facts.licence.name,
+        license_link=facts.licence.link,
+        pipeline_tag="feature-extraction" if facts.head is None else find(facts.modalities[0]).tasks.get(kind),
+        tags=["mmssl", "self-supervised-learning" if facts.head is None else kind, *facts.modalities],
+        datasets=sorted({name.partition(":")[0] for name in map(hub_dataset, facts.trained) if name}) or None,
+        base_model=facts.base,
+        model_name=facts.name if scores else None,
+        eval_results=scores or None,
+    )
+    record = facts.record
+    made = ModelCard.from_template(
+        header,
+        template_path=str(Path(__file__).with_name("card.md.j2")),
+        facts=facts,
+        introduction=introduction(facts.head, facts.modalities),
+        data=[told(entry) for entry in facts.trained],
+        confusions=[confused(one) for one in facts.judged if 0 < len(one["names"]) <= MOST_CLASSES],
+        versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
+        flags=record.get("flags", []),
+        with_mmssl=with_mmssl,
+        alone=alone,
+        by_command=by_command,
+        fenced=fenced,
+        curves=CURVES if facts.curves else None,
+    )
+    return re.sub(r"\n{3,}", "\n\n", f"{made}\n")  # of what the template left out
+
+
+def results(table: Shown) -> list[EvalResult]:
+    """All scores of a table in the Hub's form, those of baselines by their names; none of samples that were trained on with labels.
+
+    Accuracies are shares.
+    """
+    if table.rows[0].seen:
+        return []
+    found = []
+    for row in table.rows:
+        suffix = "" if row is table.rows[0] else f", {row.name}"
+        titles = {"probe": "its own predictions"} if row.name == OWN else {key: named(table, t) for key, t in table.titles.items()}
+        values = {title: table.value(row, key) for key, title in titles.items()}
+        found += [
+            EvalResult(
+                task_type="feature-extraction",
+                dataset_type=table.data,
+                dataset_name=table.data,
+                metric_type=metric_type_of(table),
+                metric_name=title if row.name == OWN else f"{title}{suffix} ({table.protocol})",
+                metric_value=share(table, value),
+            )
+            for title, value in values.items()
+            if value == value  # a reference has no neighbours
+        ]
+    return found
+
+
+def share(table: Shown, value: float) -> float:
+    """A score as the Hub counts it."""
+    return round(value / (100 if table.metric == "accuracy" else 1), 4)
+
+
+def leaderboard(table: Shown, date: str) -> list[dict[str, Any]]:
+    """What `.eval_results/` says of a table: the first row on a dataset of the Hub; nothing of other data."""
+    name = table.data.partition(":")[0]
+    first = table.rows[0]
+    if not HUB_NAME.fullmatch(table.data) or first.seen:
+        return []
+    entries = [
+        EvalResultEntry(
+            dataset_id=name,
+            task_id=f"{table.protocol}-{key}",
+            value=share(table, table.value(first, key)),
+            date=date,
+            notes=f"{title}, {table.protocol}, by mmssl",
+        )
+        for key, title in table.titles.items()
+        if table.value(first, key) == table.value(first, key)
+    ]
+    return eval_result_entries_to_yaml(entries)
+
+
+def hub_dataset(entry: Trained) -> str | None:
+    """The dataset of the Hub that was trained on; None for local data, whose names say nothing there, and for bundled ones."""
+    return entry.path if HUB_NAME.fullmatch(entry.path) and not entry.path.startswith("bundled:") else None
+
+
+def told(entry: Trained) -> str:
+    """What was trained on, in a sentence."""
+    columns = ", ".join(f"`{name}`" for name in entry.inputs[:MOST_COLUMNS])
+    more = f" and {len(entry.inputs) - MOST_COLUMNS:,} more columns" if len(entry.inputs) > MOST_COLUMNS else ""
+    labels = f" with the labels `{entry.label}`" if entry.label is not None else " without labels"
+    held = f"; a fifth, chosen by `{entry.held_out}`, was held out" if entry.held_out is not None else ""
+    part = f", {entry.split}" if entry.split else ""
+    prints = f"fingerprint `{entry.content}`" + (f", of its labels `{entry.labels}`" if entry.labels else "")
+    return f"`{entry.path}`{part}: {entry.rows:,} rows, {columns}{more}, {entry.objective}{labels}{held}; {prints}"
+
+
+def with_mmssl(facts: Facts, modality: str) -> str:
+    """Features, or predictions, by transformers with mmssl."""
+    keyword = find(modality).keyword
+    if facts.head is None:
+        return f"""import mmssl  # registers its classes with transformers
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("{facts.place}").eval()
+processor = AutoProcessor.from_pretrained("{facts.place}")
+features = model(**processor({keyword}={keyword})).pooler_output"""
+    name = "MMSSLForRegression" if facts.head.kind == "regression" else "MMSSLForClassification"
+    return f"""from mmssl import {name}
+from transformers import AutoProcessor
+
+model = {name}.from_pretrained("{facts.place}").eval()
+processor = AutoProcessor.from_pretrained("{facts.place}")
+logits = model(**processor({keyword}={keyword})).logits"""
+
+
+def alone(facts: Facts, modality: str) -> str:
+    """Features by transformers alone, with the code of the folder."""
+    keyword = find(modality).keyword
+    return f"""from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("{facts.place}", trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained("{facts.place}", trust_remote_code=True)
+features = model(**processor({keyword}={keyword})).pooler_output"""
+
+
+def by_command(facts: Facts) -> str:
+    """On the command line."""
+    what = "embed" if facts.head is None else "predict"
+    lines = [f"mmssl {what} {facts.place} --data PATH --output {what}.parquet"]
+    lines += [f"mmssl train hf://{facts.repo} data.path=PATH init={facts.repo}"] if facts.repo else []
+    return "\n".join(lines)
+
+
+def confused(judged: Mapping[str, Any]) -> str:
+    """A table of how many samples of each class were taken for each class."""
+    names: Iterable[str] = judged["names"]
+    lines = [f"| true \\ predicted | {' | '.join(names)} |", "|---|" + "---:|" * len(judged["names"])]
+    rows = zip(names, judged["confusion"], strict=True)
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, counts))} |" for name, counts in rows)])

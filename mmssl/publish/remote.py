@@ -1,0 +1,121 @@
+"""A model as a folder that brings its own code: `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)` without mmssl."""
+
+import ast
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mmssl import files
+from mmssl.model import LabelHead, MMSSLConfig, faced, load_model, no_weights_bar
+from mmssl.model.sentence import write_sentence_files
+from mmssl.plugins import points
+from mmssl.processor import MMSSLProcessor
+from mmssl.publish.flat import Flat
+
+TITLES = {
+    "mmssl.model.config": "configuration_mmssl",
+    "mmssl.model.model": "modeling_mmssl",
+    "mmssl.model.tasks": "modeling_mmssl_tasks",
+    "mmssl.processor": "processing_mmssl",
+    "mmssl_catalogue": "mmssl_catalogue",
+}
+"""The usual names of files of code in a model's folder."""
+TRAINING = {"augment", "mask", "example", "golden", "picture", "draw", "strong"}
+"""Fields of a modality that only training, its pictures and its tests ask for."""
+TRAINED = {"fit", "contents", "reference", "aspect", "pictures", "render"}
+"""Methods of processors and adapters that only training asks for."""
+TASKS = ("AutoModelForAudioClassification", "AutoModelForImageClassification", "AutoModelForSequenceClassification")
+"""The Auto classes under which a model with a label head is registered."""
+
+INSTALLED = "def installed():\n    return list(points())\n\ndef load(point):\n    return point()\n"
+
+
+class WithoutTraining(ast.NodeTransformer):
+    """Takes out of modalities what only training asks for."""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+        if bases & {"Adapter", "Processor"}:
+            node.body = [part for part in node.body if not (isinstance(part, ast.FunctionDef) and part.name in TRAINED)]
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id == "Modality":
+            for keyword in node.keywords:
+                if keyword.arg in TRAINING:
+                    keyword.value = ast.Tuple(elts=[]) if keyword.arg == "strong" else ast.Constant(None)
+        return node
+
+
+def code_of(config: MMSSLConfig) -> dict[str, str]:
+    """The files of code that a model needs, by name: the encoder, and its own modalities with their processors."""
+    found = {name: points()[name] for name in config.modalities}
+    loaders = "\n".join(
+        f"def _{name}():\n    from {point.module} import {point.attr}\n    return {point.attr}\n" for name, point in found.items()
+    )
+    table = ", ".join(f"{name!r}: _{name}" for name in found)
+    replaced = {
+        "mmssl.plugins": f"from mmssl_catalogue import points\n\n{INSTALLED}",
+        "mmssl_catalogue": f"{loaders}\ndef points():\n    return {{{table}}}\n",
+    }
+    ours = {"mmssl", "mmssl_catalogue"} | {point.module.partition(".")[0] for point in found.values()}
+    flat = Flat(ours, replaced, WithoutTraining(), TITLES)
+    flat.add("mmssl.model.config", "MMSSLConfig")
+    flat.add("mmssl.model.model", "MMSSLModel")
+    flat.add("mmssl.processor", "MMSSLProcessor")
+    if config.label_head is not None:
+        flat.add("mmssl.model.tasks", task_of(config))
+    header = (
+        f"# Made by mmssl {version('mmssl')} from its own sources, for people who have no mmssl (Apache-2.0). Not to be edited: "
+        "comments and\n# types are in the original.\n"
+    )
+    return flat.files(header)
+
+
+def task_of(config: MMSSLConfig) -> str:
+    """The class of a model with a label head."""
+    assert config.label_head is not None
+    return "MMSSLForRegression" if LabelHead(**config.label_head).kind == "regression" else "MMSSLForClassification"
+
+
+def write_remote_code(folder: Path, config: MMSSLConfig) -> None:
+    """Put the code beside a saved model, and tell transformers in its files which classes are where."""
+    for name, text in code_of(config).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    classes = {"AutoConfig": "configuration_mmssl.MMSSLConfig", "AutoModel": "modeling_mmssl.MMSSLModel"}
+    if config.label_head is not None:
+        classes |= dict.fromkeys(TASKS, f"modeling_mmssl_tasks.{task_of(config)}")
+    processor = {"AutoProcessor": "processing_mmssl.MMSSLProcessor"}
+    _tell(folder / "config.json", classes | processor)
+    _tell(folder / "processor_config.json", processor)
+
+
+def _tell(file: Path, classes: dict[str, str]) -> None:
+    """Add `auto_map` to a JSON file."""
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(content | {"auto_map": classes}, indent=2) + "\n", encoding="utf-8")
+
+
+def export_remote_code(model: str | Path, folder: str | Path) -> list[str]:
+    """Write a saved model with the code that it needs to a new folder; returns the names of its files.
+
+    model: folder of a model or of a run, or Hub id. FileExistsError if the folder is there already.
+    """
+    place = Path(folder)
+    if place.exists():
+        raise FileExistsError(f"{place} exists already; give another folder")
+    inner = Path(model) / "model"
+    source = inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
+    loaded, processor = load_model(source), MMSSLProcessor.from_pretrained(source)
+    with files.new_folder(place) as new:
+        with no_weights_bar():
+            faced(loaded).save_pretrained(new)
+        processor.save_pretrained(new)
+        write_sentence_files(new, processor.processors)
+        if (card := Path(source) / "README.md").is_file():
+            shutil.copy(card, new / card.name)
+        write_remote_code(new, loaded.config)
+        (new / "model.safetensors").chmod((new / "config.json").stat().st_mode)
+    return sorted(path.name for path in place.iterdir())
