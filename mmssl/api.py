@@ -46,6 +46,7 @@ from mmssl.objectives import Objective
 from mmssl.objectives.networks import KEPT, Moving
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
+from mmssl.recipe.options import TrainOptions
 from mmssl.report import contents
 from mmssl.report.hits import PAGE, write_hits
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
