@@ -13,8 +13,8 @@ from mmssl.model.public import saved_config
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
 
-FREE = ("dropout", "drop_path_rate", "pooling")
-"""Encoder keys that may differ from a saved model's: no weight depends on them."""
+FREE = ("dropout", "drop_path_rate", "pooling", "initializer")
+"""Encoder keys that may differ from a saved model's: no trained weight depends on them."""
 
 
 def new_modalities(recipe: Recipe, saved: str, before: MMSSLProcessor) -> list[str]:
