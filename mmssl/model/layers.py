@@ -137,8 +137,9 @@ class MMSSLAttention(nn.Module):
         self.config = config
         self.head_dim = width // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            self.add_module(name, nn.Linear(width, width, bias=config.attention_bias))
+        bias = config.attention_bias
+        self.q_proj, self.k_proj = nn.Linear(width, width, bias=bias), nn.Linear(width, width, bias=bias)
+        self.v_proj, self.o_proj = nn.Linear(width, width, bias=bias), nn.Linear(width, width, bias=bias)
         self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 

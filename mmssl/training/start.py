@@ -81,7 +81,7 @@ def load_saved(recipe: Recipe, saved: str, processor: MMSSLProcessor, *, keep: b
 
     RecipeError if the recipe describes another architecture.
     """
-    config = saved_config(saved, list(recipe.modalities))
+    config: Any = saved_config(saved, list(recipe.modalities))
     vars(config).pop("auto_map", None)  # the code beside a published model is not that of what is trained from it
     if wrong := [*encoder_differences(recipe, config), *modality_differences(recipe, config)]:
         raise RecipeError(f"init: {saved} has another architecture than the recipe:\n  " + "\n  ".join(wrong))

@@ -27,7 +27,7 @@ from mmssl.model.public.layers import (
 )
 from mmssl.model.public.source import OPEN_CLIP_CONFIG, Source
 from mmssl.model.public.table import Config, Family, Of, Row
-from mmssl.model.public.weights import Halves, Kernel, Prefixed, Same
+from mmssl.model.public.weights import Halves, How, Kernel, Prefixed, Same
 
 PREPROCESSOR = "preprocessor_config.json"
 BILINEAR, BICUBIC = 2, 3
@@ -215,12 +215,12 @@ DINOV2_REGISTERS = Family(
     strip=("dinov2_with_registers.",),
 )
 
+FORMS: tuple[How, ...] = (Halves(), Halves(), Same(), Same())
+"""Of queries, keys, values and what comes out."""
 DINOV3_LAYERS = [
     *(
         Row(f"layer.{{n}}.attention.{name}", ours, how)
-        for name, ours, how in zip(
-            ("q_proj", "k_proj", "v_proj", "o_proj"), ATTENTION, (Halves(), Halves(), Same(), Same()), strict=True
-        )
+        for name, ours, how in zip(("q_proj", "k_proj", "v_proj", "o_proj"), ATTENTION, FORMS, strict=True)
     ),
     *(
         Row(f"layer.{{n}}.{name}", ours)
@@ -376,8 +376,9 @@ OPEN_CLIP = Family(
 def timm_vit(source: Source) -> dict[str, Any]:
     """What timm builds for the configuration. ValueError for what is no plain ViT, with the part that is in the way."""
     import timm  # takes most of a second, which only those who use it should wait
-    from timm.layers import Mlp, SwiGLU
-    from timm.models.vision_transformer import Attention, Block, VisionTransformer
+    from timm.layers.attention import Attention
+    from timm.layers.mlp import Mlp, SwiGLU
+    from timm.models.vision_transformer import Block, VisionTransformer
 
     name, given = str(source.raw["architecture"]), dict(source.raw.get("model_args") or {})
     if name not in timm.list_models():
@@ -386,7 +387,7 @@ def timm_vit(source: Source) -> dict[str, Any]:
         model = timm.create_model(name, pretrained=False, **given | {"num_classes": 0})
     if type(model) is not VisionTransformer:
         raise ValueError(f"the architecture {name!r} of timm is a {type(model).__name__}, no plain ViT")
-    block = model.blocks[0]
+    block: Any = model.blocks[0]
     parts = {
         "block": (block, Block),
         "attention": (getattr(block, "attn", None), Attention),
@@ -396,12 +397,12 @@ def timm_vit(source: Source) -> dict[str, Any]:
         if not isinstance(found, kind):
             raise ValueError(f"the {part} of {name!r}, {type(found).__name__}, is a part that mmssl's encoder cannot express")
     act = block.mlp.act
-    kind = next((ours for theirs, ours in TIMM_ACTIVATIONS.items() if type(act).__name__ == theirs), None)
+    named = next((ours for theirs, ours in TIMM_ACTIVATIONS.items() if type(act).__name__ == theirs), None)
     if isinstance(act, nn.GELU) and act.approximate == "tanh":
-        kind = "gelu_tanh"
-    if type(block.mlp) is SwiGLU and kind == "silu":
-        kind = "swiglu"
-    elif type(block.mlp) is not Mlp or kind is None:
+        named = "gelu_tanh"
+    if type(block.mlp) is SwiGLU and named == "silu":
+        named = "swiglu"
+    elif type(block.mlp) is not Mlp or named is None:
         what = f"{type(block.mlp).__name__} with {type(act).__name__}"
         raise ValueError(f"the MLP of {name!r}, {what}, is a part that mmssl's encoder cannot express")
     norms = [block.attn.norm, block.mlp.norm]
@@ -417,7 +418,7 @@ def timm_vit(source: Source) -> dict[str, Any]:
         "layers": len(model.blocks),
         "heads": block.attn.num_heads,
         "mlp_size": block.mlp.fc2.in_features,
-        "mlp": kind,
+        "mlp": named,
         "eps": block.norm1.eps,
         "scale": SCALE if scaled else None,
         "cls": model.cls_token is not None,
