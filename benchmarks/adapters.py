@@ -92,12 +92,12 @@ HALF, BEFORE = "other half", "before"
 
 @dataclass(frozen=True)
 class Bench:
-    """Where everything lies, and the budgets. minutes: of pretraining; steps: with labels, and of going on."""
+    """Where everything lies, and the budgets in steps: of pretraining, and of what comes after."""
 
     data: Path
     work: Path
     cells: Cells
-    minutes: float
+    pretraining: int
     steps: int
 
     def pool(self, name: str) -> Path:
@@ -114,7 +114,7 @@ class Bench:
         if run.record_file.exists() and "finished" in run.read_record():
             return run
         changes = self.changes(name, data or self.pool(name), run.folder.name)
-        return mmssl.train(recipe_of(name), changes | limits_of({"minutes": self.minutes}))
+        return mmssl.train(recipe_of(name), changes | limits_of({"steps": self.pretraining}))
 
     def changes(self, name: str, data: Path, run: str, seed: int = 0) -> dict[str, Any]:
         """The overrides of every run on a dataset; those of the grid, without its limit and scores."""
@@ -276,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     parser.add_argument("--work", type=Path, default=Path("runs") / "adapters", help="folder of pretrained models, kept")
-    parser.add_argument("--minutes", type=float, default=1.0, help="of pretraining, once for each dataset and each half")
+    parser.add_argument("--pretraining", type=int, default=400, help="steps, once for each dataset and each half")
     parser.add_argument("--steps", type=int, default=150, help="of every training after that")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="DATASET")
@@ -286,9 +286,9 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     cells, failed = Cells(options.output, PAGE), []
     if not options.table:
-        cells.claim({"minutes": options.minutes, "steps": options.steps})
+        cells.claim({"pretraining": options.pretraining, "steps": options.steps})
         cells.content |= {"command": command_line(), "commit": facts()["commit"], "hardware": facts()["hardware"]}
-        bench = Bench(options.data, options.work.resolve(), cells, options.minutes, options.steps)
+        bench = Bench(options.data, options.work.resolve(), cells, options.pretraining, options.steps)
         for title, measure in list(missing(options, cells)):
             print(title, flush=True)
             try:
@@ -311,14 +311,15 @@ def write(cells: Cells) -> None:
 def page(cells: Cells) -> str:
     """The page of both parts."""
     about, budget = cells.content, cells.content["budget"] or {}
+    pretrained = f"{budget['pretraining']} steps" if "pretraining" in budget else "one minute"
     lines = [
         "# Adapters",
         "",
-        f"Small encoders (width 128, depth 4) were pretrained for {budget.get('minutes', 0):g} min by the grid's masked recipes,",
-        f"without labels. Every training after that has {budget.get('steps', 0)} steps, on one thread. LoRA has rank 8 on all",
+        f"Small encoders (width 128, depth 4) were pretrained without labels by the grid's masked recipes, {pretrained}.",
+        f"Every training after that has {budget.get('steps', 0)} steps, on one thread. LoRA has rank 8 on all",
         "linear maps of the encoder. CIFAR-10: 10,000 pictures, patches of 8 pixels. Mean over seeds, lowest and highest in",
         "brackets. Memory: weights, gradients, AdamW's moments, and what the backward pass keeps, for a step of",
-        f"{BATCH} labelled or {MANY} unlabelled samples. The command:",
+        f"{BATCH} labelled or {MANY} unlabelled samples. The core was shared with other programs. The command:",
         "",
         f"    {about.get('command', 'python benchmarks/adapters.py')}",
         "",
@@ -327,8 +328,8 @@ def page(cells: Cells) -> str:
         "Accuracy in percent. Of two learning rates each method has the one that is better on CIFAR-10 with 10 % of the labels, by",
         "training rows outside that share.",
         "",
-        "| data | labelled rows | method | accuracy | learns | MiB a step | seconds | seeds |",
-        "|---|---:|---|---:|---:|---:|---:|---:|",
+        "| data | labelled rows | method | accuracy | learns | MiB a step | seeds |",
+        "|---|---:|---|---:|---:|---:|---:|",
     ]
     for name in NAMES:
         for share in SHARES:
@@ -343,8 +344,8 @@ def page(cells: Cells) -> str:
         "Pretrained on three of six speakers, or five of ten classes; then masked modelling goes on with the others' rows. Linear",
         "probe in percent, fitted and scored on one half: the digit of the other speakers, or which of the other classes.",
         "",
-        "| data | what learns | probe, other half | probe, first half | learns | MiB a step | seconds | seeds |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| data | what learns | probe, other half | probe, first half | learns | MiB a step | seeds |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for name in HALVES:
         for key, title in {BEFORE: "before", **{key: title for key, (title, _, _) in GO_ON.items()}}.items():
@@ -367,11 +368,11 @@ def found(cells: Cells, dataset: str, row: str) -> list[dict[str, Any]]:
 
 
 def took(mine: list[dict[str, Any]]) -> str:
-    """What learns, the memory of a step, the time of a training, and the seeds."""
-    if not mine or "minutes" not in mine[0]:
-        return f"- | - | - | {len(mine)}"
-    values = [mean(cell[key] for cell in mine) for key in ("learns", "mebibytes", "minutes")]
-    return f"{values[0]:.1f} % | {values[1]:.0f} | {60 * values[2]:.0f} | {len(mine)}"
+    """What learns, the memory of a step, and the seeds."""
+    if not mine or "learns" not in mine[0]:
+        return f"- | - | {len(mine)}"
+    learns, mebibytes = (mean(cell[key] for cell in mine) for key in ("learns", "mebibytes"))
+    return f"{learns:.1f} % | {mebibytes:.0f} | {len(mine)}"
 
 
 if __name__ == "__main__":

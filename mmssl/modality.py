@@ -78,6 +78,9 @@ class Processor(ABC):
     whole: ClassVar[str] = ""
     """The recipe key, with its value, that makes one sample of a long one, for messages; where it may be `windowed`."""
 
+    options: ClassVar[tuple[str, ...]] = ()
+    """What `with_options` understands."""
+
     @property
     def windowed(self) -> bool:
         """Whether a raw sample may be longer than one sample of the model: then `pieces` cuts it, and `__call__` refuses it."""
@@ -126,12 +129,20 @@ class Processor(ABC):
         """
         return [raw]
 
+    def beginning(self, raw: Any) -> Any:
+        """The first piece of a raw sample, in the place of all of it."""
+        return self.pieces(raw)[0]
+
     def with_options(self, raw: Any, options: Mapping[str, Any]) -> Any:
         """A raw sample with what the caller of a transformers processor says beside it, as `audio_kwargs={"sampling_rate": 16000}`.
 
-        Options without a meaning for this processor (padding, truncation) are ignored.
+        options: of those named in `options`; others are refused, or known to change nothing (padding).
         """
         return raw
+
+    def hub_tokenizer(self) -> Any:
+        """A tokenizer of transformers that makes the same ids, where samples are texts; else None."""
+        return None
 
     @abstractmethod
     def collate(self, samples: Sequence[Inputs]) -> Inputs:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from transformers import BatchFeature, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, cached_file
 
 from mmssl.modality import Processor, find
@@ -14,6 +16,17 @@ from mmssl.modality import Processor, find
 READING_ERRORS = (FileNotFoundError, OSError, ValueError, TypeError)
 """What a processor raises for a sample that it cannot read, narrow kinds first; subclasses may want more than a message."""
 
+HARMLESS = {
+    "padding": (True, False, None, "longest"),
+    "truncation": (True, False, None, "longest_first", "do_not_truncate"),
+    "return_tensors": ("pt", None),
+}
+"""Options that callers of transformers' processors pass by habit, with the values that change nothing here."""
+USUAL = tuple(ProcessingKwargs.__annotations__)
+"""Groups of options that transformers' callers pass even where a processor takes no such samples."""
+NO_TOKENS = SimpleNamespace(
+    eos_token_id=None, bos_token_id=None, pad_token_id=None, padding_side="right", model_max_length=None, name_or_path=""
+)
 SHOWN = 5
 """Names of files that an error lists."""
 
@@ -39,48 +52,75 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         """Per modality the constructor arguments of its processor, fitted statistics included, as JSON values."""
         return {name: processor.settings() for name, processor in self.processors.items()}
 
-    def __call__(self, *, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
-        """Process samples: `processor(images=[...])`, `processor(table=frame)`.
+    def __call__(self, *sample: Any, windows: bool = True, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
+        """Process samples: `processor(images=[...])`, `processor(table=frame)`; of one modality also `processor([...])`.
 
-        Each keyword is that of a modality and takes one raw sample or several. Returns the batched tensors under their input
-        names. Where long samples are cut into pieces, each piece is a row, and `<keyword>_sample` says which sample a row is of;
-        the model averages them in its `pooler_output`. Options as `audio_kwargs={"sampling_rate": 16000}` go to their processor.
-        TypeError for an unknown keyword; ValueError that names the sample for one that cannot be read.
+        Each keyword is that of a modality and takes one raw sample or several. Returns the batched tensors under their input names,
+        always the same ones. Where long samples are cut into pieces, each piece is a row, and `<keyword>_sample` `[rows, 2]` says
+        which sample a row is of, and into how many pieces that was cut; the model averages them in its `pooler_output`.
+
+        windows: false = a row for each sample: of a long one its beginning. For what keeps rows in step, as `datasets` does.
+        Options as `audio_kwargs={"sampling_rate": 16000}` go to their processor.
+        TypeError for an unknown keyword or option; ValueError that names the sample for one that cannot be read.
         """
-        options = {key.removesuffix("_kwargs"): raw.pop(key) for key in list(raw) if key.endswith("_kwargs")}
-        return_tensors = options.get("common", {}).get("return_tensors", return_tensors)
+        options = {key.removesuffix("_kwargs"): dict(raw.pop(key)) for key in list(raw) if key.endswith("_kwargs")}
+        common = options.pop("common", {}) | {key: raw.pop(key) for key in list(raw) if key in HARMLESS}
+        return_tensors = common.pop("return_tensors", return_tensors)
         if return_tensors not in (None, "pt"):
             raise ValueError(f"return_tensors must be 'pt' (torch tensors) or None; got {return_tensors!r}")
         names = {find(name).keyword: name for name in self.processors}
+        if sample:
+            if len(sample) > 1 or len(names) > 1 or raw:
+                keywords = ", ".join(f"{keyword}=" for keyword in names)
+                raise TypeError(
+                    f"say by a keyword what the samples are: this processor takes {keywords}; got {len(sample)} without one"
+                )
+            raw = {next(iter(names)): sample[0]}
         unknown = [keyword for keyword in raw if keyword not in names]
         if unknown or not raw:
             what = f"got {unknown[0]!r}" if unknown else "got nothing"
             raise TypeError(f"this processor takes {', '.join(f'{keyword}=' for keyword in names)}; {what}")
+        for keyword, given in options.items():
+            if keyword in names:
+                check_options(f"{keyword}_kwargs", given, self.processors[names[keyword]].options)
+            elif f"{keyword}_kwargs" not in USUAL:
+                raise TypeError(f"no modality has {keyword}_kwargs; there are {', '.join(f'{name}_kwargs' for name in names)}")
+        check_options("common_kwargs", common, ())
         out = BatchFeature()
         for keyword, value in raw.items():
-            out.update(self._batch(keyword, self.processors[names[keyword]], value, options.get(keyword, {})))
+            given = options.get(keyword, {})
+            out.update(self._batch(keyword, self.processors[names[keyword]], value, given, bool(given.pop("windows", windows))))
         return out
 
-    def _batch(self, keyword: str, processor: Processor, value: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        samples, owners = [], []
+    def _batch(self, keyword: str, processor: Processor, value: Any, options: Mapping[str, Any], windows: bool) -> dict[str, Any]:
+        samples, counts = [], []
         raws = [processor.with_options(raw, options) for raw in processor.many(value)]
         if not raws:
             raise ValueError(f"{keyword}= holds no sample")
         if not processor.windowed:
             try:
-                return processor.batch(raws)
+                return processor.sized(processor.batch(raws))
             except READING_ERRORS:
                 pass  # which sample it was is said below
         for number, raw in enumerate(raws):
             try:
-                pieces = [processor(piece) for piece in processor.pieces(raw)]
+                pieces = [processor(piece) for piece in (processor.pieces(raw) if windows else [processor.beginning(raw)])]
             except READING_ERRORS as error:
                 kind = next(kind for kind in READING_ERRORS if isinstance(error, kind))
                 raise kind(f"{keyword}[{number}]: {error}") from error
             samples += pieces
-            owners += [number] * len(pieces)
-        batch = processor.collate(samples)
-        return batch if len(owners) == len(raws) else batch | {f"{keyword}_sample": torch.tensor(owners)}
+            counts.append(len(pieces))
+        batch = processor.sized(processor.collate(samples))
+        if not (processor.windowed and windows):
+            return batch
+        owners = [(number, count) for number, count in enumerate(counts) for _ in range(count)]
+        return batch | {f"{keyword}_sample": torch.tensor(owners)}
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the modality that has one; else something whose special tokens are None, for transformers' Trainer."""
+        found = (processor.hub_tokenizer() for processor in self.processors.values())
+        return next((each for each in found if each is not None), NO_TOKENS)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -136,6 +176,15 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
                 f"{CONFIG_NAME}, by which the model was built. Give both the same, or delete {PROCESSOR_NAME}"
             )
         return cls.from_settings(found)
+
+
+def check_options(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """TypeError for an option that has no meaning here, or a value of one that cannot be followed."""
+    for key, value in given.items():
+        if key in HARMLESS and value not in HARMLESS[key]:
+            raise TypeError(f"{where}: {key}={value!r} cannot be followed; the sizes of samples are the processor's own settings")
+        if key not in (*HARMLESS, *known, "windows"):
+            raise TypeError(f"{where}: no option {key!r}; there are {', '.join([*known, 'windows', *HARMLESS])}. Leave it out")
 
 
 def read_json(model: str | Path, name: str, hub: Mapping[str, Any]) -> dict[str, Any] | None:

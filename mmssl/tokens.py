@@ -23,7 +23,7 @@ def gather(source: Tensor | None, index: Int[Tensor, "b k"]) -> Tensor | None:
     """`source[i, index[i, j]]` for every row i: selects along dimension 1 of a `[b, n, ...]` tensor; None stays None."""
     if source is None:
         return None
-    rows = source.shape[1] * torch.arange(len(index), device=index.device)[:, None]
+    rows = source.shape[1] * torch.arange(index.shape[0], device=index.device)[:, None]
     return source.flatten(0, 1).index_select(0, (rows + index).flatten()).unflatten(0, index.shape)
 
 

@@ -26,7 +26,7 @@ BYTES = 2**28
 SETTINGS = "settings.json"
 IDS, COUNTS, UNTIL = "ids", "counts", "until"
 VALUES = "values."
-"""What names of tensors of a part begin with that are columns."""
+"""What names of tensors of a part begin with that are columns; the place of the column, and its name, follow."""
 
 
 @dataclass
@@ -105,8 +105,8 @@ def part_end(file: Path) -> int:
 def write_part(folder: Path, number: int, vectors: list[Vectors]) -> None:
     """Write what was read of some rows."""
     tensors: dict[str, Tensor] = {IDS: torch.cat([each.ids for each in vectors])}
-    for name in vectors[0].values:
-        tensors[VALUES + name] = torch.cat([each.values[name] for each in vectors])
+    for place, name in enumerate(vectors[0].values):
+        tensors[f"{VALUES}{place:06}.{name}"] = torch.cat([each.values[name] for each in vectors])
     counts = [each.counts for each in vectors if each.counts is not None]
     if counts:
         tensors[COUNTS] = torch.cat(counts)
@@ -119,5 +119,5 @@ def read_part(file: Path) -> Vectors:
     """What `write_part` wrote."""
     with safe_open(file, framework="pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
-    values = {name.removeprefix(VALUES): tensor for name, tensor in tensors.items() if name.startswith(VALUES)}
+    values = {name.split(".", 2)[2]: tensors[name] for name in sorted(tensors) if name.startswith(VALUES)}
     return Vectors(tensors[IDS], values, tensors.get(COUNTS))

@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         if self.prefix is None:
             return tokens
         values = tokens.values
-        prefix = self.input_norm(self.prefix).expand(len(values), -1, -1)
+        prefix = self.input_norm(self.prefix).expand(values.shape[0], -1, -1)
         valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
         coords = F.pad(tokens.coords, (0, 0, self.num_prefix, 0))
         return replace(tokens, values=torch.cat([prefix, values], 1), coords=coords, valid=valid)
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
 
     def local_mask(self, asking: Float[Tensor, "b m d"], tokens: Tokens, causal: bool) -> Any:
         """As `mask`, of layers with a window: which of the tokens lie near each of the last of them."""
-        assert self.config.attention_window is not None
+        assert self.config.attention_window is not None, "a layer has a window"
         window, coords, first = self.config.attention_window, tokens.coords, tokens.coords.shape[1] - asking.shape[1]
 
         def near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -82,6 +82,17 @@ class MMSSLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         else:
             initialise(module, self.config)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without transformers' hooks for hidden states and attentions (see `Unhooked`): they come back when they are asked for."""
+        return {name: value for name, value in vars(self).items() if name != "_output_capturing_hooks_installed"}
+
+    def __copy__(self) -> "MMSSLPreTrainedModel":
+        # The parts are shared, and so are the hooks in them, which must not be installed twice.
+        other = self.__class__.__new__(self.__class__)
+        for name, value in vars(self).items():
+            object.__setattr__(other, name, value)
+        return other
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers looks for the attention interface in this file's source; ours is called in layers.py.
@@ -94,6 +105,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__(config)
         self.adapters = nn.ModuleDict({name: build_adapter(name, config) for name in config.modalities})
+        self.main_input_name: str = next((self.adapter(name).input_names[0] for name in config.modalities), "input_ids")
         self.encoder = Encoder(config)
         self.pooler = AttentionPool(config) if config.pooling == "attention" else None
         for name in config.modalities:
@@ -227,6 +239,11 @@ class MMSSLModel(MMSSLPreTrainedModel):
         known = [
             name for adapter in map(self.adapter, self.adapters) for name in (*adapter.input_names, f"{adapter.keyword}_sample")
         ]
+        if inputs.get("output_attentions", self.config.output_attentions) and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"{self.config._attn_implementation} attention keeps no weights, so there are none to return: call "
+                "model.set_attn_implementation('eager') first, or leave output_attentions out"
+            )
         given = {name: value for name, value in inputs.items() if value is not None and name not in PASSED_OVER}
         check_names(given, known)
         return given
@@ -248,8 +265,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
         tokens = self.encode(name, {key: inputs[key] for key in adapter.input_names if key in inputs})
         pooled, owners = self.pool(tokens), inputs.get(f"{adapter.keyword}_sample")
         if owners is not None:
-            count = torch.bincount(owners)
-            pooled = pooled.new_zeros(len(count), pooled.shape[1]).index_add(0, owners, pooled) / count[:, None].to(pooled.dtype)
+            pooled = of_samples(pooled, owners, f"{adapter.keyword}_sample")
         return BaseModelOutputWithPooling(last_hidden_state=tokens.values, pooler_output=pooled)
 
     @capture_outputs  # type: ignore[untyped-decorator]
@@ -279,6 +295,21 @@ class MMSSLModel(MMSSLPreTrainedModel):
             logits = scale(unit[a] @ unit[b].mT)
             found |= {f"logits_per_{a}": logits, f"logits_per_{b}": logits.mT}
         return found
+
+
+def of_samples(pooled: Float[Tensor, "b p"], owners: Int[Tensor, "b 2"], name: str) -> Float[Tensor, "c p"]:
+    """Means over the pieces of each sample. owners: which sample a row is of, and in how many pieces that came.
+
+    ValueError where the pieces are not those of one call of the processor.
+    """
+    sample, pieces = owners.unbind(1)
+    count = torch.bincount(sample)
+    if not torch.equal(count[sample], pieces) or not count.all():
+        raise ValueError(
+            f"{name}: these rows are not those of one call of the processor: pieces of a sample are missing, or batches were put "
+            "together. Call the processor in the collator, on all samples of a batch; or with windows=False, for one row of each"
+        )
+    return pooled.new_zeros(len(count), pooled.shape[1]).index_add(0, sample, pooled) / count[:, None].to(pooled.dtype)
 
 
 def check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -12,14 +12,12 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-OURS = ("mmssl", "mmssl_modalities", "mmssl_cli", "mmssl_catalogue")
-
 
 class NoMmssl(MetaPathFinder):
     """An interpreter without mmssl."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname.partition(".")[0] in OURS:
+        if fullname.partition(".")[0].partition("_")[0] == "mmssl":  # its plug-ins and commands are called so too
             raise ModuleNotFoundError(f"No module named {fullname!r}: hidden on purpose", name=fullname)
         return None
 

@@ -13,8 +13,8 @@ from mmssl.model.public import saved_config
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
 
-FREE = ("dropout", "drop_path_rate", "pooling")
-"""Encoder keys that may differ from a saved model's: no weight depends on them."""
+FREE = ("dropout", "drop_path_rate", "pooling", "initializer")
+"""Encoder keys that may differ from a saved model's: no trained weight depends on them."""
 
 
 def new_modalities(recipe: Recipe, saved: str, before: MMSSLProcessor) -> list[str]:
@@ -81,8 +81,9 @@ def load_saved(recipe: Recipe, saved: str, processor: MMSSLProcessor, *, keep: b
 
     RecipeError if the recipe describes another architecture.
     """
-    config: Any = saved_config(saved, list(recipe.modalities))
-    vars(config).pop("auto_map", None)  # the code beside a published model is not that of what is trained from it
+    config = saved_config(saved, list(recipe.modalities))
+    if hasattr(config, "auto_map"):
+        del config.auto_map  # the code beside a published model is not that of what is trained from it
     if wrong := [*encoder_differences(recipe, config), *modality_differences(recipe, config)]:
         raise RecipeError(f"init: {saved} has another architecture than the recipe:\n  " + "\n  ".join(wrong))
     for name, parts in config.modalities.items():
@@ -93,7 +94,7 @@ def load_saved(recipe: Recipe, saved: str, processor: MMSSLProcessor, *, keep: b
     for key in FREE:
         if key in recipe.given("encoder"):
             setattr(config, key, recipe.given("encoder")[key])
-    return load_model(saved, config)
+    return load_model(saved, config).float()  # training needs float32, whatever the folder holds
 
 
 def encoder_differences(recipe: Recipe, config: MMSSLConfig) -> Iterator[str]:

@@ -156,8 +156,11 @@ def test_pairs_with_short_texts_load_and_a_long_one_says_the_way_out() -> None:
 def test_the_processor_says_whose_pieces_its_rows_are() -> None:
     processor = MMSSLProcessor({"image": Cutter()})
     batch = processor(images=[row["series"] for row in ROWS])
-    assert batch["images_sample"].tolist() == [row for row, count in enumerate(COUNTS) for _ in range(count)]
-    assert "images_sample" not in processor(images=[[1], [2, 3]])
+    assert batch["images_sample"].tolist() == [[row, count] for row, count in enumerate(COUNTS) for _ in range(count)]
+    assert processor(images=[[1], [2, 3]])["images_sample"].tolist() == [[0, 1], [1, 1]]
+    alone = processor(images=[row["series"] for row in ROWS], windows=False)
+    assert list(alone) == ["numbers"]
+    assert alone["numbers"].tolist() == [[1, 2], [33, 3], [63, 3], [93, 3]]
 
 
 def test_a_batch_keeps_its_source() -> None:

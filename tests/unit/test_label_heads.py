@@ -162,10 +162,20 @@ def test_predictions_have_the_scores_that_the_run_reported(table: Path, capsys: 
     main(["predict", str(run.folder), "--data", str(table / "rows.csv"), "--output", str(table / "p.csv"), "--label", "kind"])
     told = capsys.readouterr().out
     found, given = pd.read_csv(table / "p.csv"), pd.read_csv(table / "rows.csv")
-    assert list(found.columns) == ["row", "id", "x", "y", "kind", "price", "prediction", "probability_cold", "probability_warm"]
+    kept = ["row", "id", "x", "y", "kind", "price"]
+    assert list(found.columns) == [*kept, "held_out", "prediction", "probability_cold", "probability_warm"]
     assert found["id"].equals(given["id"]) and np.allclose(found[["probability_cold", "probability_warm"]].sum(axis=1), 1)
-    accuracy = 100 * (found["prediction"] == found["kind"]).mean()
-    assert f"300 predictions in {table / 'p.csv'}" in told and f"accuracy in %: {accuracy:.1f}" in told
+    accuracy = 100 * (found["prediction"] == found["kind"])[found["held_out"]].mean()
+    assert (
+        f"300 predictions in {table / 'p.csv'}" in told
+        and f"{found['held_out'].sum()} labels: accuracy in %: {accuracy:.1f}" in told
+    )
+    assert accuracy == pytest.approx(rows["its own head"]["probe"]) and "held out of training" in told
+    copy, trained_on = table / "copy.csv", given.iloc[:100]
+    trained_on.to_csv(copy, index=False)
+    assert mmssl.predict(run.folder, str(copy), table / "q.csv", label="kind").note is None, (
+        "another file, of which nothing is known"
+    )
     model, processor = (
         MMSSLForClassification.from_pretrained(run.model_folder).eval(),
         MMSSLProcessor.from_pretrained(run.model_folder),
@@ -188,8 +198,9 @@ def test_numbers_are_predicted_in_their_unit(table: Path) -> None:
     run = trained(table, "price")
     found = mmssl.predict(run.folder, str(table / "rows.csv"), table / "p.parquet", keep=["id"], label="price")
     frame = pd.read_parquet(table / "p.parquet")
-    assert list(frame.columns) == ["row", "id", "prediction"]
+    assert list(frame.columns) == ["row", "id", "held_out", "prediction"] and 50 < frame["held_out"].sum() < 70
     truth = pd.read_csv(table / "rows.csv")["price"]
+    frame, truth = frame[frame["held_out"]], truth[frame["held_out"]]
     assert found.judged is not None
     assert found.judged.scores["mean absolute error"] == pytest.approx((frame["prediction"] - truth).abs().mean(), rel=1e-4)
     assert found.judged.score > 0.5
@@ -214,6 +225,11 @@ def test_what_predict_refuses(table: Path, tmp_path: Path) -> None:
         with pytest.raises((ValueError, LookupError), match=message):
             mmssl.predict(given.pop("model"), rows, **given)
     mmssl.predict(run.folder, rows, tmp_path / "p.csv")
+    whole = trained(table, "kind", train={**TABLE["train"], "max_steps": 2}, evaluate=None)
+    said = mmssl.predict(whole.folder, rows, tmp_path / "r.csv", label="kind")
+    assert (
+        said.note is not None and "trained on rows of these data" in said.note and "held_out" not in pd.read_csv(tmp_path / "r.csv")
+    )
     with pytest.raises(LookupError, match="the predictions would both be called so"):
         mmssl.predict(run.folder, str(tmp_path / "p.csv"), tmp_path / "q.csv")
 

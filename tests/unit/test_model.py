@@ -1,5 +1,6 @@
 """The Hugging Face face: Auto classes in a fresh process, outputs, pooling, backends, LoRA, bad calls."""
 
+import copy
 import math
 import pickle
 import re
@@ -217,10 +218,27 @@ def test_attention_can_be_exchanged() -> None:
     for backend in ("eager", "sdpa"):
         model.set_attn_implementation(backend)
         assert model.encoder.layers[0].attention.config._attn_implementation == backend
-        output = model(**inputs, output_attentions=True)
-        assert len(output.attentions) == (2 if backend == "eager" else 0)
+        output = model(**inputs)
         results[backend] = output.last_hidden_state[model.encode("image", inputs).valid]
     torch.testing.assert_close(results["eager"], results["sdpa"], rtol=1e-5, atol=1e-5)
+
+
+def test_attentions_that_are_not_kept_are_refused() -> None:
+    model, inputs = small_model("image", attn_implementation="sdpa"), inputs_of("image")
+    with pytest.raises(ValueError, match=re.escape("sdpa attention keeps no weights, so there are none to return: call model.set")):
+        model(**inputs, output_attentions=True)
+    model.set_attn_implementation("eager")
+    assert len(model(**inputs, output_attentions=True).attentions) == 2
+
+
+@torch.no_grad()
+def test_a_model_that_has_shown_its_hidden_states_can_be_pickled() -> None:
+    model, inputs = small_model("image", attn_implementation="eager"), inputs_of("image")
+    expected = model(**inputs, output_hidden_states=True, output_attentions=True)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
+        found = other(**inputs, output_hidden_states=True, output_attentions=True)
+        assert len(found.hidden_states) == 3 and len(found.attentions) == 2
+        assert all(torch.equal(a, b) for a, b in zip(found.hidden_states, expected.hidden_states, strict=True))
 
 
 @old_names

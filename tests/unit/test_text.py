@@ -282,7 +282,7 @@ def test_the_processor_of_a_model_returns_a_row_per_window() -> None:
     batch = MMSSLProcessor({"text": TextProcessor(max_tokens=4)})(text=["abcdef", "gh"])
     assert batch["input_ids"].tolist() == [[97, 98, 99], [100, 101, 102], [103, 104, 0]]
     assert batch["text_lengths"].tolist() == [[3], [3], [2]]
-    assert batch["text_sample"].tolist() == [0, 0, 1]
+    assert batch["text_sample"].tolist() == [[0, 2], [0, 2], [1, 1]]
 
 
 # Batches and tokens

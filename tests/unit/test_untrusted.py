@@ -76,7 +76,7 @@ def dangers(source: str) -> Iterator[tuple[int, str]]:
                     and constant(node, "trust_remote_code") is not False
                 ):
                     yield node.lineno, "trust_remote_code"
-                foreign = last == "from_pretrained" and name.startswith(("Auto", "kind."))
+                foreign = last == "from_pretrained" and name.startswith("Auto")
                 if foreign and constant(node, "trust_remote_code") is not False:
                     yield node.lineno, "asks whether to run code"
 

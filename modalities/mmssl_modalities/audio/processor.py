@@ -1,6 +1,6 @@
 """Raw sounds to normalised log-mel patches in time, or to pieces of the waveform; statistics that are fitted once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -229,6 +229,13 @@ class AudioProcessor(Processor):
         """The sounds in a list, or one sound: a pair (array, samples per second) is one."""
         pair = isinstance(raw, tuple) and len(raw) == 2 and isinstance(raw[1], int | np.integer)
         return [raw] if pair else super().many(raw)
+
+    options = ("sampling_rate",)
+
+    def with_options(self, raw: Any, options: Mapping[str, Any]) -> Any:
+        """An array with its rate, where `sampling_rate` says it."""
+        rate = options.get("sampling_rate")
+        return raw if rate is None or not isinstance(raw, np.ndarray | torch.Tensor) else (raw, rate)
 
     def collate(self, samples: Sequence[Inputs]) -> Inputs:
         """Stack sounds. If lengths differ, pad with zeros, and add `audio_lengths` `[b, 1]`, patches in time."""

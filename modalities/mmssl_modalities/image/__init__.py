@@ -74,7 +74,8 @@ class ImageAdapter(Adapter):
         self.positions: GridPositions | None = None
         if learned_positions is not None:
             self.has_identity = True
-            self.positions = GridPositions(learned_positions[0], learned_positions[1], width, antialias=position_antialias)
+            rows, columns = learned_positions
+            self.positions = GridPositions(rows, columns, width, antialias=position_antialias)
         self.raw, self.colours = partial(_raw, processor=processor), _channels(processor)
         values = patch_size * patch_size * processor.channels
         self.proj = nn.Linear(values, width)
@@ -87,7 +88,7 @@ class ImageAdapter(Adapter):
         place = patches.new_zeros(rows, columns, 4, dtype=torch.float32)
         place[..., 2] = torch.arange(rows, device=place.device)[:, None]
         place[..., 3] = torch.arange(columns, device=place.device)
-        coords = place.flatten(0, 1).expand(len(patches), -1, -1)
+        coords = place.flatten(0, 1).expand(patches.shape[0], -1, -1)
         if self.reference_grid is not None:
             coords = self._in_reference(coords, self.reference_grid, inputs, max(rows, columns))
         if self.coordinate_span is not None:
@@ -109,7 +110,7 @@ class ImageAdapter(Adapter):
 
     def _in_reference(self, coords: Float[Tensor, "b n 4"], grid: int, inputs: Inputs, longer: int) -> Float[Tensor, "b n 4"]:
         """Coordinates of patch centres scaled about the corner of the image, so that its longer side spans the reference grid."""
-        sides = coords.new_full((len(coords), 1, 1), longer)
+        sides = coords.new_full((coords.shape[0], 1, 1), longer)
         if SIZES in inputs:
             sides = (inputs[SIZES] // self.patch_size).amax(1)[:, None, None].to(coords.dtype)
         scaled = (coords + 0.5) * (grid / sides) - 0.5

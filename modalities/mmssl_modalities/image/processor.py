@@ -22,6 +22,8 @@ Statistic = float | list[float] | None
 
 FIT_SAMPLES = 2000
 """Images from which `fit` computes statistics."""
+BRIGHTEST = 2.0
+"""Values of a float image above this are no shares of white, but of 255."""
 FEATURE_SIDE = 32
 """Side to which `features` shrinks images that are larger, or not all of one size."""
 
@@ -141,9 +143,19 @@ class ImageProcessor(Processor):
         if not self.fitted:
             raise ValueError("processor.mean and std are not known yet: call fit(images) with the training images, or set both")
         values = to_floats(self._picture(raw))
+        if values.max() > BRIGHTEST and self._in_unit_range:
+            raise ValueError(
+                f"a float image is taken as it is, and the training images lay between 0 and 1; this one goes up to "
+                f"{values.max():.4g}. Divide it by 255, or pass uint8"
+            )
         values *= self.scale
         values += self.offset
         return {PIXELS: torch.from_numpy(values)}
+
+    @property
+    def _in_unit_range(self) -> bool:
+        """Whether mean and std are those of values in [0, 1]."""
+        return self.mean is not None and self.std is not None and bool(np.max(self.mean) <= 1 and np.max(self.std) < 1)
 
     def _picture(self, raw: Any) -> Picture:
         """The image at its final size."""

@@ -215,12 +215,11 @@ DINOV2_REGISTERS = Family(
     strip=("dinov2_with_registers.",),
 )
 
-FORMS: tuple[How, ...] = (Halves(), Halves(), Same(), Same())
-"""Of queries, keys, values and what comes out."""
+DINOV3_TURNED: tuple[How, ...] = (Halves(), Halves(), Same(), Same())
 DINOV3_LAYERS = [
     *(
         Row(f"layer.{{n}}.attention.{name}", ours, how)
-        for name, ours, how in zip(("q_proj", "k_proj", "v_proj", "o_proj"), ATTENTION, FORMS, strict=True)
+        for name, ours, how in zip(("q_proj", "k_proj", "v_proj", "o_proj"), ATTENTION, DINOV3_TURNED, strict=True)
     ),
     *(
         Row(f"layer.{{n}}.{name}", ours)
@@ -393,16 +392,16 @@ def timm_vit(source: Source) -> dict[str, Any]:
         "attention": (getattr(block, "attn", None), Attention),
         "norm": (model.blocks[0].norm1, nn.LayerNorm),
     }
-    for part, (found, kind) in parts.items():
-        if not isinstance(found, kind):
+    for part, (found, wanted) in parts.items():
+        if not isinstance(found, wanted):
             raise ValueError(f"the {part} of {name!r}, {type(found).__name__}, is a part that mmssl's encoder cannot express")
     act = block.mlp.act
-    named = next((ours for theirs, ours in TIMM_ACTIVATIONS.items() if type(act).__name__ == theirs), None)
+    kind = next((ours for theirs, ours in TIMM_ACTIVATIONS.items() if type(act).__name__ == theirs), None)
     if isinstance(act, nn.GELU) and act.approximate == "tanh":
-        named = "gelu_tanh"
-    if type(block.mlp) is SwiGLU and named == "silu":
-        named = "swiglu"
-    elif type(block.mlp) is not Mlp or named is None:
+        kind = "gelu_tanh"
+    if type(block.mlp) is SwiGLU and kind == "silu":
+        kind = "swiglu"
+    elif type(block.mlp) is not Mlp or kind is None:
         what = f"{type(block.mlp).__name__} with {type(act).__name__}"
         raise ValueError(f"the MLP of {name!r}, {what}, is a part that mmssl's encoder cannot express")
     norms = [block.attn.norm, block.mlp.norm]
@@ -418,7 +417,7 @@ def timm_vit(source: Source) -> dict[str, Any]:
         "layers": len(model.blocks),
         "heads": block.attn.num_heads,
         "mlp_size": block.mlp.fc2.in_features,
-        "mlp": named,
+        "mlp": kind,
         "eps": block.norm1.eps,
         "scale": SCALE if scaled else None,
         "cls": model.cls_token is not None,

@@ -69,6 +69,7 @@ class TextAdapter(Adapter):
         time = torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
         coords = F.pad(time[:, None], (0, 3)).expand(ids.shape[0], -1, -1)
         if MASK in inputs:
+            ids = ids.masked_fill(inputs[MASK] == 0, 0)
             coords = F.pad(numbered(inputs[MASK] > 0).float()[..., None], (0, 3))
         identity = None if self.positions is None else self._places(self.positions.weight, inputs)
         return Tokens(self.norm(self.embedding(ids)), coords, self._valid(inputs), identity)

@@ -13,7 +13,16 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.modality import Inputs, Processor, Reference, pad_stack
-from mmssl_modalities.text.tokenizers import NUM_BYTES, ByteTokenizer, FastTokenizer, Ids, Tokenizer, load_tokenizer, train_bpe
+from mmssl_modalities.text.tokenizers import (
+    NUM_BYTES,
+    ByteTokenizer,
+    FastTokenizer,
+    Ids,
+    Tokenizer,
+    load_tokenizer,
+    served,
+    train_bpe,
+)
 
 IDS = "input_ids"
 LENGTHS = "text_lengths"
@@ -206,6 +215,14 @@ class TextProcessor(Processor):
         if not self.windowed or self.captions != "one" or len(ids := self._ids(raw)) <= self.room:
             return [raw]
         return [Window(ids[first:last]) for first, last in windows(len(ids), self.room, self.overlap)]
+
+    def beginning(self, raw: Any) -> Any:
+        """The first `max_tokens` tokens."""
+        return Window(self._ids(raw)[: self.max_tokens])
+
+    def hub_tokenizer(self) -> Any:
+        """For `AutoTokenizer`: the same ids as `input_ids`, with an `attention_mask`, cut at `max_tokens` if asked."""
+        return None if self._tokenizer is None else served(self._tokenizer, self.max_tokens)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of ids: for bytes and bpe exactly what was encoded."""

@@ -12,11 +12,13 @@ import numpy as np
 import tokenizers
 from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 NUM_BYTES = 256
 TRAINED = 2000
 """Characters of a text that byte pairs are trained on at a time: training takes the square of the longest word's length."""
+PADDING = "<|pad|>"
+"""The token that pads texts in a batch of transformers' tokenizers."""
 RARE = "\U00013000"
 """A hieroglyph that few vocabularies hold: shows what a tokenizer makes of a character that it does not know."""
 
@@ -124,6 +126,38 @@ def _unknown_id(backend: tokenizers.Tokenizer, model: dict[str, Any]) -> int | N
     if isinstance(number, int):
         return number
     return backend.token_to_id(text) if isinstance(text, str) else None
+
+
+def served(tokenizer: Tokenizer, max_tokens: int) -> PreTrainedTokenizerFast:
+    """A tokenizer as transformers knows them: no special tokens around a text, padding behind it by a token of its own.
+
+    The id of that token lies beyond the vocabulary: the adapter never looks up what an attention mask hides.
+    """
+    if isinstance(tokenizer, FastTokenizer):
+        content = json.loads(tokenizer.content)
+    else:
+        alphabet = bytes_alphabet()
+        backend = tokenizers.Tokenizer(models.BPE({letter: byte for byte, letter in enumerate(alphabet)}, []))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+        content = json.loads(backend.to_str())
+    content["post_processor"], content["truncation"], content["padding"] = None, None, None
+    found: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(content)),
+        model_max_length=max_tokens,
+        model_input_names=["input_ids", "attention_mask"],
+        pad_token=PADDING,
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    return found
+
+
+def bytes_alphabet() -> list[str]:
+    """The letter that stands for each byte in byte-level vocabularies (GPT-2): printable ones stand for themselves."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = iter(range(NUM_BYTES, 2 * NUM_BYTES))
+    return [chr(byte if byte in plain else next(others)) for byte in range(NUM_BYTES)]
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
