@@ -249,7 +249,8 @@ def encoder_settings(
     global_every: with attention_window, every so many layers, the first included, attend to all.
     local_rotary_base: base of the rotary frequencies in layers with a window; null: rotary_base.
     causal: tokens attend only to those before them, as in CLIP's encoder of texts.
-    pooling: what `pooler_output` is: cls, first, last, learned attention, statistics of the valid tokens, or (concat, for tables) all tokens.
+    pooling: what `pooler_output` is: cls, first or last token, learned attention, statistics of the valid tokens, or (concat, for
+        tables) all tokens.
     """
     return shape(size, hidden_size, num_hidden_layers, num_attention_heads, mlp_size) | {
         "mlp": mlp,
