@@ -24,12 +24,12 @@ IMPLEMENTATIONS = ("_attn_implementation", "attn_implementation", "_experts_impl
 Positive = Annotated[int, Field(gt=0)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 Norm = Literal["layernorm", "rmsnorm"]
-Initializer = Literal["xavier", "trunc_normal"]
 Mlp = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "swiglu", "geglu"]
 NormOrder = Literal["pre", "post"]
 Share = Annotated[int, Field(ge=0)]
 GATED = ("swiglu", "geglu")
 """Kinds of MLP with a third projection, which gates the second (arXiv 2002.05202)."""
+Initializer = Literal["xavier", "trunc_normal"]
 
 
 @no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
@@ -249,7 +249,8 @@ def encoder_settings(
     global_every: with attention_window, every so many layers, the first included, attend to all.
     local_rotary_base: base of the rotary frequencies in layers with a window; null: rotary_base.
     causal: tokens attend only to those before them, as in CLIP's encoder of texts.
-    pooling: what `pooler_output` is: cls, first, last, learned attention, statistics of the valid tokens, or (concat, for tables) all tokens.
+    pooling: what `pooler_output` is: cls, first or last token, learned attention, statistics of the valid tokens, or (concat, for
+        tables) all tokens.
     """
     return shape(size, hidden_size, num_hidden_layers, num_attention_heads, mlp_size) | {
         "mlp": mlp,
