@@ -132,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, required=True, help=what)
     command.set_defaults(run=embed)
 
-    command = commands.add_parser("search", help="the embedded samples that are nearest to a file, a text or a row")
+    command = commands.add_parser("search", help="embedded samples nearest to a file, a text or a row")
     command.add_argument("index", type=Path, help="what `mmssl embed` wrote")
     command.add_argument("query", help="a file, a text, or the number of a row of the index")
     command.add_argument("--model", help="where the model of the index lies now, if it was moved")
@@ -175,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_push(commands: Any) -> None:
     """The command that publishes a run."""
-    command = commands.add_parser("push", help="publish the model of a run on the Hugging Face Hub, checked and searched first")
+    command = commands.add_parser("push", help="publish the model of a run on the Hub, checked first")
     command.add_argument("folder", metavar="run", help="folder of a run")
     command.add_argument("repo", nargs="?", help="repository to make, owner/name")
     command.add_argument("--dir", metavar="FOLDER", help="write what would be published to a folder instead")

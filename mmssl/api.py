@@ -55,6 +55,7 @@ from mmssl.training.progress import track
 from mmssl.training.run import Run, check_run_to_continue
 from mmssl.training.session import pretrain
 from mmssl.training.splits import open_splits
+from mmssl.training.vain import budget_in_steps, refuse_vain
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,9 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
 
     Shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per sample, the shapes
     of one batch, the loss of the untrained model, and the memory of a step.
+
+    ValueError for what would train in vain: spans that leave nothing to see, a teacher that never moves, a warmup that the budget
+    does not last for, parts of no parameter.
     """
     checked = read(recipe, overrides, sections)
     check_run_to_continue(checked)
@@ -106,7 +110,9 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
     lines += [f"note        {note}" for note in (*splits.notes, *pieces.notes)]
-    lines += teacher_lines(objective, train_options, sum(len(stream.source) for stream in streams.values()))
+    steps = budget_in_steps(train_options, sum(len(stream.source) for stream in streams.values()))
+    refuse_vain(objective, train_options, steps)
+    lines += teacher_lines(objective, steps)
     told = {name: contents_of(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     for name, stream in streams.items():
         lines += check_stream(checked, pieces, stream, labels, fixed)
@@ -114,16 +120,14 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     return "\n".join(lines)
 
 
-def teacher_lines(objective: Objective, options: TrainOptions, samples: int) -> list[str]:
-    """What is left of the initial weights of each teacher at the end of the budget; of one of minutes, from when on little is."""
-    budgets = [options.max_steps] if options.max_steps else []
-    if options.max_epochs and not options.batch_tokens:
-        budgets.append(max(1, round(options.max_epochs * samples / options.batch_size)))
-    steps, found = min(budgets, default=0), []
+def teacher_lines(objective: Objective, steps: int) -> list[str]:
+    """What is left of the initial weights of each teacher at the end of the budget; of one of minutes, 0 steps, when little is."""
+    found = []
     for name in objective.networks.teachers:
         rule = cast(Moving, objective.networks.rules[name])
         enough = rule.enough()
-        way_out = "it hardly moves: lower its momentum" if enough is None else f"at most {KEPT:.0%} from {enough:,} steps on"
+        assert enough is not None  # refuse_vain saw to that
+        way_out = f"at most {KEPT:.0%} from {enough:,} steps on"
         if not steps:
             found.append(f"teacher     left of its initial weights: {way_out}")
             continue

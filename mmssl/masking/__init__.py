@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mmssl.masking.clusters import Clusters
 from mmssl.masking.lines import Bands, Tube
 from mmssl.masking.multiblock import MultiBlock
+from mmssl.masking.rolled import RolledBlock
 from mmssl.masking.runs import Runs
 from mmssl.masking.scored import Block, Column, Random, Span
 from mmssl.masking.split import AXES, Axis, Ratio, Sampler, Scored, Split, split_in_order
@@ -22,6 +23,7 @@ SAMPLERS: Parts[Callable[..., Sampler]] = Parts(
         "runs": Runs,
         "column": Column,
         "clusters": Clusters,
+        "rolled_block": RolledBlock,
         "tube": Tube,
         "bands": Bands,
         "multiblock": MultiBlock,
@@ -46,6 +48,7 @@ __all__ = [
     "MultiBlock",
     "Random",
     "Ratio",
+    "RolledBlock",
     "Runs",
     "Sampler",
     "Scored",

@@ -125,12 +125,29 @@ def distance_to_boxes(
     volume: of each box, as a share of the box around all tokens of `among`, which they never leave.
     stretch: ratio of height to width. place: where the box is, from 0 to 1 between both ends.
     """
+    low, extent, used = extent_of(coords, among)
+    side = box_sides(extent, used, volume, stretch)
+    middle = low - 0.5 + side / 2 + place * (extent - side)
+    gaps = (coords[:, None] - middle[:, :, None]).abs() / (side[:, :, None] / 2)
+    return torch.where(used[:, :, None], gaps, 0.0).amax(-1)
+
+
+def extent_of(
+    coords: Float[Tensor, "b n 4"], among: Bool[Tensor, "b n"]
+) -> tuple[Float[Tensor, "b 1 4"], Float[Tensor, "b 1 4"], Bool[Tensor, "b 1 4"]]:
+    """The lowest coordinates of the tokens of `among`, the extents of the box around them, and which axes have an extent at all."""
     low = coords.masked_fill(~among[..., None], torch.inf).amin(1).nan_to_num(posinf=0.0)[:, None]
     high = coords.masked_fill(~among[..., None], -torch.inf).amax(1).nan_to_num(neginf=0.0)[:, None]
-    used, extent = high > low, high - low + 1
+    return low, high - low + 1, high > low
+
+
+def box_sides(
+    extent: Float[Tensor, "b 1 4"], used: Bool[Tensor, "b 1 4"], volume: Float[Tensor, "b g"], stretch: Float[Tensor, "b g"]
+) -> Float[Tensor, "b g 4"]:
+    """Sides of boxes of such a share of the volume and ratio of height to width, none longer than the extent."""
     dims = used.sum(-1, keepdim=True).clamp(min=1)
     wanted = torch.where(used, extent, 1.0).prod(-1, keepdim=True) * volume[..., None]
-    powers = torch.tensor(POWERS, device=coords.device) * (dims > 1)
+    powers = torch.tensor(POWERS, device=extent.device) * (dims > 1)
     side = wanted ** (1 / dims) * stretch[..., None] ** powers
     # What an axis is too short for goes to the others.
     for _ in range(len(POWERS)):
@@ -139,7 +156,4 @@ def distance_to_boxes(
         missing = wanted / torch.where(used, side, 1.0).prod(-1, keepdim=True)
         grown = side * missing ** (1 / open_axes.sum(-1, keepdim=True).clamp(min=1))
         side = torch.where(open_axes, grown, side)
-    side = torch.minimum(side, extent)
-    middle = low - 0.5 + side / 2 + place * (extent - side)
-    gaps = (coords[:, None] - middle[:, :, None]).abs() / (side[:, :, None] / 2)
-    return torch.where(used[:, :, None], gaps, 0.0).amax(-1)
+    return torch.minimum(side, extent)

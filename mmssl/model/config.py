@@ -29,6 +29,7 @@ NormOrder = Literal["pre", "post"]
 Share = Annotated[int, Field(ge=0)]
 GATED = ("swiglu", "geglu")
 """Kinds of MLP with a third projection, which gates the second (arXiv 2002.05202)."""
+Initializer = Literal["xavier", "trunc_normal"]
 
 
 @no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
@@ -54,6 +55,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     causal: whether a token attends only to itself and those before it.
     projections: per modality the settings of a `Head` that maps pooled outputs into one space that modalities share; None: there is
         none. logit_scale, logit_bias: the initial factor on similarities there, and what is added; None: none.
+    initializer: how the weights of linear maps begin, `xavier` or `trunc_normal`; see `mmssl.model.layers.initialise`.
     label_head: the settings of a `LabelHead`, which predicts labels; None: there is none. `id2label` names its classes.
     """
 
@@ -94,6 +96,7 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
     logit_scale: float | None = None
     logit_bias: float | None = None
     label_head: dict[str, Any] | None = None
+    initializer: str = "xavier"
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -187,6 +190,7 @@ def encoder_settings(
     norm: Norm = "layernorm",
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6,
     qk_norm: bool = False,
+    initializer: Initializer = "xavier",
     layer_scale: Annotated[float, Field(gt=0)] | None = None,
     final_norm: bool = True,
     norm_order: NormOrder = "pre",
@@ -222,6 +226,8 @@ def encoder_settings(
     norm: layernorm or rmsnorm.
     norm_eps: epsilon of the norms.
     qk_norm: normalise queries and keys of every head (arXiv 2302.05442).
+    initializer: how linear maps begin, those of predictors and heads too: xavier (MAE, arXiv 2111.06377), or trunc_normal: normal
+        numbers of 0.02, for what layer l adds to its tokens divided by the root of 2 l (BEiT, arXiv 2106.08254; I-JEPA).
     layer_scale: initial value of LayerScale (arXiv 2103.17239); null: off.
     final_norm: normalise what the last layer gives; false keeps the size of tokens, which forecasts of a series need.
     norm_order: pre = attention and MLP read normalised tokens; post = what they add is normalised with the rest, as in BERT.
@@ -243,13 +249,15 @@ def encoder_settings(
     global_every: with attention_window, every so many layers, the first included, attend to all.
     local_rotary_base: base of the rotary frequencies in layers with a window; null: rotary_base.
     causal: tokens attend only to those before them, as in CLIP's encoder of texts.
-    pooling: what `pooler_output` is: cls, first, last, learned attention, statistics of the valid tokens, or (concat, for tables) all tokens.
+    pooling: what `pooler_output` is: cls, first or last token, learned attention, statistics of the valid tokens, or (concat, for
+        tables) all tokens.
     """
     return shape(size, hidden_size, num_hidden_layers, num_attention_heads, mlp_size) | {
         "mlp": mlp,
         "norm": norm,
         "norm_eps": norm_eps,
         "qk_norm": qk_norm,
+        "initializer": initializer,
         "layer_scale": layer_scale,
         "final_norm": final_norm,
         "norm_order": norm_order,

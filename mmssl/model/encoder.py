@@ -81,6 +81,7 @@ class Encoder(nn.Module):
 
     def local_mask(self, asking: Float[Tensor, "b m d"], tokens: Tokens, causal: bool) -> Any:
         """As `mask`, of layers with a window: which of the tokens lie near each of the last of them."""
+        assert self.config.attention_window is not None, "a layer has a window"
         window, coords, first = self.config.attention_window, tokens.coords, tokens.coords.shape[1] - asking.shape[1]
 
         def near(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Layers of the encoder: positions, attention, MLP, scales, and how their weights start."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from mmssl.draws import Draws
 from mmssl.model.config import GATED, MMSSLConfig
 from mmssl.model.linear import cast_once, in_one_product
 
+LAYER = "residual_of_layer"
+"""Attribute of a linear map whose output a layer adds to its tokens: the layer's number, from 1 on."""
+
 
 @runtime_checkable
 class ResetsParameters(Protocol):
@@ -27,9 +31,18 @@ class ResetsParameters(Protocol):
 
 
 def initialise(module: nn.Module, config: MMSSLConfig) -> None:
-    """Initialise the parameters that `module` itself owns: Xavier for projections, as MAE (arXiv 2111.06377, appendix A.1)."""
+    """Initialise the parameters that `module` itself owns.
+
+    Projections by `config.initializer`: xavier = as MAE (arXiv 2111.06377, appendix A.1); trunc_normal = normal numbers of standard
+    deviation `initializer_range`, those of what layer l (1 is the lowest) adds to its tokens, by attention and MLP, divided by
+    sqrt(2 l) (BEiT, arXiv 2106.08254, section 2.5; I-JEPA's `fix_init_weight`, arXiv 2301.08243).
+    """
     if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
+        if config.initializer == "trunc_normal":
+            layer = vars(module).get(LAYER)
+            nn.init.trunc_normal_(module.weight, std=config.initializer_range / (1.0 if layer is None else math.sqrt(2 * layer)))
+        else:
+            nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
@@ -147,8 +160,8 @@ class MMSSLAttention(Unhooked):
         self.config = config
         self.head_dim = width // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            self.add_module(name, nn.Linear(width, width, bias=config.attention_bias))
+        q_proj, k_proj, v_proj, o_proj = (nn.Linear(width, width, bias=config.attention_bias) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = q_proj, k_proj, v_proj, o_proj
         self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
@@ -326,6 +339,9 @@ class MMSSLLayer(Unhooked, GradientCheckpointingLayer):  # type: ignore[misc]
         self.mlp = make_mlp(config)
         self.scale1, self.scale2 = make_scale(config), make_scale(config)
         self.drop1, self.drop2 = (make_drop(config, drop_path, f"{branch} {number}") for branch in ("attention", "mlp"))
+        for name, part in self.named_modules():
+            if name.endswith(("o_proj", "down_proj")):
+                vars(part)[LAYER] = number + 1
 
     def forward(
         self,

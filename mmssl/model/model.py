@@ -89,7 +89,8 @@ class MMSSLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     def __copy__(self) -> "MMSSLPreTrainedModel":
         # The parts are shared, and so are the hooks in them, which must not be installed twice.
         other = self.__class__.__new__(self.__class__)
-        vars(other).update(vars(self))
+        for name, value in vars(self).items():
+            object.__setattr__(other, name, value)
         return other
 
     @classmethod
@@ -104,7 +105,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__(config)
         self.adapters = nn.ModuleDict({name: build_adapter(name, config) for name in config.modalities})
-        self.main_input_name = next((self.adapter(name).input_names[0] for name in config.modalities), self.main_input_name)
+        self.main_input_name: str = next((self.adapter(name).input_names[0] for name in config.modalities), "input_ids")
         self.encoder = Encoder(config)
         self.pooler = AttentionPool(config) if config.pooling == "attention" else None
         for name in config.modalities:

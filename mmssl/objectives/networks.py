@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import nn
 from transformers import AutoConfig
 
@@ -14,6 +15,8 @@ from mmssl.model.teacher import ema_copy, ema_update
 from mmssl.objectives.foreign import Foreign, is_foreign, load_foreign
 
 Published = Literal["student", "teacher"]
+Shape = Literal["linear", "cosine"]
+WarmupShare = Annotated[float, Field(ge=0, lt=1)]
 AVERAGE = "average"
 """The average of the weights that `train.ema` asks for."""
 
@@ -37,16 +40,22 @@ class Moving:
 
     power: k, the batch size over the one that the momentum is meant for: momentum^k (arXiv 2307.13813, definition 1.2).
     shape: linear, or half a cosine (BYOL, arXiv 2006.07733, appendix J).
+    warmup: share of the budget during which the momentum falls from 1 to start, before that (train_capi.py of CAPI, arXiv
+        2502.08769): the teacher stays what it began as while the student's learning rate rises.
     """
 
     start: float
     end: float
     power: float = 1.0
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Shape = "linear"
+    warmup: float = 0.0
 
     def momentum(self, progress: float) -> float:
         """The momentum when `progress` of the budget is used up."""
-        done = progress if self.shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
+        if progress < self.warmup:
+            return float((1 + (self.start - 1) * progress / self.warmup) ** self.power)
+        done = (progress - self.warmup) / (1 - self.warmup)
+        done = done if self.shape == "linear" else (1 - math.cos(math.pi * done)) / 2
         return float((self.start + (self.end - self.start) * done) ** self.power)
 
     def left(self, steps: int) -> float:

@@ -126,7 +126,7 @@ def _sections(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Annotated, list):
+    if origin in (Annotated, list) or (origin is tuple and arguments[1:] == (...,)):
         return _sections(arguments[0])
     if origin is dict:
         return _sections(arguments[1])

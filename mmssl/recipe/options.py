@@ -1,5 +1,6 @@
 """The sections `train` and `run` of a recipe."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -12,6 +13,48 @@ Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attenti
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Whole = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(ge=0)]
+
+PARTS = {
+    "adapters": r"^networks\.student\.adapters\.",
+    "encoder": r"^networks\.student\.encoder\.",
+    "prototypes": r"(^|\.|_)prototypes\.",
+    "heads": r"^(?!networks\.student\.(adapters|encoder|pooler)\.)",
+}
+"""Names of parts of an objective, and what the names of their parameters match."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOptions:
+    """Parameters that learn at a rate, or with a weight decay, of their own.
+
+    match: adapters, encoder, prototypes, heads = all that is neither adapters, encoder nor pooling (predictors and prototypes among
+        it), or a regular expression that is found in the names of the parameters: `\\.layers\\.0\\.`. Of several parts the first
+        that matches a parameter counts.
+    lr: factor on the learning rate, beside that of `layer_decay`; 0: they stay as they are.
+    weight_decay: as `train.weight_decay`, in its place; null: that of the rest.
+    """
+
+    match: str
+    lr: Annotated[float, Field(ge=0)] = 1.0
+    weight_decay: Decay | tuple[Decay, Decay] | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(
+                f"match is one of {', '.join(PARTS)}, or a regular expression, which {self.match!r} is not: {error}"
+            ) from None
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression."""
+        return PARTS.get(self.match, self.match)
+
+    def matches(self, name: str) -> bool:
+        """Whether the parameter of that name is one of these."""
+        return re.search(self.pattern, name) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +74,9 @@ class TrainOptions:
     max_minutes: budget in minutes of training; evaluation does not count. The first budget that is used up ends the run.
     lr: peak learning rate, as it is (no scaling with the batch size).
     schedule: course of the learning rate.
-    weight_decay: decoupled weight decay of projection matrices; biases, norms and embeddings have none.
+    weight_decay: decoupled weight decay of projection matrices; biases, norms and embeddings have none. A pair goes from the first
+        to the second by half a cosine over the budget (DINO, arXiv 2104.14294, section 3.2; I-JEPA).
+    parts: parts of the objective that learn at another rate or with another weight decay: prototypes, heads, adapters.
     betas: AdamW's decay rates of the gradient's first and second moment.
     eps: AdamW's epsilon.
     layer_decay: factor on the learning rate from each layer to the one below it; 1: none.
@@ -59,7 +104,8 @@ class TrainOptions:
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     lr: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Schedule = field(default_factory=cosine)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Decay | tuple[Decay, Decay] = 0.05
+    parts: tuple[PartOptions, ...] = ()
     betas: tuple[Share, Share] = (0.9, 0.95)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0

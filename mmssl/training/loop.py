@@ -27,7 +27,7 @@ from mmssl.training.allocator import keep_freed_memory, keep_kernels
 from mmssl.training.checkpoint import rng_state, set_rng_state
 from mmssl.training.health import BEGINNING
 from mmssl.training.launch import check_in_force, refuse_other_settings, start
-from mmssl.training.optim import adamw, parameter_groups, set_lr
+from mmssl.training.optim import adamw, parameter_groups, set_lr, set_weight_decay
 
 
 class TrainingError(RuntimeError):
@@ -157,7 +157,11 @@ class Training:
             wrapped = self.accelerator.prepare(self.objective)
         self.objective.networks.make()
         groups = parameter_groups(
-            self.objective, self.objective.model.encoder, weight_decay=options.weight_decay, layer_decay=options.layer_decay
+            self.objective,
+            self.objective.model.encoder,
+            weight_decay=options.weight_decay,
+            layer_decay=options.layer_decay,
+            parts=options.parts,
         )
         return wrapped, self.accelerator.prepare(adamw(groups, lr=options.lr, betas=options.betas, eps=options.eps))
 
@@ -234,6 +238,7 @@ class Training:
         """One optimizer step on micro-batches. On a CPU, TrainingError at once if it is not finite; see `settled`."""
         lr = self.lr
         set_lr(self.optimizer, lr)
+        set_weight_decay(self.optimizer, self.progress)
         micro, told = self.choose(self.with_donors(micro))
         counts = bool(micro)
         if not counts:
@@ -452,7 +457,7 @@ def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     if sizes != saved:
         raise ValueError(
             f"the optimizer groups the parameters in another way than the checkpoint: groups of {sizes}, not {saved}. Use the "
-            "train.layer_decay that it was made with, and a train.weight_decay of 0 only if it had 0"
+            "train.layer_decay and train.parts that it was made with, and a train.weight_decay of 0 only if it had 0"
         )
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, options, strict=True):

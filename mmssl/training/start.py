@@ -13,8 +13,8 @@ from mmssl.model.public import saved_config
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, RecipeError
 
-FREE = ("dropout", "drop_path_rate", "pooling")
-"""Encoder keys that may differ from a saved model's: no weight depends on them."""
+FREE = ("dropout", "drop_path_rate", "pooling", "initializer")
+"""Encoder keys that may differ from a saved model's: no trained weight depends on them."""
 
 
 def new_modalities(recipe: Recipe, saved: str, before: MMSSLProcessor) -> list[str]:
@@ -82,7 +82,8 @@ def load_saved(recipe: Recipe, saved: str, processor: MMSSLProcessor, *, keep: b
     RecipeError if the recipe describes another architecture.
     """
     config = saved_config(saved, list(recipe.modalities))
-    vars(config).pop("auto_map", None)  # the code beside a published model is not that of what is trained from it
+    if hasattr(config, "auto_map"):
+        del config.auto_map  # the code beside a published model is not that of what is trained from it
     if wrong := [*encoder_differences(recipe, config), *modality_differences(recipe, config)]:
         raise RecipeError(f"init: {saved} has another architecture than the recipe:\n  " + "\n  ".join(wrong))
     for name, parts in config.modalities.items():

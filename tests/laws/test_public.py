@@ -218,3 +218,31 @@ def test_both_encoders_of_open_clip_become_the_same(quick: bool, tmp_path: Path)
         torch.testing.assert_close(found[:, 1:], theirs.visual(pixels)[1], **CLOSE)
         found = load_model(str(tmp_path), wanted=["text"]).eval()(input_ids=ids).last_hidden_state
         torch.testing.assert_close(found, theirs.ln_final(x), **CLOSE)
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    hf.ViTModel(hf.ViTConfig(**PICTURES, qkv_bias=False)).save_pretrained(tmp_path / "bias")
+    with pytest.raises(ValueError, match="qkv_bias=False of this ViT is a part that mmssl's encoder cannot express"):
+        load_model(str(tmp_path / "bias"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "mpnet"}))
+    with pytest.raises(ValueError, match="cannot read encoders of the kind 'mpnet'"):
+        load_model(str(tmp_path / "other"))
+    saved("vit", tmp_path / "pickle")
+    (tmp_path / "pickle" / "model.safetensors").rename(tmp_path / "pickle" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin alone, a pickle"):
+        load_model(str(tmp_path / "pickle"))
+    saved("dinov2", tmp_path / "less")
+    file = tmp_path / "less" / "model.safetensors"
+    weights = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({name: w for name, w in weights.items() if "layer.1.norm2" not in name}, file)
+    with pytest.raises(ValueError, match=r"lacks weights of its encoder: encoder\.layers\.1\.norm2\.weight"):
+        load_model(str(tmp_path / "less"))
+
+
+def test_notes_say_what_was_mapped_and_what_was_left(tmp_path: Path) -> None:
+    saved("dinov3", tmp_path)
+    mapped, left, new = open_public(str(tmp_path)).notes
+    assert "is a DINOv3" in mapped
+    assert left == "init: left behind: embeddings.mask_token"
+    assert new.startswith("init: new, and zero as the original has none: encoder.layers.0.attention.k_proj.bias")

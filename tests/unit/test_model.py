@@ -180,6 +180,8 @@ def pooled_by_loops(model: MMSSLModel, pooling: str, states: Tensor, valid: Tens
     if pooling == "cls":
         return states[0]
     body = [state for state, real in zip(states[1:], valid[1:], strict=True) if real]
+    if pooling in ("first", "last"):
+        return body[0 if pooling == "first" else -1]
     if pooling == "concat":
         return torch.cat(body)
     if pooling != "attention":

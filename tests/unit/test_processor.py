@@ -30,8 +30,8 @@ def assert_same(found: Inputs, expected: Inputs) -> None:
 def test_a_call_is_the_collated_batch_of_the_modality(processor: MMSSLProcessor) -> None:
     for keyword, name, raws in (("images", "image", IMAGES), ("table", "tabular", ROWS)):
         own = processor.processors[name]
-        assert_same(processor(**{keyword: raws}), own.collate([own(raw) for raw in raws]))
-        assert_same(processor(**{keyword: raws[0]}), own.collate([own(raws[0])]))
+        assert_same(processor(**{keyword: raws}), own.sized(own.collate([own(raw) for raw in raws])))
+        assert_same(processor(**{keyword: raws[0]}), own.sized(own.collate([own(raws[0])])))
 
 
 def test_modalities_go_through_one_call(processor: MMSSLProcessor) -> None:

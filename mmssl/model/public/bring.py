@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.modality import find, installed
+from mmssl.modality import find
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.model import MMSSLModel
 from mmssl.model.public.source import MMSSL, Source
 from mmssl.model.public.table import Config, Family, translated
 from mmssl.model.public.weights import Prefixed, Shape
+from mmssl.plugins import installed
 from mmssl.processor import MMSSLProcessor, check_folder
 
 SENTENCE = {"mean_tokens": "mean", "mean": "mean", "cls_token": "first", "cls": "first", "lasttoken": "last"}

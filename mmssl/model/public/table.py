@@ -61,8 +61,8 @@ def translated(settings: Mapping[str, Any], config: Config, family: str) -> dict
 class Row:
     """Weights of theirs that are weights of ours.
 
-    theirs, ours: names of modules, or of parameters where `parts` is empty; {n} stands for the number of a layer, `adapter.` for the
-        modality's adapter. Of several of theirs those count that are there.
+    theirs, ours: names of modules, or of parameters where `parts` is empty; {n} stands for the number of a layer, `adapter.` for
+        the modality's adapter. Of several of theirs those count that are there.
     how: the change of form; a function of their configuration where it depends on that.
     parts: parameters of the modules.
     """

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ from mmssl.objectives.agree.harmony import Harmonise, harmony_of
 from mmssl.objectives.agree.parts import Agreement, Seen, Space, pairs_of
 from mmssl.objectives.agree.predictors import Answer, Predicting
 from mmssl.objectives.base import Objective, Setup, Step
-from mmssl.objectives.networks import Clock, Frozen, Moving, Published
+from mmssl.objectives.networks import Clock, Frozen, Moving, Published, Shape, WarmupShare
 from mmssl.objectives.terms import Metric, Rows, State, Term, Terms
 from mmssl.objectives.together import Share
 from mmssl.objectives.views import GLOBAL, MIXED, Change, Encodings, View, Views, no_saliency, numbered
@@ -43,13 +43,15 @@ class TeacherOptions:
 
     momentum: of a moving average of the student, at the start and at the end of the budget.
     schedule: how the momentum goes from one to the other.
+    warmup: share of the budget during which the momentum falls from 1 to its start, before that.
     model: folder or Hub id of a saved model that never changes, in the place of an average: one of mmssl, or a public encoder of
         pictures (ViT, DINOv2, CLIP or SigLIP of transformers, or open_clip:MODEL/PRETRAINED); null: an average.
     size: side in pixels of the pictures that a public encoder gets, where it takes several; null: its own.
     """
 
     momentum: tuple[Momentum, Momentum] = (0.996, 1.0)
-    schedule: Literal["linear", "cosine"] = "cosine"
+    schedule: Shape = "cosine"
+    warmup: WarmupShare = 0.0
     model: str | None = None
     size: Annotated[int, Field(gt=0)] | None = None
 
@@ -189,7 +191,7 @@ class Agree(Objective):
             if missing := [each for each in self.modalities if each not in known]:
                 raise ValueError(f"objective.teacher.model: {teacher.model} knows {', '.join(known)}, but not {', '.join(missing)}")
             return name
-        return self.networks.want("teacher", Moving(*teacher.momentum, shape=teacher.schedule))
+        return self.networks.want("teacher", Moving(*teacher.momentum, shape=teacher.schedule, warmup=teacher.warmup))
 
     def check_foreign(self, path: str) -> None:
         """ValueError where a public encoder cannot be followed: samples are no pictures, or a loss wants its tokens."""

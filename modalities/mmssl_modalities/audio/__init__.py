@@ -83,7 +83,8 @@ class AudioAdapter(Adapter):
         self.overlapping = self.stride[0] < frames or self.stride[1] < self.bins
         if learned_positions is not None:
             self.has_identity = True
-            self.positions = GridPositions(*learned_positions, width)
+            rows, columns = learned_positions
+            self.positions = GridPositions(rows, columns, width)
         values = frames * self.bins * processor.channels
         self.input_names = (FBANK, LENGTHS)
         self.target_sizes = {"fbank": values}

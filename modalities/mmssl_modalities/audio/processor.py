@@ -63,7 +63,8 @@ class AudioProcessor(Processor):
     mean, std: one number, or one per bin; null: those of the first 2,000 training sounds. AudioSet: mean -4.2677, std 9.138, which
         is twice its standard deviation (AudioMAE, arXiv 2207.06405).
     fill_frames: frames that every spectrogram has: shorter ones are filled up with zeros before they are normalised, which
-        attention sees, as the Audio Spectrogram Transformer was trained (arXiv 2104.01778), longer ones are cut; null: as many as there are.
+        attention sees, as the Audio Spectrogram Transformer was trained (arXiv 2104.01778), longer ones are cut; null: as many as
+        there are.
     max_seconds: longer sounds are cut into windows of at most this length, all equally long; null: no limit.
     """
 

@@ -74,7 +74,8 @@ class ImageAdapter(Adapter):
         self.positions: GridPositions | None = None
         if learned_positions is not None:
             self.has_identity = True
-            self.positions = GridPositions(*learned_positions, width, antialias=position_antialias)
+            rows, columns = learned_positions
+            self.positions = GridPositions(rows, columns, width, antialias=position_antialias)
         self.raw, self.colours = partial(_raw, processor=processor), _channels(processor)
         values = patch_size * patch_size * processor.channels
         self.proj = nn.Linear(values, width)

@@ -155,7 +155,7 @@ class ImageProcessor(Processor):
     @property
     def _in_unit_range(self) -> bool:
         """Whether mean and std are those of values in [0, 1]."""
-        return bool(np.max(self.mean) <= 1 and np.max(self.std) < 1)
+        return self.mean is not None and self.std is not None and bool(np.max(self.mean) <= 1 and np.max(self.std) < 1)
 
     def _picture(self, raw: Any) -> Picture:
         """The image at its final size."""

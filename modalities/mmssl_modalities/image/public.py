@@ -27,7 +27,7 @@ from mmssl.model.public.layers import (
 )
 from mmssl.model.public.source import OPEN_CLIP_CONFIG, Source
 from mmssl.model.public.table import Config, Family, Of, Row
-from mmssl.model.public.weights import Halves, Kernel, Prefixed, Same
+from mmssl.model.public.weights import Halves, How, Kernel, Prefixed, Same
 
 PREPROCESSOR = "preprocessor_config.json"
 BILINEAR, BICUBIC = 2, 3
@@ -215,12 +215,11 @@ DINOV2_REGISTERS = Family(
     strip=("dinov2_with_registers.",),
 )
 
+DINOV3_TURNED: tuple[How, ...] = (Halves(), Halves(), Same(), Same())
 DINOV3_LAYERS = [
     *(
         Row(f"layer.{{n}}.attention.{name}", ours, how)
-        for name, ours, how in zip(
-            ("q_proj", "k_proj", "v_proj", "o_proj"), ATTENTION, (Halves(), Halves(), Same(), Same()), strict=True
-        )
+        for name, ours, how in zip(("q_proj", "k_proj", "v_proj", "o_proj"), ATTENTION, DINOV3_TURNED, strict=True)
     ),
     *(
         Row(f"layer.{{n}}.{name}", ours)
@@ -376,8 +375,9 @@ OPEN_CLIP = Family(
 def timm_vit(source: Source) -> dict[str, Any]:
     """What timm builds for the configuration. ValueError for what is no plain ViT, with the part that is in the way."""
     import timm  # takes most of a second, which only those who use it should wait
-    from timm.layers import Mlp, SwiGLU
-    from timm.models.vision_transformer import Attention, Block, VisionTransformer
+    from timm.layers.attention import Attention
+    from timm.layers.mlp import Mlp, SwiGLU
+    from timm.models.vision_transformer import Block, VisionTransformer
 
     name, given = str(source.raw["architecture"]), dict(source.raw.get("model_args") or {})
     if name not in timm.list_models():
@@ -386,14 +386,14 @@ def timm_vit(source: Source) -> dict[str, Any]:
         model = timm.create_model(name, pretrained=False, **given | {"num_classes": 0})
     if type(model) is not VisionTransformer:
         raise ValueError(f"the architecture {name!r} of timm is a {type(model).__name__}, no plain ViT")
-    block = model.blocks[0]
+    block: Any = model.blocks[0]
     parts = {
         "block": (block, Block),
         "attention": (getattr(block, "attn", None), Attention),
         "norm": (model.blocks[0].norm1, nn.LayerNorm),
     }
-    for part, (found, kind) in parts.items():
-        if not isinstance(found, kind):
+    for part, (found, wanted) in parts.items():
+        if not isinstance(found, wanted):
             raise ValueError(f"the {part} of {name!r}, {type(found).__name__}, is a part that mmssl's encoder cannot express")
     act = block.mlp.act
     kind = next((ours for theirs, ours in TIMM_ACTIVATIONS.items() if type(act).__name__ == theirs), None)

@@ -13,7 +13,7 @@ from mmssl.losses.sinkhorn import sinkhorn
 from mmssl.losses.tokens import soft_classification
 from mmssl.model import MMSSLModel
 from mmssl.model.config import Positive
-from mmssl.objectives.networks import Moving, Networks
+from mmssl.objectives.networks import Moving, Networks, Shape, WarmupShare
 from mmssl.objectives.predict.distances import CrossEntropy, Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, moved
 from mmssl.objectives.predict.targets.latent import Momentum
@@ -36,6 +36,8 @@ class Assignments(Target):
     positional: balance over the samples at each place by itself, so that no cluster stands for a place; false: over all tokens.
     momentum: of the teacher, at the start and at the end of the budget.
     momentum_scale: k, the batch size of the run over the one that the momentum is meant for.
+    momentum_schedule: how the momentum goes from start to end.
+    momentum_warmup: share of the budget during which the momentum falls from 1 to its start, before that (CAPI).
     loss: distance between prediction and target; null: cross-entropy with temperature 0.12.
     weight: factor on its loss, not on that of the prototypes.
     """
@@ -53,13 +55,15 @@ class Assignments(Target):
         positional: bool = True,
         momentum: tuple[Momentum, Momentum] = (0.999, 1.0),
         momentum_scale: Annotated[float, Field(gt=0)] = 1.0,
+        momentum_schedule: Shape = "linear",
+        momentum_warmup: WarmupShare = 0.0,
         loss: Loss | None = None,
         weight: Weight = 1.0,
     ) -> None:
         super().__init__(loss or CrossEntropy(temperature=0.12), weight)
         self.clusters, self.iterations, self.positional = clusters, iterations, positional
         self.target_temperature, self.temperature = target_temperature, temperature
-        self.rule = Moving(*momentum, momentum_scale)
+        self.rule = Moving(*momentum, momentum_scale, momentum_schedule, momentum_warmup)
 
     def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
         self.teacher = networks.want("teacher", self.rule)

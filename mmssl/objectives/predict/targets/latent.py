@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmssl.losses.spectrum import effective_rank, spread
 from mmssl.model import MMSSLModel
-from mmssl.objectives.networks import Moving, Networks
+from mmssl.objectives.networks import Moving, Networks, Shape, WarmupShare
 from mmssl.objectives.predict.distances import Loss, SmoothL1
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, moved
 from mmssl.objectives.terms import Metric, Rows, State, Weight
@@ -36,7 +36,7 @@ class Latent(Target):
     """What a teacher, a moving average of the student, makes of the whole sample at each place.
 
     data2vec (arXiv 2202.03555, section 3.3: the mean of the top K layers, each normalised) and I-JEPA (arXiv 2301.08243, section 3:
-    the output of the last layer, normalised). The momentum rises linearly from start to end over the budget; with a batch k times
+    the output of the last layer, normalised). The momentum goes from start to end over the budget; with a batch k times
     that of the paper it becomes momentum^k (arXiv 2307.13813, definition 1.2).
 
     layers: layers whose outputs are averaged, from the top; 1: the encoder's output; null: all layers.
@@ -45,6 +45,8 @@ class Latent(Target):
     final: the same for the mean.
     momentum: of the teacher, at the start and at the end of the budget.
     momentum_scale: k, the batch size of the run over the one that the momentum is meant for.
+    momentum_schedule: how the momentum goes from start to end.
+    momentum_warmup: share of the budget during which the momentum falls from 1 to its start, before that (CAPI).
     loss: distance between prediction and target; null: smooth L1.
     weight: factor on its loss.
     """
@@ -61,12 +63,14 @@ class Latent(Target):
         final: Literal["layer", "instance", "none"] = "none",
         momentum: tuple[Momentum, Momentum] = (0.996, 1.0),
         momentum_scale: Annotated[float, Field(gt=0)] = 1.0,
+        momentum_schedule: Shape = "linear",
+        momentum_warmup: WarmupShare = 0.0,
         loss: Loss | None = None,
         weight: Weight = 1.0,
     ) -> None:
         super().__init__(loss, weight)
         self.wanted, self.part, self.how, self.final = layers, part, normalise, final
-        self.rule = Moving(*momentum, momentum_scale)
+        self.rule = Moving(*momentum, momentum_scale, momentum_schedule, momentum_warmup)
 
     def prepare(self, networks: Networks, modalities: Sequence[str]) -> None:
         depth = len(networks.student.encoder.layers)
