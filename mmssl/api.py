@@ -46,6 +46,7 @@ from mmssl.objectives import Objective
 from mmssl.objectives.networks import KEPT, Moving
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
+from mmssl.recipe.options import TrainOptions
 from mmssl.report import contents
 from mmssl.report.hits import PAGE, write_hits
 from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
@@ -120,7 +121,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
 
 
 def teacher_lines(objective: Objective, steps: int) -> list[str]:
-    """What is left of the initial weights of each teacher at the end of the budget; if it is of minutes, 0 steps, when little is."""
+    """What is left of the initial weights of each teacher at the end of the budget; of one of minutes, 0 steps, when little is."""
     found = []
     for name in objective.networks.teachers:
         rule = cast(Moving, objective.networks.rules[name])

@@ -39,7 +39,8 @@ class RolledBlock(Scored):
         hide = share(limit, self.ratio).clamp(min=1)
         inside = (limit - hide if self.inverse else hide).clamp(min=1)
         low, extent, used = extent_of(coords, available)
-        stretch = draws.between("aspect", *map(math.log, self.aspect), 1).exp()
+        narrow, wide = map(math.log, self.aspect)
+        stretch = draws.between("aspect", narrow, wide, 1).exp()
         volume = (inside / limit.clamp(min=1))[:, None]
         # A hair is taken off, or what float32 adds to a whole number would be rounded up.
         side = (box_sides(extent, used, volume, stretch) - 1e-4).ceil()

@@ -42,8 +42,8 @@ def still_teachers(objective: Objective) -> Sequence[str]:
     """What to say of moving averages that never move."""
     rules = [cast(Moving, objective.networks.rules[name]) for name in objective.networks.teachers]
     return [
-        f"objective: the momentum of the teacher is {rule.start:g} at the start and {rule.end:g} at the end of the budget, so that it "
-        "never moves from its initial weights; begin with a lower one, as 0.996"
+        f"objective: the momentum of the teacher is {rule.start:g} at the start and {rule.end:g} at the end of the budget, so that "
+        "it never moves from its initial weights; begin with a lower one, as 0.996"
         for rule in rules
         if rule.enough() is None
     ]
@@ -57,7 +57,7 @@ def endless_warmup(options: TrainOptions, steps: int) -> Sequence[str]:
     if highest >= PEAK:
         return []
     return [
-        f"train.schedule: the learning rate comes to {highest:.0%} of train.lr and no further: the budget is {steps:,} steps, and the "
-        "warmup, or what it leaves before the decay, is longer. Shorten train.schedule.warmup, give it as a share (0.05), or raise the "
-        "budget"
+        f"train.schedule: the learning rate comes to {highest:.0%} of train.lr and no further: the budget is {steps:,} steps, and "
+        "the warmup is longer, or leaves nothing before the decay. Shorten train.schedule.warmup, give it as a share (0.05), or "
+        "raise the budget"
     ]

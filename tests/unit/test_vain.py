@@ -22,11 +22,11 @@ SMALL = ("train.max_minutes=null", "train.max_steps=50", "encoder.num_hidden_lay
         ),
         (
             "objective={name: jepa, targets: [{name: latent, momentum: [1.0, 1.0]}]}",
-            r"the momentum of the teacher is 1 at the start",
+            r"momentum of the teacher is 1 at the start",
         ),
         (
             "train.schedule={name: cosine, warmup: 200}",
-            r"train\.schedule: the learning rate comes to 25% of train\.lr and no further",
+            r"the learning rate comes to 25% of train\.lr and no further",
         ),
         ("train.parts=[{match: stem}]", r"train\.parts\.0: no parameter that learns matches 'stem'"),
     ],
