@@ -12,7 +12,7 @@ from torch import Tensor
 from mmssl.modality import find
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.model import MMSSLModel
-from mmssl.model.public.source import MMSSL, Source
+from mmssl.model.public.source import CONFIG, MMSSL, OPEN_CLIP_CONFIG, Source
 from mmssl.model.public.table import Config, Family, translated
 from mmssl.model.public.weights import Prefixed, Shape
 from mmssl.plugins import installed
@@ -118,7 +118,7 @@ def open_public(model: str, wanted: tuple[str, ...] = ()) -> Public:
     wanted: modalities of which it should read one, for encoders of several; empty: any.
     ValueError: of an unknown kind, or with a part that our encoder cannot express; its name is in the message.
     """
-    check_folder(model)
+    check_folder(model, (CONFIG, OPEN_CLIP_CONFIG))
     source = Source(model)
     try:
         modality, family, config = chosen(source, wanted)
