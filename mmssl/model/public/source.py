@@ -62,7 +62,8 @@ class Source:
     def config(self) -> Mapping[str, Any]:
         """The configuration of transformers with the defaults of its kind. ValueError for a kind that transformers lacks."""
         try:
-            found: Mapping[str, Any] = AutoConfig.from_pretrained(self.path).to_dict()
+            refuse_kernels(self.raw, f"{self.path}, {CONFIG}")
+            found: Mapping[str, Any] = AutoConfig.from_pretrained(self.path, trust_remote_code=False).to_dict()
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{self.path}: its {CONFIG} cannot be read: {error}") from error
         return found
