@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
+from mmssl.model.config import refuse_kernels
+
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 SAFE = ("model.safetensors", "open_clip_model.safetensors")
 INDEX = "model.safetensors.index.json"
