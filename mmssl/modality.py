@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -355,6 +355,7 @@ class Modality:
     strong: keys of augmentations that together do all they can, under which the laws look at views; one mapping for all that goes
         together, and more for what does not.
     public: the families of public encoders that its adapter can be, each a `mmssl.model.public.Family`.
+    served: what a pipeline of transformers calls the processor of a model that reads this alone; None: there is none.
     tasks: the Hub's names for the classification and the regression of samples, where it has one.
     """
 
@@ -372,6 +373,7 @@ class Modality:
     sentence: str | None = None
     suffixes: tuple[str, ...] = ()
     strong: Sequence[Mapping[str, Any]] = ()
+    served: Literal["image_processor", "feature_extractor", "tokenizer"] | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
     public: Callable[[], Sequence[Any]] = tuple
 

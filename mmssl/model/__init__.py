@@ -1,5 +1,7 @@
 """The published model: configuration, encoder, pooling, and the face that Hugging Face knows."""
 
+from mmssl.model.auto import MMSSLFeatureExtractor as MMSSLFeatureExtractor
+from mmssl.model.auto import MMSSLImageProcessor as MMSSLImageProcessor
 from mmssl.model.config import MMSSLConfig as MMSSLConfig
 from mmssl.model.encoder import Encoder as Encoder
 from mmssl.model.labels import LabelHead as LabelHead

@@ -11,10 +11,11 @@ from torch import Tensor
 from mmssl.data import Batch, Labels
 from mmssl.model import LabelHead, MMSSLModel
 from mmssl.objectives.base import Objective, Setup, Step
+from mmssl.objectives.networks import AVERAGE
 from mmssl.objectives.terms import Mean, Term, Terms
 
-HEAD = "networks.student.heads.label."
-"""Where the head stands in the state of an objective."""
+HEAD = "heads.label."
+"""Where the head stands in the state of a network."""
 
 
 class Supervised(Objective):
@@ -93,10 +94,19 @@ class Supervised(Objective):
         """The samples that hold the modality that is read."""
         return batch if self.modality is None else batch.holding(self.modality)
 
+    def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The head once stood beside the student."""
+        own = {f"head.{name}": f"networks.student.{HEAD}{name}" for name in ("weight", "bias")}
+        return {own.get(key, key): value for key, value in state.items()}
+
     def upgraded(self, state: dict[str, Tensor], average: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Of a run that began when the head stood beside the student, too."""
-        own = {f"head.{name}": f"{HEAD}{name}" for name in ("weight", "bias")}
-        return super().upgraded({own.get(key, key): value for key, value in state.items()}, average)
+        """Of a run that began when the head stood beside the student, too; an average of it starts from the student's."""
+        known = any(key.startswith("networks.") for key in state)
+        found = super().upgraded(self.renamed(state) if known else state, average)
+        if AVERAGE in self.networks.rules:
+            student = {key: value for key, value in found.items() if key.startswith(f"networks.student.{HEAD}")}
+            found = {key.replace("student", f"copies.{AVERAGE}", 1): value for key, value in student.items()} | found
+        return found
 
 
 def in_order(labels: Labels, kind: str | None, order: list[str] | None) -> list[str]:

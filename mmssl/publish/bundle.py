@@ -13,6 +13,7 @@ from mmssl import files
 from mmssl.evaluation import PairTable, Shown, Table
 from mmssl.evaluation.history import History
 from mmssl.model import faced, no_weights_bar
+from mmssl.model.auto import write_auto_files
 from mmssl.model.sentence import write_sentence_files
 from mmssl.publish.card import CURVES, HUB_NAME, Facts, Licence, card, leaderboard
 from mmssl.publish.chosen import Chosen
@@ -38,6 +39,7 @@ def assemble(
         faced(found.model).save_pretrained(folder)
     found.processor.save_pretrained(folder)
     write_sentence_files(folder, found.processor.processors)
+    write_auto_files(folder, found.processor)
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
     history = without_paths(found.history, machine)
     history.write(folder)

@@ -13,6 +13,7 @@ from mmssl.evaluation import Evaluator, Judged, PairEvaluator, Shown
 from mmssl.evaluation.history import History
 from mmssl.model import MMSSLModel, faced, no_weights_bar
 from mmssl.model.adaptation import merged, save_adapter
+from mmssl.model.auto import write_auto_files
 from mmssl.model.heads import read_projectors, write_projectors
 from mmssl.model.model import PROJECTOR
 from mmssl.model.public import saved_processor
@@ -85,6 +86,7 @@ class Ending:
                 faced(self.model).save_pretrained(folder)
             self.processor.save_pretrained(folder)
             write_sentence_files(folder, self.processor.processors)
+            write_auto_files(folder, self.processor)
             self.history.write(folder)
             (folder / "README.md").write_text(self.card([]), encoding="utf-8")
 

@@ -67,7 +67,7 @@ def test_a_resumed_run_holds_out_the_same_rows(labelled: Train, signal_after: Si
     assert History.read(resumed.model_folder) == History.read(whole.model_folder)
     assert scores_of(resumed) == scores_of(whole)
     assert "Samples that could not be read, and are left out: 1." in scores_of(whole).notes
-    assert "pretrained: the test samples were held out of training, seed 0." in scores_of(whole).notes
+    assert "supervised: the test samples were held out of training, seed 0." in scores_of(whole).notes
     assert whole.read_record()["data"]["data"]["samples"] == COUNT - HELD_OUT
 
 
@@ -107,7 +107,7 @@ def test_other_labels_cannot_be_resumed(labelled: Train, signal_after: SignalAft
 def test_a_run_that_carries_on_holds_out_the_same_rows(labelled: Train) -> None:
     first = labelled("run.name=first")
     second = labelled("run.name=second", f"init={first.folder}", "train.max_steps=9")
-    assert "pretrained: the test samples were held out of training, seed 0." in scores_of(second).notes
+    assert "supervised: the test samples were held out of training, seed 0." in scores_of(second).notes
     assert [entry.held_out for entry in History.read(second.folder).trained] == ["label", "label"]
 
 
@@ -153,7 +153,7 @@ def test_the_command_scores_a_copied_model_on_copied_data(labelled: Train, capsy
     Path("pictures").rename("elsewhere/pictures")
     capsys.readouterr()
     cli.main(["evaluate", "elsewhere/model", "--data", "elsewhere/pictures", "--on-error", "skip"])
-    assert "pretrained: the test samples were held out of training, seed 0." in capsys.readouterr().out.splitlines()
+    assert "supervised: the test samples were held out of training, seed 0." in capsys.readouterr().out.splitlines()
     Path("elsewhere/model", FILE).unlink()
     cli.main(["evaluate", "elsewhere/model", "--data", "elsewhere/pictures", "--on-error", "skip"])
-    assert "pretrained: what it was trained on is not recorded, or not from the beginning; " in capsys.readouterr().out
+    assert "supervised: what it was trained on is not recorded, or not from the beginning; " in capsys.readouterr().out

@@ -298,5 +298,6 @@ AUDIO = Modality(
         },
         {"part": (0.5, 0.9), "mix": 0.4, "noise": 0.1, "overlap": 0.5, "hiss": 0.5, "time_mask": 0.2},
     ),
+    served="feature_extractor",
     tasks={"classification": "audio-classification"},
 )

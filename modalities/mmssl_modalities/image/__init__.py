@@ -279,5 +279,6 @@ IMAGE = Modality(
         {"crop": (0.4, 1.0), "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2, "blur": 0.5, "solarize": 0.5},
         {"crop": (0.2, 0.8), "size": 32, "shift": 2, "flip": 0.5, "blur": 0.5},
     ),
+    served="image_processor",
     tasks={"classification": "image-classification"},
 )

@@ -137,5 +137,6 @@ TEXT = Modality(
     sentence="text",
     public=public,
     strong=({"crop": (0.5, 0.9), "delete": 0.1, "replace": 0.2, "shuffle": 2},),
+    served="tokenizer",
     tasks={"classification": "text-classification"},
 )

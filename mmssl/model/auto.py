@@ -1,0 +1,89 @@
+"""What pipelines look for beside a model of one modality: an image processor, a feature extractor, or a tokenizer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import AutoFeatureExtractor, AutoImageProcessor, BatchFeature
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers.image_processing_utils import BaseImageProcessor
+
+from mmssl.modality import find
+from mmssl.model.config import MMSSLConfig
+from mmssl.processor import MMSSLProcessor
+
+PREPROCESSOR = "preprocessor_config.json"
+
+
+class MMSSLImageProcessor(BaseImageProcessor):  # type: ignore[misc]
+    """The processor of a model that reads one modality, by the name under which pipelines of pictures ask for it."""
+
+    def __init__(self, processor: MMSSLProcessor | None = None, **settings: Any) -> None:
+        super().__init__()
+        self.processor = processor or MMSSLProcessor.from_settings(settings.get("modalities", {}))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MMSSLImageProcessor":
+        """Of a folder or a Hub id; see `MMSSLProcessor.from_pretrained`."""
+        return cls(MMSSLProcessor.from_pretrained(pretrained_model_name_or_path, **hub))
+
+    def __call__(self, images: Any, **options: Any) -> BatchFeature:
+        """The tensors of one sample, or of several."""
+        return self.processor(images, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"image_processor_type": type(self).__name__, "modalities": self.processor.settings()}
+
+
+class MMSSLFeatureExtractor(FeatureExtractionMixin):  # type: ignore[misc]
+    """The processor of a model that reads one modality, by the name under which pipelines of sounds ask for it."""
+
+    def __init__(self, processor: MMSSLProcessor | None = None, **settings: Any) -> None:
+        super().__init__()
+        self.processor = processor or MMSSLProcessor.from_settings(settings.get("modalities", {}))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MMSSLFeatureExtractor":
+        """Of a folder or a Hub id; see `MMSSLProcessor.from_pretrained`."""
+        return cls(MMSSLProcessor.from_pretrained(pretrained_model_name_or_path, **hub))
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples a second that the model reads; sounds of another rate are resampled."""
+        (settings,) = self.processor.settings().values()
+        return cast(int, settings["sample_rate"])
+
+    def __call__(self, raw_speech: Any, sampling_rate: int | None = None, **options: Any) -> BatchFeature:
+        """The tensors of one sample, or of several. sampling_rate: of arrays."""
+        (name,) = self.processor.processors
+        if sampling_rate is not None:
+            options[f"{find(name).keyword}_kwargs"] = {"sampling_rate": sampling_rate}
+        return self.processor(raw_speech, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"feature_extractor_type": type(self).__name__, "modalities": self.processor.settings()}
+
+
+KINDS: Mapping[str, type[MMSSLImageProcessor] | type[MMSSLFeatureExtractor]] = {
+    "image_processor": MMSSLImageProcessor,
+    "feature_extractor": MMSSLFeatureExtractor,
+}
+"""What serves a modality, by `Modality.served`."""
+
+
+def write_auto_files(folder: Path, processor: MMSSLProcessor) -> None:
+    """Write them beside a model; nothing for several modalities, or for one that pipelines of transformers have no name for."""
+    if len(processor.processors) != 1:
+        return
+    ((name, own),) = processor.processors.items()
+    served = find(name).served
+    if served is not None and served in KINDS:
+        content = KINDS[served](processor).to_dict()
+        (folder / PREPROCESSOR).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    elif served == "tokenizer" and (tokenizer := own.hub_tokenizer()) is not None:
+        tokenizer.save_pretrained(folder)
+
+
+AutoImageProcessor.register(MMSSLConfig, image_processor_classes={"pil": MMSSLImageProcessor, "torchvision": MMSSLImageProcessor})
+AutoFeatureExtractor.register(MMSSLConfig, MMSSLFeatureExtractor)
