@@ -177,7 +177,7 @@ def test_code_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> N
         (["train", "a.yaml", "--processes", "2", "train.lr=1"], ["train", "a.yaml", "train.lr=1"]),
         (["train", "--processes=2", "a.yaml"], ["train", "a.yaml"]),
         (["train", "--proc", "2", "a.yaml"], ["train", "a.yaml"]),
-        (["embed", "m", "--data", "d", "--output", "o", "--p=2"], ["embed", "m", "--data", "d", "--output", "o"]),
+        (["embed", "m", "--data", "d", "--output", "o", "--proc=2"], ["embed", "m", "--data", "d", "--output", "o"]),
     ],
 )
 def test_what_each_process_is_told(typed: list[str], passed_on: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
