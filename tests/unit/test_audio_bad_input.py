@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     # Other things
     "None": (None, "a sound is the bytes of a file, a path, a numpy array .* got NoneType"),
     "a number": (3.5, "got float"),
-    "a list": ([0.1, 0.2], "got list"),
+    "a list of texts": (["0.1", "0.2"], "got list"),
     "an object": (object(), "got object"),
     "a decoder": (Decoder(), r"cannot be a decoder \(Decoder\); give the undecoded column, dataset.cast_column"),
 }  # fmt: skip

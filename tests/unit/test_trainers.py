@@ -154,7 +154,7 @@ def test_the_trainer_of_sentence_transformers_makes_three_steps(name: str, tmp_p
     model = SentenceTransformer(str(tmp_path / "m"), device="cpu")
     raws = find(name).example(12, 0)
     if name == "audio":
-        raws = [{"array": np.asarray(raw[0] if isinstance(raw, tuple) else raw)[:3200], "sampling_rate": 16000} for raw in raws]
+        raws = [{**raw, "array": np.asarray(raw["array"])[:3200]} for raw in raws]
     data = [{"one": a, "two": b, "label": float(i % 2)} for i, (a, b) in enumerate(zip(raws, raws[::-1], strict=True))]
     before = {key: value.clone() for key, value in model.state_dict().items()}
     arguments = SentenceTransformerTrainingArguments(

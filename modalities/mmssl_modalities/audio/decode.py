@@ -61,6 +61,8 @@ def _source(raw: Any, sample_rate: int) -> tuple[np.ndarray, int] | File:
         return File(str(raw), None)
     if isinstance(raw, np.ndarray | Tensor):
         return _channels_first(raw), sample_rate
+    if isinstance(raw, list) and raw and isinstance(raw[0], int | float):  # as the datasets library gives an array back
+        return _channels_first(np.asarray(raw, np.float32)), sample_rate
     if isinstance(raw, tuple):
         if len(raw) != 2:
             raise ValueError(f"a sound given as a tuple is a pair (array, samples per second); got {len(raw)} parts")
