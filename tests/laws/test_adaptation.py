@@ -17,14 +17,12 @@ from mmssl import MMSSLForClassification, MMSSLModel
 from mmssl.model import MMSSLConfig, load_model
 from mmssl.model.adaptation import ADAPTATIONS, adapt, is_adapted, merged
 from mmssl.model.teacher import ema_copy
-from mmssl.objectives import OBJECTIVES
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import RecipeError
-from mmssl.testing import batch_of, small_model
+from mmssl.testing import SINGLE, batch_of, small_model
 from mmssl.training.run import Run
 from mmssl_catalogue import points
 
-SINGLE = [name for name in OBJECTIVES.own if name not in ("clip", "sum")]
 PRESETS = [(name, {"target": target}) for name in ADAPTATIONS for target in ("attention", "mlp", "all-linear")]
 
 
