@@ -196,7 +196,7 @@ def _principal_axes(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d d"], Floa
     moments = (x.T @ x / len(x)).double()
     try:
         variances, axes = torch.linalg.eigh(moments)
-    except torch.linalg.LinAlgError:  # MKL's divide and conquer gives up on some matrices of low rank; numpy's LAPACK does not
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # MKL's divide and conquer gives up on some matrices of low rank; numpy's LAPACK does not
         variances, axes = (torch.from_numpy(found).to(x.device) for found in np.linalg.eigh(moments.cpu().numpy()))
     return axes.to(x.dtype), variances.to(x.dtype).clamp(min=0)
 
