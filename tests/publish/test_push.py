@@ -24,7 +24,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 """huggingface_hub uploads by a way that its HTTP library calls old."""
 
 SENT = {
-    *("README.md", "config.json", "curves.png", "environment.json", "metrics.jsonl", "model.safetensors", "processor_config.json"),
+    *(
+        "README.md",
+        "config.json",
+        "curves.png",
+        "environment.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "processor_config.json",
+        "preprocessor_config.json",
+    ),
     *("recipe.yaml", "training.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
 }
 
