@@ -61,6 +61,7 @@ def test_the_folder_holds_what_a_run_is_known_by(finished: Run) -> None:
         "config_sentence_transformers.json",
         "model.safetensors",
         "modules.json",
+        "preprocessor_config.json",
         "processor_config.json",
         "sentence_bert_config.json",
         "training.json",
