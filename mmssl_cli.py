@@ -355,11 +355,19 @@ def evaluate_pairs(options: argparse.Namespace) -> None:
 def reading(options: argparse.Namespace) -> dict[str, Any]:
     """How samples are read and encoded, and what else is scored, whatever the scores are."""
     return {
-        "batch_size": options.batch_size,
-        "on_error": options.on_error,
-        "table_format": table_format(options),
+        **samples(options),
         "compare": dict(pair.split("=", 1) for pair in options.compare),
     }
+
+
+def samples(options: argparse.Namespace) -> dict[str, Any]:
+    """How samples are read and encoded."""
+    return {"batch_size": options.batch_size, "on_error": options.on_error, "table_format": table_format(options)}
+
+
+def places(options: argparse.Namespace) -> dict[str, Any]:
+    """Which samples are read, and what of them is written."""
+    return {"split": options.split, "modality": options.modality, "column": options.column, "keep": options.keep}
 
 
 def show(tables: list[Any], written: dict[str, Any], output: Path | None) -> None:
@@ -379,16 +387,11 @@ def embed(options: argparse.Namespace) -> None:
         options.model,
         options.data,
         options.output,
-        split=options.split,
-        modality=options.modality,
-        column=options.column,
         project=options.project,
         layers=options.layers,
         tokens=options.tokens,
-        keep=options.keep,
-        batch_size=options.batch_size,
-        on_error=options.on_error,
-        table_format=table_format(options),
+        **places(options),
+        **samples(options),
     )
     if is_first():
         print(f"{count} embeddings in {options.output}")
@@ -434,14 +437,9 @@ def predict(options: argparse.Namespace) -> None:
         options.model,
         options.data,
         options.output,
-        split=options.split,
-        modality=options.modality,
-        column=options.column,
         label=options.label,
-        keep=options.keep,
-        batch_size=options.batch_size,
-        on_error=options.on_error,
-        table_format=table_format(options),
+        **places(options),
+        **samples(options),
     )
     if is_first():
         unread = f"; {found.unread:,} of them could not be read and have none" if found.unread else ""

@@ -37,7 +37,7 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, load
 from mmssl.recipe.yaml12 import parse
 from mmssl.training.build import build, trainable
-from mmssl.training.run import Run, command_line, facts
+from mmssl.training.run import Run, facts
 from mmssl.training.splits import open_splits
 
 SHARES = {"1 %": 0.01, "10 %": 0.1}
@@ -287,7 +287,7 @@ def main() -> None:
     cells, failed = Cells(options.output, PAGE), []
     if not options.table:
         cells.claim({"pretraining": options.pretraining, "steps": options.steps})
-        cells.content |= {"command": command_line(), "commit": facts()["commit"], "hardware": facts()["hardware"]}
+        cells.content |= {"commit": facts()["commit"], "hardware": facts()["hardware"]}
         bench = Bench(options.data, options.work.resolve(), cells, options.pretraining, options.steps)
         for title, measure in list(missing(options, cells)):
             print(title, flush=True)
@@ -319,9 +319,10 @@ def page(cells: Cells) -> str:
         f"Every training after that has {budget.get('steps', 0)} steps, on one thread. LoRA has rank 8 on all",
         "linear maps of the encoder. CIFAR-10: 10,000 pictures, patches of 8 pixels. Mean over seeds, lowest and highest in",
         "brackets. Memory: weights, gradients, AdamW's moments, and what the backward pass keeps, for a step of",
-        f"{BATCH} labelled or {MANY} unlabelled samples. The core was shared with other programs. The command:",
+        f"{BATCH} labelled or {MANY} unlabelled samples. The core was shared with other programs; what has no row is not measured.",
+        f"Measured at {about.get('commit', 'no commit')[:8]}, whose command had other defaults; as it is now:",
         "",
-        f"    {about.get('command', 'python benchmarks/adapters.py')}",
+        "    python benchmarks/adapters.py --data ../shared/data",
         "",
         "## Few labels",
         "",
@@ -335,7 +336,9 @@ def page(cells: Cells) -> str:
         for share in SHARES:
             for key, method in METHODS.items():
                 mine = found(cells, f"{name}, {share}", key)
-                size = f"{mine[0]['rows']:,} ({share})" if mine else share
+                if not mine:
+                    continue
+                size = f"{mine[0]['rows']:,} ({share})"
                 lines.append(f"| {name} | {size} | {method.title} | {spread([cell['score'] for cell in mine])} | {took(mine)} |")
     lines += [
         "",
@@ -350,6 +353,8 @@ def page(cells: Cells) -> str:
     for name in HALVES:
         for key, title in {BEFORE: "before", **{key: title for key, (title, _, _) in GO_ON.items()}}.items():
             mine = found(cells, f"{name}, {HALF}", key)
+            if not mine:
+                continue
             scores = [spread([cell[score] for cell in mine]) for score in ("score", "first")]
             lines.append(f"| {name} | {title} | {' | '.join(scores)} | {took(mine)} |")
     flagged = sum(bool(cell.get("flags")) for cell in cells.cells)

@@ -31,7 +31,7 @@ from mmssl.evaluation import (
 )
 from mmssl.evaluation.embedding import Embedding
 from mmssl.evaluation.history import History
-from mmssl.evaluation.judged import class_names, renumbered, unlike
+from mmssl.evaluation.judged import unlike
 from mmssl.evaluation.nearest import Kind as SearchKind
 from mmssl.evaluation.parts import Parts
 from mmssl.evaluation.readout import LAST, Readout, layers_of
@@ -404,25 +404,22 @@ def predict(
     output = Path(output)
     predictions.check_output(output)
 
-    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str], predictions.Unseen]:
+    def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str], Labels | None, predictions.Unseen]:
         folder = model_of(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = load_predictor(folder).to(device).eval()
         processor = MMSSLProcessor.from_pretrained(folder)
         name = choose_modality(modality or loaded.label_head.modality, processor)
         source = Source(path=data, split=split, columns=column_map(name, column, label), table_format=table_format)
-        kept = source.column_names if keep is None else list(keep)
-        for known, what in ((source.column_names, kept), ([], [each for each in kept if predictions.is_ours(each)])):
-            if wrong := [each for each in what if each not in known]:
-                why = "has no such column" if known else "and the predictions would both be called so; name others with --keep"
-                raise LookupError(f"--keep {wrong[0]}: {source} {why}; it has {', '.join(source.column_names)}")
-        if label is not None and (differs := unlike(loaded, labels_to_judge(source, loaded))):
+        kept = predictions.columns_to_keep(source, keep)
+        labels = None if label is None else predictions.labels_of(source, loaded)
+        if labels is not None and (differs := unlike(loaded, labels)):
             raise ValueError(f"--label {label}: {differs}")
-        return processor, loaded, name, source, kept, predictions.Unseen.of(History.read(folder), source)
+        return processor, loaded, name, source, kept, labels, predictions.Unseen.of(History.read(folder), source)
 
     start(TIMEOUT)
     with processes.one_for_all():
-        processor, loaded, name, source, kept, unseen = processes.together(opened, first_before=True)
+        processor, loaded, name, source, kept, labels, unseen = processes.together(opened, first_before=True)
         tell(source)
         options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
         found = list(predictions.predicted(loaded, processor, source, name, **options))
@@ -430,34 +427,11 @@ def predict(
         def written() -> Predicted:
             table = predictions.table_of(loaded, found, source, kept, unseen)
             predictions.write(table, output)
-            judged = None if label is None else judge(loaded, found, source, unseen)
+            judged = None if labels is None else predictions.judge(loaded, found, labels, unseen)
             note = None if judged is None else unseen.note
             return Predicted(table.num_rows, table.column(predictions.PREDICTION).null_count, judged, note)
 
         return processes.by_first(written)
-
-
-def labels_to_judge(source: Source, model: MMSSLModel) -> Labels:
-    """The true labels of a source, read as a model predicts them."""
-    found = source.labels(kind="regression" if model.label_head.kind == "regression" else "classification")
-    assert found is not None, "the column is named"
-    return found
-
-
-def judge(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], source: Source, unseen: predictions.Unseen) -> Judged | None:
-    """What predictions are worth beside the true labels of their rows, those held out if some were; None where there are none."""
-    if not found:
-        return None
-    labels, ids, logits = (
-        labels_to_judge(source, model),
-        torch.cat([batch.ids for _, batch in found]),
-        [given for given, _ in found],
-    )
-    scored = unseen.among(ids)
-    if not scored.any():
-        return None
-    truth = renumbered(labels.tensor()[ids], labels, model)
-    return Judged.of(model.label_head, class_names(model), torch.cat(logits)[scored], truth[scored])
 
 
 def track_once() -> Track:

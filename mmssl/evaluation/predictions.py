@@ -19,11 +19,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmssl import files
-from mmssl.data import Batch, Source, Track, silent
+from mmssl.data import Batch, Labels, Source, Track, silent
 from mmssl.data.source import OnError
 from mmssl.evaluation.features import embed
 from mmssl.evaluation.history import History
-from mmssl.evaluation.judged import class_names, logits_of
+from mmssl.evaluation.judged import Judged, class_names, logits_of, renumbered
 from mmssl.evaluation.sources import fifth_of
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
@@ -68,6 +68,42 @@ class Unseen:
 def is_ours(column: str) -> bool:
     """Whether a column of predictions is called so."""
     return column in (ROW, PREDICTION, HELD_OUT) or column.startswith(PROBABILITY)
+
+
+def check_columns(source: Source, keep: Sequence[str], is_ours: Callable[[str], bool], clash: str) -> list[str]:
+    """The columns of a source that are to be written, each once. LookupError for one that is not there, or that is called as one
+    that is written beside them; clash: says so."""
+    for name in keep:
+        if name not in source.column_names:
+            raise LookupError(f"--keep {name}: {source} has no such column; it has {', '.join(source.column_names)}")
+        if is_ours(name):
+            raise LookupError(f"--keep {name}: {clash}")
+    return list(dict.fromkeys(keep))
+
+
+def columns_to_keep(source: Source, keep: Sequence[str] | None) -> list[str]:
+    """The columns to write beside predictions; None: all. LookupError as of `check_columns`."""
+    clash = f"{source} has it, and the predictions would both be called so; name others with --keep"
+    return check_columns(source, source.column_names if keep is None else keep, is_ours, clash)
+
+
+def labels_of(source: Source, model: MMSSLModel) -> Labels:
+    """The true labels of a source, read as a model predicts them."""
+    found = source.labels(kind="regression" if model.label_head.kind == "regression" else "classification")
+    assert found is not None, "the column is named"
+    return found
+
+
+def judge(model: MMSSLModel, found: Sequence[tuple[Tensor, Batch]], labels: Labels, unseen: Unseen) -> Judged | None:
+    """What predictions are worth beside the true labels of their rows, those held out if some were; None where there are none."""
+    if not found:
+        return None
+    ids, logits = torch.cat([batch.ids for _, batch in found]), torch.cat([given for given, _ in found])
+    scored = unseen.among(ids)
+    if not scored.any():
+        return None
+    truth = renumbered(labels.tensor()[ids], labels, model)
+    return Judged.of(model.label_head, class_names(model), logits[scored], truth[scored])
 
 
 def check_output(output: Path, *others: str) -> None:

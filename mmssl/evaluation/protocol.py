@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmssl.data import DataOptions, Labels, Source, Track, processes, raw_samples, silent
 from mmssl.evaluation import probes
-from mmssl.evaluation.features import Features, Then, extract, random_init, raw_features
+from mmssl.evaluation.features import Features, Then, evaluating, extract, random_init, raw_features
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.judged import Judged, class_names, logits_of, renumbered, unlike
 from mmssl.evaluation.scorable import check_readable, check_scorable
@@ -120,7 +120,8 @@ class Evaluator:
         model's projector; LookupError if it has none.
         """
         name = name or (PRETRAINED if model.config.label_head is None else TUNED)
-        rows, histories = [self.row(name, model)], [self.history]
+        first, test = self.row_and_test(name, model)
+        rows, histories = [first], [self.history]
         for other, path in (others or {}).items():
             loaded = load_model(path, wanted=[self.modality]).to(model.device)
             rows.append(self.row(other, loaded, saved_processor(path, list(self.config.modalities))))
@@ -128,7 +129,7 @@ class Evaluator:
         rows, told = self._with_exposure(rows, histories)
         if self.options.heads:
             rows.insert(1, replace(self.row(BEHIND, model, then=partial(model.projected, self.modality)), seen=rows[0].seen))
-        self.judged, said = self.judge(model)
+        self.judged, said = self.judge(model, test)
         if self.judged is not None:
             rows.insert(1, Row(OWN, None, self.judged.score, seen=rows[0].seen))
             said = [f"{OWN}: {', '.join(self.judged.lines)}."]
@@ -153,38 +154,35 @@ class Evaluator:
         told = [(row.name, sentence(exposure)) for row, exposure in zip(rows, exposures, strict=True)]
         return marked, [f"{name}: {text}." for name, text in told if text is not None]
 
-    def judge(self, model: MMSSLModel) -> tuple[Judged | None, list[str]]:
-        """What a model's own predictions of the test labels are worth; None, and perhaps why, where it predicts none of these."""
+    def judge(self, model: MMSSLModel, test: Features) -> tuple[Judged | None, list[str]]:
+        """What a model's own predictions of the test labels are worth, from its features of these samples; None, and perhaps why,
+        where it predicts none of these."""
         if model.config.label_head is None or model.label_head.modality not in (None, self.modality):
             return None, []
         labels = self.sources.test_labels
         if wrong := unlike(model, labels):
             return None, [f"{OWN} is not scored: {wrong}."]
-        found = extract(
-            model,
-            self.processor,
-            self.sources.test,
-            self.modality,
-            labels=labels,
-            batch_size=self.options.batch_size,
-            on_error=self.data.on_error,
-            workers=self.data.workers,
-            then=partial(logits_of, model),
-            title=f"{OWN}: predictions",
-            track=self.track,
-        )
 
+        @torch.no_grad()
         def measured() -> Judged:
-            assert found.labels is not None
-            return Judged.of(model.label_head, class_names(model), found.values, renumbered(found.labels, labels, model))
+            assert test.labels is not None
+            logits = logits_of(model, test.values.to(model.device)).cpu()
+            return Judged.of(model.label_head, class_names(model), logits, renumbered(test.labels, labels, model))
 
-        return processes.by_first(measured), []
+        with evaluating(model):
+            return processes.by_first(measured), []
 
     def row(self, name: str, model: MMSSLModel, processor: MMSSLProcessor | None = None, *, then: Then | None = None) -> Row:
         """Scores of a model; `processor` if it is not the evaluator's. ValueError if its features are not finite.
 
         then: score what a head makes of the model's features.
         """
+        return self.row_and_test(name, model, processor, then=then)[0]
+
+    def row_and_test(
+        self, name: str, model: MMSSLModel, processor: MMSSLProcessor | None = None, *, then: Then | None = None
+    ) -> tuple[Row, Features]:
+        """As `row`, with the features of the test samples; they are empty on all processes but the first."""
         options, data = self.options, self.data
 
         def read(source: Source, labels: Labels) -> Features:
@@ -203,7 +201,7 @@ class Evaluator:
             )
 
         train, test = read(self.sources.train, self.sources.train_labels), read(self.sources.test, self.sources.test_labels)
-        return Row(**processes.by_first(lambda: asdict(self._probe(name, self._split(train, test), model.device))))
+        return Row(**processes.by_first(lambda: asdict(self._probe(name, self._split(train, test), model.device)))), test
 
     def _measure_baselines(self, device: torch.device) -> Baselines:
         options, data = self.options, self.data

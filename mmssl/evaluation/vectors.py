@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssl import files
 from mmssl.data import Source
 from mmssl.data.source import LABEL
-from mmssl.evaluation.predictions import ROW, kept_columns
+from mmssl.evaluation.predictions import ROW, check_columns, kept_columns
 from mmssl.evaluation.readout import COORDINATES, EMBEDDING, POOLED, TOKENS, Readout, Vectors
 from mmssl.evaluation.stamp import STAMP, STAMP_FILE, Stamp
 from mmssl.modality import find
@@ -54,12 +54,7 @@ def to_keep(source: Source, name: str, keep: Sequence[str] | None) -> list[str]:
         cell = source.rows([0])[0][place] if isinstance(place, str) else None
         named = [place] if isinstance(cell, dict) and cell.get("path") else []
         return [each for each in (*named, label) if isinstance(each, str) and not is_ours(each)] if named else []
-    for each in keep:
-        if each not in source.column_names:
-            raise LookupError(f"--keep {each}: {source} has no such column; it has {', '.join(source.column_names)}")
-        if is_ours(each):
-            raise LookupError(f"--keep {each}: a column that is written is called so; name others, or rename it in the data")
-    return list(dict.fromkeys(keep))
+    return check_columns(source, keep, is_ours, "a column that is written is called so; name others, or rename it in the data")
 
 
 def is_ours(column: str) -> bool:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from transformers import AutoFeatureExtractor, AutoImageProcessor, BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
@@ -16,37 +16,39 @@ from mmssl.processor import MMSSLProcessor
 PREPROCESSOR = "preprocessor_config.json"
 
 
-class MMSSLImageProcessor(BaseImageProcessor):  # type: ignore[misc]
-    """The processor of a model that reads one modality, by the name under which pipelines of pictures ask for it."""
+class Served:
+    """A processor of a model that reads one modality, by another name. key: under which a file names its class."""
 
-    def __init__(self, processor: MMSSLProcessor | None = None, **settings: Any) -> None:
+    key: ClassVar[str]
+
+    def __init__(self, processor: MMSSLProcessor) -> None:
         super().__init__()
-        self.processor = processor or MMSSLProcessor.from_settings(settings.get("modalities", {}))
+        self.processor = processor
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MMSSLImageProcessor":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> Any:
         """Of a folder or a Hub id; see `MMSSLProcessor.from_pretrained`."""
         return cls(MMSSLProcessor.from_pretrained(pretrained_model_name_or_path, **hub))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `preprocessor_config.json` holds."""
+        return {self.key: type(self).__name__, "modalities": self.processor.settings()}
+
+
+class MMSSLImageProcessor(Served, BaseImageProcessor):  # type: ignore[misc]
+    """The processor of a model that reads one modality, by the name under which pipelines of pictures ask for it."""
+
+    key = "image_processor_type"
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
         """The tensors of one sample, or of several."""
         return self.processor(images, **options)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"image_processor_type": type(self).__name__, "modalities": self.processor.settings()}
 
-
-class MMSSLFeatureExtractor(FeatureExtractionMixin):  # type: ignore[misc]
+class MMSSLFeatureExtractor(Served, FeatureExtractionMixin):  # type: ignore[misc]
     """The processor of a model that reads one modality, by the name under which pipelines of sounds ask for it."""
 
-    def __init__(self, processor: MMSSLProcessor | None = None, **settings: Any) -> None:
-        super().__init__()
-        self.processor = processor or MMSSLProcessor.from_settings(settings.get("modalities", {}))
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MMSSLFeatureExtractor":
-        """Of a folder or a Hub id; see `MMSSLProcessor.from_pretrained`."""
-        return cls(MMSSLProcessor.from_pretrained(pretrained_model_name_or_path, **hub))
+    key = "feature_extractor_type"
 
     @property
     def sampling_rate(self) -> int:
@@ -60,9 +62,6 @@ class MMSSLFeatureExtractor(FeatureExtractionMixin):  # type: ignore[misc]
         if sampling_rate is not None:
             options[f"{find(name).keyword}_kwargs"] = {"sampling_rate": sampling_rate}
         return self.processor(raw_speech, **options)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"feature_extractor_type": type(self).__name__, "modalities": self.processor.settings()}
 
 
 KINDS: Mapping[str, type[MMSSLImageProcessor] | type[MMSSLFeatureExtractor]] = {

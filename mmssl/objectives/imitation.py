@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mmssl.data import Batch
 from mmssl.model import LabelHead, MMSSLModel
-from mmssl.objectives.base import Objective, Setup, Step
+from mmssl.objectives.base import Setup, Step
+from mmssl.objectives.labelling import Labelling
 from mmssl.objectives.networks import Frozen, check_readers
 from mmssl.objectives.terms import Mean, Term, Terms
 
@@ -38,15 +39,13 @@ class LabelTeacher:
             raise ValueError("objective.teacher: hard labels have no temperature; leave one of the two out")
 
 
-class KnowledgeDistillation(Objective):
+class KnowledgeDistillation(Labelling):
     """Predict what another model predicts (arXiv 1503.02531, section 2), of samples without labels (arXiv 2103.05959).
 
     The other model sees samples as they are stored, this one a random view. The head is published with the model.
 
     teacher: the model that is imitated, and how.
     """
-
-    predicts = True
 
     def __init__(self, model: MMSSLModel, setup: Setup, *, teacher: LabelTeacher) -> None:
         super().__init__(model, setup)
@@ -58,31 +57,26 @@ class KnowledgeDistillation(Objective):
                 f"objective.teacher.model: {teacher.model} predicts no labels; name a model that was trained on some, as the "
                 "objective supervised publishes it"
             )
-        self.head = LabelHead(**config.label_head)
-        names = [self.head.modality] if self.head.modality else self.modalities
+        head = LabelHead(**config.label_head)
+        names = [head.modality] if head.modality else self.modalities
         if wrong := [name for name in names if name not in self.modalities or name not in config.modalities]:
             raise ValueError(
                 f"objective.teacher.model: {teacher.model} reads {', '.join(config.modalities)}, the recipe has "
                 f"{', '.join(self.modalities)}: {wrong[0]} is not in both"
             )
         check_readers("objective.teacher.model", teacher.model, config, model.config, names)
-        if self.head.kind in ("regression", "multi_label") and (teacher.hard or teacher.threshold or teacher.temperature != 1):
+        if head.kind in ("regression", "multi_label") and (teacher.hard or teacher.threshold or teacher.temperature != 1):
             raise ValueError(
                 f"objective.teacher: temperature, hard and threshold are about one class of several; {teacher.model} is a "
-                f"{self.head.kind}. Leave them out"
+                f"{head.kind}. Leave them out"
             )
-        known = list(config.id2label.values())
-        if model.config.label_head != self.head.settings() or list(model.config.id2label.values()) != known:
-            model.label(self.head, known)
+        self.wear(head, [] if head.kind == "regression" else list(config.id2label.values()))
 
     def terms(self, batch: Batch, step: Step) -> Terms:
         batch = self.read(batch)
         if not len(batch):
-            return Terms({"loss": Term.samples(batch.keys.new_zeros(0, dtype=torch.float32))})
-        name = batch.modality
-        tokens = self.model.embed(name, self.view(batch, name)).keyed(batch.draws.fork(0))
-        given = self.model.predicted(self.model.pool(self.model.encoder(tokens))).float()
-        told = self.told(batch)
+            return self.nothing(batch)
+        given, told = self.given(batch), self.told(batch)
         if self.head.kind in ("regression", "multi_label"):
             right = self.head.logits(told)[:, 0] if self.head.kind == "regression" else told.sigmoid()
             return Terms({"loss": Term.samples(self.head.loss(given, right))})
@@ -112,7 +106,3 @@ class KnowledgeDistillation(Objective):
         batch = self.read(batch)
         count = torch.tensor(len(batch), device=batch.ids.device)
         return {"loss": self.counted(self.told(batch)).sum() if len(batch) and self.options.threshold else count}
-
-    def read(self, batch: Batch) -> Batch:
-        """The samples that hold the modality that is read."""
-        return batch if self.head.modality is None else batch.holding(self.head.modality)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mmssl.data import Batch, Labels
 from mmssl.model import LabelHead, MMSSLModel
-from mmssl.objectives.base import Objective, Setup, Step
+from mmssl.objectives.base import Setup, Step
+from mmssl.objectives.labelling import Labelling
 from mmssl.objectives.networks import AVERAGE
 from mmssl.objectives.terms import Mean, Term, Terms
 
@@ -18,7 +19,7 @@ HEAD = "heads.label."
 """Where the head stands in the state of a network."""
 
 
-class Supervised(Objective):
+class Supervised(Labelling):
     """A linear head on the pooled output: cross-entropy for classes, mean squared error of standardised values otherwise.
 
     The head is published with the model, which then predicts. A head that `init` brings for the same labels is trained on.
@@ -32,7 +33,6 @@ class Supervised(Objective):
     """
 
     needs_labels = True
-    predicts = True
 
     def __init__(
         self,
@@ -58,12 +58,10 @@ class Supervised(Objective):
             raise ValueError("objective.label_smoothing spreads over classes without an order; with kind=ordinal leave it out")
         if modality is not None and modality not in self.modalities:
             raise ValueError(f"objective.modality is {modality!r}, but the recipe has {', '.join(self.modalities)}")
-        self.label_smoothing, self.modality = label_smoothing, modality
+        self.label_smoothing = label_smoothing
         names = in_order(labels, kind, order)
         self.numbers = None if names == labels.names else torch.tensor([names.index(name) for name in labels.names])
-        self.head = head_of(labels, kind or labels.kind, modality)
-        if model.config.label_head != self.head.settings() or list(model.config.id2label.values()) != names:
-            model.label(self.head, names)
+        self.wear(head_of(labels, kind or labels.kind, modality), names)
         self.balance = None
         if class_weights:
             counts = np.bincount(labels.values, minlength=len(names))
@@ -72,10 +70,8 @@ class Supervised(Objective):
     def terms(self, batch: Batch, step: Step) -> Terms:
         batch = self.read(batch)
         if not len(batch):
-            return Terms({"loss": Term.samples(batch.keys.new_zeros(0, dtype=torch.float32))})
-        name = batch.modality
-        tokens = self.model.embed(name, self.view(batch, name)).keyed(batch.draws.fork(0))
-        predicted = self.model.predicted(self.model.pool(self.model.encoder(tokens))).float()
+            return self.nothing(batch)
+        predicted = self.given(batch)
         assert batch.labels is not None
         truth = batch.labels if self.numbers is None else self.numbers.to(batch.labels.device)[batch.labels]
         loss = Term.samples(self.head.loss(predicted, truth, self.label_smoothing), self.counted(batch))
@@ -89,10 +85,6 @@ class Supervised(Objective):
         mine = self.read(batch)
         counted = self.counted(mine) if len(mine) else None
         return {"loss": torch.tensor(len(mine), device=batch.ids.device) if counted is None else counted.sum()}
-
-    def read(self, batch: Batch) -> Batch:
-        """The samples that hold the modality that is read."""
-        return batch if self.modality is None else batch.holding(self.modality)
 
     def renamed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The head once stood beside the student."""

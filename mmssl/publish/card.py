@@ -1,7 +1,7 @@
 """The card of a model on the Hub: metadata that its pages read, and what people should know before they use it."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mmssl.evaluation.history import Trained
 from mmssl.evaluation.table import OWN
 from mmssl.modality import find
 from mmssl.model import LabelHead
-from mmssl.report.card import MOST_CLASSES, fenced, introduction, metric_type_of, named
+from mmssl.report.card import MOST_CLASSES, confused, fenced, introduction, metric_type_of, named
 
 CURVES = "curves.png"
 MOST_COLUMNS = 20
@@ -98,7 +98,7 @@ def card(facts: Facts) -> str:
         facts=facts,
         introduction=introduction(facts.head, facts.modalities),
         data=[told(entry) for entry in facts.trained],
-        confusions=[confused(one) for one in facts.judged if 0 < len(one["names"]) <= MOST_CLASSES],
+        confusions=[confused(one["names"], one["confusion"]) for one in facts.judged if 0 < len(one["names"]) <= MOST_CLASSES],
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         flags=record.get("flags", []),
         with_mmssl=with_mmssl,
@@ -213,11 +213,3 @@ def by_command(facts: Facts) -> str:
     lines = [f"mmssl {what} {facts.place} --data PATH --output {what}.parquet"]
     lines += [f"mmssl train hf://{facts.repo} data.path=PATH init={facts.repo}"] if facts.repo else []
     return "\n".join(lines)
-
-
-def confused(judged: Mapping[str, Any]) -> str:
-    """A table of how many samples of each class were taken for each class."""
-    names: Iterable[str] = judged["names"]
-    lines = [f"| true \\ predicted | {' | '.join(names)} |", "|---|" + "---:|" * len(judged["names"])]
-    rows = zip(names, judged["confusion"], strict=True)
-    return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, counts))} |" for name, counts in rows)])

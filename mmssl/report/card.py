@@ -51,7 +51,7 @@ def model_card(
         recipe=recipe_yaml.rstrip(),
         usage=usage if head is None else partial(predicting, kind),
         introduction=introduction(head, modalities),
-        confusions=[confused(one) for one in judged if 0 < len(one.names) <= MOST_CLASSES],
+        confusions=[confused(one.names, one.confusion) for one in judged if 0 < len(one.names) <= MOST_CLASSES],
         fenced=fenced,
     )
     return f"{card}\n"
@@ -125,10 +125,10 @@ logits = model(**processor({keyword}={keyword})).logits
 {last}"""
 
 
-def confused(judged: Judged) -> str:
+def confused(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
     """A table of how many samples of each class were taken for each class."""
-    lines = [f"| true \\ predicted | {' | '.join(judged.names)} |", "|---|" + "---:|" * len(judged.names)]
-    rows = zip(judged.names, judged.confusion, strict=True)
+    lines = [f"| true \\ predicted | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    rows = zip(names, confusion, strict=True)
     return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, counts))} |" for name, counts in rows)])
 
 
