@@ -406,9 +406,8 @@ def predict(
 
     def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str], Labels | None, predictions.Unseen]:
         folder = model_of(model)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded = load_predictor(folder).to(device).eval()
-        processor = MMSSLProcessor.from_pretrained(folder)
+        processor = MMSSLProcessor.from_pretrained(folder)  # first, as it says what is wrong with a folder that is none
+        loaded = load_predictor(folder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         name = choose_modality(modality or loaded.label_head.modality, processor)
         source = Source(path=data, split=split, columns=column_map(name, column, label), table_format=table_format)
         kept = predictions.columns_to_keep(source, keep)
