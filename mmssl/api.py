@@ -109,7 +109,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"recipe      {checked.name}: valid",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
-    lines += [f"note        {note}" for note in (*splits.notes, *pieces.notes)]
+    lines += [f"note        {note}" for note in (*checked.notes, *splits.notes, *pieces.notes)]
     steps = budget_in_steps(train_options, sum(len(stream.source) for stream in streams.values()))
     refuse_vain(objective, train_options, steps)
     lines += teacher_lines(objective, steps)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from mmssl.draws import Draws
 from mmssl.plugins import installed, load
 from mmssl.tokens import Tokens
 from mmssl_catalogue import points
+
+T = TypeVar("T")
 
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
@@ -51,6 +53,26 @@ class Content:
     missing: float | None = None
     example: str = ""
     odd: tuple[Odd, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a modality would read of a table's columns: one, or several where it reads a whole row.
+
+    certainty: 1 where nothing else can be meant, 0.5 where something else may as well be. why: what it knows them by.
+    """
+
+    columns: str | list[str]
+    certainty: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Suited:
+    """A value of a recipe's key that suits some samples, and why, for who reads the recipe."""
+
+    value: Any
+    why: str
 
 
 @dataclass(frozen=True)
@@ -357,6 +379,9 @@ class Modality:
     public: the families of public encoders that its adapter can be, each a `mmssl.model.public.Family`.
     served: what a pipeline of transformers calls the processor of a model that reads this alone; None: there is none.
     tasks: the Hub's names for the classification and the regression of samples, where it has one.
+    claim: some cells of each column of a table -> those that hold samples of it; None if there are none.
+    suited: some raw samples -> values for keys of a recipe that are `auto`, by key below the modality (`processor.size`). Samples
+        that cannot be read are passed over: the loader deals with them.
     """
 
     name: str
@@ -376,6 +401,8 @@ class Modality:
     served: Literal["image_processor", "feature_extractor", "tokenizer"] | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
     public: Callable[[], Sequence[Any]] = tuple
+    claim: Callable[[Mapping[str, Sequence[Any]]], Claim | None] = lambda columns: None
+    suited: Callable[[Sequence[Any]], Mapping[str, Suited]] = lambda samples: {}
 
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:
@@ -398,6 +425,23 @@ def find(name: str) -> Modality:
             f"entry point {points()[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; "
             f"got {type(found).__name__}"
         )
+    return found
+
+
+def are_files(cells: Sequence[Any], suffixes: Sequence[str]) -> bool:
+    """Whether all cells that are there name a file of such a suffix, as text or in a record {"path": ...}."""
+    named = [cell.get("path") if isinstance(cell, Mapping) else cell for cell in cells if cell is not None]
+    return bool(named) and all(isinstance(name, str) and name.lower().endswith(tuple(suffixes)) for name in named)
+
+
+def readable(samples: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
+    """What is read of those raw samples that can be read."""
+    found = []
+    for raw in samples:
+        try:
+            found.append(read(raw))
+        except (ValueError, TypeError, OSError):
+            continue
     return found
 
 

@@ -15,6 +15,7 @@ from mmssl.tokens import Tokens, both_valid, numbered
 from mmssl_modalities.text.augment import TextAugment
 from mmssl_modalities.text.picture import draw, picture
 from mmssl_modalities.text.processor import IDS, LENGTHS, MASK, MORE, MORE_LENGTHS, TextProcessor, Window
+from mmssl_modalities.text.starting import claim, suited
 
 __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
 
@@ -139,4 +140,6 @@ TEXT = Modality(
     strong=({"crop": (0.5, 0.9), "delete": 0.1, "replace": 0.2, "shuffle": 2},),
     served="tokenizer",
     tasks={"classification": "text-classification"},
+    claim=claim,
+    suited=suited,
 )
