@@ -374,6 +374,9 @@ class Modality:
         what was seen and what was predicted, with the names and colours of the raw samples.
     suffixes: of files that hold one raw sample each, as ".wav" in lower case; a folder of them is a dataset, with the first of
         `columns` for its column.
+    ambiguous: those of `suffixes` that files of anything may have, such as ".txt": a folder is read by them only if it holds no
+        others.
+    lined: those of `suffixes` of which a single file, or a file for each split, holds a raw sample in every line.
     strong: keys of augmentations that together do all they can, under which the laws look at views; one mapping for all that goes
         together, and more for what does not.
     public: the families of public encoders that its adapter can be, each a `mmssl.model.public.Family`.
@@ -397,6 +400,8 @@ class Modality:
     draw: Callable[[Any, Inputs, int, Any], None] | None = None
     sentence: str | None = None
     suffixes: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+    lined: tuple[str, ...] = ()
     strong: Sequence[Mapping[str, Any]] = ()
     served: Literal["image_processor", "feature_extractor", "tokenizer"] | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
@@ -407,6 +412,8 @@ class Modality:
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:
             raise ValueError(f"suffixes of modality {self.name!r} are lower case with their dot, as '.wav'; got {', '.join(wrong)}")
+        if strange := {*self.ambiguous, *self.lined} - {*self.suffixes}:
+            raise ValueError(f"modality {self.name!r} calls {min(strange)} ambiguous or lined, which is none of its suffixes")
         if self.suffixes and not self.columns:
             raise ValueError(f"modality {self.name!r} has suffixes, but no column that its files could make; name it in `columns`")
 
