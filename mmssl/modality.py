@@ -409,6 +409,13 @@ class Modality:
     claim: Callable[[Mapping[str, Sequence[Any]]], Claim | None] = lambda columns: None
     suited: Callable[[Sequence[Any]], Mapping[str, Suited]] = lambda samples: {}
 
+    def claimed(self, columns: Mapping[str, Sequence[Any]]) -> Claim | None:
+        """What it would read of a table: a column that names its files, else what it knows by the cells."""
+        for name, cells in columns.items():
+            if self.suffixes and are_files(cells, self.suffixes):
+                return Claim(name, 1.0, f"files, in column {name}")
+        return self.claim(columns)
+
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:
             raise ValueError(f"suffixes of modality {self.name!r} are lower case with their dot, as '.wav'; got {', '.join(wrong)}")

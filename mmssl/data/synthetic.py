@@ -25,12 +25,13 @@ POINTS = 256
 def _wave(name: str, turns: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
     """A wave of amplitude 1. turns: how often it has come round."""
     phase = turns % 1
-    return {
+    waves: dict[str, Callable[[], Float[np.ndarray, " t"]]] = {
         "sine": lambda: np.sin(2 * math.pi * phase),
         "square": lambda: np.where(phase < 0.5, 1.0, -1.0),
         "saw": lambda: 2 * phase - 1,
         "triangle": lambda: 1 - 4 * np.abs(phase - 0.5),
-    }[name]()
+    }
+    return waves[name]()
 
 
 WAVES = ("sine", "square", "saw", "triangle")
@@ -63,14 +64,15 @@ def _series(kind: str, random: Random, difficulty: float) -> list[list[float]]:
     """A series of one channel: its course makes the class; where, how large, how fast and how noisy do not."""
     time = np.linspace(0, 1, LENGTH)
     place, period = random.uniform(0.2, 0.8), random.uniform(0.05, 0.2)
-    course = {
+    courses: dict[str, Callable[[], Float[np.ndarray, " t"]]] = {
         "line": lambda: random.choice([-1, 1]) * time,
         "step": lambda: (time > place).astype(float),
         "bump": lambda: np.exp(-(((time - place) / period) ** 2)),
         "two tones": lambda: np.sin(2 * math.pi * (time / period + random.uniform())) + np.sin(2 * math.pi * 2.7 * time / period),
         "chirp": lambda: np.sin(2 * math.pi * (place + time**2 / period)),
         "random walk": lambda: np.cumsum(random.standard_normal(LENGTH)),
-    }[kind]()
+    }
+    course = courses[kind]()
     scaled = (course - course.mean()) / course.std() + difficulty * random.standard_normal(LENGTH)
     found: list[list[float]] = [(random.uniform(0.5, 20) * scaled + random.uniform(-50, 50)).tolist()]
     return found
@@ -88,7 +90,7 @@ def _shape(kind: str, random: Random, difficulty: float) -> Float[np.ndarray, "n
     weights = random.exponential(size=(POINTS, 3))
     faces = np.stack([random.permutation(4)[:3] for _ in range(POINTS)])
     rounded = 1 + 0.3 * np.cos(2 * math.pi * v)
-    points = {
+    surfaces: dict[str, Callable[[], Float[np.ndarray, "n 3"]]] = {
         "ball": lambda: normal / np.linalg.norm(normal, axis=1, keepdims=True),
         "box": lambda: (cube := random.uniform(-1, 1, (POINTS, 3))) / np.abs(cube).max(1, keepdims=True),
         "can": lambda: np.column_stack([wide, height]),
@@ -97,7 +99,8 @@ def _shape(kind: str, random: Random, difficulty: float) -> Float[np.ndarray, "n
         "saddle": lambda: np.column_stack([2 * u - 1, height, (2 * u - 1) ** 2 - height**2]),
         "spring": lambda: np.column_stack([np.cos(6 * math.pi * v), np.sin(6 * math.pi * v), height]) + 0.05 * normal,
         "tetrahedron": lambda: np.einsum("nk,nkd->nd", weights / weights.sum(1, keepdims=True), corners[faces]),
-    }[kind]()
+    }
+    points = surfaces[kind]()
     turn = random.uniform(0, 2 * math.pi)
     rotation = np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])
     stretched = points * random.uniform(0.7, 1.3, 3)
