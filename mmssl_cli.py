@@ -99,11 +99,12 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("new", help="look at your data and write a first recipe for them")
     command.add_argument("data", help="folder, file, pattern or Hub id")
-    command.add_argument(
-        "--output", type=Path, default=Path("recipe.yaml"), metavar="FILE", help="the recipe; default: recipe.yaml"
-    )
+    what = "the recipe to write; default: recipe.yaml"
+    command.add_argument("--output", type=Path, default=Path("recipe.yaml"), metavar="FILE", help=what)
     command.add_argument("--modality", help="what the data are to be read as; needed where several are as likely")
     command.add_argument("--label", metavar="COLUMN", help="labels to score the encoder by; it does not learn from them")
+    what = "other values for keys of the starter recipe, as in train.max_minutes=10"
+    command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=what)
     command.add_argument("--train", action="store_true", help="run the recipe at once")
     add_table_format(command)
     command.set_defaults(run=new)
@@ -265,7 +266,14 @@ def table_format(options: argparse.Namespace) -> Any:
 def new(options: argparse.Namespace) -> None:
     from mmssl import api
 
-    made = api.new(options.data, options.output, modality=options.modality, label=options.label, table_format=table_format(options))
+    made = api.new(
+        options.data,
+        options.output,
+        modality=options.modality,
+        label=options.label,
+        table_format=table_format(options),
+        overrides=options.set,
+    )
     for line in made.lines:
         print(line)
     print(f"recipe in {options.output}: mmssl train {options.output}")

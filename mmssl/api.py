@@ -103,11 +103,14 @@ def new(
     modality: str | None = None,
     label: str | None = None,
     table_format: TableFormat = PLAIN,
+    overrides: Sequence[str] = (),
 ) -> New:
     """Look at data, write the starter recipe that suits them, every value with its reason, and time a few steps of it.
 
     data: as `data.path` of a recipe. modality: what they are to be read as; needed where several are as likely.
     label: the column of labels, to score by; None: that which the data know, or a column that is called so.
+
+    overrides: texts `key=value` for keys of the starter recipe.
 
     FileExistsError if there is an `output`; ValueError that asks for what the data do not say.
     """
@@ -115,8 +118,10 @@ def new(
         raise FileExistsError(f"{output} is there already: give another --output, or remove it")
     found = look(data, modality=modality, label=label, table_format=table_format)
     flags = {"--modality": modality, "--label": label}
-    command = " ".join(["mmssl new", data, *(f"{flag} {said}" for flag, said in flags.items() if said)])
-    recipe = write(found, Path(output), command)
+    said = [f"{flag} {value}" for flag, value in flags.items() if value]
+    recipe = write(
+        found, Path(output), " ".join(["mmssl new", data, *said, *(["--set", *overrides] if overrides else [])]), overrides
+    )
     return New(recipe, (*found.lines(), estimate(recipe, track).line()))
 
 
