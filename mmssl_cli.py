@@ -250,6 +250,10 @@ def add_table_format(command: argparse.ArgumentParser) -> None:
     command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="string or number, where read as the other")
     command.add_argument("--delimiter", help="of csv files: one character, or tab")
     command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
+    command.add_argument(
+        "--no-header", action="store_true", help="csv files have no names of columns, which are called c0, c1, ..."
+    )
+    command.add_argument("--series", metavar="KEYS", help="how rows make series, as in '{by: id, time: t, values: [x, y]}'")
 
 
 def table_format(options: argparse.Namespace) -> Any:
@@ -260,6 +264,11 @@ def table_format(options: argparse.Namespace) -> Any:
 
     types = dict(pair.split("=", 1) for pair in options.types)
     said = {"missing": options.missing, "types": types, "delimiter": options.delimiter, "decimal": options.decimal}
+    said |= {"header": not options.no_header}
+    if options.series is not None:
+        from mmssl.recipe.yaml12 import parse
+
+        said["series"] = parse(options.series, "--series")
     return TypeAdapter(TableFormat).validate_python(said)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens
 from mmssl_modalities.timeseries.augment import TimeseriesAugment
+from mmssl_modalities.timeseries.files import SUFFIXES
 from mmssl_modalities.timeseries.picture import draw, picture
 from mmssl_modalities.timeseries.processor import OBSERVED, STATISTICS, TIMES, VALUES, TimeseriesProcessor
 from mmssl_modalities.timeseries.starting import claim, suited
@@ -200,6 +201,7 @@ TIMESERIES = Modality(
     golden=golden,
     picture=picture,
     draw=draw,
+    suffixes=SUFFIXES,
     strong=(
         {"crop": (0.7, 1.0), "permute": 4, "flip": 0.5, "jitter": 0.1, "drop": 0.1, "time_mask": 0.2},
         {"part": (0.5, 0.9), "flip": 0.5, "jitter": 0.1, "drop": 0.1},
