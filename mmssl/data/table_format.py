@@ -9,6 +9,7 @@ from pydantic import Field
 ColumnType = Literal["string", "number"]
 Decimal = Literal[".", ","]
 Delimiter = Annotated[str, Field(pattern=r"^(.|tab|\t)$")]
+Sign = Annotated[str, Field(min_length=1)]
 TAB = "tab"
 SIGNS = {TAB: "\t"}
 """Delimiters that have a name, as they are hard to type."""
@@ -22,12 +23,14 @@ class TableFormat:
     types: string or number for columns that would be read as the other: {zip: string}.
     delimiter: between the cells of a csv file, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign of numbers in csv files.
+    lists: columns whose cells hold several values, with the sign that parts them: {genres: "|"}; an empty cell holds none.
     """
 
     missing: tuple[str, ...] = ()
     types: Mapping[str, ColumnType] = field(default_factory=dict)
     delimiter: Delimiter | None = None
     decimal: Decimal = "."
+    lists: Mapping[str, Sign] = field(default_factory=dict, repr=False)  # no copy of files depends on it
 
     @property
     def table_format(self) -> "TableFormat":
