@@ -13,7 +13,7 @@ from mmssl.evaluation.history import Trained
 from mmssl.evaluation.table import OWN, SHARES
 from mmssl.modality import find
 from mmssl.model import LabelHead
-from mmssl.report.card import MOST_CLASSES, confused, fenced, introduction, metric_type_of, named
+from mmssl.report.card import MOST_CLASSES, WEIGHTS, confused, fenced, introduction, metric_type_of, named
 
 CURVES = "curves.png"
 MOST_COLUMNS = 20
@@ -97,6 +97,7 @@ def card(facts: Facts) -> str:
         template_path=str(Path(__file__).with_name("card.md.j2")),
         facts=facts,
         introduction=introduction(facts.head, facts.modalities),
+        weights=WEIGHTS.get(facts.kind, ""),
         data=[told(entry) for entry in facts.trained],
         confusions=[confused(one["names"], one["confusion"]) for one in facts.judged if 0 < len(one["confusion"]) <= MOST_CLASSES],
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),

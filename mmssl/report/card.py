@@ -25,18 +25,19 @@ def model_card(
     recipe_yaml: str,
     head: LabelHead | None = None,
     judged: Sequence[Judged] = (),
+    kind: str | None = None,
 ) -> str:
     """README.md of a published model: metadata for the Hugging Face Hub, how to use it, how good it is, how it was made.
 
     record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
-    head: of a model that predicts labels. judged: what its predictions are worth.
+    head: of a model that predicts labels. judged: what its predictions are worth. kind: student, teacher or average.
     """
-    kind = "regression" if head is not None and head.kind == "regression" else "classification"
+    task = "regression" if head is not None and head.kind == "regression" else "classification"
     scores = [result for table in tables for result in results(table)]
     header = ModelCardData(
         library_name="mmssl",
-        pipeline_tag="feature-extraction" if head is None else find(modalities[0]).tasks.get(kind),
-        tags=["mmssl", "self-supervised-learning" if head is None else kind, *modalities],
+        pipeline_tag="feature-extraction" if head is None else find(modalities[0]).tasks.get(task),
+        tags=["mmssl", "self-supervised-learning" if head is None else task, *modalities],
         model_name=name if scores else None,
         eval_results=scores or None,
     )
@@ -50,11 +51,19 @@ def model_card(
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         recipe=recipe_yaml.rstrip(),
         usage=usage if head is None else partial(predicting, head),
-        introduction=introduction(head, modalities),
+        introduction=f"{introduction(head, modalities)}{WEIGHTS.get(kind, '')}",
         confusions=[confused(one.names, one.confusion) for one in judged if 0 < len(one.confusion) <= MOST_CLASSES],
         fenced=fenced,
     )
     return f"{card}\n"
+
+
+WEIGHTS: Mapping[str | None, str] = {
+    "student": " These weights are the student's, as the last step left them.",
+    "teacher": " These weights are the teacher's, an average that training itself keeps.",
+    "average": " These weights are the average of the weights over training.",
+}
+"""What a card says of the network that a run publishes."""
 
 
 def results(table: Shown) -> list[EvalResult]:
