@@ -112,8 +112,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("evaluate", help="probe a frozen model beside raw features and random weights")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
-    command.add_argument("--label", help="label column (bundled data know theirs)")
-    kinds = ["classification", "regression"]
+    what = "label column (bundled data know theirs); several where each says of a label by 1 or 0 whether it applies"
+    command.add_argument("--label", nargs="+", help=what)
+    kinds = ["classification", "regression", "multi_label"]
     command.add_argument("--kind", choices=kinds, help="what the labels are; default: classes if text or few whole numbers")
     command.add_argument("--retrieval", action="store_true", help="let modalities find each other's samples, in place of probes")
     command.add_argument("--zero-shot", action="store_true", help="classify by the names of the classes, in place of probes")
@@ -162,7 +163,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
     command.add_argument("--split", help="part of the data; all of it if left out")
-    command.add_argument("--label", help="column of true labels, to score the predictions by")
+    what = "column of true labels, or several of 0 and 1, to score the predictions by"
+    command.add_argument("--label", nargs="+", help=what)
     command.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the data to write beside them; default: all")
     command.add_argument("--output", type=Path, required=True, help="the parquet or csv file to write")
     command.set_defaults(run=predict)
@@ -248,6 +250,8 @@ def add_table_format(command: argparse.ArgumentParser) -> None:
     """What commands say about the cells of table files."""
     command.add_argument("--missing", nargs="+", default=[], metavar="WORD", help="words that are missing values in table files")
     command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="string or number, where read as the other")
+    what = "sign that parts several values in a cell, such as genres='|'"
+    command.add_argument("--lists", nargs="+", default=[], metavar="COLUMN=SIGN", help=what)
     command.add_argument("--delimiter", help="of csv files: one character, or tab")
     command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
     command.add_argument(
@@ -262,8 +266,8 @@ def table_format(options: argparse.Namespace) -> Any:
 
     from mmssl.data.table_format import TableFormat
 
-    types = dict(pair.split("=", 1) for pair in options.types)
-    said = {"missing": options.missing, "types": types, "delimiter": options.delimiter, "decimal": options.decimal}
+    types, lists = (dict(pair.split("=", 1) for pair in pairs) for pairs in (options.types, options.lists))
+    said = {"missing": options.missing, "types": types, "lists": lists, "delimiter": options.delimiter, "decimal": options.decimal}
     said |= {"header": not options.no_header}
     if options.series is not None:
         from mmssl.recipe.yaml12 import parse
@@ -354,7 +358,7 @@ def evaluate(options: argparse.Namespace) -> None:
         options.data,
         modality=options.modality,
         column=options.column,
-        label=options.label,
+        label=one_or_several(options.label),
         kind=options.kind,
         train_split=options.train_split,
         test_split=options.test_split,
@@ -377,7 +381,7 @@ def evaluate_pairs(options: argparse.Namespace) -> None:
         raise ValueError(f"--columns takes USE=COLUMN, as in image=picture or label=kind; got {wrong[0]!r}")
     columns: dict[str, Any] = dict(each.split("=", 1) for each in options.columns)
     if options.label:
-        columns["label"] = options.label
+        columns["label"] = one_or_several(options.label)
     if options.column:
         if not options.modality:
             raise ValueError("--column names the column of --modality, which is left out; or say --columns MODALITY=COLUMN")
@@ -408,6 +412,11 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
 def samples(options: argparse.Namespace) -> dict[str, Any]:
     """How samples are read and encoded."""
     return {"batch_size": options.batch_size, "on_error": options.on_error, "table_format": table_format(options)}
+
+
+def one_or_several(names: list[str] | None) -> str | list[str] | None:
+    """Columns that an option names."""
+    return names[0] if names is not None and len(names) == 1 else names
 
 
 def places(options: argparse.Namespace) -> dict[str, Any]:
@@ -482,7 +491,7 @@ def predict(options: argparse.Namespace) -> None:
         options.model,
         options.data,
         options.output,
-        label=options.label,
+        label=one_or_several(options.label),
         **places(options),
         **samples(options),
     )

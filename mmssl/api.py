@@ -220,7 +220,7 @@ def evaluate(
     *,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     kind: Kind | None = None,
     train_split: str | None = "train",
     test_split: str | None = None,
@@ -237,7 +237,8 @@ def evaluate(
     The table says what the model saw of the test samples, as far as its folder records what it was trained on.
 
     model: folder of a model or of a run, or Hub id. data: as `data.path` of a recipe.
-    modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
+    modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column,
+        or several of 0 and 1.
     table_format: how the cells of csv, jsonl and parquet files are written.
     kind: what the labels are; None: text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     heads: score what the projector makes of the features as well, of the folder of a run or of a model that `clip` trained.
@@ -424,7 +425,7 @@ def predict(
     split: str | None = None,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     keep: Sequence[str] | None = None,
     batch_size: int = 256,
     on_error: OnError = "raise",
@@ -528,9 +529,11 @@ def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
     return saved_processor(model), load_model(model).to(device)
 
 
-def column_map(modality: str, column: str | Sequence[str] | None, label: str | None) -> dict[str, str | list[str]] | None:
+def column_map(
+    modality: str, column: str | Sequence[str] | None, label: str | Sequence[str] | None
+) -> dict[str, str | list[str]] | None:
     """The `columns` of a source from what a user says about one modality and the labels."""
-    columns: dict[str, str | list[str]] = {} if label is None else {"label": label}
+    columns: dict[str, str | list[str]] = {} if label is None else {"label": label if isinstance(label, str) else list(label)}
     if column:
         names = [column] if isinstance(column, str) else list(column)
         columns[modality] = names[0] if len(names) == 1 else names

@@ -296,7 +296,7 @@ def read_text(raw: Any) -> str:
     if not text.strip():
         what = f"{len(text)} characters of white space" if text else "an empty one"
         raise ValueError(
-            f"a text needs at least one character that is not white space; got {what}. Drop it, or set data.on_error: skip"
+            f"a text needs at least one character that is not white space; got {what}. Give a placeholder text, or drop it"
         )
     return text
 
