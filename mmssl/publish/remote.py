@@ -7,12 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mmssl import files
 from mmssl.model import LabelHead, MMSSLConfig, faced, load_model, no_weights_bar
+from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.plugins import points
-from mmssl.processor import MMSSLProcessor
 from mmssl.publish.flat import Flat
+from mmssl.publish.place import Exported, model_of, new_place
 
 TITLES = {
     "mmssl.model.config": "configuration_mmssl",
@@ -98,18 +98,14 @@ def _tell(file: Path, classes: dict[str, str]) -> None:
     file.write_text(json.dumps(content | {"auto_map": classes}, indent=2) + "\n", encoding="utf-8")
 
 
-def export_remote_code(model: str | Path, folder: str | Path) -> list[str]:
-    """Write a saved model with the code that it needs to a new folder; returns the names of its files.
+def export_remote_code(model: str | Path, folder: str | Path) -> Exported:
+    """Write a saved model with the code that it needs to a new folder.
 
     model: folder of a model or of a run, or Hub id. FileExistsError if the folder is there already.
     """
-    place = Path(folder)
-    if place.exists():
-        raise FileExistsError(f"{place} exists already; give another folder")
-    inner = Path(model) / "model"
-    source = inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
-    loaded, processor = load_model(source), MMSSLProcessor.from_pretrained(source)
-    with files.new_folder(place) as new:
+    source = model_of(model)
+    loaded, processor = load_model(source), saved_processor(source)
+    with new_place(folder) as new:
         with no_weights_bar():
             faced(loaded).save_pretrained(new)
         processor.save_pretrained(new)
@@ -118,4 +114,4 @@ def export_remote_code(model: str | Path, folder: str | Path) -> list[str]:
             shutil.copy(card, new / card.name)
         write_remote_code(new, loaded.config)
         (new / "model.safetensors").chmod((new / "config.json").stat().st_mode)
-    return sorted(path.name for path in place.iterdir())
+    return Exported(Path(folder), "it loads with trust_remote_code=True, without mmssl")
