@@ -212,8 +212,14 @@ def add_export(commands: Any) -> None:
     """The command that writes a model in another form."""
     command = commands.add_parser("export", help="a model in a form that needs no mmssl")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
+    form = command.add_mutually_exclusive_group(required=True)
     what = "write a folder with code of its own, for AutoModel.from_pretrained(FOLDER, trust_remote_code=True)"
-    command.add_argument("--remote-code", required=True, metavar="FOLDER", help=what)
+    form.add_argument("--remote-code", metavar="FOLDER", help=what)
+    what = "write a graph for onnxruntime, of any batch and sizes, with its processor; checked there (extra onnx)"
+    form.add_argument("--onnx", metavar="FOLDER", help=what)
+    what = "write a model of transformers' own classes, with its processor, if the settings allow it; checked without mmssl"
+    form.add_argument("--native", metavar="FOLDER", help=what)
+    command.add_argument("--modality", help="which of the model's modalities; needed for --onnx if it has several")
     command.set_defaults(run=export)
 
 
@@ -529,10 +535,18 @@ def push(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from mmssl.publish import export_remote_code
+    from mmssl import publish
 
-    names = export_remote_code(options.model, options.remote_code)
-    print(f"{len(names)} files in {options.remote_code}; it loads with trust_remote_code=True, without mmssl")
+    if options.modality and not options.onnx:
+        raise ValueError("--modality has a meaning for --onnx alone, as the other forms hold the whole model: leave it out")
+    if options.onnx:
+        done = publish.export_onnx(options.model, options.onnx, options.modality)
+    elif options.native:
+        done = publish.export_native(options.model, options.native)
+    else:
+        done = publish.export_remote_code(options.model, options.remote_code)
+    same = "" if done.difference is None else f"; outputs differ by at most {done.difference:.1g}"
+    print(f"{len(done.names)} files in {done.folder}; {done.how}{same}")
 
 
 def show_list(options: argparse.Namespace) -> None:

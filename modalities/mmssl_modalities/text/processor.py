@@ -218,8 +218,8 @@ class TextProcessor(Processor):
         return [Window(ids[first:last]) for first, last in windows(len(ids), self.room, self.overlap)]
 
     def beginning(self, raw: Any) -> Any:
-        """The first `max_tokens` tokens."""
-        return Window(self._ids(raw)[: self.max_tokens])
+        """As many of the first tokens as have room beside special ones."""
+        return Window(self._ids(raw)[: self.room])
 
     def hub_tokenizer(self) -> Any:
         """For `AutoTokenizer`: the same ids as `input_ids`, with an `attention_mask`, cut at `max_tokens` if asked."""
