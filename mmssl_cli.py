@@ -97,6 +97,17 @@ def parser() -> argparse.ArgumentParser:
     add_processes(command)
     command.set_defaults(run=train)
 
+    command = commands.add_parser("new", help="look at your data and write a first recipe for them")
+    command.add_argument("data", help="folder, file, pattern or Hub id")
+    command.add_argument(
+        "--output", type=Path, default=Path("recipe.yaml"), metavar="FILE", help="the recipe; default: recipe.yaml"
+    )
+    command.add_argument("--modality", help="what the data are to be read as; needed where several are as likely")
+    command.add_argument("--label", metavar="COLUMN", help="labels to score the encoder by; it does not learn from them")
+    command.add_argument("--train", action="store_true", help="run the recipe at once")
+    add_table_format(command)
+    command.set_defaults(run=new)
+
     command = commands.add_parser("evaluate", help="probe a frozen model beside raw features and random weights")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
@@ -226,13 +237,18 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--modality", help="which of the model's modalities; needed if it has several")
     command.add_argument("--column", nargs="+", help="dataset column of the modality, several for a table")
     command.add_argument("--batch-size", type=int, default=256)
+    add_table_format(command)
+    what = "what to do with a sample that cannot be read"
+    command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
+    add_processes(command)
+
+
+def add_table_format(command: argparse.ArgumentParser) -> None:
+    """What commands say about the cells of table files."""
     command.add_argument("--missing", nargs="+", default=[], metavar="WORD", help="words that are missing values in table files")
     command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="string or number, where read as the other")
     command.add_argument("--delimiter", help="of csv files: one character, or tab")
     command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
-    what = "what to do with a sample that cannot be read"
-    command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
-    add_processes(command)
 
 
 def table_format(options: argparse.Namespace) -> Any:
@@ -244,6 +260,18 @@ def table_format(options: argparse.Namespace) -> Any:
     types = dict(pair.split("=", 1) for pair in options.types)
     said = {"missing": options.missing, "types": types, "delimiter": options.delimiter, "decimal": options.decimal}
     return TypeAdapter(TableFormat).validate_python(said)
+
+
+def new(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    made = api.new(options.data, options.output, modality=options.modality, label=options.label, table_format=table_format(options))
+    for line in made.lines:
+        print(line)
+    print(f"recipe in {options.output}: mmssl train {options.output}")
+    if options.train:
+        options.recipe, options.overrides = options.output, []
+        train(options)
 
 
 def train(options: argparse.Namespace) -> None:

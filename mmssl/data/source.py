@@ -242,7 +242,8 @@ class Source:
         places = [self.places(modality) for modality in modalities]
         names = dict.fromkeys(name for place in places for name in _names(place))
         narrow = copy.copy(self)
-        media = [name for modality, place in zip(modalities, places, strict=True) if modality.suffixes for name in _names(place)]
+        of_files = [place for modality, place in zip(modalities, places, strict=True) if modality.suffixes and not modality.lined]
+        media = [name for place in of_files for name in _names(place)]  # what is called like a file is still a text
         single = [place for place in places if isinstance(place, str)]
         narrow._table = named_table(beside_table(self._table.select(list(names)), media, self._table.beside), single, self.called)
         narrow.columns = {modality.name: place for modality, place in zip(modalities, places, strict=True)}

@@ -16,6 +16,7 @@ from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Rendering
 from mmssl.tokens import Tokens
 from mmssl_modalities.points.augment import PointsAugment
 from mmssl_modalities.points.processor import CENTERS, GROUPS, VALID, PointsProcessor
+from mmssl_modalities.points.starting import claim, suited
 from mmssl_modalities.points.views import depth_maps
 
 __all__ = ["POINTS", "PointsAdapter", "PointsAugment", "PointsProcessor"]
@@ -170,4 +171,6 @@ POINTS = Modality(
         {"crop": (0.4, 0.9), "groups": (0.5, 0.9), "rotate": "z", "jitter": 0.05},
         {"regroup": 0.8, "rotate": "z", "scale": (0.7, 1.5)},
     ),
+    claim=claim,
+    suited=suited,
 )

@@ -17,6 +17,7 @@ from mmssl_modalities.tabular.columns import DATE_VALUES, MISSING, QuantileColum
 from mmssl_modalities.tabular.picture import draw, picture
 from mmssl_modalities.tabular.processor import CLASSES, DATES, NUMBERS, TEXTS, TabularProcessor
 from mmssl_modalities.tabular.shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS, COLUMN_WORDS, COUNTS, SHARED_NAMES, SharedTokens
+from mmssl_modalities.tabular.starting import claim
 from mmssl_modalities.tabular.tokens import (
     TEXT_VALUES,
     Embedding,
@@ -282,4 +283,5 @@ TABULAR = Modality(
     draw=draw,
     strong=({"corruption": 0.6, "keep": 0.7},),
     tasks={"classification": "tabular-classification", "regression": "tabular-regression"},
+    claim=claim,
 )

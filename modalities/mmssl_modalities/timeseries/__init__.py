@@ -14,6 +14,7 @@ from mmssl.tokens import Tokens
 from mmssl_modalities.timeseries.augment import TimeseriesAugment
 from mmssl_modalities.timeseries.picture import draw, picture
 from mmssl_modalities.timeseries.processor import OBSERVED, STATISTICS, TIMES, VALUES, TimeseriesProcessor
+from mmssl_modalities.timeseries.starting import claim, suited
 from mmssl_modalities.timeseries.tokens import (
     NUMBER_WIDTH,
     ConvStem,
@@ -205,4 +206,6 @@ TIMESERIES = Modality(
         {"basis": "fourier"},
         {"part": (0.5, 0.9), "jitter": 0.1, "basis": "gabor"},
     ),
+    claim=claim,
+    suited=suited,
 )
