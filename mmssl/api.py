@@ -76,16 +76,16 @@ def train(recipe: RecipeLike, overrides: Overrides = (), *, rows: Rows | None = 
 
     RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.training.session.pretrain` for the rest.
     """
-    return pretrain(joined(lambda: read(recipe, overrides, sections)), rows)
+    return pretrain(joined(lambda: read(recipe, overrides, sections, rows)), rows)
 
 
-def read(recipe: RecipeLike, overrides: Overrides, sections: Mapping[str, Any]) -> recipes.Recipe:
-    """A checked recipe with the overrides of both kinds."""
+def read(recipe: RecipeLike, overrides: Overrides, sections: Mapping[str, Any], rows: Rows | None = None) -> recipes.Recipe:
+    """A checked recipe with the overrides of both kinds. rows: data in memory."""
     if isinstance(overrides, Mapping):
-        return recipes.load(recipe, {**overrides, **sections})
+        return recipes.load(recipe, {**overrides, **sections}, rows)
     if sections and overrides:
         raise TypeError("give overrides as texts, or as keyword arguments, not both")
-    return recipes.load(recipe, sections or overrides)
+    return recipes.load(recipe, sections or overrides, rows)
 
 
 @dataclass(frozen=True)

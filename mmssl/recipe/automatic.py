@@ -1,11 +1,11 @@
 """Keys of a recipe that are `auto`: their values are taken from the data, and told."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from mmssl.data import Source
-from mmssl.data.options import DataOptions, SourceOptions
+from mmssl.data import Source, open_streams
+from mmssl.data.options import DataOptions, Rows, SourceOptions
 from mmssl.data.source import LABEL
 from mmssl.modality import Suited, find
 
@@ -79,23 +79,24 @@ def without(data: Mapping[str, Any], keys: list[str], above: tuple[str, ...] = (
     }
 
 
-def settle(keys: list[str], modalities: list[str], data: DataOptions) -> dict[str, Suited]:
+def settle(keys: list[str], modalities: list[str], data: DataOptions, rows: Rows | None = None) -> dict[str, Suited]:
     """A value for each automatic key, from samples of the data.
 
-    ValueError for a key for which a modality has none, or without data to take it from.
+    rows: data in memory, as in `open_streams`, whose errors it raises. ValueError for a key for which a modality has no value.
     """
-    places = data.split_up(modalities)
-    samples, labelled, found = 0, False, dict[str, Suited]()
-    for name, place in places.items():
-        if place.path is None:
-            raise ValueError(f"{', '.join(keys)}: {AUTO} is taken from data.path, which is not set: set it, or write values")
-        source = opened(place)
-        samples, labelled = samples + len(source), labelled or LABEL in source.columns
-        for modality in place.modalities or (name,):
-            wanted = [key for key in keys if key.startswith(f"modalities.{modality}.")]
-            if wanted:
-                found |= {f"modalities.{modality}.{key}": value for key, value in suited(source, modality).items()}
-    size = Size(samples, labelled, len(modalities) > len(places), _has_test(next(iter(places.values()))))
+    streams = open_streams(data, modalities, rows)
+    found = dict[str, Suited]()
+    for stream in streams.values():
+        for modality in stream.modalities:
+            if any(key.startswith(f"modalities.{modality}.") for key in keys):
+                found |= {f"modalities.{modality}.{key}": value for key, value in suited(stream.source, modality).items()}
+    sources = [stream.source for stream in streams.values()]
+    size = Size(
+        samples=sum(map(len, sources)),
+        labelled=any(LABEL in source.columns for source in sources),
+        paired=len(modalities) > len(streams),
+        tested=rows is None and _has_test(next(iter(data.split_up(modalities).values()))),
+    )
     found |= {key: rule(size) for key, rule in GENERAL.items()}
     if unknown := [key for key in keys if key not in found]:
         known = ", ".join(found)
@@ -104,23 +105,12 @@ def settle(keys: list[str], modalities: list[str], data: DataOptions) -> dict[st
 
 
 def _has_test(place: SourceOptions) -> bool:
+    """Whether the data have a part called test."""
     try:
-        opened(replace(place, split="test", limit=None))
+        Source(path=place.path or "", split="test", table_format=place.table_format)
     except LookupError:
         return False
     return True
-
-
-def opened(place: SourceOptions) -> Source:
-    """A source as a run would open it."""
-    return Source(
-        path=place.path or "",
-        split=place.split,
-        columns=place.columns,
-        limit=place.limit,
-        called=place.called,
-        table_format=place.table_format,
-    )
 
 
 def suited(source: Source, modality: str) -> Mapping[str, Suited]:

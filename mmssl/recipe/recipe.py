@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
+from mmssl.data.options import Rows
 from mmssl.modality import Suited
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
@@ -185,7 +186,9 @@ class Recipe:
         return _read_mapping(path)
 
 
-def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
+def load(
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = (), rows: Rows | None = None
+) -> Recipe:
     """Read and check a recipe.
 
     source: a file, the name of a recipe that comes with mmssl (`mmssl list recipes`), the recipe as a dict, or `hf://owner/name`, a
@@ -193,7 +196,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
     overrides: texts `train.lr=1e-3` with YAML values, or a dict. A dotted key replaces all that lies below it; in a dict, a dict
         under a key without dots is merged into the section of that name.
 
-    Keys whose value is `auto` get one from the data, which is read for it (`mmssl.recipe.automatic`).
+    Keys whose value is `auto` get one from the data, which are read for it (`mmssl.recipe.automatic`), or from these `rows`.
 
     RecipeError lists all problems, one line each; FileNotFoundError if there is no such recipe.
     """
@@ -212,7 +215,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
         return Recipe(name, _checked(data, where))
     plain = Recipe(name, _checked(override(without(data, automatic), {"train.max_minutes": 1.0}), where))
     try:
-        settled = settle(automatic, list(plain.modalities), plain.section("data"))
+        settled = settle(automatic, list(plain.modalities), plain.section("data"), rows)
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from None
     return Recipe(name, _checked(override(data, {key: suited.value for key, suited in settled.items()}), where), settled)
