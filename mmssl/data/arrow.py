@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from datasets.exceptions import DatasetNotFoundError
 from jaxtyping import Shaped
@@ -38,6 +39,11 @@ class ArrowTable(Table):
 
     def column(self, name: str) -> list[Any]:
         return self._cells(name, self._dataset.select_columns([name])[:][name])
+
+    def pandas(self, name: str) -> pd.Series:
+        if name in self._json:
+            return super().pandas(name)
+        return self._dataset.select_columns([name])[:][name].to_pandas()
 
     def _cells(self, name: str, column: pa.ChunkedArray) -> list[Any]:
         cells = _cells(column)

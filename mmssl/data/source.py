@@ -15,6 +15,7 @@ from mmssl.data.label_lists import TogetherTable, parted_table
 from mmssl.data.labels import Kind, Labels, natural_classes
 from mmssl.data.named import Called, named_table
 from mmssl.data.paths import open_table
+from mmssl.data.series import SeriesOptions, series_table
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import Row, RowTable, Table
 from mmssl.modality import Modality
@@ -38,7 +39,7 @@ class Source:
     columns: the dataset's column for a modality name or for "label"; several columns for a modality that reads a whole row. Bundled
         data and media folders know their label column.
     limit: keep that many rows, evenly spaced, as many datasets are sorted by class.
-    table_format: how the cells of csv, jsonl and parquet files are written.
+    table_format: how the cells of csv, jsonl and parquet files are written, and how rows make series, where they do.
     called: what values of a column are called where a modality reads it; class numbers go by the names that the data have.
 
     Raises FileNotFoundError, LookupError (a split or column that does not exist) or ValueError (what cannot be read, or is empty).
@@ -55,17 +56,22 @@ class Source:
         called: Called | None = None,
     ) -> None:
         table = parted_table(open_table(path, split, table_format), table_format.lists)
-        self._setup(table, path, split, columns, called)
+        self._setup(_in_series(table, table_format.series, path, columns), path, split, columns, called)
         if limit is not None:
             self._keep(limit)
 
     @classmethod
     def from_rows(
-        cls, rows: Sequence[Row], columns: Columns | None = None, limit: int | None = None, called: Called | None = None
+        cls,
+        rows: Sequence[Row],
+        columns: Columns | None = None,
+        limit: int | None = None,
+        called: Called | None = None,
+        series: SeriesOptions | None = None,
     ) -> "Source":
         """A source of rows in memory, all with the same columns."""
         source = cls.__new__(cls)
-        source._setup(RowTable(rows), "rows in memory", None, columns, called)
+        source._setup(_in_series(RowTable(rows), series, "rows in memory", columns), "rows in memory", None, columns, called)
         if limit is not None:
             source._keep(limit)
         return source
@@ -265,7 +271,8 @@ class Source:
         places = [self.places(modality) for modality in modalities]
         names = dict.fromkeys(name for place in places for name in _names(place))
         narrow = copy.copy(self)
-        media = [name for modality, place in zip(modalities, places, strict=True) if modality.suffixes for name in _names(place)]
+        of_files = [place for modality, place in zip(modalities, places, strict=True) if modality.suffixes and not modality.lined]
+        media = [name for place in of_files for name in _names(place)]  # what is called like a file is still a text
         single = [place for place in places if isinstance(place, str)]
         narrow._table = named_table(beside_table(self._table.select(list(names)), media, self._table.beside), single, self.called)
         narrow.columns = {modality.name: place for modality, place in zip(modalities, places, strict=True)}
@@ -351,6 +358,14 @@ class Source:
     def label_note(self, labels: Labels) -> str:
         """What its labels are taken for, and why."""
         return f"label {self.columns[LABEL]}: {labels.reason}"
+
+
+def _in_series(table: Table, series: SeriesOptions | None, path: str, columns: Columns | None) -> Table:
+    """The table, or the series that its rows make."""
+    if series is None or len(table) == 0:
+        return table
+    named = [name for use, place in (columns or {}).items() if use in (LABEL, GROUP) for name in _names(place)]
+    return series_table(table, series, path, named)
 
 
 def _names(place: str | list[str]) -> list[str]:

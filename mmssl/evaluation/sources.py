@@ -159,7 +159,7 @@ def open_sources(
     if options.path is None:
         columns = {**(data.columns or {}), **(columns or {})} or None
         if rows is not None:
-            whole = Source.from_rows([dict(row) for row in rows], columns, called=data.called)
+            whole = Source.from_rows([dict(row) for row in rows], columns, called=data.called, series=data.series)
             return in_fifths(whole, options, history, "Rows in memory: a fifth of them are the test samples.")
     if path is None:
         raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")

@@ -5,13 +5,13 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from mmssl import files
 from mmssl.model import MMSSLConfig, faced, load_model, no_weights_bar
 from mmssl.model.needed import TASKS, name_classes, task_of
+from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.plugins import points
-from mmssl.processor import MMSSLProcessor
 from mmssl.publish.flat import Flat
+from mmssl.publish.place import Exported, model_of, new_place
 
 TITLES = {
     "mmssl.model.config": "configuration_mmssl",
@@ -21,7 +21,7 @@ TITLES = {
     "mmssl_catalogue": "mmssl_catalogue",
 }
 """The usual names of files of code in a model's folder."""
-TRAINING = {"augment", "mask", "example", "golden", "picture", "draw", "strong"}
+TRAINING = {"augment", "mask", "example", "golden", "picture", "draw", "strong", "claim", "suited"}
 """Fields of a modality that only training, its pictures and its tests ask for."""
 TRAINED = {"fit", "contents", "reference", "aspect", "pictures", "render"}
 """Methods of processors and adapters that only training asks for."""
@@ -83,18 +83,14 @@ def write_remote_code(folder: Path, config: MMSSLConfig) -> None:
     name_classes(folder / "processor_config.json", processor)
 
 
-def export_remote_code(model: str | Path, folder: str | Path) -> list[str]:
-    """Write a saved model with the code that it needs to a new folder; returns the names of its files.
+def export_remote_code(model: str | Path, folder: str | Path) -> Exported:
+    """Write a saved model with the code that it needs to a new folder.
 
     model: folder of a model or of a run, or Hub id. FileExistsError if the folder is there already.
     """
-    place = Path(folder)
-    if place.exists():
-        raise FileExistsError(f"{place} exists already; give another folder")
-    inner = Path(model) / "model"
-    source = inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
-    loaded, processor = load_model(source), MMSSLProcessor.from_pretrained(source)
-    with files.new_folder(place) as new:
+    source = model_of(model)
+    loaded, processor = load_model(source), saved_processor(source)
+    with new_place(folder) as new:
         with no_weights_bar():
             faced(loaded).save_pretrained(new)
         processor.save_pretrained(new)
@@ -103,4 +99,4 @@ def export_remote_code(model: str | Path, folder: str | Path) -> list[str]:
             shutil.copy(card, new / card.name)
         write_remote_code(new, loaded.config)
         (new / "model.safetensors").chmod((new / "config.json").stat().st_mode)
-    return sorted(path.name for path in place.iterdir())
+    return Exported(Path(folder), "it loads with trust_remote_code=True, without mmssl")

@@ -100,7 +100,7 @@ class Session:
         begun = processes.by_first(self.begun)
         splits = processes.together(lambda: open_splits(recipe, rows, begun), first_before=True)
         self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
-        self.notes = splits.notes
+        self.notes = (*recipe.notes, *splits.notes)
         for note in self.notes:
             say(f"note: {note}")
         self.pieces = processes.together(self.build, first_before=True)
