@@ -200,6 +200,8 @@ def add_push(commands: Any) -> None:
     command.add_argument("--license-link", metavar="LINK", help="to the text of a licence that is other")
     command.add_argument("--private", action="store_true", help="only its owners see a new repository")
     command.add_argument("--update", action="store_true", help="add a commit to a repository that exists, or replace the folder")
+    what = "only what adapters learned (peft), as a repository of the peft library; their base must be a model of the Hub"
+    command.add_argument("--adapter", action="store_true", help=what)
     command.add_argument("--no-code", action="store_true", help="leave out the code by which it loads without mmssl")
     what = "that must not be in what is published, such as names of private columns"
     command.add_argument("--words", nargs="+", default=[], metavar="WORD", help=what)
@@ -524,13 +526,16 @@ def push(options: argparse.Namespace) -> None:
         private=options.private,
         update=options.update,
         with_code=not options.no_code,
+        adapter=options.adapter,
         words=options.words,
         allowed=options.allow,
     )
     for note in done.notes:
         print(f"note: {note}")
     what = f"the {done.kind}" if done.kind else "the model of the run"
-    print(f"{what}, {len(done.names)} files, loaded again in a fresh process: outputs differ by at most {done.difference:.1g}")
+    how = "on their base" if options.adapter else "in a fresh process"
+    what = "the adapters" if options.adapter else what
+    print(f"{what}, {len(done.names)} files, loaded again {how}: outputs differ by at most {done.difference:.1g}")
     print(done.place)
 
 
