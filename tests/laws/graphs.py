@@ -46,7 +46,8 @@ def programmed(name: str) -> float:
     graph = Graph(small_model(name), name)
     inputs, axes = made_up(graph, 3, 4), graph.model.adapter(name).axes
     sizes = {key: {0: Dim("batch"), **dict.fromkeys(axes.get(key, {}), Dim.AUTO)} for key in inputs}
-    program = to_graph(graph, (), inputs, dynamic_shapes={"inputs": sizes}).module()
+    program = to_graph(graph, (), inputs, dynamic_shapes={"inputs": sizes})
+    program = program.module(check_guards=False)  # torch 2.14 writes guards on keyword arguments that it cannot run
     others = [made_up(graph, count, size) for count, size in ((1, 2), (5, 6))]
     return max(apart(program(**other)[1], graph(**other)[1]) for other in others)
 

@@ -83,7 +83,7 @@ def differences(family: Family, native: Native, name: str, ours: Ours, folder: P
     _, other = ours_of(back)
     known = find(name).processor(**dict(ours.processor) | read).settings()
     pairs = [
-        *((f"encoder.{key}", ours.encoder[key], other.encoder[key]) for key in encoder_keys(ours.encoder)),
+        *((f"encoder.{key}", said(ours.encoder, key), said(other.encoder, key)) for key in encoder_keys(ours.encoder)),
         *((f"modalities.{name}.adapter.{key}", value, other.adapter[key]) for key, value in ours.adapter.items()),
         *((f"modalities.{name}.processor.{key}", value, known[key]) for key, value in ours.processor.items()),
     ]
@@ -92,6 +92,13 @@ def differences(family: Family, native: Native, name: str, ours: Ours, folder: P
         for key, own, value in pairs
         if key.rpartition(".")[2] not in native.free and unlike(key, own, value)
     ]
+
+
+def said(encoder: Mapping[str, Any], key: str) -> Any:
+    """What a field of our configuration says: of the bases of rotary positions those of the axes that have some."""
+    if key != "rotary_base":
+        return encoder[key]
+    return [base for base, share in zip(encoder[key], encoder["rotary_share"], strict=True) if share]
 
 
 def encoder_keys(encoder: Mapping[str, Any]) -> list[str]:

@@ -31,8 +31,7 @@ def tokenizer_of(ours: Ours) -> PreTrainedTokenizerFast:
     backend.no_padding()
 
     def token(number: int) -> str:
-        found: str = backend.id_to_token(number)
-        return found
+        return backend.id_to_token(number) or ""
 
     names = {token(number): number for number in (*own.before, *own.after)}
     pieces = [*map(token, own.before), "$A", *map(token, own.after)]
