@@ -103,11 +103,14 @@ def new(
     modality: str | None = None,
     label: str | None = None,
     table_format: TableFormat = PLAIN,
+    overrides: Sequence[str] = (),
 ) -> New:
     """Look at data, write the starter recipe that suits them, every value with its reason, and time a few steps of it.
 
     data: as `data.path` of a recipe. modality: what they are to be read as; needed where several are as likely.
     label: the column of labels, to score by; None: that which the data know, or a column that is called so.
+
+    overrides: texts `key=value` for keys of the starter recipe.
 
     FileExistsError if there is an `output`; ValueError that asks for what the data do not say.
     """
@@ -115,8 +118,10 @@ def new(
         raise FileExistsError(f"{output} is there already: give another --output, or remove it")
     found = look(data, modality=modality, label=label, table_format=table_format)
     flags = {"--modality": modality, "--label": label}
-    command = " ".join(["mmssl new", data, *(f"{flag} {said}" for flag, said in flags.items() if said)])
-    recipe = write(found, Path(output), command)
+    said = [f"{flag} {value}" for flag, value in flags.items() if value]
+    recipe = write(
+        found, Path(output), " ".join(["mmssl new", data, *said, *(["--set", *overrides] if overrides else [])]), overrides
+    )
     return New(recipe, (*found.lines(), estimate(recipe, track).line()))
 
 
@@ -215,7 +220,7 @@ def evaluate(
     *,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     kind: Kind | None = None,
     train_split: str | None = "train",
     test_split: str | None = None,
@@ -232,7 +237,8 @@ def evaluate(
     The table says what the model saw of the test samples, as far as its folder records what it was trained on.
 
     model: folder of a model or of a run, or Hub id. data: as `data.path` of a recipe.
-    modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
+    modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column,
+        or several of 0 and 1.
     table_format: how the cells of csv, jsonl and parquet files are written.
     kind: what the labels are; None: text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     heads: score what the projector makes of the features as well, of the folder of a run or of a model that `clip` trained.
@@ -419,7 +425,7 @@ def predict(
     split: str | None = None,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     keep: Sequence[str] | None = None,
     batch_size: int = 256,
     on_error: OnError = "raise",
@@ -523,9 +529,11 @@ def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
     return saved_processor(model), load_model(model).to(device)
 
 
-def column_map(modality: str, column: str | Sequence[str] | None, label: str | None) -> dict[str, str | list[str]] | None:
+def column_map(
+    modality: str, column: str | Sequence[str] | None, label: str | Sequence[str] | None
+) -> dict[str, str | list[str]] | None:
     """The `columns` of a source from what a user says about one modality and the labels."""
-    columns: dict[str, str | list[str]] = {} if label is None else {"label": label}
+    columns: dict[str, str | list[str]] = {} if label is None else {"label": label if isinstance(label, str) else list(label)}
     if column:
         names = [column] if isinstance(column, str) else list(column)
         columns[modality] = names[0] if len(names) == 1 else names

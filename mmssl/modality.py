@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, ClassVar, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -207,6 +207,17 @@ class Patch:
     axes: tuple[int, int] = (2, 3)
 
 
+class Axis(NamedTuple):
+    """An axis of inputs along which batches may differ in size.
+
+    name: the same for axes of one size. unit: sizes are multiples of it. longest: the largest number of units; None: any.
+    """
+
+    name: str
+    unit: int = 1
+    longest: int | None = None
+
+
 class Adapter(nn.Module, ABC):
     """A collated batch of one modality to `Tokens`, and what masked modelling reconstructs for each of them.
 
@@ -239,6 +250,8 @@ class Adapter(nn.Module, ABC):
     """Whether `pictures` shows samples as pictures in colour, for encoders that know nothing else."""
     mixable: bool = False
     """Whether a weighted sum of two samples is a sample: then `continuous` says of which inputs."""
+    axes: Mapping[str, Mapping[int, Axis]] = {}
+    """By input name the axes, beside that of the samples, whose sizes may differ from batch to batch: exported graphs keep them."""
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 
@@ -265,6 +278,15 @@ class Adapter(nn.Module, ABC):
     def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
         """The inputs that may be mixed with those of another sample, where it is `mixable`: zero where a sample has nothing."""
         raise LookupError("samples of this modality cannot be mixed: a weighted sum of two of them is none")
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        """Random inputs, named as `Processor.sized` names them: the largest of `count` samples has `size` units of each of `axes`.
+
+        Others are smaller where the modality pads. A graph is exported by such, and checked on others.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} makes up no inputs, by which its graph could be checked: give it `made_up` and `axes`"
+        )
 
     def render(self, inputs: Inputs, size: int) -> "Rendering":
         """Views of each sample from outside, as pictures of `size` pixels a side, where `rendered_views` says that there are."""

@@ -31,6 +31,7 @@ class CsvFile:
             "\t" if path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv") else ","
         )
         self._asked = table_format.delimiter is not None
+        self._named = table_format.header
         self._block = _BLOCK
         self._ends_well = False
         self.names = self._header()
@@ -78,7 +79,9 @@ class CsvFile:
     def _open(self, content: "Path | IO[bytes]", refuse: "arrow_csv.InvalidRowHandler") -> arrow_csv.CSVStreamingReader:
         return arrow_csv.open_csv(
             content,
-            read_options=arrow_csv.ReadOptions(column_names=self.names, skip_rows_after_names=1, block_size=self._block),
+            read_options=arrow_csv.ReadOptions(
+                column_names=self.names, skip_rows_after_names=int(self._named), block_size=self._block
+            ),
             parse_options=arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=refuse),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(self.names, pa.string()),
@@ -104,6 +107,13 @@ class CsvFile:
             raise self._error(self._not_utf8()) from error
         except csv.Error as error:
             raise self._error(str(error)) from error
+        if not self._named:
+            return [f"c{number}" for number in range(len(names))]
+        if names and all(map(_is_number, names)) and not all(map(str.isdigit, names)):
+            raise self._error(
+                f"its first line holds numbers, {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, and names no columns. "
+                "Name them, or set data.header=false, which calls them c0, c1, ..."
+            )
         names = [name or f"{UNNAMED}{number}" for number, name in enumerate(names)]
         self._check_names(names)
         return names
@@ -142,7 +152,7 @@ class CsvFile:
         """The first row of other than the header's number of cells."""
         with self._text() as lines:
             rows = (row for row in csv.reader(lines, delimiter=self.delimiter) if row)
-            return next(number for number, row in enumerate(rows, -1) if len(row) != len(self.names))
+            return next(number for number, row in enumerate(rows, -int(self._named)) if len(row) != len(self.names))
 
     def _not_utf8(self) -> str:
         with opened(self.path) as file:
@@ -173,3 +183,11 @@ class CsvFile:
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(f"cannot read {self.path}: {reason}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

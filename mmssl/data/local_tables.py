@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import xxhash
 
@@ -101,6 +102,9 @@ class FileTable(Table):
 
     def column(self, name: str) -> list[Any]:
         return self._open([name]).column(name)
+
+    def pandas(self, name: str) -> pd.Series:
+        return self._open([name]).pandas(name)
 
     def class_names(self, name: str) -> list[str] | None:
         return self._open([name]).class_names(name)

@@ -7,6 +7,8 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmssl.data.archives import KINDS as ARCHIVES
+from mmssl.data.archives import archive_table
 from mmssl.data.beside import Beside
 from mmssl.data.folder import DataFile, class_of, media_files, table_files
 from mmssl.data.formats import all_formats, has_suffix, is_table, lined, listed, one_format, suffix_of
@@ -88,8 +90,9 @@ def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFo
     if tables and media:
         table = listed_table(folder, tables, media, lambda files: _read(list(files), path, None, table_format), path, split)
     else:
+        each_file = table_format.series is not None and table_format.series.chosen == "files"  # so that folders name classes
         one_format(sorted(inside.first().values()), path, inside.counts)
-        files = table_files(folder, tables, path) if tables else media_files(folder, media, path)
+        files = table_files(folder, tables, path) if tables and not each_file else media_files(folder, tables or media, path)
         table = _read(files, path, split, table_format)
     table.notes = [*table.notes, *notes]
     return table
@@ -110,6 +113,8 @@ def _read(files: list[DataFile], path: str, split: str | None, table_format: Tab
     table: Table
     if _by_lines(files) and (columns := [name for name in kinds if all(name in lined(suffix_of(file.name)) for file in paths)]):
         table = lines_table(columns, paths, path)
+    elif kinds[0] in ARCHIVES:
+        table = archive_table(kinds[0], paths, path)
     elif not is_table(paths[0].name):
         table = MediaTable(kinds, [str(file) for file in paths], [file.label for file in chosen])
     else:
@@ -117,7 +122,7 @@ def _read(files: list[DataFile], path: str, split: str | None, table_format: Tab
         from mmssl.data.local_tables import files_table
 
         table = files_table(kinds[0], paths, path, [file.path for file in files], table_format)
-        table.beside = Beside(paths, partial(_rows_in, kinds[0], path, table_format))
+        table.beside = Beside(paths, partial(_rows_in, kinds[0], path, table_format), [file.label for file in chosen])
     table.parts = paths
     return table
 

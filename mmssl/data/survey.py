@@ -182,7 +182,7 @@ def _media_candidates(inside: Inside, path: str) -> tuple[Candidate, ...]:
         alone = len(own) == len(inside.counts)
         place = path if alone else f"{path.rstrip('/')}/**/*{max(own, key=lambda suffix: own[suffix])}"
         found.append(Candidate(modality.name, place, own, modality.columns[0]))
-    return tuple(sorted(found, key=lambda candidate: -sum(candidate.suffixes.values())))
+    return tuple(sorted(found, key=lambda found: (-sum(found.suffixes.values()), not find(found.modality).lined)))
 
 
 def _with(survey: Survey, **changes: Any) -> Survey:

@@ -58,13 +58,14 @@ GENERAL: Mapping[str, Callable[[Size], Suited]] = {
 
 def automatic_keys(data: Mapping[str, Any]) -> list[str]:
     """The dotted keys of a recipe's data that are to be taken from the samples; some others have `auto` for a value of theirs."""
-    return [key for key, value in _leaves(data, ()) if value == AUTO and (key in GENERAL or key.startswith("modalities."))]
+    return [key for key, value in leaves(data) if value == AUTO and (key in GENERAL or key.startswith("modalities."))]
 
 
-def _leaves(data: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def leaves(data: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """The values of a recipe's data by dotted key."""
     for key, value in data.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, (*above, str(key)))
+            yield from leaves(value, (*above, str(key)))
         else:
             yield ".".join((*above, str(key))), value
 

@@ -155,9 +155,10 @@ class Recipe:
         return any(type(part).constructor.predicts for part in self._objectives)
 
     @property
-    def label_kind(self) -> Literal["classification", "regression"] | None:
+    def label_kind(self) -> Literal["classification", "regression", "multi_label"] | None:
         """What the objective takes its labels for, if its key `kind` says it."""
         kinds = {part.values().get("kind") for part in self._learners}
+        kinds = {"classification" if kind == "ordinal" else kind for kind in kinds}
         return kinds.pop() if len(kinds) == 1 else None
 
     @property

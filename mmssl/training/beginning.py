@@ -12,7 +12,9 @@ from mmssl.data.survey import Survey, survey
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.modality import Claim, find
 from mmssl.plugins import installed
-from mmssl.recipe import Recipe, load, yaml12
+from mmssl.recipe import Recipe, RecipeError, load, yaml12
+from mmssl.recipe.automatic import leaves
+from mmssl.recipe.recipe import override
 from mmssl.training.build import build, cut_stream
 from mmssl.training.pace import samples_per_second
 from mmssl.training.splits import open_splits
@@ -142,14 +144,15 @@ def starter_of(found: Found) -> Path:
     return path
 
 
-def write(found: Found, output: Path, command: str) -> Recipe:
+def write(found: Found, output: Path, command: str, overrides: Sequence[str] = ()) -> Recipe:
     """Write the starter recipe for data, nothing left to be taken from them. Returns it, as `load` reads it.
 
-    command: by which it was made.
+    command: by which it was made. overrides: texts `key=value` for keys of the starter recipe. RecipeError for others.
     """
     starter = starter_of(found)
     data = {f"data.{key}": value for key, value in {"path": found.path, **found.given}.items()}
     changes = data | ({"data.columns": found.columns} if found.columns else {})
+    changes |= dict(leaves(override({}, overrides)))
     settled = load(starter, changes)
     reasons = {key: suited.why for key, suited in settled.settled.items()}
     values = changes | {key: suited.value for key, suited in settled.settled.items()}
@@ -184,7 +187,8 @@ def _filled(starter: Path, values: Mapping[str, Any], reasons: Mapping[str, str]
         if key == "data.path":  # what is new of the section stands behind it
             for other in [other for other in left if other.startswith("data.")]:
                 yield f"{parts['indent']}{other.removeprefix('data.')}: {_flow(left.pop(other))}"
-    assert not left, f"{starter} has no line for {', '.join(left)}"
+    if left:
+        raise RecipeError(f"the starter recipe has no {', '.join(left)}: write the recipe without, and add it there")
 
 
 def _flow(value: Any) -> str:

@@ -463,7 +463,9 @@ def test_missing_columns():
         Source.from_rows(ROWS, {"label": "siz"})
     with pytest.raises(LookupError, match=r"no column for 'image' \(looked for image, img\); it has text, size\. Name one, as in"):
         Source.from_rows(ROWS).places(modality("image", ("image", "img")))
-    with pytest.raises(ValueError, match=r"columns\.label must be one column; got \['text'\]"):
+    with pytest.raises(
+        ValueError, match=r"columns\.label must be the name of one column, or a list of several, each once; got \['text'\]"
+    ):
         Source.from_rows(ROWS, {"label": ["text"]}).labels()
 
 
