@@ -60,8 +60,8 @@ def test_page_holds_means_and_what_was_run(module: Any, tmp_path: Path) -> None:
     cells.add(about | {"row": "pretrained", "main": 12.0, "scores": {"a_10": 33.0}} | took)
     page = module.page(module.Cells(tmp_path, module.PAGE))
     assert (
-        "| `image/x` | digits | 1.0 min, 1,200 samples | 2 | 52.0 (50.0 to 54.0) [30.0] | 40.0 (40.0 to 40.0) ± 1.5 [30.0] | - | "
-        "60.0 (60.0 to 60.0) (counting) |"
+        "| `image/x` | digits | 1.0 min, 1,200 samples | 2 | 52.0 (50.0 to 54.0) [30.0] | - | 40.0 (40.0 to 40.0) ± 1.5 "
+        "[30.0] | - | 60.0 (60.0 to 60.0) (counting) |"
     ) in page
     assert "| `pairs/y` | glyphs | retrieval test | 1.0 min, 1,200 samples | 1 | 12.0 [33.0] | - | - |" in page
     assert page.count("`mmssl train x`, 2 x86_64 cores") == 1
