@@ -97,11 +97,24 @@ def parser() -> argparse.ArgumentParser:
     add_processes(command)
     command.set_defaults(run=train)
 
+    command = commands.add_parser("new", help="look at your data and write a first recipe for them")
+    command.add_argument("data", help="folder, file, pattern or Hub id")
+    what = "the recipe to write; default: recipe.yaml"
+    command.add_argument("--output", type=Path, default=Path("recipe.yaml"), metavar="FILE", help=what)
+    command.add_argument("--modality", help="what the data are to be read as; needed where several are as likely")
+    command.add_argument("--label", metavar="COLUMN", help="labels to score the encoder by; it does not learn from them")
+    what = "other values for keys of the starter recipe, as in train.max_minutes=10"
+    command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=what)
+    command.add_argument("--train", action="store_true", help="run the recipe at once")
+    add_table_format(command)
+    command.set_defaults(run=new)
+
     command = commands.add_parser("evaluate", help="probe a frozen model beside raw features and random weights")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
-    command.add_argument("--label", help="label column (bundled data know theirs)")
-    kinds = ["classification", "regression"]
+    what = "label column (bundled data know theirs); several where each says of a label by 1 or 0 whether it applies"
+    command.add_argument("--label", nargs="+", help=what)
+    kinds = ["classification", "regression", "multi_label"]
     command.add_argument("--kind", choices=kinds, help="what the labels are; default: classes if text or few whole numbers")
     command.add_argument("--retrieval", action="store_true", help="let modalities find each other's samples, in place of probes")
     command.add_argument("--zero-shot", action="store_true", help="classify by the names of the classes, in place of probes")
@@ -150,7 +163,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
     command.add_argument("--split", help="part of the data; all of it if left out")
-    command.add_argument("--label", help="column of true labels, to score the predictions by")
+    what = "column of true labels, or several of 0 and 1, to score the predictions by"
+    command.add_argument("--label", nargs="+", help=what)
     command.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the data to write beside them; default: all")
     command.add_argument("--output", type=Path, required=True, help="the parquet or csv file to write")
     command.set_defaults(run=predict)
@@ -198,8 +212,14 @@ def add_export(commands: Any) -> None:
     """The command that writes a model in another form."""
     command = commands.add_parser("export", help="a model in a form that needs no mmssl")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
+    form = command.add_mutually_exclusive_group(required=True)
     what = "write a folder with code of its own, for AutoModel.from_pretrained(FOLDER, trust_remote_code=True)"
-    command.add_argument("--remote-code", required=True, metavar="FOLDER", help=what)
+    form.add_argument("--remote-code", metavar="FOLDER", help=what)
+    what = "write a graph for onnxruntime, of any batch and sizes, with its processor; checked there (extra onnx)"
+    form.add_argument("--onnx", metavar="FOLDER", help=what)
+    what = "write a model of transformers' own classes, with its processor, if the settings allow it; checked without mmssl"
+    form.add_argument("--native", metavar="FOLDER", help=what)
+    command.add_argument("--modality", help="which of the model's modalities; needed for --onnx if it has several")
     command.set_defaults(run=export)
 
 
@@ -226,17 +246,24 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--modality", help="which of the model's modalities; needed if it has several")
     command.add_argument("--column", nargs="+", help="dataset column of the modality, several for a table")
     command.add_argument("--batch-size", type=int, default=256)
+    add_table_format(command)
+    what = "what to do with a sample that cannot be read"
+    command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
+    add_processes(command)
+
+
+def add_table_format(command: argparse.ArgumentParser) -> None:
+    """What commands say about the cells of table files."""
     command.add_argument("--missing", nargs="+", default=[], metavar="WORD", help="words that are missing values in table files")
     command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="string or number, where read as the other")
+    what = "sign that parts several values in a cell, such as genres='|'"
+    command.add_argument("--lists", nargs="+", default=[], metavar="COLUMN=SIGN", help=what)
     command.add_argument("--delimiter", help="of csv files: one character, or tab")
     command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
     command.add_argument(
         "--no-header", action="store_true", help="csv files have no names of columns, which are called c0, c1, ..."
     )
     command.add_argument("--series", metavar="KEYS", help="how rows make series, as in '{by: id, time: t, values: [x, y]}'")
-    what = "what to do with a sample that cannot be read"
-    command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
-    add_processes(command)
 
 
 def table_format(options: argparse.Namespace) -> Any:
@@ -245,14 +272,33 @@ def table_format(options: argparse.Namespace) -> Any:
 
     from mmssl.data.table_format import TableFormat
 
-    types = dict(pair.split("=", 1) for pair in options.types)
-    said = {"missing": options.missing, "types": types, "delimiter": options.delimiter, "decimal": options.decimal}
+    types, lists = (dict(pair.split("=", 1) for pair in pairs) for pairs in (options.types, options.lists))
+    said = {"missing": options.missing, "types": types, "lists": lists, "delimiter": options.delimiter, "decimal": options.decimal}
     said |= {"header": not options.no_header}
     if options.series is not None:
         from mmssl.recipe.yaml12 import parse
 
         said["series"] = parse(options.series, "--series")
     return TypeAdapter(TableFormat).validate_python(said)
+
+
+def new(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    made = api.new(
+        options.data,
+        options.output,
+        modality=options.modality,
+        label=options.label,
+        table_format=table_format(options),
+        overrides=options.set,
+    )
+    for line in made.lines:
+        print(line)
+    print(f"recipe in {options.output}: mmssl train {options.output}")
+    if options.train:
+        options.recipe, options.overrides = options.output, []
+        train(options)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -318,7 +364,7 @@ def evaluate(options: argparse.Namespace) -> None:
         options.data,
         modality=options.modality,
         column=options.column,
-        label=options.label,
+        label=one_or_several(options.label),
         kind=options.kind,
         train_split=options.train_split,
         test_split=options.test_split,
@@ -341,7 +387,7 @@ def evaluate_pairs(options: argparse.Namespace) -> None:
         raise ValueError(f"--columns takes USE=COLUMN, as in image=picture or label=kind; got {wrong[0]!r}")
     columns: dict[str, Any] = dict(each.split("=", 1) for each in options.columns)
     if options.label:
-        columns["label"] = options.label
+        columns["label"] = one_or_several(options.label)
     if options.column:
         if not options.modality:
             raise ValueError("--column names the column of --modality, which is left out; or say --columns MODALITY=COLUMN")
@@ -372,6 +418,11 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
 def samples(options: argparse.Namespace) -> dict[str, Any]:
     """How samples are read and encoded."""
     return {"batch_size": options.batch_size, "on_error": options.on_error, "table_format": table_format(options)}
+
+
+def one_or_several(names: list[str] | None) -> str | list[str] | None:
+    """Columns that an option names."""
+    return names[0] if names is not None and len(names) == 1 else names
 
 
 def places(options: argparse.Namespace) -> dict[str, Any]:
@@ -446,7 +497,7 @@ def predict(options: argparse.Namespace) -> None:
         options.model,
         options.data,
         options.output,
-        label=options.label,
+        label=one_or_several(options.label),
         **places(options),
         **samples(options),
     )
@@ -484,10 +535,18 @@ def push(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from mmssl.publish import export_remote_code
+    from mmssl import publish
 
-    names = export_remote_code(options.model, options.remote_code)
-    print(f"{len(names)} files in {options.remote_code}; it loads with trust_remote_code=True, without mmssl")
+    if options.modality and not options.onnx:
+        raise ValueError("--modality has a meaning for --onnx alone, as the other forms hold the whole model: leave it out")
+    if options.onnx:
+        done = publish.export_onnx(options.model, options.onnx, options.modality)
+    elif options.native:
+        done = publish.export_native(options.model, options.native)
+    else:
+        done = publish.export_remote_code(options.model, options.remote_code)
+    same = "" if done.difference is None else f"; outputs differ by at most {done.difference:.1g}"
+    print(f"{len(done.names)} files in {done.folder}; {done.how}{same}")
 
 
 def show_list(options: argparse.Namespace) -> None:

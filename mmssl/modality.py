@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from mmssl.draws import Draws
 from mmssl.plugins import installed, load
 from mmssl.tokens import Tokens
 from mmssl_catalogue import points
+
+T = TypeVar("T")
 
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
@@ -51,6 +53,26 @@ class Content:
     missing: float | None = None
     example: str = ""
     odd: tuple[Odd, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a modality would read of a table's columns: one, or several where it reads a whole row.
+
+    certainty: 1 where nothing else can be meant, 0.5 where something else may as well be. why: what it knows them by.
+    """
+
+    columns: str | list[str]
+    certainty: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Suited:
+    """A value of a recipe's key that suits some samples, and why, for who reads the recipe."""
+
+    value: Any
+    why: str
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,17 @@ class Patch:
     axes: tuple[int, int] = (2, 3)
 
 
+class Axis(NamedTuple):
+    """An axis of inputs along which batches may differ in size.
+
+    name: the same for axes of one size. unit: sizes are multiples of it. longest: the largest number of units; None: any.
+    """
+
+    name: str
+    unit: int = 1
+    longest: int | None = None
+
+
 class Adapter(nn.Module, ABC):
     """A collated batch of one modality to `Tokens`, and what masked modelling reconstructs for each of them.
 
@@ -217,6 +250,8 @@ class Adapter(nn.Module, ABC):
     """Whether `pictures` shows samples as pictures in colour, for encoders that know nothing else."""
     mixable: bool = False
     """Whether a weighted sum of two samples is a sample: then `continuous` says of which inputs."""
+    axes: Mapping[str, Mapping[int, Axis]] = {}
+    """By input name the axes, beside that of the samples, whose sizes may differ from batch to batch: exported graphs keep them."""
     point_dim: int = 0
     """Values of each point of float targets that are sets of points, whose order means nothing; 0: targets are no sets."""
 
@@ -243,6 +278,15 @@ class Adapter(nn.Module, ABC):
     def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
         """The inputs that may be mixed with those of another sample, where it is `mixable`: zero where a sample has nothing."""
         raise LookupError("samples of this modality cannot be mixed: a weighted sum of two of them is none")
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        """Random inputs, named as `Processor.sized` names them: the largest of `count` samples has `size` units of each of `axes`.
+
+        Others are smaller where the modality pads. A graph is exported by such, and checked on others.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} makes up no inputs, by which its graph could be checked: give it `made_up` and `axes`"
+        )
 
     def render(self, inputs: Inputs, size: int) -> "Rendering":
         """Views of each sample from outside, as pictures of `size` pixels a side, where `rendered_views` says that there are."""
@@ -360,6 +404,9 @@ class Modality:
     public: the families of public encoders that its adapter can be, each a `mmssl.model.public.Family`.
     served: what a pipeline of transformers calls the processor of a model that reads this alone; None: there is none.
     tasks: the Hub's names for the classification and the regression of samples, where it has one.
+    claim: some cells of each column of a table -> those that hold samples of it; None if there are none.
+    suited: some raw samples -> values for keys of a recipe that are `auto`, by key below the modality (`processor.size`). Samples
+        that cannot be read are passed over: the loader deals with them.
     """
 
     name: str
@@ -381,6 +428,15 @@ class Modality:
     served: Literal["image_processor", "feature_extractor", "tokenizer"] | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
     public: Callable[[], Sequence[Any]] = tuple
+    claim: Callable[[Mapping[str, Sequence[Any]]], Claim | None] = lambda columns: None
+    suited: Callable[[Sequence[Any]], Mapping[str, Suited]] = lambda samples: {}
+
+    def claimed(self, columns: Mapping[str, Sequence[Any]]) -> Claim | None:
+        """What it would read of a table: a column that names its files, else what it knows by the cells."""
+        for name, cells in columns.items():
+            if self.suffixes and are_files(cells, self.suffixes):
+                return Claim(name, 1.0, f"files, in column {name}")
+        return self.claim(columns)
 
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:
@@ -405,6 +461,23 @@ def find(name: str) -> Modality:
             f"entry point {points()[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; "
             f"got {type(found).__name__}"
         )
+    return found
+
+
+def are_files(cells: Sequence[Any], suffixes: Sequence[str]) -> bool:
+    """Whether all cells that are there name a file of such a suffix, as text or in a record {"path": ...}."""
+    named = [cell.get("path") if isinstance(cell, Mapping) else cell for cell in cells if cell is not None]
+    return bool(named) and all(isinstance(name, str) and name.lower().endswith(tuple(suffixes)) for name in named)
+
+
+def readable(samples: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
+    """What is read of those raw samples that can be read."""
+    found = []
+    for raw in samples:
+        try:
+            found.append(read(raw))
+        except (ValueError, TypeError, OSError):
+            continue
     return found
 
 

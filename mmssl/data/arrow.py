@@ -51,6 +51,8 @@ class ArrowTable(Table):
 
     def class_names(self, name: str) -> list[str] | None:
         feature = self._features[name]
+        if isinstance(feature, datasets.List | datasets.LargeList):
+            feature = feature.feature
         return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
     def select(self, names: Sequence[str]) -> "ArrowTable":

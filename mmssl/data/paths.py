@@ -19,7 +19,7 @@ from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import MediaTable, Table
 from mmssl.data.walk import MAGIC, SHOWN, match
 
-BUNDLED = "bundled:"
+BUNDLED, SYNTHETIC = "bundled:", "synthetic:"
 
 _HUB_ID = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
@@ -33,6 +33,10 @@ def open_table(path: str, split: str | None, table_format: TableFormat = PLAIN) 
         from mmssl.data.bundled import bundled_table
 
         return bundled_table(path.removeprefix(BUNDLED), split)
+    if path.startswith(SYNTHETIC):
+        from mmssl.data.synthetic import synthetic_table
+
+        return synthetic_table(path.removeprefix(SYNTHETIC), split)
     local = Path(path).expanduser()
     if local.is_file():
         return _read([DataFile(local)], path, split, table_format)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mmssl.data.beside import beside_table
+from mmssl.data.label_lists import TogetherTable, parted_table
 from mmssl.data.labels import Kind, Labels, natural_classes
 from mmssl.data.named import Called, named_table
 from mmssl.data.paths import open_table
@@ -54,7 +55,7 @@ class Source:
         table_format: TableFormat = PLAIN,
         called: Called | None = None,
     ) -> None:
-        table = open_table(path, split, table_format)
+        table = parted_table(open_table(path, split, table_format), table_format.lists)
         self._setup(_in_series(table, table_format.series, path, columns), path, split, columns, called)
         if limit is not None:
             self._keep(limit)
@@ -89,9 +90,25 @@ class Source:
         self.columns = known | (columns or {})
         for use, names in self.columns.items():
             self._check_columns(use, _names(names))
+        self._together: dict[str, list[str]] = {}
+        labels = self.columns.get(LABEL)
+        if not (labels is None or isinstance(labels, str)):
+            self._label_together(labels)
         self.called: Called = called or {}
         if unknown := [name for name in self.called if name not in self.column_names]:
             raise LookupError(f"{self} has no column {unknown[0]!r}, named in `called`; it has {', '.join(self.column_names)}")
+
+    def _label_together(self, names: list[str]) -> None:
+        """Make one column of lists of several that say of a label each whether it applies."""
+        name = ", ".join(names)
+        if name in self.column_names or len(set(names)) < len(names):
+            raise ValueError(f"{self}: columns.label must be the name of one column, or a list of several, each once; got {names}")
+        self._table, self._together = TogetherTable(self._table, name, names), {name: names}
+        self.columns = {**self.columns, LABEL: name}
+
+    def made_from(self, column: str) -> list[str]:
+        """The columns of the data that a column is read from: itself, or of several label columns each."""
+        return self._together.get(column, [column])
 
     def _check_columns(self, use: str, names: list[str]) -> None:
         for name in names:
@@ -164,6 +181,11 @@ class Source:
     def column_names(self) -> list[str]:
         """Names of the dataset's columns."""
         return self._table.columns
+
+    @property
+    def stored_columns(self) -> list[str]:
+        """Names of the columns that the data hold, without what is made of several."""
+        return [name for name in self.column_names if name not in self._together]
 
     def cut(self, counts: Sequence[int]) -> "Source":
         """The same rows with `counts` samples in each, one for every piece of a long one (`Processor.pieces`)."""
@@ -272,8 +294,7 @@ class Source:
         name = self.columns.get(LABEL)
         if name is None:
             return None
-        if not isinstance(name, str):
-            raise ValueError(f"{self}: columns.label must be one column; got {name}")
+        assert isinstance(name, str), "several were put together"
         found = Labels.read(self.cells(name), **self._label_place(name), kind=kind, like=like)
         return replace(found, column=name)
 

@@ -11,6 +11,7 @@ from mmssl.data.series import SeriesOptions
 ColumnType = Literal["string", "number"]
 Decimal = Literal[".", ","]
 Delimiter = Annotated[str, Field(pattern=r"^(.|tab|\t)$")]
+Sign = Annotated[str, Field(min_length=1)]
 TAB = "tab"
 SIGNS = {TAB: "\t"}
 """Delimiters that have a name, as they are hard to type."""
@@ -26,6 +27,7 @@ class TableFormat:
     decimal: the decimal sign of numbers in csv files.
     header: whether the first line of csv files names the columns; else these are called c0, c1, ...
     series: how rows make series; null: a row is a sample.
+    lists: columns whose cells hold several values, with the sign that parts them: {genres: "|"}; an empty cell holds none.
     """
 
     missing: tuple[str, ...] = ()
@@ -34,6 +36,7 @@ class TableFormat:
     decimal: Decimal = "."
     header: bool = True
     series: SeriesOptions | None = None
+    lists: Mapping[str, Sign] = field(default_factory=dict, repr=False)  # no copy of files depends on it
 
     @property
     def table_format(self) -> "TableFormat":

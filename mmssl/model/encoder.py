@@ -127,7 +127,8 @@ class Encoder(nn.Module):
 
     def reach(self, tokens: Tokens, causal: bool) -> Callable[[int, int], tuple[Any, Complex[Tensor, "b n 1 p"] | None]]:
         """By number of the layer, and of the first token that asks: which tokens attend to which, and how they are turned."""
-        x, made = tokens.values, dict[tuple[bool, int], Any]()
+        x = tokens.values
+        made: dict[tuple[bool, int], Any] = {}
         turns = {False: self.turn(tokens), True: None if self.local_rotary is None else self.local_rotary(tokens.coords)}
 
         def of(number: int, first: int) -> tuple[Any, Complex[Tensor, "b n 1 p"] | None]:

@@ -1,18 +1,17 @@
 """A model as a folder that brings its own code: `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)` without mmssl."""
 
 import ast
-import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from mmssl import files
-from mmssl.model import LabelHead, MMSSLConfig, faced, load_model, no_weights_bar
+from mmssl.model import MMSSLConfig, faced, load_model, no_weights_bar
+from mmssl.model.needed import TASKS, name_classes, task_of
+from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.plugins import points
-from mmssl.processor import MMSSLProcessor
 from mmssl.publish.flat import Flat
+from mmssl.publish.place import Exported, model_of, new_place
 
 TITLES = {
     "mmssl.model.config": "configuration_mmssl",
@@ -22,12 +21,10 @@ TITLES = {
     "mmssl_catalogue": "mmssl_catalogue",
 }
 """The usual names of files of code in a model's folder."""
-TRAINING = {"augment", "mask", "example", "golden", "picture", "draw", "strong"}
+TRAINING = {"augment", "mask", "example", "golden", "picture", "draw", "strong", "claim", "suited"}
 """Fields of a modality that only training, its pictures and its tests ask for."""
 TRAINED = {"fit", "contents", "reference", "aspect", "pictures", "render"}
 """Methods of processors and adapters that only training asks for."""
-TASKS = ("AutoModelForAudioClassification", "AutoModelForImageClassification", "AutoModelForSequenceClassification")
-"""The Auto classes under which a model with a label head is registered."""
 
 INSTALLED = "def installed():\n    return list(points())\n\ndef load(point):\n    return point()\n"
 
@@ -74,12 +71,6 @@ def code_of(config: MMSSLConfig) -> dict[str, str]:
     return flat.files(header)
 
 
-def task_of(config: MMSSLConfig) -> str:
-    """The class of a model with a label head."""
-    assert config.label_head is not None
-    return "MMSSLForRegression" if LabelHead(**config.label_head).kind == "regression" else "MMSSLForClassification"
-
-
 def write_remote_code(folder: Path, config: MMSSLConfig) -> None:
     """Put the code beside a saved model, and tell transformers in its files which classes are where."""
     for name, text in code_of(config).items():
@@ -88,28 +79,18 @@ def write_remote_code(folder: Path, config: MMSSLConfig) -> None:
     if config.label_head is not None:
         classes |= dict.fromkeys(TASKS, f"modeling_mmssl_tasks.{task_of(config)}")
     processor = {"AutoProcessor": "processing_mmssl.MMSSLProcessor"}
-    _tell(folder / "config.json", classes | processor)
-    _tell(folder / "processor_config.json", processor)
+    name_classes(folder / "config.json", classes | processor)
+    name_classes(folder / "processor_config.json", processor)
 
 
-def _tell(file: Path, classes: dict[str, str]) -> None:
-    """Add `auto_map` to a JSON file."""
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(content | {"auto_map": classes}, indent=2) + "\n", encoding="utf-8")
-
-
-def export_remote_code(model: str | Path, folder: str | Path) -> list[str]:
-    """Write a saved model with the code that it needs to a new folder; returns the names of its files.
+def export_remote_code(model: str | Path, folder: str | Path) -> Exported:
+    """Write a saved model with the code that it needs to a new folder.
 
     model: folder of a model or of a run, or Hub id. FileExistsError if the folder is there already.
     """
-    place = Path(folder)
-    if place.exists():
-        raise FileExistsError(f"{place} exists already; give another folder")
-    inner = Path(model) / "model"
-    source = inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
-    loaded, processor = load_model(source), MMSSLProcessor.from_pretrained(source)
-    with files.new_folder(place) as new:
+    source = model_of(model)
+    loaded, processor = load_model(source), saved_processor(source)
+    with new_place(folder) as new:
         with no_weights_bar():
             faced(loaded).save_pretrained(new)
         processor.save_pretrained(new)
@@ -118,4 +99,4 @@ def export_remote_code(model: str | Path, folder: str | Path) -> list[str]:
             shutil.copy(card, new / card.name)
         write_remote_code(new, loaded.config)
         (new / "model.safetensors").chmod((new / "config.json").stat().st_mode)
-    return sorted(path.name for path in place.iterdir())
+    return Exported(Path(folder), "it loads with trust_remote_code=True, without mmssl")

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mmssl.model.public.source import Source
 from mmssl.model.public.weights import How, Same
@@ -93,6 +96,34 @@ def _named(name: str, number: int, part: str) -> str:
 
 
 @dataclass(frozen=True)
+class Ours:
+    """Settings of a model of one modality, with all defaults: of the encoder, the adapter and the processor."""
+
+    encoder: Mapping[str, Any]
+    adapter: Mapping[str, Any]
+    processor: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Native:
+    """The way back: how a model of ours becomes one of the family.
+
+    kind: its `model_type`. config: keys of its configuration that no `Of` of the family says, from our settings.
+    serve: writes the files of its processor into a folder. samples: raw samples that both processors should read alike.
+    run: what the model in a folder makes of raw samples, with its own processor: encoded tokens in our order, and which are real.
+    free: names of our settings that need not come back. opener: the class of transformers that opens it.
+    """
+
+    kind: str
+    config: Callable[[Ours], Mapping[str, Any]]
+    serve: Callable[[Path, Ours, Config], None]
+    samples: Callable[[Ours], list[Any]]
+    run: Callable[[Path, Sequence[Any]], tuple[Tensor, Tensor]]
+    free: frozenset[str] = frozenset()
+    opener: str = "AutoModel"
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of public encoders.
 
@@ -106,6 +137,7 @@ class Family:
     tower: of a model of several encoders, the key of the configuration of this one; its weights begin with what `strip` says.
     describe: makes the configuration, where there is none in a file.
     pooling: whether files of sentence-transformers beside it may say how it pools.
+    native: the way back; None: transformers has no such class.
     """
 
     name: str
@@ -120,6 +152,7 @@ class Family:
     tower: str | None = None
     describe: Callable[[Source], Config] | None = None
     pooling: bool = False
+    native: Native | None = None
 
     def is_left(self, name: str) -> bool:
         """Whether a weight of theirs stays behind."""

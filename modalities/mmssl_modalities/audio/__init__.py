@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
+from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality, Patch
 from mmssl.model.positions import GridPositions
 from mmssl.tokens import Tokens
 from mmssl_modalities.audio.aspects import CLASSES, MFCC, chroma, cqt, cqt_bins, mfcc, pitch_classes
 from mmssl_modalities.audio.augment import AudioAugment
 from mmssl_modalities.audio.file import SUFFIXES
 from mmssl_modalities.audio.processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor, Positive
+from mmssl_modalities.audio.starting import claim, suited
 from mmssl_modalities.audio.stem import StemNorm, WaveformStem
 
 __all__ = ["AUDIO", "AudioAdapter", "AudioAugment", "AudioProcessor"]
@@ -75,6 +76,7 @@ class AudioAdapter(Adapter):
             self.input_names = (WAVEFORM, LENGTHS)
             self.target_sizes = {"waveform": STRIDE * processor.channels}
             self.aspects = {"mfcc": MFCC, "cqt": cqt_bins(processor.sample_rate)}
+            self.axes = {WAVEFORM: {1: Axis("length")}}
             self.stem = WaveformStem(processor.channels, conv_width, width, conv_norm)
             return
         frames, self.bins = processor.patch
@@ -87,6 +89,7 @@ class AudioAdapter(Adapter):
             self.positions = GridPositions(rows, columns, width)
         values = frames * self.bins * processor.channels
         self.input_names = (FBANK, LENGTHS)
+        self.axes = {FBANK: {1: Axis("length")}}
         self.target_sizes = {"fbank": values}
         self.patch = Patch(frames, self.bins, processor.channels, axes=(0, 2))
         self.aspects = {"chroma": CLASSES}
@@ -103,8 +106,8 @@ class AudioAdapter(Adapter):
             sizes = None
             if LENGTHS in inputs:
                 sizes = torch.cat([self._times(inputs[LENGTHS]), torch.full_like(inputs[LENGTHS], rows)], 1)
-            identity = self.positions.of_each(times, rows, sizes).expand(len(values), -1, -1)
-        return Tokens(values, place.flatten(0, 1).expand(len(values), -1, -1), self._valid(inputs, times, rows), identity)
+            identity = self.positions(times, rows, sizes).expand(values.shape[0], -1, -1)
+        return Tokens(values, place.flatten(0, 1).expand(values.shape[0], -1, -1), self._valid(inputs, times, rows), identity)
 
     def _times(self, lengths: Int[Tensor, "b 1"]) -> Int[Tensor, "b 1"]:
         """Tokens in time of sounds that have so many patches without overlap."""
@@ -137,6 +140,14 @@ class AudioAdapter(Adapter):
             return {name: sounds}
         inside = torch.arange(sounds.shape[1], device=sounds.device) < inputs[LENGTHS]
         return {name: sounds.masked_fill(~inside.view(*inside.shape, *[1] * (sounds.dim() - 2)), 0)}
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        channels, lengths = self.processor.channels, (size - torch.arange(count) % size)[:, None]
+        if self.stem is not None:
+            sounds = {WAVEFORM: torch.randn(count, size, channels, STRIDE), LENGTHS: lengths}
+        else:
+            sounds = {FBANK: torch.randn(count, size, channels, self.frames, self.mel_bins), LENGTHS: lengths}
+        return self.continuous(sounds) | {LENGTHS: lengths}
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         name, rows = "fbank" if self.stem is None else "waveform", self._rows(inputs)
@@ -300,4 +311,6 @@ AUDIO = Modality(
     ),
     served="feature_extractor",
     tasks={"classification": "audio-classification"},
+    claim=claim,
+    suited=suited,
 )

@@ -6,6 +6,7 @@ from mmssl.model.public.layers import SIZE, UNPLACED, VIT
 from mmssl.model.public.source import Source
 from mmssl.model.public.table import Config, Family, Of, Row
 from mmssl.model.public.weights import Kernel, Prefixed
+from mmssl_modalities.audio.native import NATIVE
 
 PREPROCESSOR = "preprocessor_config.json"
 LENGTH, SHIFT = 25.0, 10.0
@@ -63,6 +64,7 @@ AST = Family(
     left=("classifier.*",),
     requires={"qkv_bias": (True,)},
     strip=("audio_spectrogram_transformer.",),
+    native=NATIVE,
 )
 
 FAMILIES = (AST,)

@@ -15,12 +15,13 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Patch
+from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality, Patch
 from mmssl.model.positions import GridPositions
 from mmssl.tokens import Tokens
 from mmssl_modalities.image.augment import ImageAugment
 from mmssl_modalities.image.decode import SUFFIXES
 from mmssl_modalities.image.processor import PIXELS, SIZES, ImageProcessor, Positive
+from mmssl_modalities.image.starting import claim, suited
 
 __all__ = ["IMAGE", "ImageAdapter", "ImageAugment", "ImageProcessor"]
 
@@ -81,6 +82,7 @@ class ImageAdapter(Adapter):
         self.proj = nn.Linear(values, width)
         self.target_sizes = {"pixels": values}
         self.patch = Patch(patch_size, patch_size, processor.channels)
+        self.axes = {PIXELS: {2: Axis("height", patch_size), 3: Axis("width", patch_size)}}
 
     def forward(self, inputs: Inputs) -> Tokens:
         patches = patchify(inputs[PIXELS], self.patch_size)
@@ -96,14 +98,14 @@ class ImageAdapter(Adapter):
         values, identity = self.proj(patches.to(self.proj.weight.dtype)), None
         if self.positions is not None:
             sizes = inputs[SIZES] // self.patch_size if SIZES in inputs else None
-            identity = self.positions.of_each(rows, columns, sizes).expand(len(patches), -1, -1)
+            identity = self.positions(rows, columns, sizes).expand(patches.shape[0], -1, -1)
         return Tokens(values, coords, self._valid(inputs), identity)
 
     def _spanned(
         self, coords: Float[Tensor, "b n 4"], span: float, inputs: Inputs, rows: int, columns: int
     ) -> Float[Tensor, "b n 4"]:
         """Coordinates of patch centres, from minus to plus `span` between the edges of the image."""
-        sides = coords.new_tensor([rows, columns]).expand(len(coords), 2)
+        sides = coords.new_tensor([rows, columns]).expand(coords.shape[0], 2)
         if SIZES in inputs:
             sides = (inputs[SIZES] // self.patch_size).to(coords.dtype)
         return F.pad((2 * (coords[..., 2:] + 0.5) / sides[:, None] - 1) * span, (2, 0))
@@ -115,6 +117,14 @@ class ImageAdapter(Adapter):
             sides = (inputs[SIZES] // self.patch_size).amax(1)[:, None, None].to(coords.dtype)
         scaled = (coords + 0.5) * (grid / sides) - 0.5
         return torch.cat([torch.zeros_like(coords[..., :2]), scaled[..., 2:]], -1)
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        assert self.patch is not None
+        rows, columns = size - torch.arange(count) % size, 1 + torch.arange(count) % (size + 1)
+        sizes = torch.stack([rows, columns.flip(0).clamp(max=size)], 1) * self.patch_size
+        sizes[0] = size * self.patch_size
+        side = size * self.patch_size
+        return self.continuous({PIXELS: torch.randn(count, self.patch.channels, side, side), SIZES: sizes}) | {SIZES: sizes}
 
     def pictures(self, inputs: Inputs) -> list[Float[Tensor, "3 _ _"]]:
         """Grey ones in three equal channels, each of its own size."""
@@ -281,4 +291,6 @@ IMAGE = Modality(
     ),
     served="image_processor",
     tasks={"classification": "image-classification"},
+    claim=claim,
+    suited=suited,
 )

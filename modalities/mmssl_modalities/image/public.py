@@ -28,6 +28,7 @@ from mmssl.model.public.layers import (
 from mmssl.model.public.source import OPEN_CLIP_CONFIG, Source
 from mmssl.model.public.table import Config, Family, Of, Row
 from mmssl.model.public.weights import Halves, How, Kernel, Prefixed, Same
+from mmssl_modalities.image.native import dinov2, dinov3, native, plain, vit
 
 PREPROCESSOR = "preprocessor_config.json"
 BILINEAR, BICUBIC = 2, 3
@@ -139,6 +140,7 @@ VIT_FAMILY = Family(
     left=LEFT,
     requires=BIASES,
     strip=("vit.",),
+    native=native("vit", vit),
 )
 DEIT = Family(
     name="DeiT",
@@ -160,6 +162,7 @@ DEIT = Family(
     left=LEFT,
     requires=BIASES,
     strip=("deit.",),
+    native=native("deit", plain),
 )
 IJEPA = Family(
     name="I-JEPA",
@@ -176,6 +179,7 @@ IJEPA = Family(
     left=LEFT,
     requires=BIASES,
     strip=("ijepa.",),
+    native=native("ijepa", plain),
 )
 DINOV2 = Family(
     name="DINOv2",
@@ -192,6 +196,7 @@ DINOV2 = Family(
     left=LEFT,
     requires=BIASES,
     strip=("dinov2.",),
+    native=native("dinov2", dinov2),
 )
 DINOV2_REGISTERS = Family(
     name="DINOv2 with registers",
@@ -213,6 +218,7 @@ DINOV2_REGISTERS = Family(
     left=LEFT,
     requires=BIASES,
     strip=("dinov2_with_registers.",),
+    native=native("dinov2_with_registers", dinov2),
 )
 
 DINOV3_TURNED: tuple[How, ...] = (Halves(), Halves(), Same(), Same())
@@ -264,6 +270,7 @@ DINOV3 = Family(
     ],
     left=LEFT,
     strip=("dinov3_vit.",),
+    native=native("dinov3_vit", dinov3),
 )
 
 CLIP_ENCODER = SIZE | UNPLACED | {"input_norm": True, "final_norm": False}
@@ -287,6 +294,7 @@ CLIP_VISION = Family(
     left=("post_layernorm.*", "visual_projection.*", *LEFT),
     strip=("vision_model.",),
     tower="vision_config",
+    native=native("clip_vision_model", plain),
 )
 SIGLIP_VISION = Family(
     name="SigLIP",
@@ -303,6 +311,7 @@ SIGLIP_VISION = Family(
     left=LEFT,
     strip=("vision_model.",),
     tower="vision_config",
+    native=native("siglip_vision_model", plain),
 )
 
 

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality, Rendering
+from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality, Rendering
 from mmssl.tokens import Tokens
 from mmssl_modalities.points.augment import PointsAugment
 from mmssl_modalities.points.files import AMBIGUOUS, SUFFIXES
 from mmssl_modalities.points.processor import CENTERS, GROUPS, VALID, PointsProcessor
+from mmssl_modalities.points.starting import claim, suited
 from mmssl_modalities.points.views import depth_maps
 
 __all__ = ["POINTS", "PointsAdapter", "PointsAugment", "PointsProcessor"]
@@ -68,11 +69,17 @@ class PointsAdapter(Adapter):
         super().__init__()
         self.point_dim = 3 + processor.channels
         self.target_sizes = {"points": processor.group_size * self.point_dim}
+        self.axes = {name: {1: Axis("groups")} for name in self.input_names}
         self.pointnet = MiniPointNet(self.point_dim, hidden_size, width)
 
     def forward(self, inputs: Inputs) -> Tokens:
         groups = inputs[GROUPS].to(self.pointnet.enter.weight.dtype)
         return Tokens(self.pointnet(groups), F.pad(inputs[CENTERS].float(), (1, 0)), inputs.get(VALID))
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        valid = torch.arange(size) < (size - torch.arange(count) % size)[:, None]
+        groups = torch.randn(count, size, self.target_sizes["points"] // self.point_dim, self.point_dim)
+        return {GROUPS: groups, CENTERS: 3 * torch.randn(count, size, 3), VALID: valid}
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         points = inputs[GROUPS].flatten(2).float()
@@ -170,5 +177,8 @@ POINTS = Modality(
     strong=(
         {"rotate": "so3", "scale": (0.7, 1.5), "shift": 0.5, "jitter": 0.05, "drop": 0.2, "drop_features": 0.5},
         {"crop": (0.4, 0.9), "groups": (0.5, 0.9), "rotate": "z", "jitter": 0.05},
+        {"regroup": 0.8, "rotate": "z", "scale": (0.7, 1.5)},
     ),
+    claim=claim,
+    suited=suited,
 )

@@ -16,7 +16,17 @@ from mmssl.tokens import Tokens
 from mmssl_modalities.tabular.columns import DATE_VALUES, MISSING, QuantileColumn
 from mmssl_modalities.tabular.picture import draw, picture
 from mmssl_modalities.tabular.processor import CLASSES, DATES, NUMBERS, TEXTS, TabularProcessor
-from mmssl_modalities.tabular.shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS, COLUMN_WORDS, COUNTS, SHARED_NAMES, SharedTokens
+from mmssl_modalities.tabular.shared import (
+    CELL_CLASSES,
+    CELL_NUMBERS,
+    CELL_WORDS,
+    COLUMN_WORDS,
+    COUNTS,
+    SHARED_AXES,
+    SHARED_NAMES,
+    SharedTokens,
+)
+from mmssl_modalities.tabular.starting import claim
 from mmssl_modalities.tabular.tokens import (
     TEXT_VALUES,
     Embedding,
@@ -74,6 +84,7 @@ class TabularAdapter(Adapter):
         self.shared = SharedTokens(width, embedding, processor.rules) if shared and embedding is not None else None
         if self.shared is not None:
             self.input_names, self.target_sizes, self.sparse_target = SHARED_NAMES, self.shared.target_sizes, True
+            self.axes = SHARED_AXES
             return
         self.numeric = embedding
         self.categories = nn.Embedding(processor.num_classes, width) if processor.categorical else None
@@ -81,6 +92,8 @@ class TabularAdapter(Adapter):
         self.words = WordTokens(processor.rules.text_buckets, width) if processor.texts else None
         columns = count + len(processor.categorical) + len(processor.dates) + len(processor.texts)
         self.num_tokens = columns
+        self.counts = (count, len(processor.categorical), len(processor.dates), len(processor.texts))
+        self.hashes = processor.rules.text_hashes
         self.missing = nn.Parameter(torch.empty(columns, width))
         self.column = nn.Parameter(torch.empty(columns, width))
         self.sparse_target = processor.has_missing
@@ -115,7 +128,21 @@ class TabularAdapter(Adapter):
             parts.append(self.words(inputs[TEXTS]))
         missing = torch.cat(gaps, 1)
         values = torch.where(missing[..., None], self.missing, torch.cat(parts, 1))
-        return Tokens(values, numbers.new_zeros(*missing.shape, 4), identity=self.column.expand(len(values), -1, -1))
+        return Tokens(values, numbers.new_zeros(*missing.shape, 4), identity=self.column.expand(values.shape[0], -1, -1))
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        if self.shared is not None:
+            return self.shared.made_up(count, size)
+        numbers, classes, dates, texts = self.counts
+        known = torch.randn(count, numbers)
+        most = 1 if self.categories is None else self.categories.num_embeddings
+        found = {
+            NUMBERS: known.masked_fill(known > 1, torch.nan),
+            CLASSES: torch.randint(most, (count, classes)),
+            DATES: torch.randn(count, dates, DATE_VALUES),
+            TEXTS: torch.randint(self.words.buckets if self.words else 1, (count, texts, self.hashes)),
+        }
+        return {name: found[name] for name in self.input_names}
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         if self.shared is not None:
@@ -282,4 +309,5 @@ TABULAR = Modality(
     draw=draw,
     strong=({"corruption": 0.6, "keep": 0.7},),
     tasks={"classification": "tabular-classification", "regression": "tabular-regression"},
+    claim=claim,
 )

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmssl.modality import Inputs, pad_stack
+from mmssl.modality import Axis, Inputs, pad_stack
 from mmssl.tokens import Tokens
 from mmssl_modalities.tabular.cells import DATES, bag, bucket, category_text, instant, is_missing, name_bag, to_number, to_seconds
 from mmssl_modalities.tabular.columns import CLIP, Column, DateColumn, HashedColumn, NumericColumn, TextColumn
@@ -22,6 +22,13 @@ CELL_WORDS = "table_cell_words"
 COLUMN_WORDS = "table_column_words"
 COUNTS = "table_columns"
 SHARED_NAMES = (CELL_NUMBERS, CELL_CLASSES, CELL_WORDS, COLUMN_WORDS, COUNTS)
+_COLUMNS = Axis("columns")
+SHARED_AXES = {
+    CELL_NUMBERS: {1: _COLUMNS},
+    CELL_CLASSES: {1: _COLUMNS},
+    CELL_WORDS: {1: _COLUMNS, 2: Axis("words")},
+    COLUMN_WORDS: {1: _COLUMNS, 2: Axis("name_words")},
+}
 PADDING = {CELL_NUMBERS: math.nan}
 """What rows are filled up with to the most columns, where it is not 0."""
 
@@ -146,6 +153,18 @@ class SharedTokens(nn.Module):
         there = number_there | class_there | (words > 0).any(-1, keepdim=True)
         coords = numbers.new_zeros(*numbers.shape, 4)
         return Tokens(torch.where(there, values, self.missing), coords, self._valid(inputs), self.names(inputs[COLUMN_WORDS]))
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        """Random cells; the second half of each row holds no numbers, the other no classes. Rows have `size` columns, or fewer."""
+        counts, second = size - torch.arange(count)[:, None] % size, torch.arange(size) >= size / 2
+        buckets, classes = self.words.buckets, self.categories.num_embeddings
+        return {
+            CELL_NUMBERS: torch.randn(count, size).masked_fill(second, torch.nan),
+            CELL_CLASSES: torch.randint(1, classes, (count, size)).masked_fill(~second, 0),
+            CELL_WORDS: torch.randint(1, buckets, (count, size, size)) * (torch.arange(size) < size / 2),
+            COLUMN_WORDS: torch.randint(1, buckets, (count, size, size + 1)),
+            COUNTS: counts,
+        }
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         classes = inputs[CELL_CLASSES]

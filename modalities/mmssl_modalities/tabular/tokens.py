@@ -100,6 +100,7 @@ class WordTokens(nn.Module):
 
     def __init__(self, buckets: int, width: int) -> None:
         super().__init__()
+        self.buckets = buckets
         self.table = nn.Parameter(torch.empty(1 + buckets, width))
         self.reset_parameters()
 

@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
+from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens, both_valid, numbered
 from mmssl_modalities.text.augment import TextAugment
 from mmssl_modalities.text.documents import LINED, SUFFIXES
 from mmssl_modalities.text.picture import draw, picture
 from mmssl_modalities.text.processor import IDS, LENGTHS, MASK, MORE, MORE_LENGTHS, TextProcessor, Window
+from mmssl_modalities.text.starting import claim, suited
 
 __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
 
@@ -60,6 +61,7 @@ class TextAdapter(Adapter):
         self.target_sizes = {"tokens": ids}
         self.embedding = nn.Embedding(vocab_size or ids, width)
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.axes = {IDS: {1: Axis("length", longest=learned_positions)}}
         self.positions: nn.Embedding | None = None
         if learned_positions is not None:
             self.has_identity = True
@@ -83,6 +85,11 @@ class TextAdapter(Adapter):
                 f"texts of {count} tokens need as many positions; this model has learned {len(table)}. Use its own processor"
             )
         return table[numbered(inputs[MASK] > 0)] if MASK in inputs else table[:count].expand(inputs[IDS].shape[0], -1, -1)
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        lengths = (size - torch.arange(count) % size)[:, None]
+        ids = torch.randint(self.target_sizes["tokens"], (count, size))
+        return {IDS: ids.masked_fill(torch.arange(size) >= lengths, 0), LENGTHS: lengths}
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         ids, valid = inputs[IDS], self._valid(inputs)
@@ -143,4 +150,6 @@ TEXT = Modality(
     strong=({"crop": (0.5, 0.9), "delete": 0.1, "replace": 0.2, "shuffle": 2},),
     served="tokenizer",
     tasks={"classification": "text-classification"},
+    claim=claim,
+    suited=suited,
 )

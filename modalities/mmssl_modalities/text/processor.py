@@ -218,8 +218,8 @@ class TextProcessor(Processor):
         return [Window(ids[first:last]) for first, last in windows(len(ids), self.room, self.overlap)]
 
     def beginning(self, raw: Any) -> Any:
-        """The first `max_tokens` tokens."""
-        return Window(self._ids(raw)[: self.max_tokens])
+        """As many of the first tokens as have room beside special ones."""
+        return Window(self._ids(raw)[: self.room])
 
     def hub_tokenizer(self) -> Any:
         """For `AutoTokenizer`: the same ids as `input_ids`, with an `attention_mask`, cut at `max_tokens` if asked."""
@@ -296,7 +296,7 @@ def read_text(raw: Any) -> str:
     if not text.strip():
         what = f"{len(text)} characters of white space" if text else "an empty one"
         raise ValueError(
-            f"a text needs at least one character that is not white space; got {what}. Drop it, or set data.on_error: skip"
+            f"a text needs at least one character that is not white space; got {what}. Give a placeholder text, or drop it"
         )
     return text
 

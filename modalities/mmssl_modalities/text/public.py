@@ -22,6 +22,7 @@ from mmssl.model.public.layers import (
 from mmssl.model.public.source import OPEN_CLIP_CONFIG, Source
 from mmssl.model.public.table import Config, Family, Of, Row
 from mmssl.model.public.weights import Embedded, Halves, Same, Stacked
+from mmssl_modalities.text.native import SIGLIP, electra, modernbert, native, placed, tower
 from mmssl_modalities.text.tokenizers import FastTokenizer, load_tokenizer
 
 LONGEST = 1_000_000
@@ -101,6 +102,7 @@ BERT_FAMILY = Family(
     requires=ABSOLUTE,
     strip=("bert.", "roberta."),
     pooling=True,
+    native=native("bert", placed),
 )
 
 
@@ -125,6 +127,7 @@ ELECTRA = Family(
     requires=ABSOLUTE,
     strip=("electra.",),
     pooling=True,
+    native=native("electra", electra),
 )
 DISTILBERT = Family(
     name="DistilBERT",
@@ -164,6 +167,7 @@ DISTILBERT = Family(
     left=("vocab_*", "pre_classifier.*", *HEADS),
     strip=("distilbert.",),
     pooling=True,
+    native=native("distilbert", placed),
 )
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -219,6 +223,7 @@ MODERNBERT = Family(
     },
     strip=("model.",),
     pooling=True,
+    native=native("modernbert", modernbert),
 )
 
 TOWER: Sequence[Row] = (
@@ -237,6 +242,7 @@ CLIP_TEXT = Family(
     left=("text_projection.*", "*position_ids"),
     strip=("text_model.",),
     tower="text_config",
+    native=native("clip_text_model", tower),
 )
 SIGLIP_TEXT = Family(
     name="SigLIP",
@@ -248,6 +254,7 @@ SIGLIP_TEXT = Family(
     left=("head.*", "*position_ids"),
     strip=("text_model.",),
     tower="text_config",
+    native=SIGLIP,
 )
 
 

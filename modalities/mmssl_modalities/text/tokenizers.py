@@ -133,14 +133,7 @@ def served(tokenizer: Tokenizer, max_tokens: int) -> PreTrainedTokenizerFast:
 
     The id of that token lies beyond the vocabulary: the adapter never looks up what an attention mask hides.
     """
-    if isinstance(tokenizer, FastTokenizer):
-        content = json.loads(tokenizer.content)
-    else:
-        alphabet = bytes_alphabet()
-        backend = tokenizers.Tokenizer(models.BPE({letter: byte for byte, letter in enumerate(alphabet)}, []))
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        backend.decoder = decoders.ByteLevel()
-        content = json.loads(backend.to_str())
+    content = json.loads(tokenizer.content if isinstance(tokenizer, FastTokenizer) else byte_level())
     content["post_processor"], content["truncation"], content["padding"] = None, None, None
     found: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(content)),
@@ -151,6 +144,14 @@ def served(tokenizer: Tokenizer, max_tokens: int) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
     )
     return found
+
+
+def byte_level() -> str:
+    """The tokenizer.json of one that makes the bytes of UTF-8 of a text, as `ByteTokenizer`."""
+    backend = tokenizers.Tokenizer(models.BPE({letter: byte for byte, letter in enumerate(bytes_alphabet())}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return str(backend.to_str())
 
 
 def bytes_alphabet() -> list[str]:

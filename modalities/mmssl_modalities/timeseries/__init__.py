@@ -9,12 +9,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmssl.modality import Adapter, Inputs, MaskPreference, Modality
+from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens
 from mmssl_modalities.timeseries.augment import TimeseriesAugment
 from mmssl_modalities.timeseries.files import SUFFIXES
 from mmssl_modalities.timeseries.picture import draw, picture
 from mmssl_modalities.timeseries.processor import OBSERVED, STATISTICS, TIMES, VALUES, TimeseriesProcessor
+from mmssl_modalities.timeseries.starting import claim, suited
 from mmssl_modalities.timeseries.tokens import (
     NUMBER_WIDTH,
     ConvStem,
@@ -82,6 +83,12 @@ class TimeseriesAdapter(Adapter):
         self.target_sizes = {self.patches_name: group * patch_size}
         if self.numbers is not None:
             self.target_sizes["statistics"] = 2 * group
+        rows = {} if self.mixed else {1: Axis("channels")}
+        whole = rows | {2: Axis("time")}
+        self.axes = {VALUES: whole, OBSERVED: whole, TIMES: {1: Axis("time")}}
+        self.channels = group if self.mixed else None
+        if processor.normalise == "instance":
+            self.axes |= {STATISTICS: rows}
 
     def forward(self, inputs: Inputs) -> Tokens:
         order, values = self._packing(inputs), self._embedded_patches(inputs)
@@ -92,6 +99,13 @@ class TimeseriesAdapter(Adapter):
 
     def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
         return {VALUES: inputs[VALUES].masked_fill(~observed(inputs), 0)}
+
+    def made_up(self, count: int, size: int) -> Inputs:
+        shape = (count, self.channels or size, size * self.patch_size)
+        times = torch.rand(count, shape[2]).cumsum(1)
+        found = {VALUES: torch.randn(shape), TIMES: times, OBSERVED: torch.rand(shape) < 0.9}
+        found[OBSERVED][:, :, -self.patch_size :] &= (torch.arange(count) % 2 == 0)[:, None, None]
+        return found | ({STATISTICS: torch.randn(*shape[:2], 2).exp()} if STATISTICS in self.axes else {})
 
     def target(self, inputs: Inputs) -> dict[str, Tensor]:
         patches, there, level = self._patches(inputs)
@@ -207,4 +221,6 @@ TIMESERIES = Modality(
         {"basis": "fourier"},
         {"part": (0.5, 0.9), "jitter": 0.1, "basis": "gabor"},
     ),
+    claim=claim,
+    suited=suited,
 )

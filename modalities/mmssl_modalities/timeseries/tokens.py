@@ -17,6 +17,8 @@ NUMBER_WIDTH = 16
 """Width of an embedded number, as in NuTime's pretraining."""
 FIRST_KERNEL, DILATIONS = 9, (2, 4)
 """Of the convolutional stem: samples of the first kernel, and dilations of the layers of three taps after it."""
+BEHIND = 1 << 40
+"""More than any number of tokens."""
 SMALLEST_DISTANCE = 1e-6
 """The paper's epsilon, in the weights of the scales."""
 
@@ -71,8 +73,10 @@ def packing(inputs: Inputs, there: Bool[Tensor, "b r k"]) -> Packing:
         return Packing(None, None)
     flat = there.flatten(1)
     count = flat.sum(1)
-    longest = max(1, int(count.max()))
-    order = (~flat).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    # A graph has no sizes that depend on data: there the padding of all samples stays.
+    longest = flat.shape[1] if torch.compiler.is_compiling() else max(1, int(count.max()))
+    places = torch.arange(flat.shape[1], device=flat.device)
+    order = (places + BEHIND * ~flat).argsort(dim=1)[:, :longest]  # no stable sort, which ONNX lacks
     return Packing(order, torch.arange(longest, device=flat.device) < count[:, None])
 
 
