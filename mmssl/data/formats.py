@@ -12,7 +12,7 @@ _TEXTS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".j
 TABLES = {
     **{".parquet": "parquet", ".pq": "parquet"},
     **_TEXTS,
-    **{".ts": "ts", ".arff": "arff"},
+    **{".arrow": "arrow", ".feather": "arrow", ".tar": "tar", ".ts": "ts", ".arff": "arff"},
     **{suffix + packed: kind for suffix, kind in _TEXTS.items() for packed in COMPRESSED},
 }
 """Files that are tables, and the kind of each."""

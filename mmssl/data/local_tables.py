@@ -30,7 +30,7 @@ def files_table(builder: str, paths: Sequence[Path], path: str, every: Sequence[
     """
     table_format.check(builder, path)
     found: Table
-    if builder == "parquet" or sum(file.stat().st_size for file in every) <= IN_MEMORY:
+    if builder in ("parquet", "arrow") or sum(file.stat().st_size for file in every) <= IN_MEMORY:
         reader: Reader = READERS[builder](paths, every, table_format)
         found, missing = FileTable(reader, paths, table_format), reader.missing
     else:

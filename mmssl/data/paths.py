@@ -40,6 +40,12 @@ def open_table(path: str, split: str | None, table_format: TableFormat = PLAIN) 
     local = Path(path).expanduser()
     if local.is_file():
         return _read([DataFile(local)], path, split, table_format)
+    if (local.is_dir() and (local / "dataset_info.json").is_file()) or (local / "dataset_dict.json").is_file():
+        _require_datasets(path)
+        from mmssl.data.arrow_files import is_saved, saved_table
+
+        if is_saved(local):
+            return saved_table(local, path, split)
     if local.is_dir():
         return _in_folder(local, path, split, table_format)
     if MAGIC.search(path):
@@ -113,6 +119,10 @@ def _read(files: list[DataFile], path: str, split: str | None, table_format: Tab
     table: Table
     if _by_lines(files) and (columns := [name for name in kinds if all(name in lined(suffix_of(file.name)) for file in paths)]):
         table = lines_table(columns, paths, path)
+    elif kinds[0] == "tar":
+        from mmssl.data.tar_files import TarTable
+
+        table = TarTable(paths, path)
     elif kinds[0] in ARCHIVES:
         table = archive_table(kinds[0], paths, path)
     elif not is_table(paths[0].name):

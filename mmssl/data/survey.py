@@ -21,7 +21,7 @@ from mmssl.plugins import installed
 LOOKED_AT = 1000
 """Rows of a table, evenly spaced, by which its columns are judged."""
 
-CellKind = Literal["number", "text", "list", "file", "truth", "other"]
+CellKind = Literal["number", "string", "list", "file", "boolean", "other"]
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _column(name: str, cells: Sequence[Any]) -> ColumnSurvey:
     there = [cell for cell in cells if not _is_missing(cell)]
     kinds = Counter(map(_kind, there))
     kind: CellKind = kinds.most_common(1)[0][0] if kinds else "other"
-    sizes = [len(cell) for cell in there if _kind(cell) == kind] if kind in ("text", "list") else []
+    sizes = [len(cell) for cell in there if _kind(cell) == kind] if kind in ("string", "list") else []
     distinct = len(there) if kind == "list" else len(set(map(str, there)))
     missing = 1 - len(there) / len(cells) if cells else 0.0
     return ColumnSurvey(name, kind, distinct, missing, float(np.mean(sizes)) if sizes else 0.0, there[0] if there else None)
@@ -225,11 +225,11 @@ def _is_list(cell: Any) -> bool:
 
 def _kind(cell: Any) -> CellKind:
     if isinstance(cell, bool | np.bool_):
-        return "truth"
+        return "boolean"
     if isinstance(cell, int | float | np.number):
         return "number"
     if isinstance(cell, str):
-        return "text"
+        return "string"
     if _is_list(cell):
         return "list"
     return "file" if isinstance(cell, dict) and {"path", "bytes"} & cell.keys() else "other"

@@ -78,10 +78,10 @@ def test_splits_and_columns_of_tables() -> None:
     assert found.num_rows == 4
     kinds = {column.name: (column.kind, column.distinct, column.missing, column.length) for column in found.columns}
     assert kinds == {
-        "text": ("text", 2, 0.0, 2.0),
+        "text": ("string", 2, 0.0, 2.0),
         "n": ("number", 1, 0.5, 0.0),
         "values": ("list", 4, 0.0, 1.5),
-        "ok": ("truth", 2, 0.0, 0.0),
+        "ok": ("boolean", 2, 0.0, 0.0),
     }
     assert [(each.modality, each.column) for each in found.candidates] == [
         ("text", "text"),
@@ -91,7 +91,7 @@ def test_splits_and_columns_of_tables() -> None:
     assert found.passed[0].suffixes == {".json": 1}
     with gzip.open("u.csv.gz", "wt") as file:
         file.write("a,b\n1,x\n")
-    assert [(column.name, column.kind) for column in survey("u.csv.gz").columns] == [("a", "number"), ("b", "text")]
+    assert [(column.name, column.kind) for column in survey("u.csv.gz").columns] == [("a", "number"), ("b", "string")]
 
 
 def test_bundled_data_and_what_is_not_there() -> None:

@@ -132,7 +132,7 @@ def _read_ply(plyfile: Any, data: bytes, features: Sequence[str], mesh_points: i
         content = plyfile.PlyData.read(stream)
         if "vertex" not in content:
             raise ValueError(f"it has no element 'vertex', but {', '.join(element.name for element in content) or 'none'}")
-        found = _named(content["vertex"].data, features)
+        found = _of_records(content["vertex"].data, features)
         if "tristrips" in content:
             raise ValueError("its faces are strips of triangles, which are not read. Save it with faces (MeshLab, trimesh)")
         if "face" in content and len(content["face"].data):
@@ -144,8 +144,12 @@ def _read_ply(plyfile: Any, data: bytes, features: Sequence[str], mesh_points: i
 
 def _named(rows: Shaped[np.ndarray, "..."], features: Sequence[str]) -> Content:
     """Coordinates and features of records; an array as it is."""
-    if rows.dtype.names is None:
-        return rows
+    return rows if rows.dtype.names is None else _of_records(rows, features)
+
+
+def _of_records(rows: Shaped[np.ndarray, " n"], features: Sequence[str]) -> dict[str, np.ndarray]:
+    """Coordinates and features of records."""
+    assert rows.dtype.names is not None
     found = {"points": _columns(rows, ("x", "y", "z"))}
     for feature in features:
         choices = _PLY_CHANNELS.get(feature, ((feature,),))

@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def read_text_cloud(data: bytes) -> Shaped[np.ndarray, "..."]:
         return rows
     if rows.shape[1] != len(names):
         raise ValueError(f"its first line names {len(names)} columns ({' '.join(names)}), the others have {rows.shape[1]}")
-    return np.rec.fromarrays(list(rows.T), names=names)
+    return _records(dict(zip(names, rows.T, strict=True)))
 
 
 def _names(line: str) -> list[str] | None:
@@ -156,6 +156,16 @@ def _with_colours(rows: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
     if packed is None or rows.dtype[packed].itemsize != 4:
         return rows
     bits = np.ascontiguousarray(rows[packed]).view(np.uint32)
-    parts = [rows[name] for name in names if name != packed]
-    colours = [((bits >> shift) & 255).astype(np.uint8) for shift in (16, 8, 0)]
-    return np.rec.fromarrays([*parts, *colours], names=[*(name for name in names if name != packed), "red", "green", "blue"])
+    parts = {name: rows[name] for name in names if name != packed}
+    colours = {name: ((bits >> shift) & 255).astype(np.uint8) for name, shift in (("red", 16), ("green", 8), ("blue", 0))}
+    return _records(parts | colours)
+
+
+def _records(columns: Mapping[str, np.ndarray]) -> Shaped[np.ndarray, " n"]:
+    """Columns side by side, by their names."""
+    found = np.empty(
+        len(next(iter(columns.values()))), [(name, values.dtype, values.shape[1:]) for name, values in columns.items()]
+    )
+    for name, values in columns.items():
+        found[name] = values
+    return found
