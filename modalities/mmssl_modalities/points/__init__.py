@@ -177,7 +177,6 @@ POINTS = Modality(
     strong=(
         {"rotate": "so3", "scale": (0.7, 1.5), "shift": 0.5, "jitter": 0.05, "drop": 0.2, "drop_features": 0.5},
         {"crop": (0.4, 0.9), "groups": (0.5, 0.9), "rotate": "z", "jitter": 0.05},
-        {"regroup": 0.8, "rotate": "z", "scale": (0.7, 1.5)},
     ),
     claim=claim,
     suited=suited,
