@@ -18,6 +18,9 @@ help: ## Show this list
 quickstart: $(VENV)/installed ## Train the quickstart recipe on real data: one model, one report
 	@$(BIN)/mmssl train recipes/quickstart.yaml
 	@run=$$(ls -td runs/quickstart*/ | head -n 1); printf '\nReport: %sreport.html\nModel:  %smodel\n' "$$run" "$$run"
+	@printf '\nNext, with your own data (a folder or file of pictures, sounds, texts, series, a table, points):\n'
+	@printf '  %s\n' 'source $(BIN)/activate' 'mmssl new MY_FOLDER           # says what it holds, and writes recipe.yaml' \
+	    'mmssl train recipe.yaml        # an encoder and its report'
 
 test: lint types floors spelling tests docs ## Run every check, as CI does
 	@printf '\nAll checks passed.\n'

@@ -97,11 +97,24 @@ def parser() -> argparse.ArgumentParser:
     add_processes(command)
     command.set_defaults(run=train)
 
+    command = commands.add_parser("new", help="look at your data and write a first recipe for them")
+    command.add_argument("data", help="folder, file, pattern or Hub id")
+    what = "the recipe to write; default: recipe.yaml"
+    command.add_argument("--output", type=Path, default=Path("recipe.yaml"), metavar="FILE", help=what)
+    command.add_argument("--modality", help="what the data are to be read as; needed where several are as likely")
+    command.add_argument("--label", metavar="COLUMN", help="labels to score the encoder by; it does not learn from them")
+    what = "other values for keys of the starter recipe, as in train.max_minutes=10"
+    command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=what)
+    command.add_argument("--train", action="store_true", help="run the recipe at once")
+    add_table_format(command)
+    command.set_defaults(run=new)
+
     command = commands.add_parser("evaluate", help="probe a frozen model beside raw features and random weights")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
-    command.add_argument("--label", help="label column (bundled data know theirs)")
-    kinds = ["classification", "regression"]
+    what = "label column (bundled data know theirs); several where each says of a label by 1 or 0 whether it applies"
+    command.add_argument("--label", nargs="+", help=what)
+    kinds = ["classification", "regression", "multi_label"]
     command.add_argument("--kind", choices=kinds, help="what the labels are; default: classes if text or few whole numbers")
     command.add_argument("--retrieval", action="store_true", help="let modalities find each other's samples, in place of probes")
     command.add_argument("--zero-shot", action="store_true", help="classify by the names of the classes, in place of probes")
@@ -150,7 +163,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
     command.add_argument("--split", help="part of the data; all of it if left out")
-    command.add_argument("--label", help="column of true labels, to score the predictions by")
+    what = "column of true labels, or several of 0 and 1, to score the predictions by"
+    command.add_argument("--label", nargs="+", help=what)
     command.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the data to write beside them; default: all")
     command.add_argument("--output", type=Path, required=True, help="the parquet or csv file to write")
     command.set_defaults(run=predict)
@@ -186,6 +200,8 @@ def add_push(commands: Any) -> None:
     command.add_argument("--license-link", metavar="LINK", help="to the text of a licence that is other")
     command.add_argument("--private", action="store_true", help="only its owners see a new repository")
     command.add_argument("--update", action="store_true", help="add a commit to a repository that exists, or replace the folder")
+    what = "only what adapters learned (peft), as a repository of the peft library; their base must be a model of the Hub"
+    command.add_argument("--adapter", action="store_true", help=what)
     command.add_argument("--no-code", action="store_true", help="leave out the code by which it loads without mmssl")
     what = "that must not be in what is published, such as names of private columns"
     command.add_argument("--words", nargs="+", default=[], metavar="WORD", help=what)
@@ -232,13 +248,24 @@ def add_data_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--modality", help="which of the model's modalities; needed if it has several")
     command.add_argument("--column", nargs="+", help="dataset column of the modality, several for a table")
     command.add_argument("--batch-size", type=int, default=256)
-    command.add_argument("--missing", nargs="+", default=[], metavar="WORD", help="words that are missing values in table files")
-    command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="string or number, where read as the other")
-    command.add_argument("--delimiter", help="of csv files: one character, or tab")
-    command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
+    add_table_format(command)
     what = "what to do with a sample that cannot be read"
     command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help=what)
     add_processes(command)
+
+
+def add_table_format(command: argparse.ArgumentParser) -> None:
+    """What commands say about the cells of table files."""
+    command.add_argument("--missing", nargs="+", default=[], metavar="WORD", help="words that are missing values in table files")
+    command.add_argument("--types", nargs="+", default=[], metavar="COLUMN=TYPE", help="string or number, where read as the other")
+    what = "sign that parts several values in a cell, such as genres='|'"
+    command.add_argument("--lists", nargs="+", default=[], metavar="COLUMN=SIGN", help=what)
+    command.add_argument("--delimiter", help="of csv files: one character, or tab")
+    command.add_argument("--decimal", default=".", choices=[".", ","], help="decimal sign of csv files")
+    command.add_argument(
+        "--no-header", action="store_true", help="csv files have no names of columns, which are called c0, c1, ..."
+    )
+    command.add_argument("--series", metavar="KEYS", help="how rows make series, as in '{by: id, time: t, values: [x, y]}'")
 
 
 def table_format(options: argparse.Namespace) -> Any:
@@ -247,9 +274,33 @@ def table_format(options: argparse.Namespace) -> Any:
 
     from mmssl.data.table_format import TableFormat
 
-    types = dict(pair.split("=", 1) for pair in options.types)
-    said = {"missing": options.missing, "types": types, "delimiter": options.delimiter, "decimal": options.decimal}
+    types, lists = (dict(pair.split("=", 1) for pair in pairs) for pairs in (options.types, options.lists))
+    said = {"missing": options.missing, "types": types, "lists": lists, "delimiter": options.delimiter, "decimal": options.decimal}
+    said |= {"header": not options.no_header}
+    if options.series is not None:
+        from mmssl.recipe.yaml12 import parse
+
+        said["series"] = parse(options.series, "--series")
     return TypeAdapter(TableFormat).validate_python(said)
+
+
+def new(options: argparse.Namespace) -> None:
+    from mmssl import api
+
+    made = api.new(
+        options.data,
+        options.output,
+        modality=options.modality,
+        label=options.label,
+        table_format=table_format(options),
+        overrides=options.set,
+    )
+    for line in made.lines:
+        print(line)
+    print(f"recipe in {options.output}: mmssl train {options.output}")
+    if options.train:
+        options.recipe, options.overrides = options.output, []
+        train(options)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -315,7 +366,7 @@ def evaluate(options: argparse.Namespace) -> None:
         options.data,
         modality=options.modality,
         column=options.column,
-        label=options.label,
+        label=one_or_several(options.label),
         kind=options.kind,
         train_split=options.train_split,
         test_split=options.test_split,
@@ -338,7 +389,7 @@ def evaluate_pairs(options: argparse.Namespace) -> None:
         raise ValueError(f"--columns takes USE=COLUMN, as in image=picture or label=kind; got {wrong[0]!r}")
     columns: dict[str, Any] = dict(each.split("=", 1) for each in options.columns)
     if options.label:
-        columns["label"] = options.label
+        columns["label"] = one_or_several(options.label)
     if options.column:
         if not options.modality:
             raise ValueError("--column names the column of --modality, which is left out; or say --columns MODALITY=COLUMN")
@@ -369,6 +420,11 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
 def samples(options: argparse.Namespace) -> dict[str, Any]:
     """How samples are read and encoded."""
     return {"batch_size": options.batch_size, "on_error": options.on_error, "table_format": table_format(options)}
+
+
+def one_or_several(names: list[str] | None) -> str | list[str] | None:
+    """Columns that an option names."""
+    return names[0] if names is not None and len(names) == 1 else names
 
 
 def places(options: argparse.Namespace) -> dict[str, Any]:
@@ -443,7 +499,7 @@ def predict(options: argparse.Namespace) -> None:
         options.model,
         options.data,
         options.output,
-        label=options.label,
+        label=one_or_several(options.label),
         **places(options),
         **samples(options),
     )
@@ -470,13 +526,16 @@ def push(options: argparse.Namespace) -> None:
         private=options.private,
         update=options.update,
         with_code=not options.no_code,
+        adapter=options.adapter,
         words=options.words,
         allowed=options.allow,
     )
     for note in done.notes:
         print(f"note: {note}")
     what = f"the {done.kind}" if done.kind else "the model of the run"
-    print(f"{what}, {len(done.names)} files, loaded again in a fresh process: outputs differ by at most {done.difference:.1g}")
+    how = "on their base" if options.adapter else "in a fresh process"
+    what = "the adapters" if options.adapter else what
+    print(f"{what}, {len(done.names)} files, loaded again {how}: outputs differ by at most {done.difference:.1g}")
     print(done.place)
 
 

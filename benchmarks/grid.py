@@ -197,7 +197,7 @@ def measure(name: str, seed: int, cells: Cells, data: Path, work: Path, budget: 
 
 def scores(row: Row, evaluator: Evaluator, model: MMSSLModel | None) -> dict[str, float | None]:
     """Scores in percent, and the effective rank of what the model makes of the test samples."""
-    factor = 1 if evaluator.classes else 100
+    factor = 100 if evaluator.kind == "regression" else 1
     rank = None
     if model is not None:
         features = extract(model, evaluator.processor, evaluator.sources.test, evaluator.modality, title="rank")

@@ -5,7 +5,7 @@
     python benchmarks/recipes.py --data ../shared/data --minutes 5 --output FOLDER
     python benchmarks/recipes.py --table
 
-Trains each recipe with its own settings and budget, or all with one budget (--minutes), and writes recipes.json and recipes.md into
+Trains each recipe with its own settings, and its own budget or --minutes, and writes recipes.json and recipes.md into
 docs/results. What is finished is kept: the same command goes on where it was stopped, and --only adds recipes. `--table` only
 writes the page anew. The recipes of recipes/grid have their own table (grid.py); what has no `evaluate` section, or data that are
 neither bundled nor below --data, is left out and named.
@@ -26,7 +26,7 @@ from grid import ROOT, Cells, limits_of, machine, spent, spread
 import mmssl
 from mmssl import files
 from mmssl.evaluation import Evaluator, extract
-from mmssl.evaluation.table import CHANCE, PRETRAINED, RANDOM, RAW
+from mmssl.evaluation.table import CHANCE, OWN, PRETRAINED, RANDOM, RAW, TUNED
 from mmssl.losses.spectrum import effective_rank
 from mmssl.model import load_model
 from mmssl.processor import MMSSLProcessor
@@ -35,7 +35,9 @@ from mmssl.training.run import Run, command_line
 from mmssl_catalogue import recipes_found
 
 PAGE = "recipes"
-ROWS = (PRETRAINED, RANDOM, RAW, CHANCE)
+LEARNED = (PRETRAINED, TUNED)
+"""Rows of what a run trained: without labels, or with them."""
+ROWS = (*LEARNED, OWN, RANDOM, RAW, CHANCE)
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ class Place:
 
 CATEGORICAL = "modalities.tabular.processor.categorical_columns"
 PLACES = {
-    "uoft-cs/cifar10": Place("cifar10"),
+    "uoft-cs/cifar10": Place("cifar10", {"evaluate.train_limit": 5000, "evaluate.test_limit": 2000}),
     "mteb/free-spoken-digit-dataset": Place("spoken_digits"),
     "stanfordnlp/sst2": Place("sst2", {"evaluate.test_split": "test"}),
     "scikit-learn/adult-census-income": Place("adult", {"data.columns.label": "label"}, (CATEGORICAL,)),
     "jxie/modelnet40-2048": Place("shapes40"),
+    "data/emoji": Place("emoji"),
     "data/ucr/OSULeaf": Place("ucr/OSULeaf"),
 }
 BUNDLED = "bundled:"
@@ -106,8 +109,8 @@ def measure(name: str, seed: int, data: Path, minutes: float | None, work: Path)
         for row in table["rows"]:
             if row["name"] in ROWS or row.get("reference"):
                 score = scores(row, table)
-                rank = ranks(run) if row["name"] == PRETRAINED and "probe" in score else {}
-                own = took if row["name"] == PRETRAINED else {}
+                rank = ranks(run) if row["name"] in LEARNED and "probe" in score else {}
+                own = took if row["name"] in LEARNED else {}
                 yield about | {"row": row["name"], "task": task, "protocol": table["protocol"]} | score | rank | own
 
 
@@ -145,30 +148,28 @@ def ranks(run: Run) -> dict[str, float]:
 
 def page(cells: Cells) -> str:
     """The page of all recipes."""
-    budget = cells.content["budget"] or {}
-    minutes = budget.get("minutes")
-    each = f"{minutes:g} minute{'' if minutes == 1 else 's'} each" if minutes else "the recipe's own"
     lines = [
         "# Recipe by recipe",
         "",
         "Each recipe on its data with the settings that it ships with, scored at its last step. A row below random init has",
         "learned nothing of use at this budget. Mean over seeds, lowest and highest in brackets where there are several.",
         "",
-        f"Budget: {each}. Written by `python benchmarks/recipes.py`; `recipes.json` holds all runs.",
+        "Every run has the minutes of its row. Written by `python benchmarks/recipes.py`; `recipes.json` holds all runs.",
         "",
         "## Frozen features",
         "",
         "Linear probe in percent, 20-NN in brackets. Random init is the mean of several draws, with their standard deviation. No",
-        "pretraining: what people would use without an encoder, on the same labels. Rank: effective rank of the features of the",
-        "test samples, in percent of their width.",
+        "pretraining: what people would use without an encoder, on the same labels. Own head: what a recipe that trains on labels",
+        "predicts itself. Rank: effective rank of the features of the test samples, in percent of their width. CIFAR-10: 5,000",
+        "labelled pictures, 2,000 test pictures.",
         "",
-        "| recipe | data | trained | seeds | pretrained | random init | raw features | no pretraining | rank |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "| recipe | data | trained | seeds | trained encoder | own head | random init | raw features | no pretraining | rank |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, dataset in kinds(cells, "probe"):
         mine = [cell for cell in cells.cells if (cell["recipe"], cell["dataset"], cell["task"]) == (name, dataset, "probe")]
-        trained = [cell for cell in mine if cell["row"] == PRETRAINED]
-        rows = [probed([cell for cell in mine if cell["row"] == row]) for row in (PRETRAINED, RANDOM, RAW)]
+        trained = [cell for cell in mine if cell["row"] in LEARNED]
+        rows = [probed(trained), *(probed([cell for cell in mine if cell["row"] == row]) for row in (OWN, RANDOM, RAW))]
         rows.append(reference([cell for cell in mine if cell["reference"]]))
         rank = spread([100 * cell["rank_share"] for cell in trained])
         lines.append(f"| `{name}` | {dataset} | {took(trained)} | {len(trained)} | {' | '.join(rows)} | {rank} |")
@@ -211,7 +212,8 @@ def probed(cells: list[dict[str, Any]]) -> str:
     if not cells:
         return "-"
     drawn = f" ± {mean(cell['probe_spread'] for cell in cells):.1f}" if cells[0]["draws"] > 1 else ""
-    return f"{spread([cell['probe'] for cell in cells])}{drawn} [{mean(cell['knn'] for cell in cells):.1f}]"
+    neighbours = f" [{mean(cell['knn'] for cell in cells):.1f}]" if cells[0]["knn"] is not None else ""
+    return f"{spread([cell['probe'] for cell in cells])}{drawn}{neighbours}"
 
 
 def reference(cells: list[dict[str, Any]]) -> str:
@@ -234,7 +236,7 @@ def write(cells: Cells) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets that are not bundled")
-    parser.add_argument("--minutes", type=float, help="one budget for all recipes; without it each has its own")
+    parser.add_argument("--minutes", type=float, help="the budget of each run; without it that of its recipe")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", metavar="RECIPE", help="as `mmssl list recipes` names them")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results")
@@ -246,7 +248,6 @@ def main() -> None:
     if unknown := sorted({*names} - {*recipes_found()}):
         parser.error(f"no such recipe: {', '.join(unknown)}")
     if not options.table:
-        cells.claim({"minutes": options.minutes})
         print(command_line(), flush=True)
         here = [
             name for name in names if (recipe := load(recipes_found()[name])).section("evaluate") and where(recipe, options.data)

@@ -4,12 +4,13 @@ python docs/make_reference.py
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmssl.data.formats import TABLES
 from mmssl.data.split_names import ENDINGS, SPLITS
+from mmssl.files import COMPRESSED
 from mmssl.modality import find
 from mmssl.plugins import installed
 from mmssl.recipe import json_schema
@@ -165,8 +166,10 @@ The fonts keep their licences, which matplotlib ships beside them. mmssl contain
 
 ## Suffixes
 
-Upper and lower case are alike. Hidden files and folders (`.name`) are left out. Files of other suffixes are passed over,
-counted, and told: `32 files passed over: 24 .heic, 8 without suffix`. A folder, or what a pattern matches, is of one kind.
+Upper and lower case are alike. Hidden files and folders (`.name`) are left out, and told. Files of other suffixes are passed over,
+counted, and told: `32 files passed over: 24 .xcf, 8 without suffix`. A folder, or what a pattern matches, is of one kind; of two,
+the error asks which, and says how to choose. `.txt`, `.md`, `.asc` and `.json` files are data only in a folder that holds nothing
+else.
 
 {suffixes}
 
@@ -196,6 +199,16 @@ data:
   missing: [NA, "?", "-999"]
   types: {{zip: string}}
 ```
+
+`data.header: false` is for csv files without names of columns, which then are `c0`, `c1`, ... `data.series` says how rows make
+series: see [Time series](modalities/timeseries.md#your-own-data).
+
+A `.json` file holds a list of objects, or one object in which one key has such a list. Files of text may be packed: `.csv.gz`,
+`.jsonl.zst`. `.arrow` and `.feather` files are read like parquet, and so are folders that `save_to_disk` of the `datasets` library
+wrote, with their splits.
+
+`.tar` files are shards of WebDataset: members of one name, but for the suffix, are a sample. A modality finds its files under the
+name that it looks for; `.cls` is the label, and the keys of `.json` are further columns. Nothing is unpacked to disk.
 
 Refused, by file and row: two columns of one name, rows of another length than the header, a quote that is never closed, text that
 is no UTF-8, a header that holds another delimiter than the one in use.
@@ -257,9 +270,14 @@ directory.
 """
 
 
+def plain(suffixes: Collection[str]) -> list[str]:
+    """Suffixes without those of packed files."""
+    return [suffix for suffix in suffixes if not suffix.endswith(COMPRESSED)]
+
+
 def files_page() -> str:
     """The page on files, its tables those that the readers use."""
-    rows = [("tables", TABLES)] + [(name, find(name).suffixes) for name in installed() if find(name).suffixes]
+    rows = [("tables", plain(TABLES))] + [(name, plain(find(name).suffixes)) for name in installed() if find(name).suffixes]
     suffixes = ["| kind | suffixes |\n|---|---|"] + [
         f"| {name} | {' '.join(f'`{each}`' for each in found)} |" for name, found in rows
     ]

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mmssl.data import Batch, DataOptions, Labels, Order, Source, Stream, Track, loader, processes, silent
+from mmssl.data import Batch, DataOptions, Labels, Source, Stream, Track, processes, silent
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
@@ -49,8 +48,10 @@ from mmssl.recipe import recipe as recipes
 from mmssl.recipe.options import TrainOptions
 from mmssl.report import contents
 from mmssl.report.hits import PAGE, write_hits
-from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream, modalities_of
+from mmssl.training.beginning import estimate, look, write
+from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream
 from mmssl.training.launch import TIMEOUT, joined, start
+from mmssl.training.pace import first_batch
 from mmssl.training.progress import track
 from mmssl.training.run import Run, check_run_to_continue
 from mmssl.training.session import pretrain
@@ -75,16 +76,53 @@ def train(recipe: RecipeLike, overrides: Overrides = (), *, rows: Rows | None = 
 
     RecipeError (a ValueError) for a recipe that is wrong; see `mmssl.training.session.pretrain` for the rest.
     """
-    return pretrain(joined(lambda: read(recipe, overrides, sections)), rows)
+    return pretrain(joined(lambda: read(recipe, overrides, sections, rows)), rows)
 
 
-def read(recipe: RecipeLike, overrides: Overrides, sections: Mapping[str, Any]) -> recipes.Recipe:
-    """A checked recipe with the overrides of both kinds."""
+def read(recipe: RecipeLike, overrides: Overrides, sections: Mapping[str, Any], rows: Rows | None = None) -> recipes.Recipe:
+    """A checked recipe with the overrides of both kinds. rows: data in memory."""
     if isinstance(overrides, Mapping):
-        return recipes.load(recipe, {**overrides, **sections})
+        return recipes.load(recipe, {**overrides, **sections}, rows)
     if sections and overrides:
         raise TypeError("give overrides as texts, or as keyword arguments, not both")
-    return recipes.load(recipe, sections or overrides)
+    return recipes.load(recipe, sections or overrides, rows)
+
+
+@dataclass(frozen=True)
+class New:
+    """A recipe that was written for somebody's data. lines: what they hold, and how long it trains."""
+
+    recipe: recipes.Recipe
+    lines: tuple[str, ...]
+
+
+def new(
+    data: str,
+    output: str | Path = "recipe.yaml",
+    *,
+    modality: str | None = None,
+    label: str | None = None,
+    table_format: TableFormat = PLAIN,
+    overrides: Sequence[str] = (),
+) -> New:
+    """Look at data, write the starter recipe that suits them, every value with its reason, and time a few steps of it.
+
+    data: as `data.path` of a recipe. modality: what they are to be read as; needed where several are as likely.
+    label: the column of labels, to score by; None: that which the data know, or a column that is called so.
+
+    overrides: texts `key=value` for keys of the starter recipe.
+
+    FileExistsError if there is an `output`; ValueError that asks for what the data do not say.
+    """
+    if Path(output).exists():
+        raise FileExistsError(f"{output} is there already: give another --output, or remove it")
+    found = look(data, modality=modality, label=label, table_format=table_format)
+    flags = {"--modality": modality, "--label": label}
+    said = [f"{flag} {value}" for flag, value in flags.items() if value]
+    recipe = write(
+        found, Path(output), " ".join(["mmssl new", data, *said, *(["--set", *overrides] if overrides else [])]), overrides
+    )
+    return New(recipe, (*found.lines(), estimate(recipe, track).line()))
 
 
 def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str:
@@ -109,7 +147,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
         f"recipe      {checked.name}: valid",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
-    lines += [f"note        {note}" for note in (*splits.notes, *pieces.notes)]
+    lines += [f"note        {note}" for note in (*checked.notes, *splits.notes, *pieces.notes)]
     steps = budget_in_steps(train_options, sum(len(stream.source) for stream in streams.values()))
     refuse_vain(objective, train_options, steps)
     lines += teacher_lines(objective, steps)
@@ -182,7 +220,7 @@ def evaluate(
     *,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     kind: Kind | None = None,
     train_split: str | None = "train",
     test_split: str | None = None,
@@ -199,7 +237,8 @@ def evaluate(
     The table says what the model saw of the test samples, as far as its folder records what it was trained on.
 
     model: folder of a model or of a run, or Hub id. data: as `data.path` of a recipe.
-    modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column.
+    modality: needed if the model has several. column: the dataset's column of it, several for a table. label: the label column,
+        or several of 0 and 1.
     table_format: how the cells of csv, jsonl and parquet files are written.
     kind: what the labels are; None: text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     heads: score what the projector makes of the features as well, of the folder of a run or of a model that `clip` trained.
@@ -386,7 +425,7 @@ def predict(
     split: str | None = None,
     modality: str | None = None,
     column: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     keep: Sequence[str] | None = None,
     batch_size: int = 256,
     on_error: OnError = "raise",
@@ -490,25 +529,15 @@ def load(model: str | Path) -> tuple[MMSSLProcessor, MMSSLModel]:
     return saved_processor(model), load_model(model).to(device)
 
 
-def column_map(modality: str, column: str | Sequence[str] | None, label: str | None) -> dict[str, str | list[str]] | None:
+def column_map(
+    modality: str, column: str | Sequence[str] | None, label: str | Sequence[str] | None
+) -> dict[str, str | list[str]] | None:
     """The `columns` of a source from what a user says about one modality and the labels."""
-    columns: dict[str, str | list[str]] = {} if label is None else {"label": label}
+    columns: dict[str, str | list[str]] = {} if label is None else {"label": label if isinstance(label, str) else list(label)}
     if column:
         names = [column] if isinstance(column, str) else list(column)
         columns[modality] = names[0] if len(names) == 1 else names
     return columns or None
-
-
-def first_batch(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels: Labels | None, count: int) -> Batch:
-    """The first `count` samples of a source, as the run would see them. ValueError if its batches do not fit the data."""
-    options, data, seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
-    order = Order(len(stream.source), seed, data.shuffle)
-    modalities = modalities_of(stream, pieces.processor)
-    feed = partial(loader, stream.source, modalities, order=order, seed=seed, labels=labels, on_error=data.on_error)
-    # The run's own loader is made for its checks only.
-    size = count if options.batch_tokens else options.batch_size
-    feed(batch_size=size, micro_batches=1 if options.batch_tokens else options.accumulation, workers=data.workers, cache=data.cache)
-    return next(batch for batch in feed(batch_size=count) if len(batch))
 
 
 def fixed_bytes(objective: Objective, options: TrainOptions) -> int:

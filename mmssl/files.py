@@ -6,6 +6,7 @@ that is there already is exchanged with the new one in one call of the system, s
 
 import ctypes
 import errno
+import io
 import json
 import os
 import re
@@ -16,11 +17,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+COMPRESSED = (".gz", ".zst")
+"""Suffixes of files that `opened` unpacks."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system calls a full disk, or a used-up quota."""
 _HIDDEN = re.compile(r"\.(.+)\.\d+\.(partial|deleted|replaced)")
@@ -206,3 +209,73 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A file to be read, unpacked where it is called .gz or .zst. OSError, also in reading, for one that is damaged."""
+    file = path.open("rb")
+    if path.suffix.lower() not in COMPRESSED:
+        return file
+    import pyarrow as pa  # only where a file is compressed
+
+    packed = pa.CompressedInputStream(file, {".gz": "gzip", ".zst": "zstd"}[path.suffix.lower()])
+    return cast(IO[bytes], io.BufferedReader(packed))
+
+
+def text_size(path: Path) -> int:
+    """Bytes of a file of text, about: a compressed one is some eight times as large when it is unpacked."""
+    return path.stat().st_size * (8 if path.suffix.lower() in COMPRESSED else 1)
+
+
+NO_TEXT = (b"\xff\xfe", b"\xfe\xff", b"PK\x03\x04", b"%PDF", b"\x1f\x8b", b"(\xb5/\xfd")
+"""Beginnings of files that are no text in UTF-8, whatever they are called."""
+_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_MARKED = {
+    "PK": "a zip archive or an Excel workbook or other document of Office",
+    "%PDF": "a PDF document",
+    "\x1f\x8b": "gzip",
+    "(\xb5/\xfd": "Zstandard",
+}
+
+
+def not_utf8(content: bytes, name: str, part: str = "it") -> str:
+    """A sentence on what the content of a text file is that is no UTF-8, with the way out.
+
+    content: all of it, or the bad line, which `part` names.
+    """
+    for start, what in _MARKED.items():
+        if content.startswith(start.encode("latin-1")):
+            return f"it is {what}, not text. Save it as text in UTF-8, or give it the suffix of what it is"
+    encoding = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
+    if encoding is not None:
+        return f"it is {encoding}, not UTF-8. {_saved(encoding, name)}"
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        part = f"{part} is no UTF-8 (byte {content[error.start]:#04x})"
+    else:
+        part = f"{part} is no UTF-8"
+    encoding = "UTF-16LE" if content[1:200:2].count(0) > len(content[:200]) // 4 else _western(content)
+    if encoding is None:
+        return f"{part}, and of no encoding that is easy to tell. Save the file in UTF-8, or drop it"
+    return f"{part}, but seems to be {encoding}. {_saved(encoding, name)}"
+
+
+def _saved(encoding: str, name: str) -> str:
+    return f"Save the file in UTF-8, as by `iconv -f {encoding} -t UTF-8 {name} > NEW`"
+
+
+_SIGNS = "\u2018\u2019\u201c\u201d\u2013\u2014\u2026\u20ac\xab\xbb\xb0"
+"""Quotes, dashes, the euro and the degree."""
+
+
+def _western(content: bytes) -> str | None:
+    """Whether bytes beyond ASCII are letters and signs of Windows-1252, and the others are text."""
+    if any(byte < 32 and byte not in b"\t\n\r\f" for byte in content):
+        return None
+    try:
+        signs = [sign for sign in content.decode("windows-1252") if ord(sign) > 127]
+    except UnicodeDecodeError:
+        return None
+    usual = sum(sign.isalpha() or sign in _SIGNS for sign in signs)
+    return "WINDOWS-1252" if 2 * usual >= len(signs) else None

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from mmssl.draws import Draws
 from mmssl.plugins import installed, load
 from mmssl.tokens import Tokens
 from mmssl_catalogue import points
+
+T = TypeVar("T")
 
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
@@ -51,6 +53,26 @@ class Content:
     missing: float | None = None
     example: str = ""
     odd: tuple[Odd, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a modality would read of a table's columns: one, or several where it reads a whole row.
+
+    certainty: 1 where nothing else can be meant, 0.5 where something else may as well be. why: what it knows them by.
+    """
+
+    columns: str | list[str]
+    certainty: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Suited:
+    """A value of a recipe's key that suits some samples, and why, for who reads the recipe."""
+
+    value: Any
+    why: str
 
 
 @dataclass(frozen=True)
@@ -374,11 +396,17 @@ class Modality:
         what was seen and what was predicted, with the names and colours of the raw samples.
     suffixes: of files that hold one raw sample each, as ".wav" in lower case; a folder of them is a dataset, with the first of
         `columns` for its column.
+    ambiguous: those of `suffixes` that files of anything may have, such as ".txt": a folder is read by them only if it holds no
+        others.
+    lined: those of `suffixes` of which a single file, or a file for each split, holds a raw sample in every line.
     strong: keys of augmentations that together do all they can, under which the laws look at views; one mapping for all that goes
         together, and more for what does not.
     public: the families of public encoders that its adapter can be, each a `mmssl.model.public.Family`.
     served: what a pipeline of transformers calls the processor of a model that reads this alone; None: there is none.
     tasks: the Hub's names for the classification and the regression of samples, where it has one.
+    claim: some cells of each column of a table -> those that hold samples of it; None if there are none.
+    suited: some raw samples -> values for keys of a recipe that are `auto`, by key below the modality (`processor.size`). Samples
+        that cannot be read are passed over: the loader deals with them.
     """
 
     name: str
@@ -394,14 +422,27 @@ class Modality:
     draw: Callable[[Any, Inputs, int, Any], None] | None = None
     sentence: str | None = None
     suffixes: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+    lined: tuple[str, ...] = ()
     strong: Sequence[Mapping[str, Any]] = ()
     served: Literal["image_processor", "feature_extractor", "tokenizer"] | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
     public: Callable[[], Sequence[Any]] = tuple
+    claim: Callable[[Mapping[str, Sequence[Any]]], Claim | None] = lambda columns: None
+    suited: Callable[[Sequence[Any]], Mapping[str, Suited]] = lambda samples: {}
+
+    def claimed(self, columns: Mapping[str, Sequence[Any]]) -> Claim | None:
+        """What it would read of a table: a column that names its files, else what it knows by the cells."""
+        for name, cells in columns.items():
+            if self.suffixes and are_files(cells, self.suffixes):
+                return Claim(name, 1.0, f"files, in column {name}")
+        return self.claim(columns)
 
     def __post_init__(self) -> None:
         if wrong := [suffix for suffix in self.suffixes if not suffix.startswith(".") or suffix != suffix.lower()]:
             raise ValueError(f"suffixes of modality {self.name!r} are lower case with their dot, as '.wav'; got {', '.join(wrong)}")
+        if strange := {*self.ambiguous, *self.lined} - {*self.suffixes}:
+            raise ValueError(f"modality {self.name!r} calls {min(strange)} ambiguous or lined, which is none of its suffixes")
         if self.suffixes and not self.columns:
             raise ValueError(f"modality {self.name!r} has suffixes, but no column that its files could make; name it in `columns`")
 
@@ -420,6 +461,23 @@ def find(name: str) -> Modality:
             f"entry point {points()[name].value!r} of modality {name!r} must be a mmssl.modality.Modality; "
             f"got {type(found).__name__}"
         )
+    return found
+
+
+def are_files(cells: Sequence[Any], suffixes: Sequence[str]) -> bool:
+    """Whether all cells that are there name a file of such a suffix, as text or in a record {"path": ...}."""
+    named = [cell.get("path") if isinstance(cell, Mapping) else cell for cell in cells if cell is not None]
+    return bool(named) and all(isinstance(name, str) and name.lower().endswith(tuple(suffixes)) for name in named)
+
+
+def readable(samples: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
+    """What is read of those raw samples that can be read."""
+    found = []
+    for raw in samples:
+        try:
+            found.append(read(raw))
+        except (ValueError, TypeError, OSError):
+            continue
     return found
 
 

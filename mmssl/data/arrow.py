@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from datasets.exceptions import DatasetNotFoundError
 from jaxtyping import Shaped
@@ -39,12 +40,19 @@ class ArrowTable(Table):
     def column(self, name: str) -> list[Any]:
         return self._cells(name, self._dataset.select_columns([name])[:][name])
 
+    def pandas(self, name: str) -> pd.Series:
+        if name in self._json:
+            return super().pandas(name)
+        return self._dataset.select_columns([name])[:][name].to_pandas()
+
     def _cells(self, name: str, column: pa.ChunkedArray) -> list[Any]:
         cells = _cells(column)
         return [None if cell is None else json.loads(cell) for cell in cells] if name in self._json else cells
 
     def class_names(self, name: str) -> list[str] | None:
         feature = self._features[name]
+        if isinstance(feature, datasets.List | datasets.LargeList):
+            feature = feature.feature
         return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
     def select(self, names: Sequence[str]) -> "ArrowTable":

@@ -18,7 +18,7 @@ class Batch:
     inputs: batched tensors per modality name, of the samples that hold it; a modality that none holds is not there.
     keys: seeds of every random draw for these samples; feeds `mmssl.draws.Draws`.
     ids: where the samples lie in their `Source`.
-    labels: int64 class index or float32 value per sample.
+    labels: int64 class index or float32 value per sample, or `[b, k]`, 1 for each of several labels that it has.
     skipped: one message per sample that `on_error="skip"` left out; where that is all of them, there are no inputs.
     source: name of the source that the samples come from.
     step: optimizer step of that source that the samples belong to.
@@ -31,7 +31,7 @@ class Batch:
     inputs: dict[str, Inputs]
     keys: Int[Tensor, " b"]
     ids: Int[Tensor, " b"]
-    labels: Shaped[Tensor, " b"] | None = None
+    labels: Shaped[Tensor, " b *k"] | None = None
     skipped: tuple[str, ...] = ()
     source: str = ""
     step: int = 0

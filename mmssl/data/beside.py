@@ -15,10 +15,14 @@ from mmssl.data.tables import Row, Table
 
 @dataclass(frozen=True)
 class Beside:
-    """The files that a table is read from, one after another; count: the number of rows of one, asked only if it matters."""
+    """The files that a table is read from, one after another; count: the number of rows of one, asked only if it matters.
+
+    labels: the class of each file by its folder, where files are samples.
+    """
 
     files: Sequence[Path]
     count: Callable[[Path], int]
+    labels: Sequence[str | None] = ()
 
     @cached_property
     def _ends(self) -> Int[np.ndarray, " n"]:

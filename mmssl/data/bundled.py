@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
 from mmssl.data import glyphs
+from mmssl.data.docstrings import docstrings
 from mmssl.data.tables import Row, RowTable, Table
 
 TARGET = "target"
@@ -57,6 +58,7 @@ class _Bundled(NamedTuple):
 _BUNDLED = {
     "breast_cancer": _Bundled(partial(_stratified, lambda: _table(datasets.load_breast_cancer()))),
     "diabetes": _Bundled(partial(_stratified, lambda: _table(datasets.load_diabetes(scaled=False)))),
+    "docstrings": _Bundled(partial(_stratified, docstrings)),
     "digits": _Bundled(partial(_stratified, _digits)),
     "glyphs": _Bundled(glyphs.GlyphTable, glyphs.SPLITS),
     "wine": _Bundled(partial(_stratified, lambda: _table(datasets.load_wine()))),

@@ -1,15 +1,18 @@
 """Comma-separated files, as texts."""
 
 import csv
+import io
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from mmssl.data.table_format import SIGNS, TAB, TableFormat
+from mmssl.files import COMPRESSED, NO_TEXT, not_utf8, opened, text_size
 
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 UNNAMED = "Unnamed: "
@@ -17,12 +20,6 @@ UNNAMED = "Unnamed: "
 
 _BLOCK = 2**20
 _LARGEST_BLOCK = 2**30
-_ENCODINGS = {
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"PK\x03\x04": "a zip archive or an Excel workbook",
-    b"\x1f\x8b": "gzip",
-}
 
 
 class CsvFile:
@@ -30,12 +27,15 @@ class CsvFile:
 
     def __init__(self, path: Path, table_format: TableFormat) -> None:
         self.path = path
-        self.delimiter = table_format.sign or ("\t" if path.suffix.lower() == ".tsv" else ",")
+        self.delimiter = table_format.sign or (
+            "\t" if path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv") else ","
+        )
         self._asked = table_format.delimiter is not None
+        self._named = table_format.header
         self._block = _BLOCK
         self._ends_well = False
         self.names = self._header()
-        self.size = path.stat().st_size
+        self.size = text_size(path)
 
     @property
     def index(self) -> list[str]:
@@ -54,25 +54,34 @@ class CsvFile:
         while True:
             seen = 0
             try:
-                for batch in self._open(refuse):
-                    new = batch.slice(max(0, done - seen))
-                    seen += batch.num_rows
-                    if new.num_rows:
-                        done += new.num_rows
-                        yield new
+                with self._content() as content:
+                    for batch in self._open(content, refuse):
+                        new = batch.slice(max(0, done - seen))
+                        seen += batch.num_rows
+                        if new.num_rows:
+                            done += new.num_rows
+                            yield new
                 break
             except pa.ArrowInvalid as error:
                 if "straddling" not in str(error) or self._block >= _LARGEST_BLOCK:
                     raise self._error(self._reason(error, wrong)) from error
-                self._block *= 8  # a row is longer than a block
+                self._block = min(8 * self._block, _LARGEST_BLOCK)  # a row is longer than a block
+            except OSError as error:
+                raise self._error(f"{error}. Replace it") from error
         if not self._ends_well:
             self._check_end()
             self._ends_well = True
 
-    def _open(self, refuse: "arrow_csv.InvalidRowHandler") -> arrow_csv.CSVStreamingReader:
+    def _content(self) -> "AbstractContextManager[Path | IO[bytes]]":
+        """What arrow reads: the file, which it maps, or its unpacked content."""
+        return opened(self.path) if self.path.suffix.lower() in COMPRESSED else nullcontext(self.path)
+
+    def _open(self, content: "Path | IO[bytes]", refuse: "arrow_csv.InvalidRowHandler") -> arrow_csv.CSVStreamingReader:
         return arrow_csv.open_csv(
-            self.path,
-            read_options=arrow_csv.ReadOptions(column_names=self.names, skip_rows_after_names=1, block_size=self._block),
+            content,
+            read_options=arrow_csv.ReadOptions(
+                column_names=self.names, skip_rows_after_names=int(self._named), block_size=self._block
+            ),
             parse_options=arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=refuse),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(self.names, pa.string()),
@@ -83,27 +92,35 @@ class CsvFile:
         )
 
     def _header(self) -> list[str]:
-        with self.path.open("rb") as file:
-            start = file.read(4)
-        if not start:
-            raise self._error("it is empty: a csv file begins with the names of its columns")
-        for mark, what in _ENCODINGS.items():
-            if start.startswith(mark):
-                raise self._error(f"it is {what}, not text in UTF-8. Save it as CSV in UTF-8")
         try:
+            with opened(self.path) as file:
+                start = file.read(4096)
+            if not start:
+                raise self._error("it is empty: a csv file begins with the names of its columns")
+            if start.startswith(NO_TEXT):
+                raise self._error(not_utf8(start, str(self.path)))
             with self._text() as lines:
                 names = next(csv.reader(lines, delimiter=self.delimiter), [])
+        except OSError as error:
+            raise self._error(f"{error}. Replace it") from error
         except UnicodeDecodeError as error:
             raise self._error(self._not_utf8()) from error
         except csv.Error as error:
             raise self._error(str(error)) from error
+        if not self._named:
+            return [f"c{number}" for number in range(len(names))]
+        if names and all(map(_is_number, names)) and not all(map(str.isdigit, names)):
+            raise self._error(
+                f"its first line holds numbers, {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, and names no columns. "
+                "Name them, or set data.header=false, which calls them c0, c1, ..."
+            )
         names = [name or f"{UNNAMED}{number}" for number, name in enumerate(names)]
         self._check_names(names)
         return names
 
-    def _text(self) -> TextIO:
+    def _text(self) -> io.TextIOWrapper:
         csv.field_size_limit(sys.maxsize)
-        return self.path.open(encoding="utf-8-sig", newline="")
+        return io.TextIOWrapper(opened(self.path), encoding="utf-8-sig", newline="")
 
     def _check_names(self, names: list[str]) -> None:
         if not names:
@@ -135,21 +152,21 @@ class CsvFile:
         """The first row of other than the header's number of cells."""
         with self._text() as lines:
             rows = (row for row in csv.reader(lines, delimiter=self.delimiter) if row)
-            return next(number for number, row in enumerate(rows, -1) if len(row) != len(self.names))
+            return next(number for number, row in enumerate(rows, -int(self._named)) if len(row) != len(self.names))
 
     def _not_utf8(self) -> str:
-        with self.path.open("rb") as file:
+        with opened(self.path) as file:
             for number, line in enumerate(file, 1):
                 try:
                     line.decode()
-                except UnicodeDecodeError as error:
-                    return f"line {number} is no UTF-8 (byte {line[error.start]:#x}). Save it as CSV in UTF-8"
-        return "it is no UTF-8. Save it as CSV in UTF-8"
+                except UnicodeDecodeError:
+                    return not_utf8(line, str(self.path), f"line {number}")
+        return not_utf8(b"", str(self.path))
 
     def _check_end(self) -> None:
         """ValueError if the last quote is never closed: the rest of the file would be one cell."""
         quotes = 0
-        with self.path.open("rb") as file:
+        with opened(self.path) as file:
             while part := file.read(2**20):
                 quotes += part.count(b'"')
         if quotes % 2 == 0:  # a quote within quotes is doubled
@@ -166,3 +183,11 @@ class CsvFile:
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(f"cannot read {self.path}: {reason}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

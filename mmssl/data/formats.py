@@ -1,19 +1,30 @@
 """What a file is by its suffix: a kind of table, or one sample of the modalities that read it."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from mmssl.files import COMPRESSED
 from mmssl.modality import find
 from mmssl.plugins import installed
 
-TABLES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json"}
+_TEXTS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+TABLES = {
+    **{".parquet": "parquet", ".pq": "parquet"},
+    **_TEXTS,
+    **{".arrow": "arrow", ".feather": "arrow", ".tar": "tar", ".ts": "ts", ".arff": "arff"},
+    **{suffix + packed: kind for suffix, kind in _TEXTS.items() for packed in COMPRESSED},
+}
 """Files that are tables, and the kind of each."""
+AMBIGUOUS = (".json", *(f".json{packed}" for packed in COMPRESSED))
+"""Of files that are tables, but may also be settings or notes beside other data."""
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in lower case, with its dot; empty if there is none."""
+    """The suffix of a file's name in lower case, with its dot: `.csv.gz` of a compressed file; empty if there is none."""
     dot = name.rfind(".")
-    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+    suffix = name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+    return suffix_of(name[:dot]) + suffix if suffix in COMPRESSED else suffix
 
 
 def is_table(name: str) -> bool:
@@ -38,6 +49,42 @@ def all_formats() -> dict[str, tuple[str, ...]]:
     return known
 
 
+def ambiguous() -> set[str]:
+    """Suffixes of files that may be anything: samples where a folder holds nothing else, notes beside other data where it does."""
+    return {*AMBIGUOUS, *(suffix for modality in map(find, installed()) for suffix in modality.ambiguous)}
+
+
+def lined(suffix: str) -> tuple[str, ...]:
+    """The columns of the modalities for which such a file, alone, holds a sample in every line."""
+    if suffix in TABLES:
+        return ()
+    return tuple(modality.columns[0] for modality in map(find, installed()) if suffix in modality.lined)
+
+
+def without_ambiguous(suffixes: Sequence[str]) -> set[str]:
+    """Which of the suffixes of a folder's files, one for each file, are those of its samples.
+
+    Ambiguous ones only if there are no others; of these, a table and other files, the kind that most files are.
+    """
+    found = Counter(suffixes)
+    if found.keys() <= TABLES.keys() - {*AMBIGUOUS} or len(found) == 1:
+        return {*found}
+    sure = found.keys() - ambiguous()
+    if sure:
+        return {*sure}
+    kinds = Counter[bool]()
+    for suffix, count in found.items():
+        kinds[suffix in TABLES] += count
+    tables = kinds[True] >= kinds[False]
+    return {suffix for suffix in found if (suffix in TABLES) == tables}
+
+
+def listed(suffixes: Collection[str]) -> str:
+    """Suffixes in words."""
+    plain = [suffix for suffix in suffixes if not suffix.endswith(COMPRESSED)]
+    return ", ".join(plain) + ("; those of text also with .gz or .zst" if len(plain) < len(suffixes) else "")
+
+
 def _of_tables() -> dict[str, tuple[str, ...]]:
     return {suffix: (kind,) for suffix, kind in TABLES.items()}
 
@@ -48,19 +95,28 @@ def has_suffix(name: str) -> bool:
     return suffix[1:].isalpha() or (suffix != "" and suffix in formats([suffix]))
 
 
-def one_format(files: Sequence[Path], path: str) -> tuple[str, ...]:
-    """What all of the files are: the kind of table, or the columns of every modality that reads each of them."""
+def one_format(files: Sequence[Path], path: str, counts: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    """What all of the files are: the kind of table, or the columns of every modality that reads each of them.
+
+    counts: of files by suffix, where `files` holds but one of each. ValueError that asks which are meant, if they differ.
+    """
+    counts = Counter(suffix_of(file.name) for file in files) if counts is None else counts
     first: dict[str, Path] = {}
     for file in files:
         first.setdefault(suffix_of(file.name), file)
     known = formats(first)
     examples: dict[tuple[str, ...], Path] = {}
+    sizes = Counter[tuple[str, ...]]()
     for suffix, file in first.items():
         if suffix not in known:
-            raise ValueError(f"cannot read {file}: its suffix must be one of {', '.join(known)}; got {suffix or 'none'}")
+            raise ValueError(f"cannot read {file}: its suffix must be one of {listed(known)}; got {suffix or 'none'}")
         examples.setdefault(known[suffix], file)
+        sizes[known[suffix]] += counts[suffix]
     common = [kind for kind in next(iter(examples)) if all(kind in kinds for kinds in examples)]
     if not common:
-        shown = ", ".join(sorted(f"{' or '.join(kinds)} ({file})" for kinds, file in examples.items()))
-        raise ValueError(f"{path} mixes formats: {shown}. Choose one with a pattern such as folder/**/*{files[0].suffix}")
+        more = {kinds: f" and {count - 1:,} more" if count > 1 else "" for kinds, count in sizes.items()}
+        shown = ", ".join(sorted(f"{' or '.join(kinds)} ({file}{more[kinds]})" for kinds, file in examples.items()))
+        raise ValueError(
+            f"{path} mixes formats: {shown}. Choose one with a pattern such as folder/**/*{files[0].suffix}: which are the samples?"
+        )
     return tuple(common)

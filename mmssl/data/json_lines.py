@@ -1,4 +1,4 @@
-"""Files of one JSON object in every line."""
+"""Files of JSON: an object in every line, or, called .json, a list of objects."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mmssl.data.column_types import EXACT, JSON, to_json
 from mmssl.data.table_format import TableFormat
+from mmssl.files import NO_TEXT, not_utf8, opened, text_size
 
 _ROWS = 4096
 """Rows that become one batch."""
@@ -24,7 +25,8 @@ class JsonLines:
         self.path = path
         self._types = table_format.types
         self._missing = {*table_format.missing, *_numbers(table_format.missing)}
-        self.size = path.stat().st_size
+        self.size = text_size(path)
+        self._whole = ".json" in [suffix.lower() for suffix in path.suffixes[-2:]]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows, in batches that each have the columns and types of their own rows; cells of several types are JSON."""
@@ -62,9 +64,61 @@ class JsonLines:
         return None if found[0] is None else float(found[0])
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
+        listed = self._list() if self._whole else None
+        if listed is None:
+            yield from self._lines()
+            return
+        for number, row in enumerate(listed):
+            if not isinstance(row, dict):
+                raise self._error(f"item {number} of its list is a {type(row).__name__}; every item must be an object")
+            yield row
+
+    def _list(self) -> list[Any] | None:
+        """The objects of a file that is one list, or has one list of objects; None if it has an object in every line."""
+        try:
+            with opened(self.path) as file:
+                content = file.read()
+        except OSError as error:
+            raise self._error(f"{error}. Replace it") from error
+        if content.startswith(NO_TEXT):
+            raise self._error(not_utf8(content[:4096], str(self.path)))
+        try:
+            found = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            try:
+                found = json.loads(content.decode("utf-8-sig"))
+            except UnicodeDecodeError:
+                raise self._error(not_utf8(content, str(self.path))) from None
+            except json.JSONDecodeError as error:
+                if error.lineno > 1:  # which a list over several lines has too, so that both are told
+                    self._check_lines(error)
+                    return None
+                raise self._error(f"{error.msg} (line 1, character {error.colno})") from error
+        if isinstance(found, list):
+            return found
+        lists = {key: item for key, item in found.items() if _of_objects(item)} if isinstance(found, dict) else {}
+        if len(lists) == 1:
+            return next(iter(lists.values()))
+        names = f", of which {' and '.join(map(repr, lists))} are lists of objects" if lists else ""
+        raise self._error(
+            f"it holds a {type(found).__name__}{names}; a .json file holds a list of objects, a row each, or one object in "
+            "which one key has such a list. Write the list alone"
+        )
+
+    def _check_lines(self, error: json.JSONDecodeError) -> None:
+        """ValueError of the whole file unless its first line is an object of its own."""
+        with opened(self.path) as lines:
+            try:
+                first = json.loads(next(line for line in lines if not line.isspace()).decode("utf-8-sig"))
+            except json.JSONDecodeError:
+                first = None
+        if not isinstance(first, dict):
+            raise self._error(f"{error.msg} (line {error.lineno}, character {error.colno})") from error
+
+    def _lines(self) -> Iterator[Mapping[str, Any]]:
         number = 0
         try:
-            with self.path.open("rb") as lines:
+            with opened(self.path) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.isspace():
                         continue
@@ -83,7 +137,9 @@ class JsonLines:
                 f"line {number}: {error.msg} (character {error.colno}); every line must hold a JSON object"
             ) from error
         except UnicodeDecodeError as error:
-            raise self._error(f"line {number} is no UTF-8 (byte {error.object[error.start]:#x}). Save it in UTF-8") from error
+            raise self._error(not_utf8(bytes(error.object), str(self.path), f"line {number}")) from error
+        except OSError as error:
+            raise self._error(f"{error}. Replace it") from error
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(f"cannot read {self.path}: {reason}")
@@ -96,6 +152,10 @@ def _numbers(words: Sequence[str]) -> list[float]:
         with suppress(ValueError):
             found.append(float(word))
     return found
+
+
+def _of_objects(cell: Any) -> bool:
+    return isinstance(cell, list) and bool(cell) and all(isinstance(item, dict) for item in cell)
 
 
 def _hashable(cell: Any) -> bool:

@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-Kind = Literal["classification", "regression"]
+from mmssl.data.label_lists import are_lists, rarest, read_lists, told
+
+Kind = Literal["classification", "regression", "multi_label"]
 
 FEW_CLASSES = 20
 """Up to so many distinct whole numbers are class numbers, however few rows there are."""
@@ -28,24 +30,24 @@ _KEYS = "objective.kind or evaluate.kind (`kind` in Python)"
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """One label per row of a source.
+    """One label per row of a source, or for multi_label any number of them.
 
     names: class names in the order of their indices; empty for regression.
-    values: int64 class indices, or float32 values for regression.
+    values: int64 class indices, or float32 values for regression; for multi_label float32 `[n, k]`, 1 for each that a row has.
     reason: what they are taken for and why, in words.
     column: name of the column that held them, where one did.
     """
 
     kind: Kind
     names: list[str]
-    values: Shaped[np.ndarray, " n"]
+    values: Shaped[np.ndarray, " n *k"]
     reason: str = ""
     column: str | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def tensor(self) -> Shaped[Tensor, " n"]:
+    def tensor(self) -> Shaped[Tensor, " n *k"]:
         """The values as a tensor that shares their memory."""
         return torch.from_numpy(self.values)
 
@@ -62,6 +64,8 @@ class Labels:
     ) -> "Labels":
         """Labels from the cells of a column.
 
+        Lists are several labels a row.
+
         Strings and booleans are classes; whole numbers, stored as decimals or not, are classes when few of them are distinct; other
         numbers are regressed; `kind` decides otherwise. Classes are numbered in sorted order, or in that of `class_names`, into
         which integer cells then point.
@@ -72,6 +76,9 @@ class Labels:
         fewer than two classes, or a class that `like` does not have; TypeError for cells that are no labels.
         """
         place = _Place(where, row_of)
+        if (kind if like is None else like.kind) == "multi_label" or (kind is None and like is None and are_lists(column)):
+            names, values = read_lists(column, place.row, where, class_names, None if like is None else like.names)
+            return cls("multi_label", names, values, told(names, values) if like is None else like.reason)
         cells = _named(_present(column, class_names, place), class_names, place)
         cell_type = _cell_type(cells, place)
         chosen = kind
@@ -99,8 +106,13 @@ class Labels:
 def natural_classes(
     column: Sequence[Any], *, where: str, class_names: Sequence[str] | None = None, row_of: Callable[[int], int] = int
 ) -> Int[np.ndarray, " n"] | None:
-    """Classes by which a column's rows may be grouped, whatever kind a user says, -1 one of them; None for numbers."""
+    """Classes by which a column's rows may be grouped, whatever kind a user says, -1 one of them; None for numbers.
+
+    Of several labels a row, the rarest one.
+    """
     place = _Place(where, row_of)
+    if are_lists(column):
+        return rarest(read_lists(column, place.row, where, class_names)[1])
     cells = _named(_present(column, class_names, place), class_names, place)
     if _natural_kind(cells, cell_type := _cell_type(cells, place)) == "regression":
         return None
@@ -163,7 +175,7 @@ def _way_out(cell: Any) -> str:
         return "Decode it to text, or name another label column"
     if isinstance(cell, date):
         return "Make a number or text of it, or name another label column"
-    return "A row has one label: make a column of one value of it, or name another label column"
+    return "A row has one label where kind is not multi_label: leave the kind out, make a column of one value, or name another"
 
 
 def _named(cells: list[Any], class_names: Sequence[str] | None, place: _Place) -> list[Any]:

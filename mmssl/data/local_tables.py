@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import xxhash
 
@@ -29,7 +30,7 @@ def files_table(builder: str, paths: Sequence[Path], path: str, every: Sequence[
     """
     table_format.check(builder, path)
     found: Table
-    if builder == "parquet" or sum(file.stat().st_size for file in every) <= IN_MEMORY:
+    if builder in ("parquet", "arrow") or sum(file.stat().st_size for file in every) <= IN_MEMORY:
         reader: Reader = READERS[builder](paths, every, table_format)
         found, missing = FileTable(reader, paths, table_format), reader.missing
     else:
@@ -101,6 +102,9 @@ class FileTable(Table):
 
     def column(self, name: str) -> list[Any]:
         return self._open([name]).column(name)
+
+    def pandas(self, name: str) -> pd.Series:
+        return self._open([name]).pandas(name)
 
     def class_names(self, name: str) -> list[str] | None:
         return self._open([name]).class_names(name)

@@ -27,12 +27,15 @@ class SourceOptions(TableFormat):
     path: as data.path; required unless rows in memory stand in its place.
     split: one part of the data; null: all of it.
     columns: the dataset's column for a modality name, for label, or for group, whose equal values say that rows belong together;
-        several columns for a modality that reads a whole row.
+        several columns for a modality that reads a whole row, and for label: each holds 1 where its label applies, else 0.
     limit: keep that many rows, evenly spaced; null: all.
     missing: what stands for a missing value in table files besides an empty cell, such as [NA, "?", "-999"].
     types: string or number, for columns of table files that would be read as the other, as in {zip: string}.
     delimiter: between the cells of csv files, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign in csv files.
+    header: false: csv files have no line of names at their beginning, and their columns are called c0, c1, ...
+    series: how rows of tables make series: {by: id, time: t, values: [x, y]}; null: a cell holds a whole sample.
+    lists: columns whose cells hold several values, with the sign that parts them, as in {genres: "|"}; an empty cell holds none.
     called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
         go by the names that the data have for them.
     weight: how often a step reads this source, beside the others.
@@ -57,12 +60,15 @@ class DataOptions(TableFormat):
         name:configuration. Required unless there are sources, or rows in memory.
     split: one part of the data; null: all of it.
     columns: the dataset's column for a modality name, for label, or for group, whose equal values say that rows belong together;
-        several columns for a modality that reads a whole row.
+        several columns for a modality that reads a whole row, and for label: each holds 1 where its label applies, else 0.
     limit: keep that many rows, evenly spaced; null: all.
     missing: what stands for a missing value in table files besides an empty cell, such as [NA, "?", "-999"].
     types: string or number, for columns of table files that would be read as the other, as in {zip: string}.
     delimiter: between the cells of csv files, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign in csv files.
+    header: false: csv files have no line of names at their beginning, and their columns are called c0, c1, ...
+    series: how rows of tables make series: {by: id, time: t, values: [x, y]}; null: a cell holds a whole sample.
+    lists: columns whose cells hold several values, with the sign that parts them, as in {genres: "|"}; an empty cell holds none.
     called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
         go by the names that the data have for them.
     sources: several sources in the place of path, by name; each step reads one of them.
@@ -158,7 +164,7 @@ def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None
     for name, options in sources.items():
         if rows is not None:
             own = rows[name] if isinstance(rows, Mapping) else rows
-            source = Source.from_rows(own, options.columns, options.limit, options.called)
+            source = Source.from_rows(own, options.columns, options.limit, options.called, options.series)
         else:
             source = _open(name, options)
         held = options.modalities or (name,)

@@ -30,8 +30,7 @@ class ParquetFile:
     @property
     def index(self) -> list[str]:
         """Columns that are the index of a pandas frame, as the file itself says."""
-        pandas = json.loads((self.schema.metadata or {}).get(b"pandas", b"{}"))
-        return [name for name in pandas.get("index_columns", []) if isinstance(name, str)]
+        return pandas_index(self.schema)
 
     def size(self, names: Sequence[str]) -> int:
         """Bytes of some columns in memory, about."""
@@ -57,3 +56,9 @@ class ParquetFile:
 
     def _error(self, error: Exception) -> ValueError:
         return ValueError(f"cannot read {self.path}: {error}")
+
+
+def pandas_index(schema: pa.Schema) -> list[str]:
+    """Columns that are the index of a pandas frame, as the schema of a file says."""
+    pandas = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    return [name for name in pandas.get("index_columns", []) if isinstance(name, str)]

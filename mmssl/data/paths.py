@@ -1,20 +1,25 @@
 """What a data path names: a bundled set, files, a folder, or a dataset on the Hub. What exists on disk wins."""
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmssl.data.archives import KINDS as ARCHIVES
+from mmssl.data.archives import archive_table
 from mmssl.data.beside import Beside
 from mmssl.data.folder import DataFile, class_of, media_files, table_files
-from mmssl.data.formats import TABLES, all_formats, formats, has_suffix, is_table, one_format, suffix_of
+from mmssl.data.formats import all_formats, has_suffix, is_table, lined, listed, one_format, suffix_of
+from mmssl.data.inside import look
+from mmssl.data.lines import lines_table
 from mmssl.data.listed import listed_table
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import MediaTable, Table
-from mmssl.data.walk import MAGIC, SHOWN, match, walk
+from mmssl.data.walk import MAGIC, SHOWN, match
 
-BUNDLED = "bundled:"
+BUNDLED, SYNTHETIC = "bundled:", "synthetic:"
 
 _HUB_ID = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
@@ -28,9 +33,19 @@ def open_table(path: str, split: str | None, table_format: TableFormat = PLAIN) 
         from mmssl.data.bundled import bundled_table
 
         return bundled_table(path.removeprefix(BUNDLED), split)
+    if path.startswith(SYNTHETIC):
+        from mmssl.data.synthetic import synthetic_table
+
+        return synthetic_table(path.removeprefix(SYNTHETIC), split)
     local = Path(path).expanduser()
     if local.is_file():
         return _read([DataFile(local)], path, split, table_format)
+    if (local.is_dir() and (local / "dataset_info.json").is_file()) or (local / "dataset_dict.json").is_file():
+        _require_datasets(path)
+        from mmssl.data.arrow_files import is_saved, saved_table
+
+        if is_saved(local):
+            return saved_table(local, path, split)
     if local.is_dir():
         return _in_folder(local, path, split, table_format)
     if MAGIC.search(path):
@@ -74,22 +89,16 @@ def _matching(pattern: Path, path: str, split: str | None, table_format: TableFo
 
 def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFormat) -> Table:
     """The data files of a folder, at any depth; hidden files are left out, those of other types passed over and told."""
-    found = walk(folder)
-    suffixes = [suffix_of(parts[-1]) for parts in found.files]
-    known = formats({*suffixes} - {""})
-    inside = [parts for parts, suffix in zip(found.files, suffixes, strict=True) if suffix in known]
-    notes = found.notes(path, known)
-    if not inside:
-        raise FileNotFoundError(" ".join([f"folder {path} holds no data files; looked for {', '.join(all_formats())}.", *notes]))
-    first = dict(zip(reversed(suffixes), reversed(found.files), strict=True))
-    kinds = {suffix: Path(*parts) for suffix, parts in first.items() if suffix in known}
-    tables = [parts for parts in inside if is_table(parts[-1])] if kinds.keys() & TABLES.keys() else []
-    media = [parts for parts in inside if not is_table(parts[-1])] if tables else inside
+    inside = look(folder)
+    tables, media, notes = inside.tables, inside.media, inside.notes(path)
+    if not inside.counts:
+        raise FileNotFoundError(" ".join([f"folder {path} holds no data files; looked for {listed(all_formats())}.", *notes]))
     if tables and media:
         table = listed_table(folder, tables, media, lambda files: _read(list(files), path, None, table_format), path, split)
     else:
-        one_format(sorted(kinds.values()), path)
-        files = table_files(folder, tables, path) if tables else media_files(folder, media, path)
+        each_file = table_format.series is not None and table_format.series.chosen == "files"  # so that folders name classes
+        one_format(sorted(inside.first().values()), path, inside.counts)
+        files = table_files(folder, tables, path) if tables and not each_file else media_files(folder, tables or media, path)
         table = _read(files, path, split, table_format)
     table.notes = [*table.notes, *notes]
     return table
@@ -108,13 +117,26 @@ def _read(files: list[DataFile], path: str, split: str | None, table_format: Tab
         raise LookupError(f"{path} has no split {split!r}; it has {', '.join(sorted({file.split for file in files}))}")
     paths = [file.path for file in chosen]
     table: Table
-    if not is_table(paths[0].name):
+    if _by_lines(files) and (columns := [name for name in kinds if all(name in lined(suffix_of(file.name)) for file in paths)]):
+        table = lines_table(columns, paths, path)
+    elif kinds[0] == "tar":
+        from mmssl.data.tar_files import TarTable
+
+        table = TarTable(paths, path)
+    elif kinds[0] in ARCHIVES:
+        table = archive_table(kinds[0], paths, path)
+    elif not is_table(paths[0].name):
         table = MediaTable(kinds, [str(file) for file in paths], [file.label for file in chosen])
     else:
         _require_datasets(path)
         from mmssl.data.local_tables import files_table
 
         table = files_table(kinds[0], paths, path, [file.path for file in files], table_format)
-        table.beside = Beside(paths, partial(_rows_in, kinds[0], path, table_format))
+        table.beside = Beside(paths, partial(_rows_in, kinds[0], path, table_format), [file.label for file in chosen])
     table.parts = paths
     return table
+
+
+def _by_lines(files: Sequence[DataFile]) -> bool:
+    """Whether files may hold a sample in every line: there is one alone, or one for each split, called so itself."""
+    return len({file.split for file in files}) == len(files) and all(file.label is None for file in files)

@@ -6,6 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
+from mmssl.data.arrow_files import ArrowFile
 from mmssl.data.column_types import JSON, Guess, as_asked, asked_type, common, converted, fits_float, is_json, to_json, without
 from mmssl.data.csv_files import CsvFile
 from mmssl.data.json_lines import JsonLines
@@ -154,9 +155,11 @@ class JsonReader(_TextFiles[JsonLines]):
 class ParquetReader:
     """Parquet files, whose types may differ in what loses nothing."""
 
+    opened: type[ParquetFile] | type[ArrowFile] = ParquetFile
+
     def __init__(self, paths: Sequence[Path], every: Sequence[Path], table_format: TableFormat) -> None:
         self._format = table_format
-        known = {path: ParquetFile(path) for path in every}
+        known = {path: self.opened(path) for path in every}
         self._files = [known[path] for path in paths]
         self.num_rows = sum(file.num_rows for file in self._files)
         filled = [file for file in known.values() if file.num_rows] or list(known.values())[:1]
@@ -176,7 +179,7 @@ class ParquetReader:
             for batch in file.batches(names) if file.num_rows else ():
                 yield pa.record_batch([self._cells(batch, field, file) for field in schema], schema=schema)
 
-    def _field(self, name: str, found: Sequence[ParquetFile]) -> pa.Field:
+    def _field(self, name: str, found: Sequence[ParquetFile | ArrowFile]) -> pa.Field:
         kinds = [decoded(file.schema.field(name).type) for file in found]
         kind = common(list(dict.fromkeys(kinds)))
         if kind is None:
@@ -189,7 +192,7 @@ class ParquetReader:
             kind = asked_type(kind, self._format.types[name])
         return pa.field(name, kind, metadata=found[0].schema.field(name).metadata)
 
-    def _cells(self, batch: pa.RecordBatch, field: pa.Field, file: ParquetFile) -> pa.Array:
+    def _cells(self, batch: pa.RecordBatch, field: pa.Field, file: ParquetFile | ArrowFile) -> pa.Array:
         column = batch[field.name]
         try:
             column = without(column.cast(decoded(column.type)), self._format.missing)
@@ -200,10 +203,17 @@ class ParquetReader:
             raise ValueError(f"cannot read {file.path}, column {field.name}: {error}") from error
 
 
+class ArrowReader(ParquetReader):
+    """Arrow and Feather files."""
+
+    opened = ArrowFile
+
+
 READERS: dict[str, Callable[[Sequence[Path], Sequence[Path], TableFormat], Reader]] = {
     "csv": CsvReader,
     "json": JsonReader,
     "parquet": ParquetReader,
+    "arrow": ArrowReader,
 }
 
 

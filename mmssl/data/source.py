@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Int
 
 from mmssl.data.beside import beside_table
+from mmssl.data.label_lists import TogetherTable, parted_table
 from mmssl.data.labels import Kind, Labels, natural_classes
 from mmssl.data.named import Called, named_table
 from mmssl.data.paths import open_table
+from mmssl.data.series import SeriesOptions, series_table
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import Row, RowTable, Table
 from mmssl.modality import Modality
@@ -37,7 +39,7 @@ class Source:
     columns: the dataset's column for a modality name or for "label"; several columns for a modality that reads a whole row. Bundled
         data and media folders know their label column.
     limit: keep that many rows, evenly spaced, as many datasets are sorted by class.
-    table_format: how the cells of csv, jsonl and parquet files are written.
+    table_format: how the cells of csv, jsonl and parquet files are written, and how rows make series, where they do.
     called: what values of a column are called where a modality reads it; class numbers go by the names that the data have.
 
     Raises FileNotFoundError, LookupError (a split or column that does not exist) or ValueError (what cannot be read, or is empty).
@@ -53,17 +55,23 @@ class Source:
         table_format: TableFormat = PLAIN,
         called: Called | None = None,
     ) -> None:
-        self._setup(open_table(path, split, table_format), path, split, columns, called)
+        table = parted_table(open_table(path, split, table_format), table_format.lists)
+        self._setup(_in_series(table, table_format.series, path, columns), path, split, columns, called)
         if limit is not None:
             self._keep(limit)
 
     @classmethod
     def from_rows(
-        cls, rows: Sequence[Row], columns: Columns | None = None, limit: int | None = None, called: Called | None = None
+        cls,
+        rows: Sequence[Row],
+        columns: Columns | None = None,
+        limit: int | None = None,
+        called: Called | None = None,
+        series: SeriesOptions | None = None,
     ) -> "Source":
         """A source of rows in memory, all with the same columns."""
         source = cls.__new__(cls)
-        source._setup(RowTable(rows), "rows in memory", None, columns, called)
+        source._setup(_in_series(RowTable(rows), series, "rows in memory", columns), "rows in memory", None, columns, called)
         if limit is not None:
             source._keep(limit)
         return source
@@ -82,9 +90,25 @@ class Source:
         self.columns = known | (columns or {})
         for use, names in self.columns.items():
             self._check_columns(use, _names(names))
+        self._together: dict[str, list[str]] = {}
+        labels = self.columns.get(LABEL)
+        if not (labels is None or isinstance(labels, str)):
+            self._label_together(labels)
         self.called: Called = called or {}
         if unknown := [name for name in self.called if name not in self.column_names]:
             raise LookupError(f"{self} has no column {unknown[0]!r}, named in `called`; it has {', '.join(self.column_names)}")
+
+    def _label_together(self, names: list[str]) -> None:
+        """Make one column of lists of several that say of a label each whether it applies."""
+        name = ", ".join(names)
+        if name in self.column_names or len(set(names)) < len(names):
+            raise ValueError(f"{self}: columns.label must be the name of one column, or a list of several, each once; got {names}")
+        self._table, self._together = TogetherTable(self._table, name, names), {name: names}
+        self.columns = {**self.columns, LABEL: name}
+
+    def made_from(self, column: str) -> list[str]:
+        """The columns of the data that a column is read from: itself, or of several label columns each."""
+        return self._together.get(column, [column])
 
     def _check_columns(self, use: str, names: list[str]) -> None:
         for name in names:
@@ -157,6 +181,11 @@ class Source:
     def column_names(self) -> list[str]:
         """Names of the dataset's columns."""
         return self._table.columns
+
+    @property
+    def stored_columns(self) -> list[str]:
+        """Names of the columns that the data hold, without what is made of several."""
+        return [name for name in self.column_names if name not in self._together]
 
     def cut(self, counts: Sequence[int]) -> "Source":
         """The same rows with `counts` samples in each, one for every piece of a long one (`Processor.pieces`)."""
@@ -242,7 +271,8 @@ class Source:
         places = [self.places(modality) for modality in modalities]
         names = dict.fromkeys(name for place in places for name in _names(place))
         narrow = copy.copy(self)
-        media = [name for modality, place in zip(modalities, places, strict=True) if modality.suffixes for name in _names(place)]
+        of_files = [place for modality, place in zip(modalities, places, strict=True) if modality.suffixes and not modality.lined]
+        media = [name for place in of_files for name in _names(place)]  # what is called like a file is still a text
         single = [place for place in places if isinstance(place, str)]
         narrow._table = named_table(beside_table(self._table.select(list(names)), media, self._table.beside), single, self.called)
         narrow.columns = {modality.name: place for modality, place in zip(modalities, places, strict=True)}
@@ -264,8 +294,7 @@ class Source:
         name = self.columns.get(LABEL)
         if name is None:
             return None
-        if not isinstance(name, str):
-            raise ValueError(f"{self}: columns.label must be one column; got {name}")
+        assert isinstance(name, str), "several were put together"
         found = Labels.read(self.cells(name), **self._label_place(name), kind=kind, like=like)
         return replace(found, column=name)
 
@@ -329,6 +358,14 @@ class Source:
     def label_note(self, labels: Labels) -> str:
         """What its labels are taken for, and why."""
         return f"label {self.columns[LABEL]}: {labels.reason}"
+
+
+def _in_series(table: Table, series: SeriesOptions | None, path: str, columns: Columns | None) -> Table:
+    """The table, or the series that its rows make."""
+    if series is None or len(table) == 0:
+        return table
+    named = [name for use, place in (columns or {}).items() if use in (LABEL, GROUP) for name in _names(place)]
+    return series_table(table, series, path, named)
 
 
 def _names(place: str | list[str]) -> list[str]:

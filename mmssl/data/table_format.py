@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mmssl.data.series import SeriesOptions
+
 ColumnType = Literal["string", "number"]
 Decimal = Literal[".", ","]
 Delimiter = Annotated[str, Field(pattern=r"^(.|tab|\t)$")]
+Sign = Annotated[str, Field(min_length=1)]
 TAB = "tab"
 SIGNS = {TAB: "\t"}
 """Delimiters that have a name, as they are hard to type."""
@@ -22,12 +25,18 @@ class TableFormat:
     types: string or number for columns that would be read as the other: {zip: string}.
     delimiter: between the cells of a csv file, one character or the word tab; null: a comma, in .tsv files a tab.
     decimal: the decimal sign of numbers in csv files.
+    header: whether the first line of csv files names the columns; else these are called c0, c1, ...
+    series: how rows make series; null: a row is a sample.
+    lists: columns whose cells hold several values, with the sign that parts them: {genres: "|"}; an empty cell holds none.
     """
 
     missing: tuple[str, ...] = ()
     types: Mapping[str, ColumnType] = field(default_factory=dict)
     delimiter: Delimiter | None = None
     decimal: Decimal = "."
+    header: bool = True
+    series: SeriesOptions | None = None
+    lists: Mapping[str, Sign] = field(default_factory=dict, repr=False)  # no copy of files depends on it
 
     @property
     def table_format(self) -> "TableFormat":
@@ -41,7 +50,8 @@ class TableFormat:
 
     def check(self, builder: str, path: str) -> None:
         """ValueError for a key that says something of csv files where there are none."""
-        asked = [("delimiter", self.delimiter)] if self.delimiter is not None else []
+        asked: list[tuple[str, object]] = [("delimiter", self.delimiter)] if self.delimiter is not None else []
+        asked += [("header", self.header)] if not self.header else []
         asked += [("decimal", self.decimal)] if self.decimal != "." else []
         if asked and builder != "csv":
             key, value = asked[0]

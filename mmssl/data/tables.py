@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 if TYPE_CHECKING:
     from mmssl.data.beside import Beside
 
@@ -38,6 +40,10 @@ class Table(ABC):
     @abstractmethod
     def column(self, name: str) -> list[Any]:
         """One cell of every row."""
+
+    def pandas(self, name: str) -> pd.Series:
+        """A column as pandas has it."""
+        return pd.Series(self.column(name))
 
     def class_names(self, name: str) -> list[str] | None:
         """Names into which the integers of a column point, where the data carry them."""

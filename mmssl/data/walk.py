@@ -23,10 +23,11 @@ _Identity = tuple[int, int]
 
 @dataclass
 class Listing:
-    """What lies below a folder, each by its place relative to it; hidden files and folders are left out.
+    """What lies below a folder, each by its place relative to it.
 
     files: regular files. folders: those entered, the folder itself among them. broken: links that lead nowhere. circles: links that
-        lead back to a folder which they lie in, and are not followed. special: pipes, sockets and devices.
+        lead back to a folder which they lie in, and are not followed. special: pipes, sockets and devices. hidden: those whose
+        name begins with a dot, which are left out.
     twice: pairs of folders that are one, by a link.
     """
 
@@ -35,11 +36,12 @@ class Listing:
     broken: list[Parts] = field(default_factory=list)
     circles: list[Parts] = field(default_factory=list)
     special: list[Parts] = field(default_factory=list)
+    hidden: list[Parts] = field(default_factory=list)
     twice: list[tuple[Parts, Parts]] = field(default_factory=list)
 
     def in_order(self) -> "Listing":
         """The same, sorted by their names, part by part, whatever the order of the file system."""
-        for places in (self.files, self.folders, self.broken, self.circles, self.special):
+        for places in (self.files, self.folders, self.broken, self.circles, self.special, self.hidden):
             places.sort()
         self.twice.sort()
         return self
@@ -52,6 +54,9 @@ class Listing:
             found.append(f"{path}: {told(over)}.")
         if self.special:
             found.append(f"{path}: {_count(self.special, 'pipe, socket or device', 'pipes, sockets or devices')} passed over.")
+        if self.hidden:
+            are = _count(self.hidden, "hidden file or folder is", "hidden files and folders are")
+            found.append(f"{path}: {are} left out: {_listed(self.hidden)}.")
         if self.broken:
             found.append(f"{path}: {_count(self.broken, 'link leads', 'links lead')} nowhere: {_listed(self.broken)}.")
         if self.circles:
@@ -108,9 +113,11 @@ def walk(folder: Path) -> Listing:
             found.twice.append((min(seen[own], parts), max(seen[own], parts)))
         seen.setdefault(own, parts)
         found.folders.append(parts)
-        for name, inner in _entries(place):
+        for name, inner in _entries(place, hidden=True):
             below = (*parts, name)
-            if isinstance(inner, os.stat_result):
+            if name.startswith("."):
+                found.hidden.append(below)
+            elif isinstance(inner, os.stat_result):
                 todo.append((os.path.join(place, name), below, above | {own}, inner))  # noqa: PTH118 (fast)
             else:
                 getattr(found, inner).append(below)

@@ -27,11 +27,12 @@ Then = Callable[[Float[Tensor, "b d"]], Float[Tensor, "b e"]]
 class Features:
     """Features of the samples that could be read, on the CPU.
 
-    values: one vector per sample. labels: class indices or values, if the source has labels. ids: rows of the source.
+    values: one vector per sample. ids: rows of the source.
+    labels: class indices or values, if the source has labels; of several labels a row 1 for each that it has.
     """
 
     values: Float[Tensor, "n d"]
-    labels: Shaped[Tensor, " n"] | None
+    labels: Shaped[Tensor, " n *k"] | None
     ids: Int[Tensor, " n"]
 
     def __len__(self) -> int:
@@ -217,7 +218,7 @@ class _Raw(Processor):
         return inputs[RAW].numpy()
 
 
-Part = tuple[Float[Tensor, "_ d"], Shaped[Tensor, " _"] | None, Int[Tensor, " _"]]
+Part = tuple[Float[Tensor, "_ d"], Shaped[Tensor, " _ *_"] | None, Int[Tensor, " _"]]
 
 
 def _joined(parts: Sequence[Part]) -> Features:

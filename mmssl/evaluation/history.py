@@ -139,7 +139,7 @@ class History:
                 continue
             if fifth is not None and entry.held_out == fifth and entry.same(scored):
                 found = replace(found, held_out=True)
-            elif entry.label is None and label not in entry.inputs:
+            elif entry.label is None and not set(scored.made_from(label)) & set(entry.inputs):
                 found = replace(found, unlabelled=True)
             else:
                 return replace(found, labelled=True)

@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from sklearn import metrics
 from torch import Tensor
 
 from mmssl.data import Labels
+from mmssl.data.labels import Kind
 from mmssl.evaluation import probes
+from mmssl.evaluation.table import MAP
 from mmssl.model import LabelHead, MMSSLModel
 
+PREDICTS = {"regression": "numbers", "classification": "one class", "multi_label": "any number of labels"}
 BINS = 15
 """Bins of confidence, of equal width (arXiv 1706.04599, section 2)."""
 
@@ -33,19 +37,27 @@ def class_names(model: MMSSLModel) -> list[str]:
 def unlike(model: MMSSLModel, labels: Labels) -> str | None:
     """Why a model's predictions cannot be compared with labels, in words; None: they can."""
     head, known = model.label_head, class_names(model)
-    if (head.kind == "regression") != (labels.kind == "regression"):
-        return f"the model predicts {'numbers' if head.kind == 'regression' else 'classes'}, the labels are for {labels.kind}"
+    if kind_of(head) != labels.kind:
+        return f"the model predicts {PREDICTS[kind_of(head)]}, the labels are for {labels.kind}"
     if other := [name for name in labels.names if name not in known]:
         return f"the labels have classes that the model does not predict: {', '.join(other[:5])}; it knows {', '.join(known[:5])}"
     return None
 
 
-def renumbered(values: Shaped[Tensor, " n"], labels: Labels, model: MMSSLModel) -> Shaped[Tensor, " n"]:
+def renumbered(values: Shaped[Tensor, " n *k"], labels: Labels, model: MMSSLModel) -> Shaped[Tensor, " n *j"]:
     """Label values with the model's numbers of their classes."""
     if labels.kind == "regression":
         return values
     known = class_names(model)
-    return torch.tensor([known.index(name) for name in labels.names])[values]
+    numbers = torch.tensor([known.index(name) for name in labels.names])
+    if labels.kind == "multi_label":
+        return values.new_zeros(len(values), len(known)).index_copy(1, numbers, values)
+    return numbers[values]
+
+
+def kind_of(head: LabelHead) -> Kind:
+    """How labels are read that a head predicts."""
+    return "classification" if head.kind == "ordinal" else head.kind
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,9 @@ class Bin:
 class Judged:
     """Predictions beside the truth.
 
-    score: accuracy in percent, or R2. scores: others, by their titles.
-    names: of the classes; confusion: how many samples of class i (row) were taken for class j; empty for a regression.
+    score: accuracy or, of several labels a row, mean average precision in percent, or R2. scores: others, by their titles.
+    names: of the classes; confusion: how many samples of class i (row) were taken for class j; empty for a regression, and for
+        several labels a row.
     bins: of confidence, those that hold predictions.
     """
 
@@ -75,11 +88,13 @@ class Judged:
     bins: tuple[Bin, ...] = ()
 
     @classmethod
-    def of(cls, head: LabelHead, names: Sequence[str], logits: Float[Tensor, "n k"], truth: Shaped[Tensor, " n"]) -> "Judged":
-        """From what a head predicts. truth: class numbers as the head's, or values."""
+    def of(cls, head: LabelHead, names: Sequence[str], logits: Float[Tensor, "n k"], truth: Shaped[Tensor, " n *j"]) -> "Judged":
+        """From what a head predicts. truth: class numbers as the head's, 1 for each of several labels, or values."""
         if head.kind == "regression":
             return cls.of_values(logits[:, 0].double(), truth.double())
         shares = head.probabilities(logits.double())
+        if head.kind == "multi_label":
+            return cls.of_labels(names, shares, truth.double())
         predicted, right = shares.argmax(1), truth.numpy()
         known = list(range(len(names)))
         bins = calibration(shares.amax(1), predicted == truth)
@@ -104,11 +119,23 @@ class Judged:
         scores = {"mean absolute error": error.abs().mean().item(), "root mean squared error": error.square().mean().sqrt().item()}
         return cls("regression", len(truth), probes.r2(predicted, truth), scores)
 
+    @classmethod
+    def of_labels(cls, names: Sequence[str], shares: Float[Tensor, "n k"], truth: Float[Tensor, "n k"]) -> "Judged":
+        """From the probabilities of several labels, each of which is predicted above one half."""
+        predicted, right = (shares > 0.5).numpy(), truth.numpy()
+        scores = {
+            f"{average} F1": 100 * float(metrics.f1_score(right, predicted, average=average, zero_division=0.0))
+            for average in ("micro", "macro")
+        }
+        scores["exact match"] = 100 * float((predicted == right).all(1).mean())
+        scores["log loss"] = F.binary_cross_entropy(shares, truth).item()
+        return cls("multi_label", len(truth), probes.mean_average_precision(shares, truth), scores, tuple(names))
+
     @property
     def lines(self) -> list[str]:
         """The scores in words."""
-        unit = "R2" if self.kind == "regression" else "accuracy in %"
-        percent = ("balanced accuracy", "macro F1", "expected calibration error")
+        unit = {"regression": "R2", "multi_label": f"{MAP} in %"}.get(self.kind, "accuracy in %")
+        percent = ("balanced accuracy", "macro F1", "micro F1", "exact match", "expected calibration error")
         shown = {unit: f"{self.score:.3f}" if self.kind == "regression" else f"{self.score:.1f}"}
         shown |= {title: f"{value:.1f} %" if title in percent else f"{value:.3g}" for title, value in self.scores.items()}
         return [f"{title}: {value}" for title, value in shown.items()]

@@ -23,7 +23,7 @@ from mmssl.data import Batch, Labels, Source, Track, silent
 from mmssl.data.source import OnError
 from mmssl.evaluation.features import embed
 from mmssl.evaluation.history import History
-from mmssl.evaluation.judged import Judged, class_names, logits_of, renumbered
+from mmssl.evaluation.judged import Judged, class_names, kind_of, logits_of, renumbered
 from mmssl.evaluation.sources import fifth_of
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
@@ -84,12 +84,12 @@ def check_columns(source: Source, keep: Sequence[str], is_ours: Callable[[str], 
 def columns_to_keep(source: Source, keep: Sequence[str] | None) -> list[str]:
     """The columns to write beside predictions; None: all. LookupError as of `check_columns`."""
     clash = f"{source} has it, and the predictions would both be called so; name others with --keep"
-    return check_columns(source, source.column_names if keep is None else keep, is_ours, clash)
+    return check_columns(source, source.stored_columns if keep is None else keep, is_ours, clash)
 
 
 def labels_of(source: Source, model: MMSSLModel) -> Labels:
     """The true labels of a source, read as a model predicts them."""
-    found = source.labels(kind="regression" if model.label_head.kind == "regression" else "classification")
+    found = source.labels(kind=kind_of(model.label_head))
     assert found is not None, "the column is named"
     return found
 

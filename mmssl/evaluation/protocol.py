@@ -17,7 +17,7 @@ from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.judged import Judged, class_names, logits_of, renumbered, unlike
 from mmssl.evaluation.scorable import check_readable, check_scorable
 from mmssl.evaluation.sources import SPLIT_SEED, EvaluateOptions, Sources, open_sources
-from mmssl.evaluation.table import BEHIND, OWN, PRETRAINED, RANDOM, RAW, SCORES, TUNED, Row, Table
+from mmssl.evaluation.table import BEHIND, MAP, OWN, PRETRAINED, RANDOM, RAW, SCORES, TUNED, Row, Table
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.model.public import saved_processor
@@ -31,8 +31,10 @@ Features: `pooler_output` in evaluation mode, float32, of samples without augmen
 Linear probe: features standardised by the training samples; multinomial logistic regression, or ridge regression for values, with
 an L2 penalty 1 / C from C = 1e-4, 1e-3, ..., 100, the best on a fifth of the training samples (stratified by class, seeded), then
 fitted on all of them. The search ends after two values of C in a row that are worse than the best.
-Score: accuracy in percent, or R2, on the test samples. Data without a test split: a fifth of the training rows (stratified, the
-same for every seed and limit), which a model that learned their labels must not have been trained on.
+Score: accuracy in percent, or R2, on the test samples; of several labels a row mean average precision in percent, of the share of
+neighbours that have a label, and of a binary logistic regression for each label, all with one penalty, chosen by the same score.
+Data without a test split: a fifth of the training rows (stratified, by the rarest of several labels; the same for every seed and
+limit), which a model that learned their labels must not have been trained on.
 Rows: the model; where it predicts these labels, its own predictions; where asked for, what its projector makes of its features;
 the same architecture with random weights, the mean of several draws; `Processor.features` of the raw samples;
 `Processor.reference`, a method without pretraining, where the modality has one; the most frequent class, or the mean, of the
@@ -43,6 +45,8 @@ could not be read were left out. On data with a test split, and on all rows of o
 Version 2 drew random weights once, and had no reference. All other scores are the same.
 """
 
+METRICS = {"classification": "accuracy", "regression": "R2", "multi_label": MAP}
+"""The score of each kind of labels."""
 DRAW = 1_000_003
 """From the seed of one draw of random weights to that of the next: far from the seeds 0, 1, 2 of other runs."""
 
@@ -52,9 +56,9 @@ class Split:
     """Features and labels of the training and of the test samples, and how many samples could not be read."""
 
     train: Float[Tensor, "n d"]
-    train_labels: Shaped[Tensor, " n"]
+    train_labels: Shaped[Tensor, " n *k"]
     test: Float[Tensor, "m d"]
-    test_labels: Shaped[Tensor, " m"]
+    test_labels: Shaped[Tensor, " m *k"]
     skipped: int
 
 
@@ -97,7 +101,7 @@ class Evaluator:
         inputs = {name for entry in self.history.trained for name in entry.inputs}
         for source in (self.sources.train, self.sources.test):
             check_readable(source, self.modality, processor.processors[self.modality], data.on_error, inputs)
-        self.classes = self.sources.train_labels.kind == "classification"
+        self.kind = self.sources.train_labels.kind
         self._baselines: Baselines | None = None
         self.judged: Judged | None = None
 
@@ -139,7 +143,7 @@ class Evaluator:
             notes.append(f"Samples that could not be read, and are left out: {baselines.skipped:,}.")
         return Table(
             protocol=PROTOCOL,
-            metric="accuracy" if self.classes else "R2",
+            metric=METRICS[self.kind],
             data=self.sources.train.path,
             num_train=baselines.num_train,
             num_test=baselines.num_test,
@@ -250,7 +254,12 @@ class Evaluator:
         train, test = split.train.to(device), split.test.to(device)
         labels, truth = split.train_labels.to(device), split.test_labels.to(device)
         seed, width = self.options.seed, train.shape[1]
-        if self.classes:
+        if self.kind == "multi_label":
+            linear = probes.linear_labels(train, labels, test, seed=seed)
+            near = probes.mean_average_precision(probes.knn_labels(train, labels, test), truth)
+            probed = probes.mean_average_precision(linear.predicted, truth)
+            return Row(name, near, probed, width, linear.strength, linear.converged)
+        if self.kind == "classification":
             linear = probes.linear_classify(train, labels, test, seed=seed)
             knn = probes.accuracy(probes.knn_classify(train, labels, test), truth)
             return Row(name, knn, probes.accuracy(linear.predicted, truth), width, linear.strength, linear.converged)
@@ -261,25 +270,30 @@ class Evaluator:
     def _reference(self, train: Features, test: Features) -> list[Row]:
         """The score of the modality's method without pretraining, if it has one, on the samples that could be read."""
         reference = self.processor.processors[self.modality].reference()
-        if reference is None:
+        if reference is None or self.kind == "multi_label":  # these methods tell one class of several, or a number
             return []
         assert train.labels is not None
         assert test.labels is not None
+
+        classes = self.kind == "classification"
 
         def given(source: Source, ids: Int[Tensor, " n"]) -> list[Any]:
             raws = raw_samples(source, find(self.modality), reference.title, ids=ids.tolist(), track=self.track)
             return [reference.sample(raw) for raw in raws]
 
-        estimator = reference.estimator(self.classes, self.options.seed)
+        estimator = reference.estimator(classes, self.options.seed)
         estimator.fit(given(self.sources.train, train.ids), train.labels.numpy())
         predicted = torch.from_numpy(estimator.predict(given(self.sources.test, test.ids)))
-        score = probes.accuracy(predicted, test.labels) if self.classes else probes.r2(predicted.float(), test.labels)
+        score = probes.accuracy(predicted, test.labels) if classes else probes.r2(predicted.float(), test.labels)
         return [Row(reference.title, None, score, reference=True)]
 
     def _constant(self, split: Split) -> Row:
         """The score of always saying the same."""
         train, test = split.train_labels, split.test_labels
-        if self.classes:
+        if self.kind == "multi_label":
+            score = probes.mean_average_precision(train.mean(0).expand(len(test), -1), test)
+            return Row("share of each label", score, score)
+        if self.kind == "classification":
             score = probes.accuracy(train.mode().values.expand(len(test)), test)
             return Row("most frequent class", score, score)
         score = probes.r2(train.mean().expand(len(test)), test)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool
 
 from mmssl.data import Labels, Source, batches, cut
+from mmssl.data.label_lists import rarest
 from mmssl.data.source import LABEL, OnError
 from mmssl.evaluation import probes
 from mmssl.evaluation.sources import Sources
@@ -22,8 +23,13 @@ def check_scorable(sources: Sources, seed: int) -> None:
     seed: of the rows that a linear probe holds out of fitting.
     """
     for part, labels in ((sources.train, sources.train_labels), (sources.test, sources.test_labels)):
+        if labels.kind == "multi_label" and not ((labels.values.any(0)) & (~labels.values.all(0))).any():
+            raise ValueError(
+                f"evaluate: no label of {part}, column {part.columns[LABEL]}, is one that some of its {len(labels)} rows have and "
+                f"others have not: scores need such labels. {WAY_OUT}"
+            )
         present = np.unique(labels.values)
-        if len(present) < 2:
+        if labels.kind != "multi_label" and len(present) < 2:
             only = labels.names[present[0]] if labels.names else f"{present[0]:g}"
             raise ValueError(
                 f"evaluate: all {len(labels)} labels of {part}, column {part.columns[LABEL]}, are {only!r}: scores need labels "
@@ -31,7 +37,7 @@ def check_scorable(sources: Sources, seed: int) -> None:
             )
     train, labels = sources.train, sources.train_labels
     out = chosen_by(labels, seed)
-    if labels.kind == "classification" and not out.any():
+    if labels.kind != "regression" and not out.any():
         raise ValueError(
             f"evaluate: no class of {train}, column {train.columns[LABEL]}, has two rows, of which a linear probe needs one to "
             f"choose its penalty by; there are {len(labels)} rows. {WAY_OUT}"
@@ -48,7 +54,10 @@ WAY_OUT = "Add rows, raise a limit, name another part or other data to score on,
 
 def chosen_by(labels: Labels, seed: int) -> Bool[np.ndarray, " n"]:
     """The training rows that a linear probe holds out, where all can be read."""
-    groups = labels.tensor() if labels.kind == "classification" else torch.zeros(len(labels))
+    if labels.kind == "multi_label":
+        groups = torch.from_numpy(rarest(labels.values))
+    else:
+        groups = labels.tensor() if labels.kind == "classification" else torch.zeros(len(labels))
     return probes.held_out(groups, seed).numpy()
 
 
@@ -59,7 +68,7 @@ def check_readable(source: Source, name: str, processor: Processor, on_error: On
     """
     modality, label = find(name), source.columns[LABEL]
     place = source.places(modality)
-    if label in ([place] if isinstance(place, str) else place):
+    if not set(source.made_from(str(label))).isdisjoint([place] if isinstance(place, str) else place):
         raise ValueError(
             f"evaluate: column {label!r} of {source} is the label, and {name} would be read from it: name another column"
         )
@@ -74,5 +83,6 @@ def check_readable(source: Source, name: str, processor: Processor, on_error: On
         if on_error == "skip":
             return
     if failed:
-        hint = f". The model was trained on column {label!r}, the label: leave it out (data.columns)" if label in inputs else ""
+        told = f". The model was trained on column {label!r}, the label: leave it out (data.columns)"
+        hint = told if set(inputs) & set(source.made_from(str(label))) else ""
         raise ValueError(f"evaluate: {failed[0]}{hint}")

@@ -59,8 +59,9 @@ class EvaluateOptions:
     test_split: part that is scored; null: `test` if the data have it, else a fifth of train_split, on which a run that learns
         labels does not train.
     columns: columns as in data.columns; with the data of the section data they add to its columns.
-    kind: what the labels are: classification or regression; null: as the objective takes them, if it learns the same column, else
-        text, booleans and few distinct whole numbers are classes, other numbers are regressed.
+    kind: what the labels are: classification, regression, or multi_label (a list of labels a row); null: as the objective takes
+        them, if it learns the same column, else lists are several labels, text, booleans and few distinct whole numbers are
+        classes, other numbers are regressed.
     modality: which of the model's modalities to score; null: the only one.
     train_limit: keep that many training rows, evenly spaced.
     test_limit: keep that many test rows, evenly spaced; of each part for retrieval and zero_shot.
@@ -128,6 +129,11 @@ def check_parts(source: Source, labels: Labels, rows: Int[np.ndarray, " k"]) -> 
         enough = int((counts >= FEWEST_OF_A_CLASS).sum()) >= 2
         need = f"two classes of at least {FEWEST_OF_A_CLASS} rows each"
         has = ", ".join(f"{count} of {name!r}" for name, count in zip(labels.names[:8], counts, strict=False))
+    elif labels.kind == "multi_label":
+        held, counts = labels.values[rows], labels.values.sum(0)
+        enough = bool((held.any(0) & (held.sum(0) < counts)).any())
+        need = f"a label that at least {FEWEST_OF_A_CLASS} rows have"
+        has = ", ".join(f"{count:.0f} of {name!r}" for name, count in zip(labels.names[:8], counts, strict=False))
     else:
         enough = len(labels) >= FEWEST_VALUES and len(np.unique(labels.values[rows])) > 1
         need = f"at least {FEWEST_VALUES} rows whose values differ"
@@ -153,7 +159,7 @@ def open_sources(
     if options.path is None:
         columns = {**(data.columns or {}), **(columns or {})} or None
         if rows is not None:
-            whole = Source.from_rows([dict(row) for row in rows], columns, called=data.called)
+            whole = Source.from_rows([dict(row) for row in rows], columns, called=data.called, series=data.series)
             return in_fifths(whole, options, history, "Rows in memory: a fifth of them are the test samples.")
     if path is None:
         raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")
@@ -208,7 +214,8 @@ def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | 
         )
     column = source.columns[LABEL]
     for use, names in source.columns.items():
-        if use not in (LABEL, GROUP) and scored in (None, use) and column in ([names] if isinstance(names, str) else names):
+        read = {names} if isinstance(names, str) else set(names)
+        if use not in (LABEL, GROUP) and scored in (None, use) and read & set(source.made_from(str(column))):
             raise ValueError(f"{source}: column {column!r} is named for the labels and for {use}, which could then read the answer")
     return labels
 

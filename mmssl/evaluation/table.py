@@ -18,6 +18,9 @@ TUNED, OWN = "supervised", "its own head"
 BEHIND = "behind the projector"
 """The model of the first row, with what its projector makes of the features."""
 CHANCE, FREQUENT = "chance", "most frequent class"
+MAP = "mean average precision"
+SHARES = ("accuracy", MAP)
+"""Metrics that are given in percent."""
 BASELINES = (RANDOM, RAW)
 NAME_WIDTH = 20
 """Characters of a model's name that stand on one line of a terminal, however many scores there are."""
@@ -80,7 +83,7 @@ class Shown(ABC):
         """A score with the digits that mean something; a dash for none."""
         if math.isnan(score):
             return "-"
-        return f"{score:.1f}" if self.metric == "accuracy" else f"{score:.3f}"
+        return f"{score:.1f}" if self.metric in SHARES else f"{score:.3f}"
 
     def spread(self, row: Any, score: str) -> float:
         """Standard deviation of a score over several draws of the same row; 0 if there is one."""
@@ -108,7 +111,7 @@ class Shown(ABC):
 
     def beside(self, margins: Mapping[str, tuple[float, float]]) -> str:
         """Margins over baselines in words. margins: by the baseline's name the margin, and its error."""
-        unit = " points" if self.metric == "accuracy" else ""
+        unit = " points" if self.metric in SHARES else ""
         parts = []
         for name, (margin, error) in margins.items():
             unclear = " (within error)" if abs(margin) <= error else ""
@@ -199,7 +202,8 @@ class Row:
 class Table(Shown):
     """Scores of several models by one protocol.
 
-    metric: "accuracy" (in percent) or "R2". data, train, test: what was read. notes: what a reader should know besides.
+    metric: "accuracy" or "mean average precision" (in percent), or "R2". data, train, test: what was read.
+    notes: what a reader should know besides.
     """
 
     protocol: str
@@ -223,7 +227,7 @@ class Table(Shown):
 
     @property
     def title(self) -> str:
-        unit = "accuracy in %" if self.metric == "accuracy" else self.metric
+        unit = f"{self.metric} in %" if self.metric in SHARES else self.metric
         return f"{self.data}: {unit}, {self.num_train:,} train and {self.num_test:,} test samples, {self.protocol}"
 
     @property
@@ -268,10 +272,11 @@ class Table(Shown):
     def sampling_error(self, a: Row, b: Row) -> float:
         """The difference of two scores, on as many independent test samples, whose 95 % interval just holds 0.
 
-        Of accuracies: `difference_error`. Of R2: that of two mean squares of n normal errors, whose standard error is sqrt(2 / n)
-        of themselves.
+        Of accuracies: `difference_error`; so of average precisions, whose interval is nearly binomial (Boyd, Eng and Page 2013, doi
+        10.1007/978-3-642-40994-3_29), here of as many trials as samples. Of R2: that of two mean squares of n normal errors, whose
+        standard error is sqrt(2 / n) of themselves.
         """
-        if self.metric != "accuracy":
+        if self.metric not in SHARES:
             return 1.96 * math.sqrt(sum((1 - row.probe) ** 2 * 2 / self.num_test for row in (a, b)))
         return difference_error((a.probe, b.probe), self.num_test)
 

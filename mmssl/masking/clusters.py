@@ -8,8 +8,10 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.draws import Draws
+from mmssl.draws import Draws, below
+from mmssl.masking.multiblock import extent_of
 from mmssl.masking.split import Ratio, Scored, ranks, share
+from mmssl.tokens import gather
 
 AT_ONCE = 32
 """Boxes that are placed before the next look whether they are enough."""
@@ -23,22 +25,30 @@ class Clusters(Scored):
 
     The clusters of SSAST (arXiv 2110.09784, algorithm 1) as it stands. Others are settings: the connected groups of GMML
     (arXiv 2205.14986, section 3) are `side: [1, 4], drawn: axis`; the inverse blocks of data2vec 2.0 (arXiv 2212.07525, section 3)
-    are `side: [3, 3], inverse: true`. In a sequence boxes are spans.
+    are `side: [3, 3], inverse: true, extra: 0.07`. In a sequence boxes are spans.
 
     ratio: share of the tokens to hide.
     side: shortest and longest side of a box, in tokens; sides are whole numbers, all equally likely.
     drawn: what a side is drawn for: sample = all boxes of a sample; box = each of them; axis = each axis of each box.
     inverse: the boxes are seen and the rest is hidden.
+    extra: boxes of one side for so much more than the share of the tokens that they are to hold, around random tokens, of which
+        some may be the same; then single tokens join or leave by chance until the number is met, as in the code of data2vec 2.0
+        (`mask_prob_adjust`: 0.07 with `side: [3, 3]`). null: as many boxes as that takes.
     """
 
     ratio: Ratio = 0.5
     side: tuple[Side, Side] = (3, 5)
     drawn: Literal["sample", "box", "axis"] = "sample"
     inverse: bool = False
+    extra: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     def __post_init__(self) -> None:
         if self.side[0] > self.side[1]:
             raise ValueError(f"side must be a range from low to high; got {list(self.side)}")
+        if self.extra is not None and self.side[0] < self.side[1]:
+            raise ValueError(
+                f"extra counts boxes of one side; got a side from {self.side[0]} to {self.side[1]}. Set both to one number"
+            )
 
     def __call__(
         self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], draws: Draws
@@ -47,8 +57,26 @@ class Clusters(Scored):
         hide = share(limit, self.ratio).clamp(min=1)
         enough = (limit - hide if self.inverse else hide).clamp(min=1)
         # Within a box, and among the tokens that no box reached, the order is by chance.
-        score = ranks(draws.uniform("mask", coords.shape[1]), self.arrival(coords, available, enough, draws))
+        arrival = self.arrival if self.extra is None else self.fixed
+        score = ranks(draws.uniform("mask", coords.shape[1]), arrival(coords, available, enough, draws))
         return -score if self.inverse else score, None
+
+    def fixed(
+        self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], enough: Int[Tensor, " b"], draws: Draws
+    ) -> Int[Tensor, "b n"]:
+        """0 for the tokens of the boxes, whose number the size of a sample decides, and 1 for all others."""
+        assert self.extra is not None
+        sizes, axes = available.sum(1), extent_of(coords, available)[2].sum((1, 2)).clamp(min=1)
+        volume = float(self.side[0]) ** axes
+        wanted = (1 - self.ratio if self.inverse else self.ratio) + self.extra
+        count = (sizes * wanted / volume + 1e-6).floor()
+        most = max(1, int(count.max()))
+        chosen = below(sizes.clamp(min=1)[:, None], draws.uniform("places", most))
+        order = (~available).to(torch.uint8).argsort(dim=1, stable=True)
+        start = gather(coords, order.gather(1, chosen)) - self.side[0] // 2
+        after, before = coords[:, :, None] >= start[:, None], coords[:, :, None] < start[:, None] + self.side[0]
+        counted = torch.arange(most, device=coords.device) < count[:, None]
+        return 1 - ((after & before).all(-1) & counted[:, None]).any(-1).long()
 
     def arrival(
         self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], enough: Int[Tensor, " b"], draws: Draws

@@ -176,7 +176,7 @@ def save_adapter(model: MMSSLModel, adaptation: Adaptation, base: str, folder: P
     parts = tuple(f"{part}." for part in config.modules_to_save or ())
     learned = adapter_state(model) | {name: value for name, value in model.state_dict().items() if name.startswith(parts)}
     set_state(wrapped, {f"base_model.model.{name}": value for name, value in learned.items()})
-    wrapped.save_pretrained(str(folder))
+    wrapped.save_pretrained(str(folder), save_embedding_layers=False)  # else the Hub is asked about the base
     model.config.save_pretrained(folder)
 
 

@@ -4,28 +4,31 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Num
+from jaxtyping import Float, Num, Shaped
 from pydantic import Field
 from torch import Tensor
 
 from mmssl.data import Batch, Labels
 from mmssl.model import LabelHead, MMSSLModel
+from mmssl.model.labels import LabelKind
 from mmssl.objectives.base import Setup, Step
 from mmssl.objectives.labelling import Labelling
 from mmssl.objectives.networks import AVERAGE
-from mmssl.objectives.terms import Mean, Term, Terms
+from mmssl.objectives.terms import Mean, Metric, Term, Terms
 
 HEAD = "heads.label."
 """Where the head stands in the state of a network."""
 
 
 class Supervised(Labelling):
-    """A linear head on the pooled output: cross-entropy for classes, mean squared error of standardised values otherwise.
+    """A linear head on the pooled output: cross-entropy for classes, the mean of binary ones for several labels a row, mean squared
+    error of standardised values.
 
     The head is published with the model, which then predicts. A head that `init` brings for the same labels is trained on.
 
-    kind: what the labels are: classification, ordinal (classes with an order: that of numbers, or `order`), or regression; null:
-        text, booleans and few distinct whole numbers are classes, other numbers are regressed.
+    kind: what the labels are: classification, ordinal (classes with an order: that of numbers, or `order`), multi_label (a list of
+        labels a row, or a column of 0 and 1 for each), or regression; null: lists are several labels, text, booleans and few
+        distinct whole numbers are classes, other numbers are regressed.
     order: of ordinal, the names of all classes from the lowest to the highest; null: numbers in their order.
     modality: of rows that hold several modalities, the one from which the label is told; null: there is one.
     label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
@@ -39,7 +42,7 @@ class Supervised(Labelling):
         model: MMSSLModel,
         setup: Setup,
         *,
-        kind: Literal["classification", "ordinal", "regression"] | None = None,
+        kind: Literal["classification", "ordinal", "multi_label", "regression"] | None = None,
         order: list[str] | None = None,
         modality: str | None = None,
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -53,7 +56,9 @@ class Supervised(Labelling):
             raise ValueError(f"objective.kind is {kind}, but the labels were read for {labels.kind}; read them with kind={kind!r}")
         for key, value in (("label_smoothing", label_smoothing), ("class_weights", class_weights)):
             if value and labels.kind != "classification":
-                raise ValueError(f"objective.{key} belongs to classes, but the labels are numbers; leave it out")
+                raise ValueError(
+                    f"objective.{key} is about one class of several, but the labels are for {labels.kind}; leave it out"
+                )
         if label_smoothing and kind == "ordinal":
             raise ValueError("objective.label_smoothing spreads over classes without an order; with kind=ordinal leave it out")
         if modality is not None and modality not in self.modalities:
@@ -75,7 +80,7 @@ class Supervised(Labelling):
         assert batch.labels is not None
         truth = batch.labels if self.numbers is None else self.numbers.to(batch.labels.device)[batch.labels]
         loss = Term.samples(self.head.loss(predicted, truth, self.label_smoothing), self.counted(batch))
-        return Terms({"loss": loss}, {} if self.head.kind == "regression" else {"accuracy": Mean.of(predicted.argmax(1) == truth)})
+        return Terms({"loss": loss}, agreement(self.head, predicted, truth))
 
     def counted(self, batch: Batch) -> Num[Tensor, " b"] | None:
         """How much each sample counts; None: all alike."""
@@ -125,11 +130,19 @@ def number(name: str) -> bool:
         return False
 
 
+def agreement(head: LabelHead, given: Float[Tensor, "b k"], truth: Shaped[Tensor, " b *j"]) -> dict[str, Metric]:
+    """The share of samples, or of their labels, that are predicted rightly; nothing for numbers."""
+    if head.kind == "regression":
+        return {}
+    right = (given > 0) == (truth > 0.5) if head.kind == "multi_label" else given.argmax(1) == truth
+    return {"accuracy": Mean.of(right)}
+
+
 def head_of(labels: Labels, kind: str, modality: str | None) -> LabelHead:
     """The head that predicts such labels."""
     column = labels.column
     if labels.kind == "regression":
         mean, std = float(np.mean(labels.values)), float(np.std(labels.values)) or 1.0
         return LabelHead(kind="regression", size=1, column=column, modality=modality, mean=mean, std=std)
-    ordered = kind == "ordinal"
-    return LabelHead(kind="ordinal" if ordered else "classification", size=len(labels.names), column=column, modality=modality)
+    known: LabelKind = "ordinal" if kind == "ordinal" else labels.kind
+    return LabelHead(kind=known, size=len(labels.names), column=column, modality=modality)

@@ -14,6 +14,7 @@ from mmssl.evaluation import PairTable, Shown, Table
 from mmssl.evaluation.history import History
 from mmssl.model import faced, no_weights_bar
 from mmssl.model.auto import write_auto_files
+from mmssl.model.needed import write_needed
 from mmssl.model.sentence import write_sentence_files
 from mmssl.publish.card import CURVES, HUB_NAME, Facts, Licence, card, leaderboard
 from mmssl.publish.chosen import Chosen
@@ -35,6 +36,7 @@ def assemble(
     folder: Path, run: Run, found: Chosen, machine: Machine, *, name: str, repo: str | None, licence: Licence, with_code: bool
 ) -> None:
     """Fill a folder with what is published of a run."""
+    found.model.config.published = found.kind
     with no_weights_bar():
         faced(found.model).save_pretrained(folder)
     found.processor.save_pretrained(folder)
@@ -57,8 +59,7 @@ def assemble(
             file.parent.mkdir(exist_ok=True)
             file.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
     drawn = draw_curves(rows, folder / CURVES)
-    if with_code:
-        write_remote_code(folder, found.model.config)
+    (write_remote_code if with_code else write_needed)(folder, found.model.config)
     init = recipe.get("init")
     facts = Facts(
         name=name,

@@ -10,10 +10,10 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from mmssl.evaluation import Shown
 from mmssl.evaluation.history import Trained
-from mmssl.evaluation.table import OWN
+from mmssl.evaluation.table import OWN, SHARES
 from mmssl.modality import find
 from mmssl.model import LabelHead
-from mmssl.report.card import MOST_CLASSES, confused, fenced, introduction, metric_type_of, named
+from mmssl.report.card import MOST_CLASSES, WEIGHTS, confused, fenced, introduction, metric_type_of, named
 
 CURVES = "curves.png"
 MOST_COLUMNS = 20
@@ -97,8 +97,9 @@ def card(facts: Facts) -> str:
         template_path=str(Path(__file__).with_name("card.md.j2")),
         facts=facts,
         introduction=introduction(facts.head, facts.modalities),
+        weights=WEIGHTS.get(facts.kind, ""),
         data=[told(entry) for entry in facts.trained],
-        confusions=[confused(one["names"], one["confusion"]) for one in facts.judged if 0 < len(one["names"]) <= MOST_CLASSES],
+        confusions=[confused(one["names"], one["confusion"]) for one in facts.judged if 0 < len(one["confusion"]) <= MOST_CLASSES],
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         flags=record.get("flags", []),
         with_mmssl=with_mmssl,
@@ -139,7 +140,7 @@ def results(table: Shown) -> list[EvalResult]:
 
 def share(table: Shown, value: float) -> float:
     """A score as the Hub counts it."""
-    return round(value / (100 if table.metric == "accuracy" else 1), 4)
+    return round(value / (100 if table.metric in SHARES else 1), 4)
 
 
 def leaderboard(table: Shown, date: str) -> list[dict[str, Any]]:

@@ -5,8 +5,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from mmssl import files
+from mmssl.publish.adapters import assemble_adapter, base_of, check_adapter
 from mmssl.publish.bundle import assemble
 from mmssl.publish.card import Licence
 from mmssl.publish.check import Mode, check_reload, outputs_of
@@ -42,6 +44,7 @@ def push(
     private: bool = False,
     update: bool = False,
     with_code: bool = True,
+    adapter: bool = False,
     words: Collection[str] = (),
     allowed: Collection[str] = (),
 ) -> Pushed:
@@ -51,6 +54,7 @@ def push(
     weights: student, teacher or average; published: the one that the run chose.
     license, license_name, license_link: as the Hub's metadata have them. private: only its owners see a new repository.
     update: the repository, or the folder, may exist already. with_code: bring code by which transformers loads it without mmssl.
+    adapter: only what adapters learned, as a repository of the peft library, whose base is a model of the Hub.
     words: texts that must not be in it. allowed: texts that may, though they look like paths or secrets.
 
     ValueError, OSError, RuntimeError with the reason where something is in the way: then nothing is published.
@@ -62,16 +66,25 @@ def push(
     place = None if folder is None else Path(folder)
     if place is not None and place.exists() and not update:
         raise FileExistsError(f"{place} exists already; give another folder, or replace it with --update")
+    if adapter:
+        base_of(own)
+        if weights != "published":
+            raise ValueError("--adapter pushes what the run published; leave --weights out")
     found, machine = chosen(own, weights), Machine.here()
     inputs, note = sample_inputs(own, found)
-    expected = outputs_of(found.model, inputs)
     name = own.folder.resolve().name if target is None else target.repo.partition("/")[2]
     with TemporaryDirectory(prefix="mmssl-push-") as temporary:
         made = Path(temporary) / "model"
         made.mkdir()
-        assemble(made, own, found, machine, name=name, repo=target.repo if target else None, licence=licence, with_code=with_code)
-        modes: tuple[Mode, ...] = ("mmssl", "alone") if with_code else ("mmssl",)
-        difference = max(check_reload(made, inputs, expected, mode) for mode in modes)
+        said: dict[str, Any] = {"name": name, "repo": target.repo if target else None, "licence": licence}
+        if adapter:
+            assemble_adapter(made, own, found, machine, **said)
+            difference = check_adapter(made, found, inputs)
+        else:
+            assemble(made, own, found, machine, with_code=with_code, **said)
+            expected = outputs_of(found.model, inputs)
+            modes: tuple[Mode, ...] = ("mmssl", "alone") if with_code else ("mmssl",)
+            difference = max(check_reload(made, inputs, expected, mode) for mode in modes)
         check_nothing_leaks(made, machine, words=words, allowed=allowed, owner=target.owner if target else "")
         names = tuple(sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()))
         where = _put(made, place) if place is not None else _send(made, target, private, name)

@@ -1,13 +1,12 @@
 """A model as a folder that brings its own code: `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)` without mmssl."""
 
 import ast
-import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from mmssl.model import LabelHead, MMSSLConfig, faced, load_model, no_weights_bar
+from mmssl.model import MMSSLConfig, faced, load_model, no_weights_bar
+from mmssl.model.needed import TASKS, name_classes, task_of
 from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.plugins import points
@@ -22,12 +21,10 @@ TITLES = {
     "mmssl_catalogue": "mmssl_catalogue",
 }
 """The usual names of files of code in a model's folder."""
-TRAINING = {"augment", "mask", "example", "golden", "picture", "draw", "strong"}
+TRAINING = {"augment", "mask", "example", "golden", "picture", "draw", "strong", "claim", "suited"}
 """Fields of a modality that only training, its pictures and its tests ask for."""
 TRAINED = {"fit", "contents", "reference", "aspect", "pictures", "render"}
 """Methods of processors and adapters that only training asks for."""
-TASKS = ("AutoModelForAudioClassification", "AutoModelForImageClassification", "AutoModelForSequenceClassification")
-"""The Auto classes under which a model with a label head is registered."""
 
 INSTALLED = "def installed():\n    return list(points())\n\ndef load(point):\n    return point()\n"
 
@@ -74,12 +71,6 @@ def code_of(config: MMSSLConfig) -> dict[str, str]:
     return flat.files(header)
 
 
-def task_of(config: MMSSLConfig) -> str:
-    """The class of a model with a label head."""
-    assert config.label_head is not None
-    return "MMSSLForRegression" if LabelHead(**config.label_head).kind == "regression" else "MMSSLForClassification"
-
-
 def write_remote_code(folder: Path, config: MMSSLConfig) -> None:
     """Put the code beside a saved model, and tell transformers in its files which classes are where."""
     for name, text in code_of(config).items():
@@ -88,14 +79,8 @@ def write_remote_code(folder: Path, config: MMSSLConfig) -> None:
     if config.label_head is not None:
         classes |= dict.fromkeys(TASKS, f"modeling_mmssl_tasks.{task_of(config)}")
     processor = {"AutoProcessor": "processing_mmssl.MMSSLProcessor"}
-    _tell(folder / "config.json", classes | processor)
-    _tell(folder / "processor_config.json", processor)
-
-
-def _tell(file: Path, classes: dict[str, str]) -> None:
-    """Add `auto_map` to a JSON file."""
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(content | {"auto_map": classes}, indent=2) + "\n", encoding="utf-8")
+    name_classes(folder / "config.json", classes | processor)
+    name_classes(folder / "processor_config.json", processor)
 
 
 def export_remote_code(model: str | Path, folder: str | Path) -> Exported:

@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
+from mmssl.data.options import Rows
+from mmssl.modality import Suited
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
+from mmssl.recipe.automatic import automatic_keys, settle, without
 from mmssl.recipe.hub import HUB, fetch
 from mmssl.recipe.messages import problems, shown, suggest
 from mmssl.recipe.options import RunOptions, TrainOptions
@@ -93,6 +96,8 @@ class Recipe:
 
     name: str
     root: Section = field(repr=False)
+    settled: Mapping[str, Suited] = field(default_factory=dict)
+    """Keys that were `auto`, with what was taken from the data for them."""
 
     def section(self, name: str) -> Any:
         """What the constructor of `encoder`, `data`, `train`, `evaluate`, `peft` or `run` makes of its keys; None if null."""
@@ -151,10 +156,16 @@ class Recipe:
         return any(type(part).constructor.predicts for part in self._objectives)
 
     @property
-    def label_kind(self) -> Literal["classification", "regression"] | None:
+    def label_kind(self) -> Literal["classification", "regression", "multi_label"] | None:
         """What the objective takes its labels for, if its key `kind` says it."""
         kinds = {part.values().get("kind") for part in self._learners}
+        kinds = {"classification" if kind == "ordinal" else kind for kind in kinds}
         return kinds.pop() if len(kinds) == 1 else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of values that the recipe left to the data, a sentence each."""
+        return tuple(f"auto: {key} is {shown(suited.value)}: {suited.why}" for key, suited in self.settled.items())
 
     @property
     def fingerprint(self) -> str:
@@ -175,13 +186,17 @@ class Recipe:
         return _read_mapping(path)
 
 
-def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
+def load(
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = (), rows: Rows | None = None
+) -> Recipe:
     """Read and check a recipe.
 
     source: a file, the name of a recipe that comes with mmssl (`mmssl list recipes`), the recipe as a dict, or `hf://owner/name`, a
         model of the Hub that mmssl published, whose recipe is read as any other and never executed.
     overrides: texts `train.lr=1e-3` with YAML values, or a dict. A dotted key replaces all that lies below it; in a dict, a dict
         under a key without dots is merged into the section of that name.
+
+    Keys whose value is `auto` get one from the data, which are read for it (`mmssl.recipe.automatic`), or from these `rows`.
 
     RecipeError lists all problems, one line each; FileNotFoundError if there is no such recipe.
     """
@@ -193,17 +208,29 @@ def load(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | 
         where = str(source if is_published else path)
         data = _read_mapping(path)
     data = override(data, overrides)
-    modalities = data.get("modalities")
-    if modalities == {}:
+    if data.get("modalities") == {}:
         raise RecipeError(f"{where}: modalities: name at least one, as in modalities: {{image: {{}}}}")
+    automatic = automatic_keys(data)
+    if not automatic:
+        return Recipe(name, _checked(data, where))
+    plain = Recipe(name, _checked(override(without(data, automatic), {"train.max_minutes": 1.0}), where))
+    try:
+        settled = settle(automatic, list(plain.modalities), plain.section("data"), rows)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    return Recipe(name, _checked(override(data, {key: suited.value for key, suited in settled.items()}), where), settled)
+
+
+def _checked(data: Mapping[str, Any], where: str) -> Section:
+    """The sections of a recipe's data. RecipeError lists all problems."""
+    modalities = data.get("modalities")
     model = _root(list(modalities) if isinstance(modalities, dict) else [], packages(set(_named(data))))
     try:
-        root = model.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         lines = [f"{key}: {text}" for key, text in problems(error, model, data).items()]
         head = f"{where}: " if len(lines) == 1 else f"{where}: {len(lines)} problems\n  "
         raise RecipeError(head + "\n  ".join(lines)) from None
-    return Recipe(name, root)
 
 
 def override(data: Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """YAML 1.2 as plain data, from texts that nobody vouches for: no tags, no repeated keys, no bombs."""
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,12 @@ class _Reading:
         if kind == "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         return {"str": text, "bool": text.lower() == "true", "null": None}[kind]
+
+
+def line(value: Any) -> str:
+    """A value on one line of YAML, which `parse` reads back."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize, default_flow_style=True)
+    return text.removesuffix("...\n").rstrip("\n")
 
 
 def dump(data: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmssl.evaluation import RETRIEVAL, ZERO_SHOT, Judged, PairTable, Shown
-from mmssl.evaluation.table import OWN
+from mmssl.evaluation.table import MAP, OWN, SHARES
 from mmssl.modality import find
 from mmssl.model import LabelHead
 
@@ -25,18 +25,19 @@ def model_card(
     recipe_yaml: str,
     head: LabelHead | None = None,
     judged: Sequence[Judged] = (),
+    kind: str | None = None,
 ) -> str:
     """README.md of a published model: metadata for the Hugging Face Hub, how to use it, how good it is, how it was made.
 
     record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
-    head: of a model that predicts labels. judged: what its predictions are worth.
+    head: of a model that predicts labels. judged: what its predictions are worth. kind: student, teacher or average.
     """
-    kind = "regression" if head is not None and head.kind == "regression" else "classification"
+    task = "regression" if head is not None and head.kind == "regression" else "classification"
     scores = [result for table in tables for result in results(table)]
     header = ModelCardData(
         library_name="mmssl",
-        pipeline_tag="feature-extraction" if head is None else find(modalities[0]).tasks.get(kind),
-        tags=["mmssl", "self-supervised-learning" if head is None else kind, *modalities],
+        pipeline_tag="feature-extraction" if head is None else find(modalities[0]).tasks.get(task),
+        tags=["mmssl", "self-supervised-learning" if head is None else task, *modalities],
         model_name=name if scores else None,
         eval_results=scores or None,
     )
@@ -49,17 +50,25 @@ def model_card(
         command=record["command"],
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         recipe=recipe_yaml.rstrip(),
-        usage=usage if head is None else partial(predicting, kind),
-        introduction=introduction(head, modalities),
-        confusions=[confused(one.names, one.confusion) for one in judged if 0 < len(one.names) <= MOST_CLASSES],
+        usage=usage if head is None else partial(predicting, head),
+        introduction=f"{introduction(head, modalities)}{WEIGHTS.get(kind, '')}",
+        confusions=[confused(one.names, one.confusion) for one in judged if 0 < len(one.confusion) <= MOST_CLASSES],
         fenced=fenced,
     )
     return f"{card}\n"
 
 
+WEIGHTS: Mapping[str | None, str] = {
+    "student": " These weights are the student's, as the last step left them.",
+    "teacher": " These weights are the teacher's, an average that training itself keeps.",
+    "average": " These weights are the average of the weights over training.",
+}
+"""What a card says of the network that a run publishes."""
+
+
 def results(table: Shown) -> list[EvalResult]:
     """The scores of the model in the Hub's form, where accuracies are shares; none of samples whose labels it was trained on."""
-    first, is_share = table.rows[0], table.metric == "accuracy"
+    first, is_share = table.rows[0], table.metric in SHARES
     if first.seen:
         return []
     own = [row for row in table.rows if row.name == OWN]
@@ -86,7 +95,7 @@ def named(table: Shown, title: str) -> str:
 def metric_type_of(table: Shown) -> str:
     """What the Hub calls a score."""
     if table.metric != "accuracy":
-        return "r_squared"
+        return "map" if table.metric == MAP else "r_squared"
     return "recall" if isinstance(table, PairTable) and table.task == RETRIEVAL else "accuracy"
 
 
@@ -106,16 +115,19 @@ def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
     data = " and ".join(modalities)
     if head is None:
         return f"A self-supervised encoder for {data} data, pretrained with mmssl."
-    what = "number" if head.kind == "regression" else "class"
+    what = {"regression": "number", "multi_label": "labels"}.get(head.kind, "class")
     named = f" `{head.column}`" if head.column else ""
     return f"A model that predicts the {what}{named} of {data} data, trained on labels with mmssl."
 
 
-def predicting(kind: str, modality: str) -> str:
+def predicting(head: LabelHead, modality: str) -> str:
     """How labels are predicted, as a person would type it."""
     keyword = find(modality).keyword
-    last = "value = logits[:, 0]" if kind == "regression" else "label = model.config.id2label[int(logits[0].argmax())]"
-    name = "MMSSLForRegression" if kind == "regression" else "MMSSLForClassification"
+    last = {
+        "regression": "value = logits[:, 0]",
+        "multi_label": "labels = [model.config.id2label[int(number)] for number in (logits[0] > 0).nonzero()]",
+    }.get(head.kind, "label = model.config.id2label[int(logits[0].argmax())]")
+    name = "MMSSLForRegression" if head.kind == "regression" else "MMSSLForClassification"
     return f"""from mmssl import {name}
 from transformers import AutoProcessor
 

@@ -19,7 +19,7 @@ def judged_figures(judged: Mapping[str, Judged]) -> dict[str, Figure]:
     """Figures by title, of predicted classes; by the name of the data where there are several."""
     found = dict[str, Figure]()
     for name, one in judged.items():
-        if one.kind == "regression":
+        if not one.confusion:
             continue
         of = f" on {name}" if len(judged) > 1 else ""
         found[f"{OWN}{of}: classes (rows) and what they were taken for, in % of each class"] = confusion(one)

@@ -16,6 +16,7 @@ from mmssl.model.adaptation import merged, save_adapter
 from mmssl.model.auto import write_auto_files
 from mmssl.model.heads import read_projectors, write_projectors
 from mmssl.model.model import PROJECTOR
+from mmssl.model.needed import write_needed
 from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.objectives import Objective
@@ -53,7 +54,10 @@ def check_headed(objective: Objective) -> None:
 
 
 class Ending:
-    """The model of a trained run on its way to people. headed: the same with its projector, if there is one."""
+    """The model of a trained run on its way to people. headed: the same with its projector, if there is one.
+
+    kind: student, teacher or average, as the model and its card say.
+    """
 
     def __init__(
         self,
@@ -63,9 +67,11 @@ class Ending:
         processor: MMSSLProcessor,
         history: History,
         headed: MMSSLModel | None = None,
+        kind: str | None = None,
     ) -> None:
         self.recipe, self.run, self.processor, self.history = recipe, run, processor, history
         self.model = merged(model)
+        self.kind = kind
         self.adapted = None if self.model is model else model
         self.headed = headed
         self.judged: dict[str, Judged] = {}
@@ -83,10 +89,12 @@ class Ending:
                 self.save_adapter(self.adapted, folder)
         with files.new_folder(self.run.model_folder) as folder:
             with no_weights_bar():
+                self.model.config.published = self.kind
                 faced(self.model).save_pretrained(folder)
             self.processor.save_pretrained(folder)
             write_sentence_files(folder, self.processor.processors)
             write_auto_files(folder, self.processor)
+            write_needed(folder, self.model.config)
             self.history.write(folder)
             (folder / "README.md").write_text(self.card([]), encoding="utf-8")
 
@@ -154,4 +162,5 @@ class Ending:
             recipe_yaml=self.recipe.to_yaml(),
             head=None if self.model.config.label_head is None else self.model.label_head,
             judged=list(self.judged.values()),
+            kind=self.kind,
         )

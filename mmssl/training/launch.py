@@ -3,7 +3,7 @@
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, is_tensorboard_available, is_trackio_available, is_wandb_available
 
 from mmssl.data import processes
 from mmssl.data.processes import OtherFailed
@@ -213,6 +213,21 @@ def check_in_force(accelerator: Accelerator) -> None:
         refuse(
             f"Accelerate sees {accelerator.num_processes} of {found} processes, {accelerator.distributed_type}. Launch with {HOW}"
         )
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """ModuleNotFoundError for an experiment tracker whose package is not installed: Accelerate would go on without it."""
+    known = {
+        "tensorboard": is_tensorboard_available,
+        "wandb": is_wandb_available,
+        "trackio": is_trackio_available,
+    }
+    for name in names:
+        if not known[name]():
+            raise ModuleNotFoundError(
+                f"train.trackers names {name}, which is not installed: pip install {name}, or leave it out; the run writes "
+                "metrics.jsonl anyway"
+            )
 
 
 def check_alike(recipe: Recipe) -> None:

@@ -137,6 +137,8 @@ class Gallery:
         if self.labels is None:
             return ""
         value = self.labels.values[row]
+        if self.labels.kind == "multi_label":
+            return ", ".join(name for name, has in zip(self.labels.names, value, strict=True) if has)[:16]
         return self.labels.names[value][:16] if self.labels.names else f"{value:.3g}"
 
 

@@ -20,7 +20,7 @@ from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream
 from mmssl.training.ending import Ending, check_headed, restore_projectors
 from mmssl.training.feed import Feed
-from mmssl.training.launch import check_alike, start
+from mmssl.training.launch import check_alike, check_trackers, start
 from mmssl.training.loop import Made, Training, TrainingError, load_weights, run_steps
 from mmssl.training.measured import Measured
 from mmssl.training.pictures import Samples, pictures_of
@@ -53,6 +53,7 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     with ExitStack() as stack:
         stack.enter_context(processes.one_for_all())
         check_alike(recipe)
+        processes.together(lambda: check_trackers(recipe.section("train").trackers))
         run, record = open_together(recipe, stack)
         with run.dropped_if_useless():
             processes.together(lambda: check_seen(run, record))
@@ -99,7 +100,7 @@ class Session:
         begun = processes.by_first(self.begun)
         splits = processes.together(lambda: open_splits(recipe, rows, begun), first_before=True)
         self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
-        self.notes = splits.notes
+        self.notes = (*recipe.notes, *splits.notes)
         for note in self.notes:
             say(f"note: {note}")
         self.pieces = processes.together(self.build, first_before=True)
@@ -203,13 +204,27 @@ class Session:
                 )
         before = {entry.source: entry for entry in self.recorded()}
         for entry in self.history.trained[-len(self.streams) :]:
-            if entry.held_out is not None and entry.source in before and before[entry.source].labels != entry.labels:
+            if entry.source in before and before[entry.source].labels not in (None, entry.labels):
                 raise ValueError(
-                    f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide which "
-                    f"rows are held out. Restore the data, or {self.run.another}"
+                    f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide what is "
+                    f"learned, or which rows are held out. Restore the data, or {self.run.another}"
                 )
+        self.check_label_names()
         self.history.write(self.run.folder)
         self.run.record(data=found, contents=self.contents)
+
+    def check_label_names(self) -> None:
+        """ValueError if the classes that are learned have other names, or another order, than when the run began: they would
+        exchange numbers. Else the names are written down."""
+        if self.labels is None:
+            return
+        names, known = list(self.labels.names), self.run.read_record().get("label_names")
+        if known is not None and known != names:
+            raise ValueError(
+                f"cannot resume {self.run.folder}: its labels were called {', '.join(known)}, and are now {', '.join(names)}: "
+                f"their numbers would mean other classes. Restore the data, or {self.run.another}"
+            )
+        self.run.record(label_names=names)
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
@@ -451,13 +466,14 @@ class Session:
         NotScored if scoring or the report fails: the model is there.
         """
         model = self.training.published().eval()
-        ending = Ending(self.recipe, self.run, model, self.pieces.processor, self.history, self.pieces.objective.headed())
+        objective, own = self.pieces.objective, (self.recipe, self.run, model, self.pieces.processor, self.history)
+        kind = objective.networks.publishes(objective.publish)
+        ending = Ending(*own, objective.headed(), kind)
         if not self.trained:
 
             def publish() -> None:
                 ending.publish()
-                objective = self.pieces.objective
-                self.run.record(trained=now(), published=objective.networks.publishes(objective.publish), **self.facts())
+                self.run.record(trained=now(), published=kind, **self.facts())
 
             with self.run.telling_how_to_go_on(unless=TrainingError):
                 processes.by_first(publish)

@@ -307,7 +307,7 @@ def test_an_unseen_category_can_be_an_error(train: Train, table: Path) -> None:
             "{label: tarket}",
             "has no column 'tarket', named for 'label' in `columns`; it has x, y, kind, target. Did you mean 'target'?",
         ),
-        (CELLS, "{label: [x, y]}", "columns.label must be one column; got ['x', 'y']"),
+        (CELLS, "{label: [x, y]}", "column x: several label columns hold 1 where the label applies and 0 where not"),
         (
             [*CELLS, "1,2,a,"],
             "{label: target}",

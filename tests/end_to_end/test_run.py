@@ -59,6 +59,7 @@ def test_the_folder_holds_what_a_run_is_known_by(finished: Run) -> None:
         "README.md",
         "config.json",
         "config_sentence_transformers.json",
+        "mmssl_needed.py",
         "model.safetensors",
         "modules.json",
         "preprocessor_config.json",
@@ -69,6 +70,12 @@ def test_the_folder_holds_what_a_run_is_known_by(finished: Run) -> None:
     assert sorted(path.name for path in finished.checkpoints.iterdir()) == ["step-000000008", "step-000000012"]
     for path in finished.checkpoints.iterdir():
         checkpoint.verify(path)
+
+
+def test_the_model_and_its_card_say_whose_weights_they_are(finished: Run) -> None:
+    kind = finished.read_record()["published"]
+    assert AutoModel.from_pretrained(finished.model_folder).config.published == kind
+    assert f"These weights are the {kind}" in (finished.model_folder / "README.md").read_text()
 
 
 def test_the_record_says_how_the_run_was_made(finished: Run) -> None:

@@ -23,7 +23,7 @@ WORDS = {
         "unlabelled": ("unlabeled", "unlabelled"),
     },
 }
-SUFFIXES = {".png": True, ".JPG": True, ".avif": True, ".jfif": True, ".heic": False, ".txt": False, "": False}
+SUFFIXES = {".png": True, ".JPG": True, ".avif": True, ".jfif": True, ".xcf": False, ".log": False, "": False}
 
 folders = st.sampled_from(["cat", "dog", "training_shoe", ".hidden", *WORDS])
 files = st.builds("{}{}".format, st.sampled_from("abc"), st.sampled_from(sorted(SUFFIXES)))

@@ -99,7 +99,7 @@ def test_the_card_holds_what_the_hub_reads(run: Run, hub: Any, quick: None) -> N
 
 def test_a_folder_in_the_place_of_the_hub(run: Run, tmp_path: Path, quick: None) -> None:
     done = push(run.folder, folder=tmp_path / "out", with_code=False, license="mit")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == SENT == set(done.names)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == SENT | {"mmssl_needed.py"} == set(done.names)
     assert (tmp_path / "out" / "model.safetensors").stat().st_mode == (tmp_path / "out" / "config.json").stat().st_mode
     with pytest.raises(FileExistsError, match="exists already; give another folder, or replace it with --update"):
         push(run.folder, folder=tmp_path / "out")
@@ -174,7 +174,7 @@ def test_a_repository_that_exists(run: Run, hub: Any, quick: None) -> None:
         push(run.folder, "anna/tiny")
     assert hub.files("anna/tiny") == {"LICENSE": b"mine"}
     push(run.folder, "anna/tiny", update=True, with_code=False)
-    assert hub.files("anna/tiny")["LICENSE"] == b"mine" and set(hub.files("anna/tiny")) == SENT | {"LICENSE"}
+    assert hub.files("anna/tiny")["LICENSE"] == b"mine" and set(hub.files("anna/tiny")) == SENT | {"LICENSE", "mmssl_needed.py"}
 
 
 def test_a_repository_that_appears_meanwhile(run: Run, hub: Any, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +275,7 @@ def test_a_published_recipe_runs_and_its_model_is_a_start(
     assert max((near[name] - start[name]).abs().max().item() for name in start) < 0.05
     assert max((far[name] - start[name]).abs().max().item() for name in start) > 0.05
     config = json.loads((tmp_path / "again" / "model" / "config.json").read_text())
-    assert "auto_map" not in config, "the code in the repository is not that of a model that is trained from it"
+    assert config["auto_map"]["AutoModel"] == "mmssl_needed.MMSSLModel", "the code in the repository is not that of this model"
     trained = json.loads((tmp_path / "again" / "model" / "training.json").read_text())
     assert len(trained["trained"]) == 2 and trained["complete"]
 

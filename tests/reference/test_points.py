@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mmssl.draws import Draws, keys
 from mmssl.losses.points import SetDistance, chamfer, set_regression
+from mmssl_modalities.points import PointsAugment, PointsProcessor
 from mmssl_modalities.points.geometry import farthest_points, group_points, nearest_points
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5))
@@ -183,3 +186,40 @@ def test_places_that_repeat_are_not_real() -> None:
     _, neighbours, real = group_points(torch.ones(1, 4, 3), 3, 2)
     assert real.tolist() == [[True, False, False]]
     assert neighbours.shape == (1, 3, 2)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_groups_drawn_anew_are_those_of_point_mae(share: float) -> None:
+    """ShapeNet55Dataset.py draws some of the points at each access; Group of Point_MAE.py takes farthest points of these, the first
+    of which is any (furthest_point_sample begins at the first of shuffled points), and the nearest points about each."""
+    processor = PointsProcessor(num_groups=12, group_size=8, num_points=60)
+    clouds = [np.random.default_rng(seed).standard_normal((200, 3)) for seed in range(6)]
+    batch = processor.collate([processor(points) for points in clouds])
+    known = (batch["points_groups"] + batch["points_centers"][:, :, None]).flatten(1, 2).double()
+    augment, firsts = PointsAugment(regroup=share), set[tuple[int, int]]()
+    for epoch in range(3):
+        view = augment(batch, Draws(keys(0, epoch, torch.arange(6))))
+        assert view.keys() == batch.keys()
+        size = round(8 * share)
+        assert view["points_groups"].shape == (6, 12, size, 3)
+        points = (view["points_groups"] + view["points_centers"][:, :, None]).double()
+        for row, (own, every) in enumerate(zip(points, known, strict=True)):
+            places = torch.unique((every / 1e-3).round(), dim=0) * 1e-3
+            assert len(places) <= 60
+            members = torch.cdist(own.flatten(0, 1), places).min(1)
+            assert members.values.max() < 2e-3, "points of the cloud, none of them made up"
+            index = members.indices.view(12, size)
+            assert all(len(set(group)) == size for group in index.tolist()), "no point is twice in a group"
+            centre = torch.cdist(view["points_centers"][row].double(), places).min(1)
+            assert torch.equal(centre.indices, index[:, 0])
+            drawn = places[index.flatten().unique()]
+            assert len(drawn) <= round(share * len(places))
+            distances = torch.cdist(view["points_centers"][row].double(), drawn)
+            gaps = (own - view["points_centers"][row].double()[:, None]).norm(dim=-1)
+            assert (gaps.diff(dim=1) > -2e-3).all(), "the nearest come first"
+            assert (gaps[:, -1:] <= distances.topk(size, largest=False).values[:, -1:] + 4e-3).all(), "and are the nearest"
+            for number in range(1, 12):
+                reach = distances[:number].min(0).values
+                assert reach.max() <= reach[(drawn == places[index[number, 0]]).all(1)].max() + 4e-3
+            firsts.add((row, int(index[0, 0])))
+    assert len(firsts) > 12, "the first centre is another one each time"

@@ -1,6 +1,7 @@
 """Losses of papers against loops over single values in float64: VIME, T-JEPA, SimMTM, self-distilled further pretraining."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mmssl.draws import Draws, keys
 from mmssl.losses.similarity import copies_loss, mixture, similarity_weights
 from mmssl.masking import Column, Subset
 from mmssl.objectives import Jepa, Setup
@@ -16,6 +18,7 @@ from mmssl.objectives.predict.distances import Mse
 from mmssl.objectives.predict.predictors import MaskToken, Transformer
 from mmssl.objectives.predict.targets import Hidden, Latent, Raw, Teacher
 from mmssl.testing import batch_of, objective_of, small_model
+from mmssl.tokens import Tokens
 
 
 def built(kind: str, name: str, **settings: object) -> tuple[Predict, object]:
@@ -35,12 +38,21 @@ def cross_entropy(logits: list[float], wanted: int) -> float:
 
 
 @torch.no_grad()
-def test_vime() -> None:
-    """Section 4.1: which cells were swapped, by cross-entropy, plus alpha times what stood there, at every cell."""
+@pytest.mark.parametrize("equal", ["hidden", "seen"])
+def test_vime(equal: Literal["hidden", "seen"]) -> None:
+    """Section 4.1: which cells were swapped, by cross-entropy, plus alpha times what stood there, at every cell.
+
+    By equation 2 the mask that was drawn; by pretext_generator of vime_utils.py, where the row that is seen differs from the row.
+    """
     predictor = MaskToken(corruption="swap", predict="all")
-    objective, batch = built("masked", "tabular", mask=Column(ratio=0.3), predictor=predictor, targets=[Hidden(), Raw(weight=2.0)])
+    targets = [Hidden(equal=equal), Raw(weight=2.0)]
+    objective, batch = built("masked", "tabular", mask=Column(ratio=0.3), predictor=predictor, targets=targets)
     scene, predicted = objective.predict("tabular", batch.inputs["tabular"], batch)
-    hidden, content = scene.parts.hidden_places(scene.tokens.values.shape[1]).tolist(), scene.content
+    drawn, content = scene.parts.hidden_places(scene.tokens.values.shape[1]), scene.content
+    donors = objective.donors("tabular", scene.tokens, batch)
+    swapped = (objective.predictor.corrupt(scene.tokens, drawn, scene.draws, **donors) != scene.tokens.values).any(-1)
+    assert (drawn & ~swapped).any() and not (swapped & ~drawn).any()
+    hidden = (drawn if equal == "hidden" else swapped).tolist()
     valid = scene.tokens.valid_or_ones().tolist()
     estimates, features = [], []
     for i, row in enumerate(predicted.values.double().tolist()):
@@ -59,6 +71,23 @@ def test_vime() -> None:
                     features.append(sum((a - b) ** 2 for a, b in pairs) / len(pairs))
     expected = sum(estimates) / len(estimates) + 2 * sum(features) / len(features)
     assert objective(batch).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_swap_for_an_equal_value_is_none() -> None:
+    """Columns: one value for all rows, two values, and one for each row; values that differ by rounding are equal."""
+    rows = torch.arange(40)
+    values = torch.stack([torch.ones(40), 1.0 + rows % 2, 1.0 + rows], 1)[..., None].repeat(1, 1, 8)
+    values = values * (1 + 1e-7 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0)))
+    tokens = Tokens(values, torch.zeros(40, 3, 4))
+    hidden = torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) < 0.6
+    predictor = MaskToken(corruption="swap")
+    predictor.prepare(small_model("tabular").config, identities=True)
+    draws = Draws(keys(0, 0, rows))
+    altered = predictor.altered(tokens, hidden, draws)
+    assert not altered[:, 0].any() and hidden[:, 0].any()
+    assert torch.equal(altered[:, 2], hidden[:, 2])
+    new = predictor.corrupt(tokens, hidden, draws).round()[..., 0]
+    assert torch.equal(altered[:, 1], new[:, 1] != values[:, 1, 0].round())
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmssl_modalities.audio import AudioProcessor
-from mmssl_modalities.audio.decode import cut, read_sound
+from mmssl_modalities.audio.decode import cut, read_sound, taken_at
 from mmssl_modalities.audio.file import MAX_VALUES, File
 
 PROCESSOR = AudioProcessor(sample_rate=8000, mel_bins=8, patch=(4, 4), mean=-8.0, std=4.0, max_seconds=2.0)
@@ -328,3 +328,16 @@ def test_streamed_silence_is_sound() -> None:
 def test_a_truly_empty_wav_holds_no_samples(after: bytes) -> None:
     with pytest.raises(ValueError, match="holds no samples"):
         read_sound(streamed(np.zeros(0), riff=36 + len(after), after=after), 8000)
+
+
+def test_arrays_without_a_rate_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    taken_at.cache_clear()
+    with caplog.at_level("WARNING"):
+        for _ in range(3):
+            read_sound(np.zeros(100, np.float32), 8000)
+        read_sound((np.zeros(100, np.float32), 8000), 8000)
+        read_sound([0.0] * 100, 8000)
+    assert [record.getMessage() for record in caplog.records] == [
+        "sounds without a rate are taken to have 8,000 samples a second; else give pairs (array, rate), or audio_kwargs="
+        '{"sampling_rate": RATE}'
+    ]

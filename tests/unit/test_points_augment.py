@@ -44,6 +44,8 @@ def test_by_default_a_view_is_the_sample() -> None:
         {"drop": 0.5},
         {"crop": (0.3, 0.8)},
         {"groups": (0.4, 0.4)},
+        {"regroup": 1.0},
+        {"regroup": 0.5, "rotate": "so3", "scale": (0.7, 1.4), "shift": 0.1, "jitter": 0.05},
         {"crop": (0.5, 0.9), "groups": (0.3, 0.7), "jitter": 0.1, "drop_features": 0.5},
         {"rotate": "so3", "scale": (0.7, 1.4), "shift": 0.1, "jitter": 0.05, "drop": 0.2, "normals": 1},
     ],

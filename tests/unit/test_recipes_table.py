@@ -1,14 +1,16 @@
 """The table of all recipes: data are found where they lie, cells are kept, and a page shows them."""
 
 import json
+import re
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mmssl.recipe import load
-from mmssl_catalogue import recipes_found
+from mmssl_catalogue import header, recipes_found
 
 ROOT = Path(__file__).parents[2]
 HARDWARE = {"cpu": "x86_64", "cores": 2, "gpus": []}
@@ -58,8 +60,24 @@ def test_page_holds_means_and_what_was_run(module: Any, tmp_path: Path) -> None:
     cells.add(about | {"row": "pretrained", "main": 12.0, "scores": {"a_10": 33.0}} | took)
     page = module.page(module.Cells(tmp_path, module.PAGE))
     assert (
-        "| `image/x` | digits | 1.0 min, 1,200 samples | 2 | 52.0 (50.0 to 54.0) [30.0] | 40.0 (40.0 to 40.0) ± 1.5 [30.0] | - | "
-        "60.0 (60.0 to 60.0) (counting) |"
+        "| `image/x` | digits | 1.0 min, 1,200 samples | 2 | 52.0 (50.0 to 54.0) [30.0] | - | 40.0 (40.0 to 40.0) ± 1.5 "
+        "[30.0] | - | 60.0 (60.0 to 60.0) (counting) |"
     ) in page
     assert "| `pairs/y` | glyphs | retrieval test | 1.0 min, 1,200 samples | 1 | 12.0 [33.0] | - | - |" in page
     assert page.count("`mmssl train x`, 2 x86_64 cores") == 1
+
+
+def test_headers_say_why_an_effective_rank_is_low() -> None:
+    """A recipe whose features end below a fifth of their width says so, and why, beside what was measured."""
+    cells = json.loads((ROOT / "docs" / "results" / "recipes.json").read_text(encoding="utf-8"))["cells"]
+    shares: dict[str, list[float]] = {}
+    for cell in cells:
+        if "rank_share" in cell:
+            shares.setdefault(cell["recipe"], []).append(cell["rank_share"])
+    assert shares
+    found = recipes_found()
+    for name, values in shares.items():
+        own = " ".join(header(found[name]).split())
+        if mean(values) < 0.2:
+            reason = re.search(r"[Ee]ffective rank (?:is|stays|ends|falls) below a fifth of the width[:,] (\S+ ){5,}", own)
+            assert reason, f"{name}: effective rank {100 * mean(values):.0f} % of the width; say in the header why"

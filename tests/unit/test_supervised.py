@@ -116,7 +116,7 @@ def test_missing_labels_say_how_to_name_them() -> None:
 
 def test_smoothing_of_numbers_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"objective\.label_smoothing belongs to classes, but the labels are numbers; leave it out"
+        ValueError, match=r"objective\.label_smoothing is about one class of several, but the labels are for regression"
     ):
         objective_of(NUMBERS, label_smoothing=0.1)
 

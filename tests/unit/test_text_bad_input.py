@@ -26,7 +26,7 @@ PROCESSORS = {"bytes": TextProcessor(), "bpe": bpe()}
 by_processor = pytest.mark.parametrize("processor", PROCESSORS.values(), ids=PROCESSORS)
 
 MISSING = r"the text is missing \(.*\). Fill it, drop the row, or set data.on_error: skip"
-EMPTY = "a text needs at least one character that is not white space; got an empty one. Drop it, or set data.on_error: skip"
+EMPTY = "a text needs at least one character that is not white space; got an empty one. Give a placeholder text, or drop it"
 WHITE = "needs at least one character that is not white space; got {} characters of white space"
 KIND = r"a text is a str, bytes of UTF-8, or a dict {{'text': ...}}; got {}. Convert it, say what it stands for "
 KIND += r"\(data.called\), or pass several as a list"

@@ -45,14 +45,16 @@ class MlpAnswer(Answer):
     layers: linear maps.
     hidden: width between them.
     norm: between them: none, batch, layer, or group.
+    last_norm: the same behind the last one, without learned gains (MoCo v3, arXiv 2104.02057).
     """
 
     layers: Annotated[int, Field(gt=0)] = 2
     hidden: Annotated[int, Field(gt=0)] = 512
     norm: HeadNorm = "batch"
+    last_norm: HeadNorm = "none"
 
     def build(self, width: int) -> nn.Module:
-        return Head(layers=self.layers, hidden=self.hidden, size=width, norm=self.norm).build(width)
+        return Head(layers=self.layers, hidden=self.hidden, size=width, norm=self.norm, last_norm=self.last_norm).build(width)
 
 
 @dataclass(frozen=True, kw_only=True)

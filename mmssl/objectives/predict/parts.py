@@ -36,6 +36,7 @@ class Scene:
     diagnose: whether to measure what is too dear for every step.
     shared: what a network makes of the view, where other parts of an objective may ask for it too; None: nobody else does.
     view: what the student sees; None: `inputs`.
+    differ: says which tokens the predictor gives other content than they have.
     """
 
     networks: Networks
@@ -49,6 +50,7 @@ class Scene:
     diagnose: bool = False
     shared: Callable[[str], Tokens] | None = None
     view: Inputs | None = None
+    differ: Callable[["Scene"], Bool[Tensor, "b n"]] | None = None
 
     @property
     def model(self) -> MMSSLModel:
@@ -64,6 +66,12 @@ class Scene:
     def parts(self) -> Split:
         """Which tokens are seen and hidden; with several masks per sample for the batch repeated so many times."""
         return self.divide(self)
+
+    @cached_property
+    def altered(self) -> Bool[Tensor, "b n"]:
+        """Hidden tokens whose content the predictor changes: all, but for those that get content equal to their own."""
+        assert self.differ is not None
+        return self.differ(self)
 
     @cached_property
     def target_tokens(self) -> Tokens:
@@ -218,6 +226,17 @@ class Predictor(nn.Module, ABC):
             return parts.hidden, parts.hidden_real
         b, n, _ = tokens.values.shape
         return torch.arange(n, device=tokens.values.device).expand(b, n), tokens.valid
+
+    def altered(
+        self,
+        tokens: Tokens,
+        hidden: Bool[Tensor, "b n"],
+        draws: Draws,
+        pool: Tokens | None = None,
+        place: Int[Tensor, " b"] | None = None,
+    ) -> Bool[Tensor, "b n"]:
+        """Hidden tokens that do not hold in its pass what they held before; `pool` and `place` where it `mixes`."""
+        return hidden
 
     def weights(self) -> dict[str, float]:
         """The weight of each term of `Predicted.terms` in one batch."""

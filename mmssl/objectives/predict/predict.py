@@ -297,7 +297,16 @@ class Predict(Objective):
         divide, shared = partial(self.divide, inputs=inputs), None
         if step.seen is not None and not self.clean and self.views[name][self.first_view(name).kind].mask is None:
             shared = partial(self.encoded, step.seen, self.first_view(name))
-        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose, shared, inputs)
+        differ = partial(self.differ, batch=batch)
+        return Scene(
+            self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose, shared, inputs, differ
+        )
+
+    def differ(self, scene: Scene, batch: Batch) -> Bool[Tensor, "b n"]:
+        """Which tokens the predictor gives other content than they have."""
+        tokens = scene.tokens.repeat(self.masks)
+        donors = self.donors(scene.name, scene.tokens, batch) if self.predictor.mixes else {}
+        return self.predictor.altered(tokens, scene.parts.hidden_places(tokens.values.shape[1]), scene.draws, **donors)
 
     def first_view(self, name: str) -> View:
         """The view of a modality whose hidden tokens are predicted."""

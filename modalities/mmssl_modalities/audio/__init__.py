@@ -18,6 +18,7 @@ from mmssl_modalities.audio.aspects import CLASSES, MFCC, chroma, cqt, cqt_bins,
 from mmssl_modalities.audio.augment import AudioAugment
 from mmssl_modalities.audio.file import SUFFIXES
 from mmssl_modalities.audio.processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor, Positive
+from mmssl_modalities.audio.starting import claim, suited
 from mmssl_modalities.audio.stem import StemNorm, WaveformStem
 
 __all__ = ["AUDIO", "AudioAdapter", "AudioAugment", "AudioProcessor"]
@@ -310,4 +311,6 @@ AUDIO = Modality(
     ),
     served="feature_extractor",
     tasks={"classification": "audio-classification"},
+    claim=claim,
+    suited=suited,
 )

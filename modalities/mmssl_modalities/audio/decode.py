@@ -1,9 +1,10 @@
 """Everything that users hold a sound in, to float32 waveforms with their rate; parts of long sounds; channels and rates."""
 
+import logging
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from mmssl_modalities.audio.file import UNNAMED, File, Sound, check_channels, check_length, check_rate, checked, most_samples
+
+logger = logging.getLogger(__name__)
 
 RESAMPLING_TERMS = 1_000_000
 """Largest product of the two terms of a resampling ratio, which is the size of its filter."""
@@ -60,8 +63,10 @@ def _source(raw: Any, sample_rate: int) -> tuple[np.ndarray, int] | File:
     if isinstance(raw, str | Path):
         return File(str(raw), None)
     if isinstance(raw, np.ndarray | Tensor):
+        taken_at(sample_rate)
         return _channels_first(raw), sample_rate
     if isinstance(raw, list) and raw and isinstance(raw[0], int | float):  # as the datasets library gives an array back
+        taken_at(sample_rate)
         return _channels_first(np.asarray(raw, np.float32)), sample_rate
     if isinstance(raw, tuple):
         if len(raw) != 2:
@@ -75,6 +80,16 @@ def _source(raw: Any, sample_rate: int) -> tuple[np.ndarray, int] | File:
     raise TypeError(
         "a sound is the bytes of a file, a path, a numpy array or torch tensor, a pair (array, samples per second), or a dict with "
         f"'bytes' or 'path', or with 'array' and 'sampling_rate'; got {type(raw).__name__}"
+    )
+
+
+@cache
+def taken_at(sample_rate: int) -> None:
+    """Say once that sounds came without a rate."""
+    logger.warning(
+        "sounds without a rate are taken to have %s samples a second; else give pairs (array, rate), or audio_kwargs="
+        '{"sampling_rate": RATE}',
+        f"{sample_rate:,}",
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from mmssl_modalities.audio.containers import SUFFIXES as CONTAINERS
+from mmssl_modalities.audio.containers import container_of, decoded
 from mmssl_modalities.audio.wav import with_size
 
 Sound = tuple[np.ndarray, int]
@@ -19,8 +21,9 @@ SUFFIXES = (
     *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".wave", ".bwf", ".rf64"),
     *(".w64", ".mp2", ".mp1", ".mpga", ".sph", ".nist", ".sf", ".ircam", ".voc", ".svx", ".8svx", ".iff", ".avr", ".htk", ".mpc"),
     *(".paf", ".fap", ".pvf", ".sd2", ".sds", ".wve", ".xi"),
+    *CONTAINERS,
 )
-"""Of files that libsndfile decodes. Not .raw, which has no header; nor .mat, in which Matlab keeps anything."""
+"""Of files that libsndfile decodes, or PyAV. Not .raw, which has no header; nor .mat, in which Matlab keeps anything."""
 
 MAX_RATE = 10_000_000
 """Samples per second; ultrasound recorders reach some millions."""
@@ -100,6 +103,8 @@ class File:
             return file if streamed is None else soundfile.SoundFile(BytesIO(streamed))
         except (soundfile.SoundFileError, TypeError, ValueError, OSError):
             start = self._start()
+            if start and (kind := container_of(self.name, start)):
+                return soundfile.SoundFile(decoded(self._place(), kind, self.name))
             what = f"a file that starts with {start!r}" if start else "no bytes"
             raise ValueError(
                 f"{self.name} is no sound in a format that libsndfile reads (wav, flac, ogg, mp3, ...); got {what}. Replace or "

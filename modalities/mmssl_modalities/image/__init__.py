@@ -21,6 +21,7 @@ from mmssl.tokens import Tokens
 from mmssl_modalities.image.augment import ImageAugment
 from mmssl_modalities.image.decode import SUFFIXES
 from mmssl_modalities.image.processor import PIXELS, SIZES, ImageProcessor, Positive
+from mmssl_modalities.image.starting import claim, suited
 
 __all__ = ["IMAGE", "ImageAdapter", "ImageAugment", "ImageProcessor"]
 
@@ -290,4 +291,6 @@ IMAGE = Modality(
     ),
     served="image_processor",
     tasks={"classification": "image-classification"},
+    claim=claim,
+    suited=suited,
 )

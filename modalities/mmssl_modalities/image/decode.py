@@ -21,17 +21,37 @@ Resample = Literal["bicubic", "bilinear"]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".avifs", ".gif", ".tif", ".tiff"),
+    *(
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".webp",
+        ".avif",
+        ".avifs",
+        ".heic",
+        ".heics",
+        ".heif",
+        ".heifs",
+        ".hif",
+        ".gif",
+        ".tif",
+        ".tiff",
+    ),
     *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".psd", ".qoi"),
     *(".tga", ".icb", ".vda", ".vst", ".sgi", ".rgb", ".rgba", ".bw", ".pcx", ".dcx", ".dds", ".ico", ".icns", ".cur"),
     *(".fits", ".fit", ".fli", ".flc", ".xbm", ".xpm", ".ras", ".im", ".iim", ".msp", ".pxr", ".gbr", ".blp", ".ftc", ".ftu"),
 )
-"""Of files that Pillow decodes. Not .eps and .ps, which another program would run; not .pcd, which mostly holds point clouds; nor
-.pdf, .wmf, .emf, .mpg, .h5, .grib and .bufr, which it names but does not decode."""
+"""Of files that Pillow decodes, .heic and its like with the extra `heif`. Not .eps and .ps, which another program would run; not
+.pcd, which mostly holds point clouds; nor .pdf, .wmf, .emf, .mpg, .h5, .grib and .bufr, which it names but does not decode."""
 
 MAX_PIXELS = 178_956_970
 """A quarter of a GiB as 24-bit RGB; Pillow's own limit against decompression bombs."""
 
+_HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0, "float16": 1.0, "float32": 1.0, "float64": 1.0}
@@ -57,7 +77,7 @@ def read_image(raw: Any, channels: int, max_pixels: int, names: Names = None) ->
     if isinstance(raw, bytes | bytearray | memoryview):
         return _read_file(bytes(raw), "the image", channels, max_pixels, names)
     if isinstance(raw, str | Path):
-        return _read_file(_file(raw), str(raw), channels, max_pixels, names)
+        return _read_file(file_bytes(raw), str(raw), channels, max_pixels, names)
     if isinstance(raw, Image.Image):
         return _in_channels(_load(raw, "the image", max_pixels), channels, names)
     if isinstance(raw, np.ndarray):
@@ -75,18 +95,21 @@ def _read_record(record: Mapping[str, Any], channels: int, max_pixels: int, name
     data, path = record.get("bytes"), record.get("path")
     if data is not None and not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"'bytes' of an image given as a dict are the bytes of a file; got {type(data).__name__}")
+    page = record.get("page") or 0
+    if data is None and path is not None and page:
+        data = file_bytes(path)
     if data is not None:
-        return _read_file(bytes(data), str(path or "the image"), channels, max_pixels, names)
+        return _read_file(bytes(data), str(path or "the image"), channels, max_pixels, names, page)
     if path is None:
         raise ValueError(f"an image given as a dict needs 'bytes' or 'path'; got the keys {sorted(record)}, neither with a value")
     return read_image(path, channels, max_pixels, names)
 
 
-def _read_file(data: bytes, name: str, channels: int, max_pixels: int, names: Names) -> Picture:
+def _read_file(data: bytes, name: str, channels: int, max_pixels: int, names: Names, page: int = 0) -> Picture:
     """An image file; TIFF with the planes as they are stored where the channels have names, or are more than Pillow knows."""
     if is_tiff(data) and (names is not None or channels not in _MODES):
         return _read_array(read_tiff(data, name, channels, max_pixels), channels, (0,), names)
-    image = _decode(data, name, max_pixels)
+    image = _decode(data, name, max_pixels, page)
     if image is not None:
         return _in_channels(image, channels, names)
     try:
@@ -96,7 +119,8 @@ def _read_file(data: bytes, name: str, channels: int, max_pixels: int, names: Na
     return _read_array(planes, channels, (0,), names)
 
 
-def _file(path: str | Path) -> bytes:
+def file_bytes(path: str | Path) -> bytes:
+    """The content of an image file. FileNotFoundError or ValueError that names it."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -108,8 +132,30 @@ def _file(path: str | Path) -> bytes:
         raise ValueError(f"cannot read the image file {path}: {error.strerror}") from error
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image | None:
-    """An upright image from the bytes of a file; the first frame of several. None for a kind of TIFF that Pillow does not know."""
+def num_pages(data: bytes) -> int:
+    """Pages or frames of an image file; 1 for what cannot be read, which is told when it is decoded."""
+    try:
+        with _quiet():
+            return int(getattr(Image.open(BytesIO(data)), "n_frames", 1))  # only some kinds of files have the attribute
+    except (*_BOMBS, UnidentifiedImageError, *_BROKEN):
+        return 1
+
+
+def _registered() -> bool:
+    return "HEIF" in Image.OPEN
+
+
+def _register(name: str) -> None:
+    """Have Pillow open HEIC files."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImportError(f"{name} is a HEIC file, which needs pillow-heif: pip install mmssl[heif]", name="pillow_heif") from error
+    pillow_heif.register_heif_opener()
+
+
+def _decode(data: bytes, name: str, max_pixels: int, page: int = 0) -> Image.Image | None:
+    """An upright image from the bytes of a file; one frame of several. None for a kind of TIFF that Pillow does not know."""
     try:
         with _quiet():
             image = Image.open(BytesIO(data))
@@ -118,10 +164,18 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image | None:
     except UnidentifiedImageError:
         if is_tiff(data):
             return None
+        if data[4:12] in _HEIF and not _registered():
+            _register(name)
+            return _decode(data, name, max_pixels, page)
         what = f"{len(data)} bytes that start with {data[:8]!r}" if data else "no bytes"
         raise ValueError(f"{name} is no image in a format that Pillow reads; got {what}. Replace or drop it") from None
     except _BROKEN as error:
         raise _damaged(name, error) from error
+    if page:
+        try:
+            image.seek(page)
+        except _BROKEN as error:
+            raise _damaged(name, error) from error
     return _load(image, name, max_pixels)
 
 

@@ -1,7 +1,8 @@
 """Raw images to normalised pixels: sizes, channels, and statistics that are fitted once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,8 +12,18 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Inputs, Processor, pad_stack
-from mmssl_modalities.image.decode import MAX_PIXELS, Picture, Resample, read_image, resize, size_of, to_floats
+from mmssl.modality import Content, Inputs, Odd, Processor, pad_stack
+from mmssl_modalities.image.decode import (
+    MAX_PIXELS,
+    Picture,
+    Resample,
+    file_bytes,
+    num_pages,
+    read_image,
+    resize,
+    size_of,
+    to_floats,
+)
 
 PIXELS = "pixel_values"
 SIZES = "pixel_sizes"
@@ -22,6 +33,8 @@ Statistic = float | list[float] | None
 
 FIT_SAMPLES = 2000
 """Images from which `fit` computes statistics."""
+PAGED = 100
+"""Samples by which it is told that TIFF files have several pages."""
 BRIGHTEST = 2.0
 """Values of a float image above this are no shares of white, but of 255."""
 FEATURE_SIDE = 32
@@ -53,9 +66,12 @@ class ImageProcessor(Processor):
     channel_names: names of the channels, such as [red, green, blue, nir]; images must have just these, in this order, as nothing is
         converted. TIFF files give all bands and pages, at full depth (extra
         `image`). null: grey, RGB and RGBA are converted as `channels` says.
+    pages: of files of several pages or frames: first = the first is the image; all = each is one, and the features of a file are
+        the mean over them.
     """
 
-    free = frozenset({"size", "resize", "cut", "resample", "max_pixels", "max_tokens", "enlarge"})
+    whole = "pages: first"
+    free = frozenset({"pages", "size", "resize", "cut", "resample", "max_pixels", "max_tokens", "enlarge"})
 
     def __init__(
         self,
@@ -72,7 +88,12 @@ class ImageProcessor(Processor):
         max_tokens: Positive | None = None,
         enlarge: bool = True,
         channel_names: Annotated[list[str], Field(min_length=1)] | None = None,
+        pages: Literal["first", "all"] = "first",
     ) -> None:
+        if channel_names is not None and pages == "all":
+            raise ValueError(
+                "processor.channel_names takes the pages of a file for channels, so pages: all has none left. Leave out one"
+            )
         if size is not None and max_tokens is not None:
             raise ValueError(f"processor.size={size} and max_tokens={max_tokens} both say how large images become. Leave out one")
         self.size = size
@@ -84,6 +105,7 @@ class ImageProcessor(Processor):
         self.max_tokens = max_tokens
         self.enlarge = enlarge
         self.channel_names = channel_names
+        self.pages = pages
         self._normalise_by(mean, std)
 
     def _normalise_by(self, mean: Statistic, std: Statistic) -> None:
@@ -110,7 +132,37 @@ class ImageProcessor(Processor):
             "max_tokens": self.max_tokens,
             "enlarge": self.enlarge,
             "channel_names": self.channel_names,
+            "pages": self.pages,
         }
+
+    @property
+    def windowed(self) -> bool:
+        return self.pages == "all"
+
+    def pieces(self, raw: Any) -> list[Any]:
+        """With pages: all, the pages of a file of several; else the image."""
+        data = _file_of(raw) if self.windowed else None
+        count = 1 if data is None else num_pages(data)
+        if count == 1 or data is None:
+            return [raw]
+        if isinstance(raw, bytes | bytearray | memoryview):
+            raw = {"bytes": bytes(raw), "path": None}
+        record = dict(raw) if isinstance(raw, Mapping) else {"bytes": None, "path": str(raw)}
+        return [{**record, "page": page} for page in range(count)]
+
+    def contents(self, samples: Iterable[Any]) -> list[Content]:
+        """Files of several pages, of which only the first is taken; of TIFF files, by the first 100."""
+        if self.pages == "all" or self.channel_names is not None:
+            return []
+        found = [count for raw in islice(samples, PAGED) if (count := _pages_of(raw)) > 1]
+        if not found:
+            return []
+        odd = Odd(
+            "files of several pages",
+            f"{len(found):,} of the first {PAGED} samples, of up to {max(found)}",
+            "Only the first page of each is taken; set processor.pages: all to take each for an image",
+        )
+        return [Content("pages", "first", odd=(odd,))]
 
     @property
     def fitted(self) -> bool:
@@ -251,3 +303,27 @@ def _per_channel(name: str, value: float | list[float], channels: int) -> Float[
     if len(values) != channels:
         raise ValueError(f"processor.{name} needs one number, or one for each of the {channels} channels; got {value}")
     return np.array(values, np.float64)[:, None, None]
+
+
+def _file_of(raw: Any) -> bytes | None:
+    """The content of a file that is an image, or holds pages that were not told apart yet; None for any other raw image."""
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return bytes(raw)
+    if isinstance(raw, str | Path):
+        return file_bytes(raw)
+    if not isinstance(raw, Mapping) or raw.get("page") is not None:
+        return None
+    data, path = raw.get("bytes"), raw.get("path")
+    return data if isinstance(data, bytes) else file_bytes(path) if data is None and path is not None else None
+
+
+def _pages_of(raw: Any) -> int:
+    """Pages of a TIFF file; 1 for any other image."""
+    path = raw.get("path") if isinstance(raw, Mapping) else raw
+    if not str(path).lower().endswith((".tif", ".tiff")):
+        return 1
+    try:
+        data = _file_of(raw)
+    except (ValueError, OSError):
+        return 1
+    return 1 if data is None else num_pages(data)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality, Rendering
 from mmssl.tokens import Tokens
 from mmssl_modalities.points.augment import PointsAugment
+from mmssl_modalities.points.files import AMBIGUOUS, SUFFIXES
 from mmssl_modalities.points.processor import CENTERS, GROUPS, VALID, PointsProcessor
+from mmssl_modalities.points.starting import claim, suited
 from mmssl_modalities.points.views import depth_maps
 
 __all__ = ["POINTS", "PointsAdapter", "PointsAugment", "PointsProcessor"]
@@ -170,9 +172,13 @@ POINTS = Modality(
     golden=golden,
     picture=picture,
     draw=draw,
-    suffixes=(".npy", ".npz", ".ply", ".off", ".las", ".laz"),
+    suffixes=SUFFIXES,
+    ambiguous=AMBIGUOUS,
     strong=(
         {"rotate": "so3", "scale": (0.7, 1.5), "shift": 0.5, "jitter": 0.05, "drop": 0.2, "drop_features": 0.5},
         {"crop": (0.4, 0.9), "groups": (0.5, 0.9), "rotate": "z", "jitter": 0.05},
+        {"regroup": 0.8, "rotate": "z", "scale": (0.7, 1.5)},
     ),
+    claim=claim,
+    suited=suited,
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmssl.draws import Draws, most
 from mmssl.modality import Inputs, check_range
 from mmssl.tokens import gather
+from mmssl_modalities.points.geometry import group_points
 from mmssl_modalities.points.processor import CENTERS, GROUPS, VALID
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -34,6 +35,9 @@ class PointsAugment:
     groups: smallest and largest share of the groups in a view, chosen at random, of those in the crop. null: all.
     rotate: z = a turn about the z axis, for things that stand upright; so3 = any turn; none.
     scale: smallest and largest factor of a stretch, drawn for each axis; null: no stretch.
+    regroup: share of the points in all groups that a view has, drawn at random after the turn and the stretch, and grouped anew
+        from a random first centre, in as many groups as before, each of this share of its points. Point-MAE's code draws 1,024 of
+        8,192 points at each access, and groups what became of them. null: groups stay as they are.
     shift: largest shift along each axis, in patch units; it moves the centres only.
     jitter: standard deviation of noise on the coordinates of each point, in patch units, cut at three of them.
     drop: probability that a point of a group is lost; the point nearest to the centre takes its place.
@@ -45,6 +49,7 @@ class PointsAugment:
     groups: tuple[Share, Share] | None = None
     rotate: Literal["none", "z", "so3"] = "none"
     scale: tuple[Factor, Factor] | None = None
+    regroup: Share | None = None
     shift: Length = 0.0
     jitter: Length = 0.0
     drop: Probability = 0.0
@@ -67,6 +72,9 @@ class PointsAugment:
             groups, centers = inputs[GROUPS], inputs[CENTERS]
             if self.rotate != "none" or self.scale is not None:
                 groups, centers = self._turn_and_stretch(groups, centers, draws)
+            if self.regroup is not None:
+                inputs = regrouped(inputs | {GROUPS: groups, CENTERS: centers}, self.regroup, draws)
+                groups, centers = inputs[GROUPS], inputs[CENTERS]
             if self.shift:
                 centers = centers + draws.between("points shift", -self.shift, self.shift, 1, 3)
             if self.jitter:
@@ -126,6 +134,41 @@ def by_distance(groups: Float[Tensor, "b g k p"]) -> Float[Tensor, "b g k p"]:
     """The points of each group in the order of their distance to its centre."""
     order = groups[..., :3].square().sum(-1).argsort(dim=-1, stable=True)
     return groups.gather(2, order[..., None].expand(groups.shape))
+
+
+def regrouped(inputs: Inputs, share: float, draws: Draws) -> Inputs:
+    """A share of the points of all groups, grouped anew."""
+    centers, groups, there = inputs[CENTERS], inputs[GROUPS], _there(inputs)
+    count, size = groups.shape[1], groups.shape[2]
+    points = torch.cat([groups[..., :3] + centers[:, :, None], groups[..., 3:]], -1).flatten(1, 2)
+    once = _once(points[..., :3], there.repeat_interleave(size, 1))
+    wanted = (share * once.sum(1, keepdim=True)).round().long().clamp(min=1)
+    chance = draws.uniform("points regroup", points.shape[1]).masked_fill(~once, 2)
+    order = chance.argsort(dim=1, stable=True)[:, : int(wanted.max())]
+    points, real = gather(points, order), torch.arange(order.shape[1], device=order.device) < wanted
+    first = torch.zeros(len(points), dtype=torch.int64, device=order.device)  # the order is by chance
+    chosen, members, new = group_points(points[..., :3], count, max(1, round(share * size)), real, first)
+    middles = gather(points, chosen)[..., :3]
+    found = gather(points, members.flatten(1)).unflatten(1, members.shape[1:])
+    found = torch.cat([found[..., :3] - middles[:, :, None], found[..., 3:]], -1)
+    new = new & (torch.arange(chosen.shape[1], device=new.device) < there.sum(1, keepdim=True))
+    kept = {GROUPS: found.masked_fill(~new[..., None, None], 0), CENTERS: middles.masked_fill(~new[..., None], 0)}
+    return inputs | kept | ({} if VALID not in inputs and bool(new.all()) else {VALID: new})
+
+
+FINENESS = 1e-3
+"""Patch units within which coordinates are those of one point: it is in several groups, of which each rounds it in its own way."""
+
+
+def _once(points: Float[Tensor, "b n 3"], there: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+    """Which points are the first of those at their place."""
+    cells = (points / FINENESS).round().masked_fill(~there[..., None], torch.inf)
+    order = torch.arange(points.shape[1], device=points.device).expand(len(points), -1)
+    for axis in (2, 1, 0):
+        order = order.gather(1, cells[..., axis].gather(1, order).argsort(dim=1, stable=True))
+    ordered = gather(cells, order)
+    fresh = F.pad((ordered[:, 1:] != ordered[:, :-1]).any(-1), (1, 0), value=True)
+    return torch.zeros_like(there).scatter(1, order, fresh) & there
 
 
 def _there(inputs: Inputs) -> Bool[Tensor, "b g"]:

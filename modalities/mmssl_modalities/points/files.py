@@ -1,16 +1,23 @@
-"""Point cloud files, told apart by their first bytes: numpy's .npy and .npz, PLY, OFF, LAS and LAZ."""
+"""Point cloud files: numpy's .npy and .npz, PLY, OFF, LAS, LAZ and PCD, told apart by their first bytes; others by their suffix."""
 
 import re
 import struct
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from io import BytesIO
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
+
+from mmssl_modalities.points.meshes import MESHES, read_mesh, sample_surface, spread
+from mmssl_modalities.points.plain import TEXTS, is_pcd, read_pcd, read_text_cloud
+
+SUFFIXES = (".npy", ".npz", ".ply", ".off", ".las", ".laz", ".pcd", *MESHES, *TEXTS)
+AMBIGUOUS = (".txt", ".asc")
 
 BYTES_PER_POINT = 256
 """What one point may take in an archive when it is unpacked: 32 numbers of 8 bytes."""
@@ -22,15 +29,13 @@ _PLY_COMMENT = re.compile(rb"(?<=[\r\n])(?:comment|obj_info)\b[^\r\n]*(?:\r\n|\r
 _PLY_END = re.compile(rb"(?<=[\r\n])end_header\b")
 _PLY_CHANNELS = {
     "color": (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")),
-    "normal": (("nx", "ny", "nz"),),
+    "normal": (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z")),
     "intensity": (("intensity",), ("scalar_Intensity",), ("scalar_intensity",)),
 }
 _LAS_CHANNELS = {"color": ("red", "green", "blue"), "intensity": ("intensity",)}
 _VLR_BYTES = 54
 _LAZ_LAYERS = {6: 9, 7: 10, 8: 11, 9: 10, 10: 12}
 """Compressed layers of a chunk by point format, without those of extra bytes (LAS 1.4's formats; earlier ones have no layers)."""
-_GOLDEN = (0.7548776662466927, 0.5698402909980532)
-"""Steps of the R2 sequence, powers of the inverse of the plastic number: its points fill a square evenly."""
 
 Content = dict[str, np.ndarray] | np.ndarray
 """Arrays by name, coordinates as `points`; or one array."""
@@ -48,15 +53,26 @@ def read_file(data: bytes, name: str, features: Sequence[str], mesh_points: int,
         return _decoded(name, lambda: _read_npz(data, max_points))
     if is_ply(data):
         plyfile = _library("plyfile", "PLY")
-        return _decoded(name, lambda: _read_ply(plyfile, data, features, max_points))
+        return _decoded(name, lambda: _read_ply(plyfile, data, features, mesh_points, max_points))
     if data[:4] == b"LASF":
         laspy = _library("laspy", "LAS and LAZ")
         return _decoded(name, lambda: _read_las(laspy, data, features, max_points))
     if _OFF.match(data[:4096]):
         off = _library("trimesh.exchange.off", "OFF")
         return _decoded(name, lambda: _read_off(off, data, mesh_points))
+    if is_pcd(data):
+        return _decoded(name, lambda: _named(read_pcd(data, lambda count: _check_count(count, max_points)), features))
+    suffix = ".glb" if data[:4] == b"glTF" else Path(name).suffix.lower()
+    if suffix in MESHES and data:
+        _library("trimesh", MESHES[suffix])
+        return _decoded(name, lambda: read_mesh(suffix, data, Path(name), mesh_points))
+    if suffix in TEXTS and data:
+        return _decoded(name, lambda: _named(read_text_cloud(data), features))
     what = f"{len(data):,} bytes that start with {data[:8]!r}" if data else "no bytes"
-    raise ValueError(f"{name} is no .npy, .npz, PLY, OFF, LAS or LAZ file; got {what}. Convert it, replace it or drop it")
+    raise ValueError(
+        f"{name} is no .npy, .npz, PLY, OFF, LAS, LAZ, PCD, OBJ, STL, glTF or .xyz file; got {what}. Convert it, replace it or "
+        "drop it"
+    )
 
 
 def is_ply(data: bytes) -> bool:
@@ -98,8 +114,8 @@ def _read_npz(data: bytes, max_points: int) -> Content:
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
 
-def _read_ply(plyfile: Any, data: bytes, features: Sequence[str], max_points: int) -> Content:
-    """The vertices; faces are passed over, and comments, which are in any encoding."""
+def _read_ply(plyfile: Any, data: bytes, features: Sequence[str], mesh_points: int, max_points: int) -> Content:
+    """The vertices, or points on the surface if there are faces; comments, which are in any encoding, are passed over."""
     header, data = _without_comments(data)
     for element, digits in _PLY_COUNT.findall(header.replace(b"\r", b"\n")):
         count = int(digits[:18])
@@ -116,14 +132,44 @@ def _read_ply(plyfile: Any, data: bytes, features: Sequence[str], max_points: in
         content = plyfile.PlyData.read(stream)
         if "vertex" not in content:
             raise ValueError(f"it has no element 'vertex', but {', '.join(element.name for element in content) or 'none'}")
-        rows = content["vertex"].data
-        found = {"points": _columns(rows, ("x", "y", "z"))}
-        for feature in features:
-            choices = _PLY_CHANNELS.get(feature, ((feature,),))
-            names = next((names for names in choices if set(names) <= set(rows.dtype.names)), None)
-            if names is not None:
-                found[feature] = _columns(rows, names)
+        found = _of_records(content["vertex"].data, features)
+        if "tristrips" in content:
+            raise ValueError("its faces are strips of triangles, which are not read. Save it with faces (MeshLab, trimesh)")
+        if "face" in content and len(content["face"].data):
+            faces = _triangles(content["face"].data)
+            if np.isfinite(found["points"]).all():
+                return spread(found["points"].astype(np.float64), faces, mesh_points, found)
         return found
+
+
+def _named(rows: Shaped[np.ndarray, "..."], features: Sequence[str]) -> Content:
+    """Coordinates and features of records; an array as it is."""
+    return rows if rows.dtype.names is None else _of_records(rows, features)
+
+
+def _of_records(rows: Shaped[np.ndarray, " n"], features: Sequence[str]) -> dict[str, np.ndarray]:
+    """Coordinates and features of records."""
+    assert rows.dtype.names is not None
+    found = {"points": _columns(rows, ("x", "y", "z"))}
+    for feature in features:
+        choices = _PLY_CHANNELS.get(feature, ((feature,),))
+        names = next((names for names in choices if set(names) <= set(rows.dtype.names)), None)
+        if names is not None:
+            found[feature] = _columns(rows, names)
+    return found
+
+
+def _triangles(faces: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, "t 3"]:
+    """The corners of faces, those of more than three cut into triangles from their first corner."""
+    name = next((name for name in ("vertex_indices", "vertex_index") if name in (faces.dtype.names or ())), None)
+    if name is None:
+        raise ValueError(f"its faces have no property vertex_indices; they have {', '.join(faces.dtype.names or ()) or 'none'}")
+    found: list[np.ndarray] = []
+    sizes = np.array([len(face) for face in faces[name]])
+    for size in np.unique(sizes[sizes > 2]):
+        corners = np.stack(list(faces[name][sizes == size])).astype(np.int64)
+        found += [corners[:, [0, i, i + 1]] for i in range(1, size - 1)]
+    return np.concatenate(found) if found else np.empty((0, 3), np.int64)
 
 
 def _without_comments(data: bytes) -> tuple[bytes, bytes]:
@@ -204,20 +250,3 @@ def _read_off(off: Any, data: bytes, mesh_points: int) -> Content:
     corners = np.asarray(mesh["vertices"], dtype=np.float64)
     faces = np.asarray(mesh["faces"], dtype=np.int64).reshape(-1, 3)
     return {"points": sample_surface(corners, faces, mesh_points) if len(faces) and np.isfinite(corners).all() else corners}
-
-
-def sample_surface(corners: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "t 3"], count: int) -> Float[np.ndarray, "n 3"]:
-    """Points spread evenly over the area of a mesh, the same for every call; the corners if all faces are flat to a line.
-
-    Equal steps along the summed areas choose the triangles, and the R2 sequence the places in them.
-    """
-    a, b, c = corners[faces].transpose(1, 0, 2)
-    areas = np.linalg.norm(np.cross(b - a, c - a), axis=1).cumsum()
-    if not areas[-1] > 0:
-        return corners
-    steps = np.arange(count)
-    chosen = np.searchsorted(areas, (steps + 0.5) / count * areas[-1], side="right").clip(max=len(faces) - 1)
-    u, v = ((0.5 + steps * step) % 1 for step in _GOLDEN)
-    u, v = np.where(u + v > 1, 1 - u, u)[:, None], np.where(u + v > 1, 1 - v, v)[:, None]
-    a, b, c = a[chosen], b[chosen], c[chosen]
-    return a + u * (b - a) + v * (c - a)

@@ -11,12 +11,15 @@ from torch import Tensor
 
 @torch.no_grad()
 def farthest_points(
-    points: Float[Tensor, "b n 3"], count: int, valid: Bool[Tensor, "b n"] | None = None
+    points: Float[Tensor, "b n 3"],
+    count: int,
+    valid: Bool[Tensor, "b n"] | None = None,
+    first: Int[Tensor, " b"] | None = None,
 ) -> tuple[Int[Tensor, "b g"], Bool[Tensor, "b g"], Float[Tensor, "b g n"]]:
     """Points that each lie farthest from those chosen before them (PointNet++, arXiv 1706.02413, section 3.2).
 
     The first is the one farthest from the centroid, so the choice does not depend on the order of the points, but for ties, which
-    the earlier point wins. `g` is the smaller of `count` and `n`.
+    the earlier point wins; or the one that is given. `g` is the smaller of `count` and `n`.
 
     Returns the indices; which of them are new places (once a cloud has no more, its points repeat); and the squared distances from
     each chosen point to all points, padding included.
@@ -37,6 +40,8 @@ def farthest_points(
     if valid is not None:
         farthest, nearest = farthest.masked_fill(~valid, -1), nearest.masked_fill(~valid, -1)
     torch.max(farthest, 1, out=(reach[0], index[0]))
+    if first is not None:
+        index[0] = first
     for i in range(g):
         centre = planes.gather(2, index[i].expand(3, b)[..., None])
         torch.sum(torch.sub(planes, centre, out=gaps).square_(), 0, out=distances[i])
@@ -63,11 +68,17 @@ def nearest_points(distances: Float[Tensor, "b g n"], count: int, valid: Bool[Te
 
 
 def group_points(
-    points: Float[Tensor, "b n 3"], groups: int, size: int, valid: Bool[Tensor, "b n"] | None = None
+    points: Float[Tensor, "b n 3"],
+    groups: int,
+    size: int,
+    valid: Bool[Tensor, "b n"] | None = None,
+    first: Int[Tensor, " b"] | None = None,
 ) -> tuple[Int[Tensor, "b g"], Int[Tensor, "b g k"], Bool[Tensor, "b g"]]:
     """Cover clouds with overlapping groups of neighbours (Point-MAE, arXiv 2203.06604, section 3.1).
 
+    first: the first centre; None: the point farthest from the centroid.
+
     Returns the indices of the centres, those of each centre's neighbours, the nearest (itself) first, and which groups are real.
     """
-    centres, real, distances = farthest_points(points, groups, valid)
+    centres, real, distances = farthest_points(points, groups, valid, first)
     return centres, nearest_points(distances, size, valid), real

@@ -26,6 +26,7 @@ from mmssl_modalities.tabular.shared import (
     SHARED_NAMES,
     SharedTokens,
 )
+from mmssl_modalities.tabular.starting import claim
 from mmssl_modalities.tabular.tokens import (
     TEXT_VALUES,
     Embedding,
@@ -308,4 +309,5 @@ TABULAR = Modality(
     draw=draw,
     strong=({"corruption": 0.6, "keep": 0.7},),
     tasks={"classification": "tabular-classification", "regression": "tabular-regression"},
+    claim=claim,
 )

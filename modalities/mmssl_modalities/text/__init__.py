@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens, both_valid, numbered
 from mmssl_modalities.text.augment import TextAugment
+from mmssl_modalities.text.documents import LINED, SUFFIXES
 from mmssl_modalities.text.picture import draw, picture
 from mmssl_modalities.text.processor import IDS, LENGTHS, MASK, MORE, MORE_LENGTHS, TextProcessor, Window
+from mmssl_modalities.text.starting import claim, suited
 
 __all__ = ["TEXT", "TextAdapter", "TextAugment", "TextProcessor", "Window"]
 
@@ -141,8 +143,13 @@ TEXT = Modality(
     picture=picture,
     draw=draw,
     sentence="text",
+    suffixes=SUFFIXES,
+    ambiguous=SUFFIXES,
+    lined=LINED,
     public=public,
     strong=({"crop": (0.5, 0.9), "delete": 0.1, "replace": 0.2, "shuffle": 2},),
     served="tokenizer",
     tasks={"classification": "text-classification"},
+    claim=claim,
+    suited=suited,
 )

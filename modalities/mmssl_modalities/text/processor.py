@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.modality import Inputs, Processor, Reference, pad_stack
+from mmssl_modalities.text.documents import is_document, read_document
 from mmssl_modalities.text.tokenizers import (
     NUM_BYTES,
     ByteTokenizer,
@@ -55,8 +56,8 @@ class Window:
 class TextProcessor(Processor):
     """A text to `input_ids`, int64 `[n]`: one id per token, with special tokens only where `before` and `after` name some.
 
-    A raw text is a str, the bytes of UTF-8, a dict {"text": either}, or a `Window`. It is encoded as it is: nothing is stripped or
-    normalised except by a named tokenizer, and the names of special tokens in it are plain text.
+    A raw text is a str, the bytes of UTF-8, a dict {"text": either}, a file {"path": ...}, or a `Window`. It is encoded as it
+    is: nothing is stripped or normalised except by a named tokenizer, and the names of special tokens in it are plain text.
 
     Of several captions the first is the text, and the others are `text_more`, int64 `[m, k]`, of which a view may draw one.
 
@@ -267,7 +268,9 @@ class TextProcessor(Processor):
 
 def read_text(raw: Any) -> str:
     """The text of a raw sample. TypeError for what is no text; ValueError for what is not Unicode, and for nothing but space."""
-    if isinstance(raw, Mapping):
+    if isinstance(raw, Mapping) and TEXT_KEY not in raw and is_document(raw):
+        raw = read_document(raw)
+    elif isinstance(raw, Mapping):
         if TEXT_KEY not in raw:
             raise ValueError(
                 f"a text given as a dict has the key {TEXT_KEY!r}; got {_keys(raw)}. Pass {{{TEXT_KEY!r}: ...}}, or the str"
@@ -293,7 +296,7 @@ def read_text(raw: Any) -> str:
     if not text.strip():
         what = f"{len(text)} characters of white space" if text else "an empty one"
         raise ValueError(
-            f"a text needs at least one character that is not white space; got {what}. Drop it, or set data.on_error: skip"
+            f"a text needs at least one character that is not white space; got {what}. Give a placeholder text, or drop it"
         )
     return text
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens
 from mmssl_modalities.timeseries.augment import TimeseriesAugment
+from mmssl_modalities.timeseries.files import SUFFIXES
 from mmssl_modalities.timeseries.picture import draw, picture
 from mmssl_modalities.timeseries.processor import OBSERVED, STATISTICS, TIMES, VALUES, TimeseriesProcessor
+from mmssl_modalities.timeseries.starting import claim, suited
 from mmssl_modalities.timeseries.tokens import (
     NUMBER_WIDTH,
     ConvStem,
@@ -212,10 +214,13 @@ TIMESERIES = Modality(
     golden=golden,
     picture=picture,
     draw=draw,
+    suffixes=SUFFIXES,
     strong=(
         {"crop": (0.7, 1.0), "permute": 4, "flip": 0.5, "jitter": 0.1, "drop": 0.1, "time_mask": 0.2},
         {"part": (0.5, 0.9), "flip": 0.5, "jitter": 0.1, "drop": 0.1},
         {"basis": "fourier"},
         {"part": (0.5, 0.9), "jitter": 0.1, "basis": "gabor"},
     ),
+    claim=claim,
+    suited=suited,
 )

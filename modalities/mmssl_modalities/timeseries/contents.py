@@ -1,6 +1,6 @@
 """What series hold: their channels, lengths, gaps and times, and whether their axes seem exchanged."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ _OTHER: dict[Layout, Layout] = {"channels_first": "time_first", "time_first": "c
 _AXES: dict[Layout, str] = {"channels_first": "[channels, time]", "time_first": "[time, channels]"}
 
 
-def series_contents(samples: Iterable[Any], layout: Layout) -> list[Content]:
+def series_contents(samples: Iterable[Any], layout: Layout, signals: Sequence[str] | None = None) -> list[Content]:
     """One part for all series; those that cannot be read are passed over."""
     found: list[Series] = []
     of_arrays = True
     for raw in samples:
         try:
-            found.append(read_series(raw, layout))
+            found.append(read_series(raw, layout, signals))
         except (ValueError, TypeError):
             continue
         values = raw.get("values") if isinstance(raw, Mapping) else raw

@@ -65,6 +65,7 @@ class TimeseriesProcessor(Processor):
         series that have times or a rate; without any, each series counts by its own median step.
     window: most samples of one series; longer ones are cut into pieces of this length. null: no limit.
     stride: samples from the start of a piece to that of the next; null: window. The last piece ends with the series.
+    signals: names of the signals that are read of recordings (EDF, WFDB); null: all, which must have one rate.
     """
 
     whole = "window: null"
@@ -80,6 +81,7 @@ class TimeseriesProcessor(Processor):
         rate: Annotated[float, Field(gt=0)] | None = None,
         window: Positive | None = None,
         stride: Positive | None = None,
+        signals: list[str] | None = None,
     ) -> None:
         if stride is not None and (window is None or stride > window):
             raise ValueError(
@@ -96,6 +98,7 @@ class TimeseriesProcessor(Processor):
         self.rate = rate
         self.window = window
         self.stride = stride
+        self.signals = signals
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -107,6 +110,7 @@ class TimeseriesProcessor(Processor):
             "rate": self.rate,
             "window": self.window,
             "stride": self.stride,
+            "signals": self.signals,
         }
 
     @property
@@ -127,7 +131,7 @@ class TimeseriesProcessor(Processor):
         error: Exception = ValueError("a timeseries processor is fitted on one series or more; got none")
         for raw in islice(samples, FIT_SAMPLES):
             try:
-                series = read_series(raw, self.layout)
+                series = read_series(raw, self.layout, self.signals)
             except (ValueError, TypeError) as bad:
                 error = bad
                 continue
@@ -149,10 +153,10 @@ class TimeseriesProcessor(Processor):
 
     def contents(self, samples: Iterable[Any]) -> list[Content]:
         """Numbers of channels and samples, gaps, and whether the axes of arrays seem exchanged, by the first 1,000 series."""
-        return series_contents(islice(samples, EXAMINED), self.layout)
+        return series_contents(islice(samples, EXAMINED), self.layout, self.signals)
 
     def __call__(self, raw: Any) -> Inputs:
-        series = read_series(raw, self.layout)
+        series = read_series(raw, self.layout, self.signals)
         self._check(*series.values.shape)
         observed = ~np.isnan(series.values)
         values = np.where(observed, series.values, 0)
@@ -206,7 +210,7 @@ class TimeseriesProcessor(Processor):
         """Pieces of `window` samples, `stride` apart, that hold a value; the last one ends with the series. Short series: one."""
         if self.window is None:
             return [raw]
-        series, size = read_series(raw, self.layout), self.window
+        series, size = read_series(raw, self.layout, self.signals), self.window
         length = series.values.shape[1]
         if length <= size:
             return [series]
@@ -253,7 +257,7 @@ class TimeseriesProcessor(Processor):
         from mmssl_modalities.timeseries.reference import random_convolutions  # scikit-learn, which only tables of scores need
 
         def curves(raw: Any) -> Float[np.ndarray, "c t"]:
-            values = read_series(raw, self.layout).values
+            values = read_series(raw, self.layout, self.signals).values
             found = filled(values, ~np.isnan(values), values.shape[1])
             return self._known(found) if self.num_channels else np.stack([found.mean(0), found.std(0)])
 

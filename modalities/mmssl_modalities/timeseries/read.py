@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from numbers import Real
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+
+from mmssl_modalities.timeseries.files import is_file, read_series_file
 
 Layout = Literal["channels_first", "time_first"]
 
@@ -38,10 +41,21 @@ class Series:
         return Series(self.values[:, start:end], None if self.times is None else self.times[start:end], self.rate)
 
 
-def read_series(raw: Any, layout: Layout) -> Series:
-    """A raw sample in any of its forms. ValueError or TypeError says what is wrong with it, and the way out."""
+def read_series(raw: Any, layout: Layout, signals: Sequence[str] | None = None) -> Series:
+    """A raw sample in any of its forms. ValueError or TypeError says what is wrong with it, and the way out.
+
+    signals: of a recording in a file, which to read; None: all.
+    """
     if isinstance(raw, Series):
         return raw
+    if isinstance(raw, str | Path):
+        raw = {"path": str(raw)}
+    if isinstance(raw, Mapping) and "values" not in raw and is_file(raw):
+        try:
+            return read_series(read_series_file(raw, signals), layout)
+        except (TypeError, ValueError) as error:
+            name = str(raw.get("path") or "the series")
+            raise error if name in str(error) else type(error)(f"{name}: {error}") from None
     times, rate = None, None
     if isinstance(raw, Mapping):
         raw, times, rate = _entries(raw)

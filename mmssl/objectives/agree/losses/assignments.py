@@ -225,7 +225,8 @@ class MaskedTokens(_Assigning):
     warmup: share of the budget in which it rises.
     centring: mean or sinkhorn, over the hidden tokens of the step.
     momentum: of the mean.
-    weight: factor on its loss.
+    weight: factor on its loss, the mean over views that hide tokens; the code of iBOT and DINOv2 takes the mean over all views, so
+        that 0.5 is theirs where half of them hide some.
     """
 
     alone = True

@@ -159,7 +159,7 @@ class Koleo(Agreement):
     """Spread features evenly: -log of the distance of each to the nearest of another sample (DINOv2, arXiv 2304.07193, section 4).
 
     of: pooled outputs, as DINOv2, or projections. In each global view on its own.
-    weight: factor on its loss.
+    weight: factor on its loss, the mean over views; DINOv2's code sums 0.1 times that of each of two, which is 0.2.
     """
 
     alone = True

@@ -270,6 +270,9 @@ class Hierarchical(Agreement):
 class GroupOrdering(Agreement):
     """All positives nearer than all negatives, by sorting their distances (GroCo, arXiv 2301.02009, section 3).
 
+    As in the official code (groco.py), negatives are other samples in the anchor's own view, and neither they nor positives get a
+    gradient.
+
     steepness: of the soft comparisons of two distances.
     negatives: how many of the nearest are sorted.
     weight: factor on its loss.
@@ -289,8 +292,8 @@ class GroupOrdering(Agreement):
         losses = []
         for a, b in seen.pairs("within"):
             at, to = seen.shared(a, b)
-            similar = similarities(seen.predicted(a)[at], seen.keys(b)[to])
-            others = ~seen.positive(a, b)[at][:, to]
-            own, kept, steepness = similar.diagonal()[:, None], self.negatives, self.steepness
-            losses.append(group_ordering(own, similar, others, hardest=kept, steepness=steepness))
+            anchors = seen.predicted(a)[at]
+            own = similarities(anchors, seen.followed(b)[to]).diagonal()[:, None]
+            similar, others = similarities(anchors, seen.projected(a)[at].detach()), ~seen.positive(a, a)[at][:, at]
+            losses.append(group_ordering(own, similar, others, hardest=self.negatives, steepness=self.steepness))
         return Agreed({"": mean_of(losses)})

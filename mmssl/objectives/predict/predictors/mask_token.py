@@ -16,6 +16,9 @@ from mmssl.objectives.predict.parts import Predicted, Predictor
 from mmssl.objectives.predict.predictors.donors import anywhere, same_place, stretch
 from mmssl.tokens import Tokens, of_own
 
+SAME = 1e-5
+"""Relative difference of two tokens' values, below which they stand for the same content: sums in another order differ by less."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -103,6 +106,18 @@ class MaskToken(Predictor):
             other = stretch(tokens, draws) if self.within else anywhere(pool, tokens, draws)
             out = torch.where(swapped[..., None], other, out)
         return torch.where((hidden & (dice >= 1 - self.keep))[..., None], values, out)
+
+    @torch.no_grad()
+    def altered(
+        self,
+        tokens: Tokens,
+        hidden: Bool[Tensor, "b n"],
+        draws: Draws,
+        pool: Tokens | None = None,
+        place: Int[Tensor, " b"] | None = None,
+    ) -> Bool[Tensor, "b n"]:
+        new, old = self.corrupt(tokens, hidden, draws, pool, place), tokens.values
+        return hidden & ((new - old).norm(dim=-1) > SAME * old.norm(dim=-1))
 
     def content(self, tokens: Tokens, draws: Draws, pool: Tokens, place: Int[Tensor, " b"]) -> Tensor:
         """What stands at a hidden place."""

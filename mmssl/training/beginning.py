@@ -1,0 +1,225 @@
+"""A first recipe for somebody's data: what they hold, a starter recipe with values that suit them, and how long it trains."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmssl import files
+from mmssl.data import Source, Track, silent
+from mmssl.data.survey import Survey, survey
+from mmssl.data.table_format import PLAIN, TableFormat
+from mmssl.modality import Claim, find
+from mmssl.plugins import installed
+from mmssl.recipe import Recipe, RecipeError, load, yaml12
+from mmssl.recipe.automatic import leaves
+from mmssl.recipe.recipe import override
+from mmssl.training.build import build, cut_stream
+from mmssl.training.pace import samples_per_second
+from mmssl.training.splits import open_splits
+from mmssl_catalogue import recipes_found
+
+FOLDER = "start/"
+"""Names of starter recipes begin so."""
+LABELS = ("label", "labels", "target", "class", "category")
+"""Columns of a table that hold labels by their name."""
+EXAMINED = 200
+"""Rows, evenly spaced, by which the columns of a table are judged."""
+NEAR = 0.1
+"""Modalities that are sure within this are all meant, or the user is asked."""
+ALMOST_SURE = 0.9
+SHOWN = 12
+"""Columns that a question lists."""
+
+_LINE = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>[^#]*?))?(?P<comment>  #.*)?")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What data hold: the modalities with their claims, the column of labels, and what was told of them.
+
+    path: for data.path. given: how the cells of table files are written, as keys of the section `data`.
+    """
+
+    path: str
+    claims: Mapping[str, Claim]
+    label: str | None
+    survey: Survey
+    given: Mapping[str, Any]
+    known: bool
+    """Whether the data themselves know the column of labels."""
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Keys of data.columns: those that a run would not find by itself."""
+        own = {name: claim.columns for name, claim in self.claims.items() if isinstance(claim.columns, str)}
+        named = {name: column for name, column in own.items() if _first(find(name).columns, self) != column}
+        return named | ({} if self.label is None or self.known else {"label": self.label})
+
+    def lines(self) -> list[str]:
+        """What was found, in sentences."""
+        rows = [] if self.survey.num_rows is None else [f"{self.survey.num_rows:,} samples"]
+        counted = [line for line in self.survey.lines() if not (self.survey.num_files and line in self.survey.notes)]
+        unknown = "no labels known: give --label COLUMN to have the encoder scored"
+        labels = unknown if self.label is None else f"labels: column {self.label}"
+        return [*counted, *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
+
+
+def _first(names: Sequence[str], found: Found) -> str | None:
+    """The column that a run would take for a modality."""
+    columns = [column.name for column in found.survey.columns]
+    return next((name for name in names if name in columns), None)
+
+
+def look(path: str, *, modality: str | None = None, label: str | None = None, table_format: TableFormat = PLAIN) -> Found:
+    """What data hold.
+
+    modality: what they are to be read as; needed where several are as likely. label: the column of labels.
+    Raises ValueError that asks for what is missing, and what opening the data raises.
+    """
+    seen = survey(path, table_format)
+    if modality is not None and modality not in installed():
+        raise ValueError(f"no modality named {modality!r}; installed: {', '.join(installed())}")
+    if seen.mixed and not (modality and len(seen.candidates) > 1):
+        raise ValueError(seen.mixed)
+    if modality and len(seen.candidates) > 1:
+        chosen = [candidate.path for candidate in seen.candidates if candidate.modality == modality]
+        if seen.mixed and not chosen:
+            raise ValueError(f"--modality {modality}: {path} holds {', '.join(each.modality for each in seen.candidates)}")
+        path = chosen[0] if seen.mixed else path
+    source = Source(path=path, table_format=table_format)
+    known = source.columns.get("label")
+    if label is not None and label not in source.column_names:
+        raise LookupError(f"--label {label}: {source} has no such column; it has {', '.join(source.column_names[:SHOWN])}")
+    label = label or (known if isinstance(known, str) else next((name for name in LABELS if name in source.column_names), None))
+    rows = (some := source.evenly(EXAMINED)).rows(range(len(some)))
+    cells = {name: [row[name] for row in rows] for name in source.column_names if name != label}
+    claims = dict(_claims(cells, modality))
+    if not claims:
+        what = f"as {modality}" if modality else "by any modality"
+        raise ValueError(f"{source} cannot be read {what}: its columns are {_shown(cells)}. docs/modalities says what each reads")
+    given = {key: value for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
+    return Found(path, _chosen(claims, source), label, replace(seen, num_rows=len(source)), given, label == known)
+
+
+def _claims(cells: Mapping[str, Sequence[Any]], only: str | None) -> Iterator[tuple[str, Claim]]:
+    """What each modality would read."""
+    for name in installed():
+        if only in (None, name) and (claim := find(name).claimed(cells)) is not None:
+            yield name, claim
+
+
+def _chosen(claims: Mapping[str, Claim], source: Source) -> dict[str, Claim]:
+    """The modalities that are meant: the surest, or the pair for which there is a starter. ValueError asks where others may be."""
+    best = max(claim.certainty for claim in claims.values())
+    near = {name: claim for name, claim in claims.items() if claim.certainty >= best - NEAR}
+    starters = [set(parts) for parts in starters_by_modalities()]
+    if len(near) == 1:
+        return near
+    places = [str(claim.columns) for claim in near.values()]
+    if set(near) in starters and len(set(places)) == len(near) and min(claim.certainty for claim in near.values()) >= ALMOST_SURE:
+        return near
+    asked = "; ".join(f"--modality {name} ({claim.why})" for name, claim in near.items())
+    raise ValueError(f"{source} can be read in {len(near)} ways: say {asked}")
+
+
+def _shown(cells: Mapping[str, Sequence[Any]]) -> str:
+    named = [f"{name} ({type(next((c for c in held if c is not None), None)).__name__})" for name, held in cells.items()]
+    return ", ".join(named[:SHOWN]) + (f" and {len(named) - SHOWN} more" if len(named) > SHOWN else "")
+
+
+def starters_by_modalities() -> dict[tuple[str, ...], Path]:
+    """The starter recipes that come with mmssl, by the modalities that they read."""
+    found = {name: path for name, path in recipes_found().items() if name.startswith(FOLDER)}
+    return {tuple(Recipe.read_resolved(path)["modalities"]): path for path in found.values()}
+
+
+def starter_of(found: Found) -> Path:
+    """The starter recipe for data. ValueError if there is none for what they hold."""
+    starters = {frozenset(names): path for names, path in starters_by_modalities().items()}
+    path = starters.get(frozenset(found.claims))
+    if path is None:
+        raise ValueError(f"no starter recipe for {', '.join(found.claims)}; there are {', '.join(map(str, starters.values()))}")
+    return path
+
+
+def write(found: Found, output: Path, command: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Write the starter recipe for data, nothing left to be taken from them. Returns it, as `load` reads it.
+
+    command: by which it was made. overrides: texts `key=value` for keys of the starter recipe. RecipeError for others.
+    """
+    starter = starter_of(found)
+    data = {f"data.{key}": value for key, value in {"path": found.path, **found.given}.items()}
+    changes = data | ({"data.columns": found.columns} if found.columns else {})
+    changes |= dict(leaves(override({}, overrides)))
+    settled = load(starter, changes)
+    reasons = {key: suited.why for key, suited in settled.settled.items()}
+    values = changes | {key: suited.value for key, suited in settled.settled.items()}
+    opening = [f"# {line}" for line in (f"Made by: {command}", *found.lines())]
+    text = "\n".join([*opening, "#", f"#     mmssl train {output}", *_filled(starter, values, reasons)]) + "\n"
+    files.write_text(output, text)
+    recipe = load(output)
+    if changed := [key for key in settled.resolved() if settled.resolved()[key] != recipe.resolved()[key]]:
+        raise AssertionError(f"{output} was not written as it was meant, in {', '.join(changed)}")
+    return recipe
+
+
+def _filled(starter: Path, values: Mapping[str, Any], reasons: Mapping[str, str]) -> Iterator[str]:
+    """The lines of a starter recipe without its header, `auto` replaced by values, with why behind them."""
+    above, left = list[tuple[int, str]](), dict(values)
+    for line in starter.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        parts = _LINE.fullmatch(line)
+        assert parts is not None, f"{starter}: a line of a starter recipe is a key with its value, and a comment: {line}"
+        depth = len(parts["indent"])
+        above = [(level, key) for level, key in above if level < depth]
+        key = ".".join([*(key for _, key in above), parts["key"]])
+        if parts["value"] is None:
+            above.append((depth, parts["key"]))
+        if key not in left:
+            yield line
+            continue
+        comment = parts["comment"] or ""
+        why = f"{comment or '  #'} ({reasons[key]})" if key in reasons else comment
+        yield f"{parts['indent']}{parts['key']}: {_flow(left.pop(key))}{why}"
+        if key == "data.path":  # what is new of the section stands behind it
+            for other in [other for other in left if other.startswith("data.")]:
+                yield f"{parts['indent']}{other.removeprefix('data.')}: {_flow(left.pop(other))}"
+    if left:
+        raise RecipeError(f"the starter recipe has no {', '.join(left)}: write the recipe without, and add it there")
+
+
+def _flow(value: Any) -> str:
+    """A value on one line of YAML."""
+    return yaml12.line(value)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How fast a recipe trains here, and what its budget comes to."""
+
+    per_second: float
+    samples: int
+    minutes: float
+
+    @property
+    def passes(self) -> float:
+        return self.per_second * self.minutes * 60 / self.samples
+
+    def line(self) -> str:
+        return (
+            f"about {self.per_second:,.0f} samples a second on this machine: in {self.minutes:g} minutes each of "
+            f"{self.samples:,} samples is seen about {self.passes:,.1f} times"
+        )
+
+
+def estimate(recipe: Recipe, track: Track = silent) -> Estimate:
+    """Time a few steps of a recipe on this machine."""
+    splits = open_splits(recipe)
+    pieces = build(recipe, splits.streams, splits.labels, track=track)
+    stream = cut_stream(next(iter(splits.streams.values())), pieces.processor, track)
+    minutes = recipe.section("train").max_minutes
+    assert minutes is not None  # starter recipes have it
+    return Estimate(samples_per_second(recipe, pieces, stream, splits.labels), len(stream.source), minutes)

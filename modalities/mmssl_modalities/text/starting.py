@@ -1,0 +1,52 @@
+"""What texts are known by, and sizes that suit them, for a first recipe."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmssl.modality import Claim, Suited
+
+NAMES = ("text", "sentence", "document", "content")
+"""Columns that hold texts by their name."""
+WORDS = 3
+"""Words that a text has at least, in the middle of all: fewer are a name or a category."""
+TOKENS_PER_WORD = 1.5
+TOKENS = (32, 64, 128, 256)
+VOCABULARY = (500, 8000)
+
+
+def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
+    """The column of texts, most of them different; the one with the most words, unless one is called after texts."""
+    found = {name: words for name, cells in columns.items() if (words := _words(cells)) is not None}
+    named = [name for name in NAMES if name in found]
+    if named:
+        return Claim(named[0], 0.9, f"column {named[0]} holds texts")
+    if not found:
+        return None
+    name = max(found, key=lambda each: found[each])
+    alone = len(columns) <= 2
+    return Claim(name, 0.9 if alone else 0.5, f"column {name} holds texts of {found[name]:.0f} words")
+
+
+def _words(cells: Sequence[Any]) -> float | None:
+    """Words of a cell, in the middle of all; None if they are no texts."""
+    there = [cell for cell in cells if cell is not None]
+    if not there or not all(isinstance(cell, str) for cell in there):
+        return None
+    words = float(np.median([len(cell.split()) for cell in there]))
+    return words if words >= WORDS and len(set(there)) > len(there) / 2 else None
+
+
+def suited(samples: Sequence[Any]) -> dict[str, Suited]:
+    """Tokens of a text and size of the vocabulary by the number of words."""
+    words = [len(raw.split()) for raw in samples if isinstance(raw, str)] or [TOKENS[-1]]
+    long = float(np.quantile(words, 0.95)) * TOKENS_PER_WORD
+    most = next((count for count in TOKENS if count >= long), TOKENS[-1])
+    different = len({word for raw in samples if isinstance(raw, str) for word in raw.split()})
+    vocabulary = int(np.clip(round(different / 2, -2), *VOCABULARY))
+    most_have = f"95 of 100 texts have at most {np.quantile(words, 0.95):.0f} words"
+    return {
+        "processor.max_tokens": Suited(most, f"{most_have}; longer ones become several"),
+        "processor.vocab_size": Suited(vocabulary, f"{different:,} different words in {len(words):,} texts"),
+    }

@@ -1,0 +1,59 @@
+"""What series are known by, and sizes that suit them, for a first recipe."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from mmssl.modality import Claim, Suited, readable
+from mmssl_modalities.timeseries.read import read_series
+
+LONGEST = 1024
+"""Samples of a window: longer series become several."""
+PATCHES = (1, 2, 4, 8, 16, 32)
+TOKENS = 24
+"""Tokens of a channel that a patch is chosen for."""
+FEW = 3
+"""Channels that may each have tokens of their own; of more a token holds a stretch of all, or the tokens would be too many."""
+READ = 200
+"""Series that are looked at."""
+
+
+def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
+    """Lists of numbers, or of such lists."""
+    for name, cells in columns.items():
+        there = [cell for cell in cells if cell is not None]
+        if there and all(_are_numbers(cell) for cell in there) and len(readable(there[:3], _read)) == len(there[:3]):
+            return Claim(name, 0.9, f"column {name} holds lists of numbers")
+    return None
+
+
+def _are_numbers(cell: Any) -> bool:
+    while isinstance(cell, list | tuple | np.ndarray) and len(cell):
+        cell = cell[0]
+    return isinstance(cell, Number) and not isinstance(cell, bool)
+
+
+def _read(raw: Any) -> tuple[int, int]:
+    """Channels and samples of a raw series."""
+    channels, length = read_series(raw, "channels_first").values.shape
+    if length < max(2, channels):
+        raise ValueError(f"{channels} channels of {length} values are no series")
+    return channels, length
+
+
+def suited(samples: Sequence[Any]) -> dict[str, Suited]:
+    """Window, patch and kind of tokens by the lengths and channels."""
+    found = readable(samples[:READ], _read) or [(1, LONGEST)]
+    channels, lengths = sorted({count for count, _ in found}), [length for _, length in found]
+    long = max(lengths) > LONGEST
+    middle = min(int(np.median(lengths)), LONGEST)
+    patch = max((size for size in PATCHES if size <= max(1, middle / TOKENS)), default=1)
+    mixed = len(channels) == 1 and channels[0] > FEW
+    have = f"{channels[0]} to {channels[-1]} channels" if len(channels) > 1 else f"{channels[0]} channel{'s' * (channels[0] > 1)}"
+    return {
+        "processor.window": Suited(LONGEST if long else None, f"series have {min(lengths):,} to {max(lengths):,} samples"),
+        "processor.channels": Suited("mixed" if mixed else "independent", f"they have {have}"),
+        "adapter.patch_size": Suited(patch, f"about {-(-middle // patch)} tokens a {'series' if mixed else 'channel'}"),
+    }

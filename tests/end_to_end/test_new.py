@@ -1,0 +1,183 @@
+"""`mmssl new DATA --train`: a folder of anything becomes a trained encoder and a report, by one command."""
+
+import json
+import pydoc_data.topics
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import trimesh
+from PIL import Image
+from skimage import data as pictures
+from sklearn import datasets
+
+import mmssl
+from mmssl.recipe import load
+from mmssl.training.beginning import starters_by_modalities
+from mmssl.training.run import Run
+from mmssl_cli import main
+
+
+def photos(folder: Path) -> str:
+    """Two classes by sub-folders, three formats and sizes, and what is no picture."""
+    whole, random = pictures.astronaut(), np.random.default_rng(0)
+    for number in range(24):
+        place = folder / "photos" / ("left", "right")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (y, x), side = random.integers(0, 300, 2), int(random.integers(40, 90))
+        Image.fromarray(whole[y : y + side, x : x + side]).save(place / f"{number}.{('JPG', 'png', 'webp')[number % 3]}")
+    (folder / "photos" / "notes.txt").write_text("no picture")
+    (folder / "photos" / ".hidden").write_text("")
+    return "photos"
+
+
+def table(folder: Path) -> str:
+    datasets.load_wine(as_frame=True).frame.to_csv(folder / "wine.csv", index=False)
+    return "wine.csv"
+
+
+def sounds(folder: Path) -> str:
+    (folder / "sounds").mkdir()
+    for number in range(24):
+        time = np.arange(int(11025 * (0.5 + 0.02 * number))) / 11025
+        soundfile.write(folder / "sounds" / f"{number}.wav", 0.5 * np.sin(2 * np.pi * 100 * (1 + number % 4) * time), 11025)
+    return "sounds"
+
+
+def documents(folder: Path) -> str:
+    (folder / "texts").mkdir()
+    for name, text in list(pydoc_data.topics.topics.items())[:30]:
+        (folder / "texts" / f"{name}.txt").write_text(text[:800])
+    return "texts"
+
+
+def lines(folder: Path) -> str:
+    paragraphs = [part for text in pydoc_data.topics.topics.values() for part in text.split("\n\n") if len(part) > 60][:60]
+    rows = [json.dumps({"remark": part, "topic": number % 3}) for number, part in enumerate(paragraphs)]
+    (folder / "texts.jsonl").write_text("\n".join(rows))
+    return "texts.jsonl"
+
+
+def series(folder: Path) -> str:
+    held = [{"series": np.sin(np.arange(80 + i) / (3 + i % 3)).tolist(), "label": f"kind {i % 3}"} for i in range(30)]
+    pd.DataFrame(held).to_parquet(folder / "series.parquet")
+    return "series.parquet"
+
+
+def meshes(folder: Path) -> str:
+    (folder / "meshes").mkdir()
+    made = (trimesh.creation.box, trimesh.creation.icosphere, trimesh.creation.capsule)
+    for number in range(18):
+        made[number % 3]().export(folder / "meshes" / f"{number}.off")
+    return "meshes"
+
+
+def clouds(folder: Path) -> str:
+    (folder / "clouds").mkdir()
+    for number in range(18):
+        np.save(folder / "clouds" / f"{number}.npy", np.random.default_rng(number).standard_normal((200 + number, 3)))
+    return "clouds"
+
+
+def pairs(folder: Path) -> str:
+    (folder / "pairs").mkdir()
+    faces = datasets.load_digits()
+    names = ["nothing", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    for number in range(32):
+        Image.fromarray((faces.images[number] * 15).astype(np.uint8)).save(folder / "pairs" / f"{number}.png")
+    rows = {"file_name": [f"{n}.png" for n in range(32)], "text": [f"picture {n} of a {names[faces.target[n]]}" for n in range(32)]}
+    pd.DataFrame(rows).to_csv(folder / "pairs" / "metadata.csv", index=False)
+    return "pairs"
+
+
+MADE: dict[str, tuple[Callable[[Path], str], set[str], str]] = {
+    "photos": (photos, {"image"}, "1 files with suffixes that are not read: .txt 1"),
+    "table": (table, {"tabular"}, "labels: column target"),
+    "sounds": (sounds, {"audio"}, "no labels known"),
+    "texts in files": (documents, {"text"}, "30 of 30 files: .txt 30"),
+    "texts in lines": (lines, {"text"}, "column remark holds texts"),
+    "series": (series, {"timeseries"}, "labels: column label"),
+    "meshes": (meshes, {"points"}, "18 of 18 files: .off 18"),
+    "pairs": (pairs, {"image", "text"}, "32 samples"),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_one_command_from_a_folder_of_anything_to_a_report(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, modalities, told = MADE[name]
+    monkeypatch.chdir(tmp_path)
+    data = make(tmp_path)
+    main(["new", data, "--set", "train.max_minutes=0.02", "--train"])
+    recipe, shown = load("recipe.yaml"), capsys.readouterr().out
+    assert set(recipe.modalities) == modalities
+    assert told in shown
+    assert "samples a second on this machine" in shown
+    assert not recipe.settled, "nothing is left to be taken from the data"
+    run = Run(tmp_path / "runs" / "recipe")
+    assert run.report_file.exists()
+    if recipe.section("evaluate") is not None and len(modalities) == 1:
+        assert json.loads(run.table_file.read_text())["rows"][0]["name"] == "pretrained"
+
+
+def test_what_is_ignored_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = mmssl.new(photos(tmp_path))
+    assert "24 of 26 files: .jpg 8, .png 8, .webp 8" in made.lines
+    assert "1 hidden files and folders: without suffix 1" in made.lines
+
+
+def test_a_recipe_that_exists_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text("mine")
+    with pytest.raises(FileExistsError, match="is there already: give another --output"):
+        mmssl.new(table(tmp_path))
+    assert Path("recipe.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked"),
+    [
+        ({"a": [{"x": 1}] * 9}, "cannot be read by any modality: its columns are a"),
+        ({"n": range(9), "m": range(9), "remark": [f"a remark of five words {n}" for n in range(9)]}, "--modality"),
+    ],
+)
+def test_what_may_be_several_things_is_asked(rows: dict, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame(rows).to_json("rows.jsonl", orient="records", lines=True)
+    with pytest.raises(ValueError, match=asked):
+        mmssl.new("rows.jsonl")
+    assert not Path("recipe.yaml").exists()
+
+
+def test_the_user_decides_what_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = {"n": range(40), "m": range(40), "remark": [f"a remark of five words {n}" for n in range(40)]}
+    pd.DataFrame(rows).to_csv("rows.csv", index=False)
+    made = mmssl.new("rows.csv", modality="text")
+    assert made.recipe.resolved()["data"]["columns"] == {"text": "remark"}
+    made = mmssl.new("rows.csv", "other.yaml", modality="tabular", label="m")
+    assert made.recipe.resolved()["data"]["columns"] == {"label": "m"}
+    with pytest.raises(LookupError, match=r"--label q: rows\.csv has no such column; it has n, m, remark"):
+        mmssl.new("rows.csv", "third.yaml", label="q")
+    with pytest.raises(ValueError, match="cannot be read as image"):
+        mmssl.new("rows.csv", "third.yaml", modality="image")
+
+
+@pytest.mark.parametrize("names", list(starters_by_modalities()), ids="-".join)
+def test_starters_are_written_out_with_the_values_that_auto_stands_for(
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    starter = load(starters_by_modalities()[names])
+    made = mmssl.new(starter.resolved()["data"]["path"], modality=names[0] if len(names) == 1 else None)
+    before, after = starter.resolved(), made.recipe.resolved()
+    after["data"]["columns"] = before["data"]["columns"]
+    assert before == after
+    assert "auto" not in {
+        line.partition("#")[0].rstrip().rpartition(" ")[2] for line in Path("recipe.yaml").read_text().splitlines()
+    }
