@@ -79,7 +79,9 @@ def test_the_library_prints_nothing(path: Path) -> None:
 # Columns of datasets; a type in plain words.
 NO_MODALITY = {
     "mmssl/data/bundled.py": {"image"},
+    "mmssl/data/docstrings.py": {"text"},
     "mmssl/data/glyphs.py": {"image", "text", "points"},
+    "mmssl/data/synthetic.py": {"audio", "points"},
     "mmssl/recipe/messages.py": {"text"},
 }
 ORDINARY = {"text", "points"}
