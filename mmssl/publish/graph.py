@@ -13,7 +13,6 @@ from mmssl import files
 from mmssl.modality import Axis, Inputs
 from mmssl.model import MMSSLModel, load_model
 from mmssl.model.auto import write_auto_files
-from mmssl.model.model import PROJECTOR
 from mmssl.processor import MMSSLProcessor
 from mmssl.publish.place import Exported, differing, model_of, new_place
 
@@ -33,7 +32,7 @@ class Graph(nn.Module):
     def __init__(self, model: MMSSLModel, modality: str) -> None:
         super().__init__()
         self.model, self.modality = model, modality
-        self.projects = modality in dict(model.heads or {}).get(PROJECTOR, {})
+        self.projects = modality in (model.config.projections or {})
         self.labels = model.config.label_head is not None and model.label_head.modality in (None, modality)
         self.names = ["last_hidden_state", "pooler_output", *["embeds"] * self.projects, *["logits"] * self.labels]
 

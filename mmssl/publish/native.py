@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from mmssl.modality import find
 from mmssl.model import MMSSLModel, load_model
 from mmssl.model.loading import no_weights_bar, only_errors
 from mmssl.model.public import Family
@@ -77,7 +76,7 @@ def compared(model: MMSSLModel, native: Native, name: str, ours: Ours, folder: P
     with no_weights_bar(), only_errors():
         found, there = native.run(folder, samples)
     processor = MMSSLProcessor.from_settings({name: model.config.modalities[name]["processor"]})
-    wanted = model(**processor(**{find(name).keyword: samples}, windows=False)).last_hidden_state
+    wanted = model(**processor(samples, windows=False)).last_hidden_state
     if found.shape != wanted.shape:
         raise RuntimeError(
             f"nothing was exported: transformers' processor makes {list(found.shape)} tokens, not {list(wanted.shape)}"
