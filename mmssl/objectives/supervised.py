@@ -21,8 +21,7 @@ HEAD = "heads.label."
 
 
 class Supervised(Labelling):
-    """A linear head on the pooled output: cross-entropy for classes, the mean of binary ones for several labels a row, mean squared
-    error of standardised values.
+    """A linear head on the pooled output: cross-entropy for classes, binary for each of several labels, squared error for values.
 
     The head is published with the model, which then predicts. A head that `init` brings for the same labels is trained on.
 
