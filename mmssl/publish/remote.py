@@ -23,7 +23,7 @@ TITLES = {
 """The usual names of files of code in a model's folder."""
 TRAINING = {"augment", "mask", "example", "golden", "picture", "draw", "strong", "claim", "suited"}
 """Fields of a modality that only training, its pictures and its tests ask for."""
-TRAINED = {"fit", "contents", "reference", "aspect", "pictures", "render"}
+TRAINED = {"fit", "contents", "reference", "aspect", "pictures", "render", "made_up"}
 """Methods of processors and adapters that only training asks for."""
 
 INSTALLED = "def installed():\n    return list(points())\n\ndef load(point):\n    return point()\n"

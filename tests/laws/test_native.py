@@ -122,7 +122,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] =
     ),
     "AST": (
         "audio",
-        {"fill_frames": 64, "max_seconds": 0.65, "mel_bins": 32},
+        {"fill_frames": 64, "max_seconds": 0.655, "mel_bins": 32},
         {"stride": [10, 10], "learned_positions": [5, 2]},
         PLAIN | {"num_register_tokens": 1},
     ),
