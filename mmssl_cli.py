@@ -172,10 +172,15 @@ def parser() -> argparse.ArgumentParser:
     add_push(commands)
     add_export(commands)
 
-    command = commands.add_parser("list", help="modalities, objectives and their parts, or recipes")
-    kinds = ["modalities", *PARTS, "recipes"]
+    command = commands.add_parser("list", help="modalities, objectives and their parts, recipes, or runs")
+    kinds = ["modalities", *PARTS, "recipes", "runs"]
     command.add_argument("what", choices=kinds, metavar="KIND", help=", ".join(kinds))
+    command.add_argument("--dir", type=Path, default=Path("runs"), metavar="FOLDER", help="where the runs are; default: runs")
     command.set_defaults(run=show_list)
+
+    command = commands.add_parser("compare", help="runs side by side: keys in which they differ, and scores")
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
+    command.set_defaults(run=compare)
 
     command = commands.add_parser("check", help="validate a recipe and show what it would build, without training")
     command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
@@ -557,6 +562,11 @@ def export(options: argparse.Namespace) -> None:
 def show_list(options: argparse.Namespace) -> None:
     if options.what == "modalities":
         rows = dict.fromkeys(points(MODALITIES), "")
+    elif options.what == "runs":
+        from mmssl.training.compare import Listed, listed
+
+        print_table(Listed._fields, listed(options.dir))
+        return
     elif options.what in PARTS:
         rows = first_lines(PARTS[options.what], f"mmssl.{options.what}")
     else:
@@ -564,6 +574,26 @@ def show_list(options: argparse.Namespace) -> None:
     width = max(map(len, rows), default=0)
     for name, text in rows.items():
         print(f"{name:{width}}  {text}".rstrip())
+
+
+def compare(options: argparse.Namespace) -> None:
+    from mmssl.training.compare import compared
+
+    print_table(("", *(folder.name for folder in options.runs)), [(name, *texts) for name, texts in compared(options.runs)])
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns of texts, each as wide as its longest; on a narrow terminal they wrap."""
+    from rich import get_console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in head:
+        grid.add_column(Text(name), overflow="fold")
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    get_console().print(grid)
 
 
 def check(options: argparse.Namespace) -> None:

@@ -3,3 +3,4 @@
 from mmssl.report.card import model_card as model_card
 from mmssl.report.judged import judged_figures as judged_figures
 from mmssl.report.page import write_report as write_report
+from mmssl.report.verdict import verdict as verdict

@@ -29,7 +29,7 @@ def model_card(
 ) -> str:
     """README.md of a published model: metadata for the Hugging Face Hub, how to use it, how good it is, how it was made.
 
-    record: `command` and `versions` of the run. The licence is left to whoever publishes the model.
+    record: `command`, `versions` and `flags` of the run. The licence is left to whoever publishes the model.
     head: of a model that predicts labels. judged: what its predictions are worth. kind: student, teacher or average.
     """
     task = "regression" if head is not None and head.kind == "regression" else "classification"
@@ -47,6 +47,7 @@ def model_card(
         name=name,
         modalities=modalities,
         tables=tables,
+        warnings=[flag["message"] for flag in record.get("flags", [])],
         command=record["command"],
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         recipe=recipe_yaml.rstrip(),

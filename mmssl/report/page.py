@@ -15,6 +15,7 @@ from mmssl.evaluation import SCORES, Shown, Table
 from mmssl.report.charts import Chart, chart
 from mmssl.report.contents import share
 from mmssl.report.numbers import compact
+from mmssl.report.verdict import verdict
 
 REPORT = "report.html"
 NOT_DRAWN = ("step", "epoch", "samples", "seconds", "skipped", "flags")
@@ -61,6 +62,7 @@ def write_report(
     curves = _drawn({"": partial(charts, metrics, probed[0] if len(probed) == 1 else None)}, missing)
     page = template("page.html.j2").render(
         name=run_folder.name,
+        verdict=verdict(tables, facts.get("flags", [])),
         tables=tables,
         tiles=[(compact_count(facts[key]), caption) for key, caption in TILES.items() if key in facts],
         charts=curves.get("", []),

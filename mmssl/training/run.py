@@ -203,6 +203,17 @@ class Run:
         lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]
 
+    @property
+    def last_step(self) -> int:
+        """The last step that was logged, 0 before the first."""
+        rows = self.rows()
+        return int(rows[-1]["step"]) if rows else 0
+
+    @property
+    def state(self) -> str:
+        """How far it has come: finished, trained (but not scored or reported), or the last step that was logged."""
+        return "finished" if self.finished else "trained" if self.trained else f"step {self.last_step:,}"
+
     def truncate(self, step: int) -> None:
         """Drop the rows after `step`: they will be measured again."""
         if not processes.is_first():
@@ -238,6 +249,18 @@ def open_together(recipe: Recipe, stack: ExitStack) -> tuple[Run, str]:
     machines = len(set(processes.gathered(platform.node())))
     folder, record = processes.by_first(opened)
     return Run(Path(folder)), record
+
+
+def unfinished(recipe: Recipe) -> str | None:
+    """What to tell who starts a run anew where the latest of its name was stopped and can go on; None: nothing."""
+    options: RunOptions = recipe.section("run")
+    latest = newest_of(Path(options.dir) / (options.name or recipe.name))
+    if recipe.resume != "never" or latest is None:
+        return None
+    run = Run(latest)
+    if run.finished or checkpoint.newest(run.checkpoints) is None:
+        return None
+    return f"note: {run.folder} is unfinished, at step {run.last_step:,}: resume=auto would continue it; this is a new run"
 
 
 def check_seen(run: Run, record: str) -> None:

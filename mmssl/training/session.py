@@ -15,7 +15,7 @@ from mmssl.model import load_model
 from mmssl.model.adaptation import is_adapted, restore_adapter
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
-from mmssl.report import contents
+from mmssl.report import contents, verdict
 from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream
 from mmssl.training.ending import Ending, check_headed, restore_projectors
@@ -35,6 +35,7 @@ from mmssl.training.run import (
     open_together,
     stop_on_signals,
     told,
+    unfinished,
 )
 from mmssl.training.splits import Scored, open_pair_scores, open_splits
 from mmssl.training.start import run_to_continue
@@ -54,7 +55,10 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
         stack.enter_context(processes.one_for_all())
         check_alike(recipe)
         processes.together(lambda: check_trackers(recipe.section("train").trackers))
+        left = processes.by_first(lambda: unfinished(recipe))
         run, record = open_together(recipe, stack)
+        if left is not None:
+            say(left)
         with run.dropped_if_useless():
             processes.together(lambda: check_seen(run, record))
         if processes.world() > 1:
@@ -481,6 +485,7 @@ class Session:
             tables = ending.score(dict(self.every_evaluator), lambda: self.stop_if_asked(stop))
         with self.run.after_training("reported"):
             processes.by_first(lambda: ending.report(tables, self.pictures(), self.notes, print))
+        say(verdict(tables, self.measured.flags()).beside(tables))
         say(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
 
     def facts(self) -> dict[str, Any]:

@@ -133,7 +133,9 @@ def test_missing_data(refused: Refused) -> None:
     several = "{path: null, sources: {image: {path: digit.csv}}}"
     assert "data.sources.image.path: no file or folder digit.csv" in refused(f"data={several}")
     assert "bundled:digits has no split 'dev'; it has train, test" in refused("data.split=dev")
-    message = "no bundled dataset 'digit'; there are breast_cancer, diabetes, digits, glyphs, wine. Did you mean 'digits'?"
+    message = (
+        "no bundled dataset 'digit'; there are breast_cancer, diabetes, digits, docstrings, glyphs, wine. Did you mean 'digits'?"
+    )
     assert message in refused("data.path=bundled:digit")
     message = "bundled:digits (train) has no column 'pixels', named for 'image' in `columns`; it has image, target."
     assert message in refused("data.columns={image: pixels}")
@@ -147,7 +149,7 @@ def test_missing_data(refused: Refused) -> None:
         ("e.csv", "", "cannot read e.csv: "),
         ("e.jsonl", "", "e.jsonl (train) has no rows"),
         ("e.jsonl", "\n", "e.jsonl (train) has no rows"),
-        ("e/notes.txt", "", "folder e holds no data files; looked for .parquet, "),
+        ("e/notes.pdf", "", "folder e holds no data files; looked for .parquet, "),
     ],
 )
 def test_empty_data(refused: Refused, file: str, text: str, message: str) -> None:
@@ -331,7 +333,7 @@ def test_labels_of_the_wrong_kind(refused: Refused, table: Path, train: Train) -
     assert "bundled:digits (train), column image: labels are strings, booleans or numbers; got " in text
     numbers = csv("data.csv", [f"{i},{i},a,{i * 0.37}" for i in range(32)])
     smoothed = ("objective={name: supervised, label_smoothing: 0.1}", "data.columns={label: target}")
-    assert "objective.label_smoothing belongs to classes, but the labels are numbers; leave it out" in refused(
+    assert "objective.label_smoothing is about one class of several, but the labels are for regression; leave it out" in refused(
         numbers, *smoothed, recipe=table
     )
     run = train(csv("data.csv", CELLS), "data.columns={label: target}", recipe=table)
