@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from mmssl.data.label_lists import are_lists, rarest, read_lists, told
+from mmssl.data.label_lists import are_lists, as_list, rarest, read_lists, told
+from mmssl.data.label_values import are_values, read_values, values_told, wrong
 
 Kind = Literal["classification", "regression", "multi_label"]
 
@@ -33,9 +34,11 @@ class Labels:
     """One label per row of a source, or for multi_label any number of them.
 
     names: class names in the order of their indices; empty for regression.
-    values: int64 class indices, or float32 values for regression; for multi_label float32 `[n, k]`, 1 for each that a row has.
+    values: int64 class indices, or float32 values for regression, `[n, k]` where rows hold lists of numbers; for multi_label
+        float32 `[n, k]`, 1 for each that a row has.
     reason: what they are taken for and why, in words.
     column: name of the column that held them, where one did.
+    shape: of the list of numbers, or lists of lists, that each row holds, `k` numbers in all; None: a row holds one label.
     """
 
     kind: Kind
@@ -43,6 +46,7 @@ class Labels:
     values: Shaped[np.ndarray, " n *k"]
     reason: str = ""
     column: str | None = None
+    shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -64,7 +68,8 @@ class Labels:
     ) -> "Labels":
         """Labels from the cells of a column.
 
-        Lists are several labels a row.
+        Lists of decimals, and lists of lists, are numbers to regress, equally many in each row; other lists are several labels a
+        row, unless `kind` says regression.
 
         Strings and booleans are classes; whole numbers, stored as decimals or not, are classes when few of them are distinct; other
         numbers are regressed; `kind` decides otherwise. Classes are numbered in sorted order, or in that of `class_names`, into
@@ -76,6 +81,11 @@ class Labels:
         fewer than two classes, or a class that `like` does not have; TypeError for cells that are no labels.
         """
         place = _Place(where, row_of)
+        if like is None and are_lists(column) and (kind == "regression" or (kind is None and are_values(column))):
+            shape, numbers = read_values(column, place.row, where)
+            return cls("regression", [], numbers, values_told(shape, numbers), shape=shape)
+        if like is not None and like.shape is not None:
+            return cls("regression", [], read_values(column, place.row, where, like.shape)[1], like.reason, shape=like.shape)
         if (kind if like is None else like.kind) == "multi_label" or (kind is None and like is None and are_lists(column)):
             names, values = read_lists(column, place.row, where, class_names, None if like is None else like.names)
             return cls("multi_label", names, values, told(names, values) if like is None else like.reason)
@@ -112,6 +122,8 @@ def natural_classes(
     """
     place = _Place(where, row_of)
     if are_lists(column):
+        if are_values(column) or (class_names is None and _many_numbers(column)):
+            return None
         return rarest(read_lists(column, place.row, where, class_names)[1])
     cells = _named(_present(column, class_names, place), class_names, place)
     if _natural_kind(cells, cell_type := _cell_type(cells, place)) == "regression":
@@ -217,6 +229,13 @@ def _cell_type(cells: list[Any], place: _Place) -> type:
 def _few(cells: list[Any]) -> bool:
     distinct = len(set(cells))
     return distinct <= FEW_CLASSES or distinct * ROWS_PER_CLASS <= len(cells)
+
+
+def _many_numbers(cells: Sequence[Any]) -> bool:
+    """Whether lists hold equally many numbers, or texts that are numbers, too many distinct ones to be labels."""
+    lists = [as_list(cell) or [] for cell in cells]
+    items = [item for held in lists for item in held]
+    return len({len(held) for held in lists}) == 1 and not _few(items) and not any(map(wrong, items))
 
 
 def _is_whole(cells: list[Any]) -> bool:

@@ -12,6 +12,7 @@ from sklearn import metrics
 from torch import Tensor
 
 from mmssl.data import Labels
+from mmssl.data.label_values import shape_told
 from mmssl.data.labels import Kind
 from mmssl.evaluation import probes
 from mmssl.evaluation.table import MAP
@@ -39,6 +40,9 @@ def unlike(model: MMSSLModel, labels: Labels) -> str | None:
     head, known = model.label_head, class_names(model)
     if kind_of(head) != labels.kind:
         return f"the model predicts {PREDICTS[kind_of(head)]}, the labels are for {labels.kind}"
+    if head.shape != (None if labels.shape is None else list(labels.shape)):
+        ours, theirs = ("one number" if shape is None else shape_told(tuple(shape)) for shape in (head.shape, labels.shape))
+        return f"the model predicts {ours} a row, the labels are {theirs}"
     if other := [name for name in labels.names if name not in known]:
         return f"the labels have classes that the model does not predict: {', '.join(other[:5])}; it knows {', '.join(known[:5])}"
     return None
@@ -91,7 +95,7 @@ class Judged:
     def of(cls, head: LabelHead, names: Sequence[str], logits: Float[Tensor, "n k"], truth: Shaped[Tensor, " n *j"]) -> "Judged":
         """From what a head predicts. truth: class numbers as the head's, 1 for each of several labels, or values."""
         if head.kind == "regression":
-            return cls.of_values(logits[:, 0].double(), truth.double())
+            return cls.of_values((logits[:, 0] if head.shape is None else logits).double(), truth.double())
         shares = head.probabilities(logits.double())
         if head.kind == "multi_label":
             return cls.of_labels(names, shares, truth.double())
@@ -113,10 +117,12 @@ class Judged:
         return cls(head.kind, len(truth), probes.accuracy(predicted, truth), scores, tuple(names), rows, bins)
 
     @classmethod
-    def of_values(cls, predicted: Float[Tensor, " n"], truth: Float[Tensor, " n"]) -> "Judged":
-        """From predicted numbers."""
+    def of_values(cls, predicted: Float[Tensor, " n *k"], truth: Float[Tensor, " n *k"]) -> "Judged":
+        """From predicted numbers, or lists of them, of which errors are means over all numbers."""
         error = predicted - truth
         scores = {"mean absolute error": error.abs().mean().item(), "root mean squared error": error.square().mean().sqrt().item()}
+        if truth.dim() > 1:
+            scores["mean squared error"] = error.square().mean().item()
         return cls("regression", len(truth), probes.r2(predicted, truth), scores)
 
     @classmethod

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmssl import files
@@ -156,7 +156,8 @@ def table_of(
         columns[HELD_OUT] = pa.array(unseen.among(torch.arange(source.num_rows)).numpy())
     where = pa.array(place.numpy(), mask=(place < 0).numpy())
     if head.kind == "regression":
-        columns[PREDICTION] = pc.take(pa.array(logits[:, 0].numpy()), where)
+        numbers = pa.array(logits[:, 0].numpy()) if head.shape is None else nested(head.shaped(logits), len(head.shape))
+        columns[PREDICTION] = pc.take(numbers, where)
         return pa.table(columns)
     shares = head.probabilities(logits)
     if head.kind == "multi_label":
@@ -166,6 +167,14 @@ def table_of(
         columns[PREDICTION] = pc.take(pa.array(as_stored(names)), pc.take(pa.array(shares.argmax(1).numpy()), where))
     columns |= {f"{PROBABILITY}{name}": pc.take(pa.array(shares[:, i].numpy()), where) for i, name in enumerate(names)}
     return pa.table(columns)
+
+
+def nested(values: Float[Tensor, " n *shape"], depth: int) -> pa.Array:
+    """A list of float32, or of lists of them, for each row."""
+    kind = pa.float32()
+    for _ in range(depth):
+        kind = pa.list_(kind)
+    return pa.array(values.tolist(), kind)
 
 
 def as_stored(names: Sequence[str]) -> list[Any]:
@@ -206,10 +215,10 @@ def write(table: pa.Table, output: Path) -> None:
         if output.suffix == ".parquet":
             pq.write_table(table, part)
             return
-        nested: Callable[[pa.DataType], bool] = pa.types.is_nested
+        is_nested: Callable[[pa.DataType], bool] = pa.types.is_nested
         flat = {
             name: pa.array([None if cell is None else json.dumps(cell) for cell in column.to_pylist()], pa.string())
-            if nested(column.type)
+            if is_nested(column.type)
             else column
             for name, column in zip(table.column_names, table.columns, strict=True)
         }

@@ -32,12 +32,17 @@ def accuracy(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     return 100 * (predicted == labels).double().mean().item()
 
 
-def r2(predicted: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> float:
-    """Share of the labels' variance that is predicted; 0 is what their mean reaches. ValueError if they are all the same."""
-    total = (labels.double() - labels.double().mean()).square().sum()
-    if total == 0:
-        raise ValueError(f"R2 needs labels that differ; all {len(labels)} test labels are {labels[0].item():g}")
-    return 1 - ((labels.double() - predicted.double()).square().sum() / total).item()
+def r2(predicted: Float[Tensor, " n *k"], labels: Float[Tensor, " n *k"]) -> float:
+    """Share of the labels' variance that is predicted; 0 is what their mean reaches. ValueError if they are all the same.
+
+    Of several numbers a sample the mean over them, each with its own variance; those that are the same in all samples are left out.
+    """
+    truth = labels.double()
+    total = (truth - truth.mean(0)).square().sum(0)
+    there = total > 0
+    if not there.any():
+        raise ValueError(f"R2 needs labels that differ; all {len(labels)} test labels are {labels[0].flatten().tolist()}")
+    return 1 - ((truth - predicted.double()).square().sum(0)[there] / total[there]).mean().item()
 
 
 def mean_average_precision(scores: Float[Tensor, "n k"], labels: Float[Tensor, "n k"]) -> float:
@@ -84,14 +89,15 @@ def knn_classify(
 
 def knn_regress(
     train: Float[Tensor, "n d"],
-    labels: Float[Tensor, " n"],
+    labels: Float[Tensor, " n *k"],
     test: Float[Tensor, "m d"],
     *,
     k: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, " m *k"]:
     """Mean label of the `k` nearest training samples, with the weights of `knn_classify`."""
-    return _neighbour_mean(train, labels[:, None].to(train.dtype), test, k, temperature)[:, 0]
+    found = _neighbour_mean(train, labels.reshape(len(labels), -1).to(train.dtype), test, k, temperature)
+    return found.reshape(len(test), *labels.shape[1:])
 
 
 def _neighbour_mean(
@@ -182,11 +188,14 @@ def linear_labels(
 
 
 def linear_regress(
-    train: Float[Tensor, "n d"], labels: Float[Tensor, " n"], test: Float[Tensor, "m d"], *, seed: int = 0
+    train: Float[Tensor, "n d"], labels: Float[Tensor, " n *k"], test: Float[Tensor, "m d"], *, seed: int = 0
 ) -> LinearProbe:
-    """Ridge regression on standardised features; the penalty is chosen as in `linear_classify`, by R2."""
+    """Ridge regression on standardised features; the penalty is chosen as in `linear_classify`, by R2.
+
+    Of several numbers a sample all have one penalty.
+    """
     train, test = _standardise(train, test)
-    out = _held_out_part(torch.zeros_like(labels), labels, seed)
+    out = _held_out_part(labels.new_zeros(len(labels)), labels, seed)
     best = _best_strength(lambda strength: r2(_ridge(train[~out], labels[~out], train[out], strength), labels[out]))
     return LinearProbe(_ridge(train, labels, test, best), best, converged=True)
 
@@ -225,10 +234,10 @@ def _standardise(train: Float[Tensor, "n d"], test: Float[Tensor, "m d"]) -> tup
 
 
 def _ridge(
-    train: Float[Tensor, "n d"], labels: Float[Tensor, " n"], test: Float[Tensor, "m d"], strength: float
-) -> Float[Tensor, " m"]:
+    train: Float[Tensor, "n d"], labels: Float[Tensor, " n *k"], test: Float[Tensor, "m d"], strength: float
+) -> Float[Tensor, " m *k"]:
     x, y = train.double(), labels.double()
-    mean, centre = x.mean(0), y.mean()
+    mean, centre = x.mean(0), y.mean(0)
     x = x - mean
     gram = x.T @ x
     gram.diagonal().add_(1 / strength)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.utils import get_tags
 from torch import Tensor
 
 from mmssl.data import DataOptions, Labels, Source, Track, processes, raw_samples, silent
@@ -282,6 +284,8 @@ class Evaluator:
             return [reference.sample(raw) for raw in raws]
 
         estimator = reference.estimator(classes, self.options.seed)
+        if train.labels.dim() > 1 and not get_tags(estimator).target_tags.multi_output:
+            estimator = MultiOutputRegressor(estimator)
         estimator.fit(given(self.sources.train, train.ids), train.labels.numpy())
         predicted = torch.from_numpy(estimator.predict(given(self.sources.test, test.ids)))
         score = probes.accuracy(predicted, test.labels) if classes else probes.r2(predicted.float(), test.labels)
@@ -296,7 +300,7 @@ class Evaluator:
         if self.kind == "classification":
             score = probes.accuracy(train.mode().values.expand(len(test)), test)
             return Row("most frequent class", score, score)
-        score = probes.r2(train.mean().expand(len(test)), test)
+        score = probes.r2(train.mean(0).expand_as(test), test)
         return Row("mean label", score, score)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool
 
 from mmssl.data import Labels, Source, batches, cut
 from mmssl.data.label_lists import rarest
+from mmssl.data.label_values import differ
 from mmssl.data.source import LABEL, OnError
 from mmssl.evaluation import probes
 from mmssl.evaluation.sources import Sources
@@ -28,9 +29,9 @@ def check_scorable(sources: Sources, seed: int) -> None:
                 f"evaluate: no label of {part}, column {part.columns[LABEL]}, is one that some of its {len(labels)} rows have and "
                 f"others have not: scores need such labels. {WAY_OUT}"
             )
-        present = np.unique(labels.values)
-        if labels.kind != "multi_label" and len(present) < 2:
-            only = labels.names[present[0]] if labels.names else f"{present[0]:g}"
+        if labels.kind != "multi_label" and not differ(labels.values):
+            first = labels.values[0]
+            only = labels.names[first] if labels.names else ", ".join(f"{value:g}" for value in np.ravel(first))
             raise ValueError(
                 f"evaluate: all {len(labels)} labels of {part}, column {part.columns[LABEL]}, are {only!r}: scores need labels "
                 f"that differ. {WAY_OUT}"
@@ -42,7 +43,7 @@ def check_scorable(sources: Sources, seed: int) -> None:
             f"evaluate: no class of {train}, column {train.columns[LABEL]}, has two rows, of which a linear probe needs one to "
             f"choose its penalty by; there are {len(labels)} rows. {WAY_OUT}"
         )
-    if labels.kind == "regression" and len(np.unique(labels.values[out])) < 2:
+    if labels.kind == "regression" and not differ(labels.values[out]):
         raise ValueError(
             f"evaluate: {train} has {len(labels)} rows, of which the linear probe holds {int(out.sum())} out to choose its penalty "
             f"by: that takes two values of column {train.columns[LABEL]} that differ. {WAY_OUT}"

@@ -1,5 +1,6 @@
 """Heads that predict labels from the pooled output of a sample: classes, ordered classes, several classes at once, numbers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -24,27 +25,43 @@ class LabelHead:
     """What a model predicts, as its configuration holds it; the names of classes are transformers' `id2label`.
 
     kind: one class of several; ordinal = the same where classes have an order; multi_label = any number of classes; regression.
-    size: how many classes; 1 for regression.
+    size: how many classes, or numbers; 1 for regression without a `shape`.
     column: name of the column that held the labels.
     modality: the one that the label is told from; None: any of the model.
-    mean, std: of the labels that a regression was trained on, which are learned in units of their spread.
+    mean, std: of the labels that a regression was trained on, which are learned in units of their spread; of each number of a list
+        its own.
+    shape: of the list of numbers that a regression predicts of a sample, as [96], or [7, 96] for lists of lists, `size` in all;
+        None: one number.
     """
 
     kind: LabelKind
     size: int
     column: str | None = None
     modality: str | None = None
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | list[float] = 0.0
+    std: float | list[float] = 1.0
+    shape: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shape is not None and (self.kind != "regression" or math.prod(self.shape) != self.size):
+            raise ValueError(f"a {self.kind} head of {self.size} outputs cannot give lists of numbers of shape {self.shape}")
 
     def settings(self) -> dict[str, Any]:
         """The fields, as JSON values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "shape" or value is not None}
 
     @property
     def problem(self) -> str:
         """transformers' name of the kind."""
         return PROBLEMS[self.kind]
+
+    @property
+    def titles(self) -> list[str]:
+        """What the outputs of a regression are called, as `id2label` needs a name of each."""
+        column = self.column or "LABEL"
+        if self.shape is None:
+            return [self.column or "LABEL_0"]
+        return [f"{column}_{number}" for number in range(self.size)]
 
     def build(self, width: int) -> nn.Module:
         """The module on pooled outputs of this width; what it gives is for the methods below."""
@@ -53,7 +70,14 @@ class LabelHead:
     def logits(self, given: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """What a model of transformers calls so: softmax (sigmoid for multi_label) makes probabilities of it; numbers are in their
         own unit."""
-        return given * self.std + self.mean if self.kind == "regression" else given
+        if self.kind != "regression":
+            return given
+        mean, std = self._statistics(given)
+        return given * std + mean
+
+    def shaped(self, logits: Float[Tensor, "b k"]) -> Float[Tensor, " b *shape"]:
+        """Numbers of a regression as its labels were: one of each sample, or a list of them, or lists of lists."""
+        return logits.reshape(len(logits), *(self.shape or ()))
 
     def probabilities(self, logits: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """Of each class. ValueError for a regression, which has none."""
@@ -63,16 +87,25 @@ class LabelHead:
 
     def loss(self, given: Float[Tensor, "b k"], labels: Shaped[Tensor, "*_"], smoothing: float = 0.0) -> Float[Tensor, " b"]:
         """The loss of each sample: cross-entropy; for multi_label the mean of the binary ones; the squared error of standardised
-        values.
+        values, of a list of numbers its mean.
 
-        labels: class numbers `[b]`, 0 or 1 for each class `[b, k]`, or values `[b]`.
+        labels: class numbers `[b]`, 0 or 1 for each class `[b, k]`, or values `[b]`, `[b, k]` or `[b, *shape]`.
         smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7), where there is one class.
         """
         if self.kind == "regression":
-            return F.mse_loss(given[:, 0], (labels.to(given.dtype) - self.mean) / self.std, reduction="none")
+            if labels.numel() != given.numel():
+                raise ValueError(f"labels must be {self.size} numbers of each of {len(given)} samples; got {list(labels.shape)}")
+            mean, std = self._statistics(given)
+            wanted = (labels.to(given.dtype).reshape(given.shape) - mean) / std
+            return F.mse_loss(given, wanted, reduction="none").mean(1)
         if self.kind == "multi_label":
             return F.binary_cross_entropy_with_logits(given, labels.to(given.dtype), reduction="none").mean(1)
         return F.cross_entropy(given, labels, label_smoothing=smoothing, reduction="none")
+
+    def _statistics(self, given: Float[Tensor, "b k"]) -> tuple[Float[Tensor, "*_"], Float[Tensor, "*_"]]:
+        """Mean and standard deviation, of the type and on the device of `given`."""
+        mean, std = (torch.tensor(value, dtype=given.dtype, device=given.device) for value in (self.mean, self.std))
+        return mean, std
 
 
 class Ordinal(nn.Module):

@@ -144,7 +144,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
         """Put a head on top that predicts labels, with fresh weights. names: of its classes; empty for a regression."""
         built = head.build(self.labelled_size(head))
         initialise_all(built, self.config)
-        known = list(names) or [head.column or "LABEL_0"]
+        known = list(names) or head.titles
         self.config.label_head, self.config.problem_type = head.settings(), head.problem
         self.config.id2label, self.config.label2id = dict(enumerate(known)), {name: i for i, name in enumerate(known)}
         self.heads = nn.ModuleDict() if self.heads is None else self.heads

@@ -44,13 +44,14 @@ class MMSSLForLabels(MMSSLModel):
     def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
         """Predict from what `MMSSLProcessor` returned, of one modality.
 
-        labels: class numbers `[b]`, 0 or 1 for each class `[b, k]` (multi_label), or values `[b]`; with them `loss` is their mean.
+        labels: class numbers `[b]`, 0 or 1 for each class `[b, k]` (multi_label), or values `[b]`, of a list of them `[b, k]` or as
+            they were; with them `loss` is their mean.
         Returns logits `[b, k]`: softmax of them (sigmoid for multi_label) are probabilities; of a regression the values themselves.
         ValueError for inputs of several modalities, or of one that the head does not read.
         """
         given = self.predicted(self.pooled(inputs))
         head = self.label_head
-        truth = labels if labels is None or head.kind == "multi_label" else labels.flatten()
+        truth = labels if labels is None or head.kind in ("multi_label", "regression") else labels.flatten()
         loss = None if truth is None else head.loss(given, truth).mean()
         return SequenceClassifierOutput(loss=loss, logits=head.logits(given))
 
@@ -73,12 +74,17 @@ class MMSSLForClassification(MMSSLForLabels):
 
 
 class MMSSLForRegression(MMSSLForLabels):
-    """An encoder that predicts a number, in the unit of the labels that it was trained on."""
+    """An encoder that predicts a number, or a list of numbers, in the unit of the labels that it was trained on.
+
+    A fresh head gives one number; with `problem_type="regression"` a list of `num_labels`.
+    """
 
     @classmethod
     def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
-        config.num_labels = 1
-        return LabelHead(kind="regression", size=1)
+        if config.problem_type != "regression":
+            config.num_labels = 1
+        size = config.num_labels
+        return LabelHead(kind="regression", size=size, shape=None if size == 1 else [size])
 
 
 def face_of(head: LabelHead) -> type[MMSSLForLabels]:

@@ -78,7 +78,7 @@ class KnowledgeDistillation(Labelling):
             return self.nothing(batch)
         given, told = self.given(batch), self.told(batch)
         if self.head.kind in ("regression", "multi_label"):
-            right = self.head.logits(told)[:, 0] if self.head.kind == "regression" else told.sigmoid()
+            right = self.head.logits(told) if self.head.kind == "regression" else told.sigmoid()
             return Terms({"loss": Term.samples(self.head.loss(given, right))})
         counts, best = self.counted(told), told.argmax(1)
         loss = F.cross_entropy(given, best, reduction="none") if self.options.hard else self.softened(given, told)

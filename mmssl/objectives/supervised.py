@@ -1,6 +1,6 @@
 """Supervised training: the supervised row of every table, and plain fine-tuning when a run starts from `init`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +23,14 @@ HEAD = "heads.label."
 class Supervised(Labelling):
     """A linear head on the pooled output: cross-entropy for classes, binary for each of several labels, squared error for values.
 
+    A list of numbers in each row, all of one shape, is a regression with several outputs, each in units of its own spread.
+
     The head is published with the model, which then predicts. A head that `init` brings for the same labels is trained on.
 
     kind: what the labels are: classification, ordinal (classes with an order: that of numbers, or `order`), multi_label (a list of
-        labels a row, or a column of 0 and 1 for each), or regression; null: lists are several labels, text, booleans and few
-        distinct whole numbers are classes, other numbers are regressed.
+        labels a row, or a column of 0 and 1 for each), or regression (a number a row, or a list of them); null: lists of decimals
+        are regressed, other lists are several labels, text, booleans and few distinct whole numbers are classes, other numbers
+        are regressed.
     order: of ordinal, the names of all classes from the lowest to the highest; null: numbers in their order.
     modality: of rows that hold several modalities, the one from which the label is told; null: there is one.
     label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
@@ -141,7 +144,11 @@ def head_of(labels: Labels, kind: str, modality: str | None) -> LabelHead:
     """The head that predicts such labels."""
     column = labels.column
     if labels.kind == "regression":
-        mean, std = float(np.mean(labels.values)), float(np.std(labels.values)) or 1.0
-        return LabelHead(kind="regression", size=1, column=column, modality=modality, mean=mean, std=std)
+        if labels.shape is None:
+            mean, std = float(np.mean(labels.values)), float(np.std(labels.values)) or 1.0
+            return LabelHead(kind="regression", size=1, column=column, modality=modality, mean=mean, std=std)
+        means, stds = np.mean(labels.values, 0, np.float64), np.std(labels.values, 0, np.float64)
+        shown: dict[str, Any] = {"mean": means.tolist(), "std": np.where(stds > 0, stds, 1.0).tolist(), "shape": list(labels.shape)}
+        return LabelHead(kind="regression", size=means.size, column=column, modality=modality, **shown)
     known: LabelKind = "ordinal" if kind == "ordinal" else labels.kind
     return LabelHead(kind=known, size=len(labels.names), column=column, modality=modality)

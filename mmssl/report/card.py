@@ -116,7 +116,7 @@ def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
     data = " and ".join(modalities)
     if head is None:
         return f"A self-supervised encoder for {data} data, pretrained with mmssl."
-    what = {"regression": "number", "multi_label": "labels"}.get(head.kind, "class")
+    what = {"regression": "number" if head.shape is None else "numbers", "multi_label": "labels"}.get(head.kind, "class")
     named = f" `{head.column}`" if head.column else ""
     return f"A model that predicts the {what}{named} of {data} data, trained on labels with mmssl."
 
@@ -125,7 +125,7 @@ def predicting(head: LabelHead, modality: str) -> str:
     """How labels are predicted, as a person would type it."""
     keyword = find(modality).keyword
     last = {
-        "regression": "value = logits[:, 0]",
+        "regression": "value = logits[:, 0]" if head.shape is None else f"values = logits.reshape{(-1, *head.shape)}",
         "multi_label": "labels = [model.config.id2label[int(number)] for number in (logits[0] > 0).nonzero()]",
     }.get(head.kind, "label = model.config.id2label[int(logits[0].argmax())]")
     name = "MMSSLForRegression" if head.kind == "regression" else "MMSSLForClassification"

@@ -139,7 +139,7 @@ class Gallery:
         value = self.labels.values[row]
         if self.labels.kind == "multi_label":
             return ", ".join(name for name, has in zip(self.labels.names, value, strict=True) if has)[:16]
-        return self.labels.names[value][:16] if self.labels.names else f"{value:.3g}"
+        return self.labels.names[value][:16] if self.labels.names else ", ".join(f"{each:.3g}" for each in np.ravel(value)[:3])[:16]
 
 
 @torch.no_grad()
