@@ -26,6 +26,8 @@ LABELS = ("label", "labels", "target", "class", "category")
 """Columns of a table that hold labels by their name."""
 EXAMINED = 200
 """Rows, evenly spaced, by which the columns of a table are judged."""
+TRIED = 3
+"""Files that a modality has to be able to read."""
 NEAR = 0.1
 """Modalities that are sure within this are all meant, or the user is asked."""
 ALMOST_SURE = 0.9
@@ -95,7 +97,7 @@ def look(path: str, *, modality: str | None = None, label: str | None = None, ta
     label = label or (known if isinstance(known, str) else next((name for name in LABELS if name in source.column_names), None))
     rows = (some := source.evenly(EXAMINED)).rows(range(len(some)))
     cells = {name: [row[name] for row in rows] for name in source.column_names if name != label}
-    claims = dict(_claims(cells, modality))
+    claims = {name: claim for name, claim in _claims(cells, modality) if modality or _reads(name, claim, cells)}
     if not claims:
         what = f"as {modality}" if modality else "by any modality"
         raise ValueError(f"{source} cannot be read {what}: its columns are {_shown(cells)}. docs/modalities says what each reads")
@@ -108,6 +110,20 @@ def _claims(cells: Mapping[str, Sequence[Any]], only: str | None) -> Iterator[tu
     for name in installed():
         if only in (None, name) and (claim := find(name).claimed(cells)) is not None:
             yield name, claim
+
+
+def _reads(name: str, claim: Claim, cells: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether a modality can read the first files that it claims by their suffix, which another may have too; else True."""
+    if not isinstance(claim.columns, str) or claim.certainty < 1:
+        return True
+    processor, samples = find(name).processor(), [cell for cell in cells[claim.columns] if cell is not None][:TRIED]
+    try:
+        processor.fit(samples)
+        for raw in samples:
+            processor(processor.beginning(raw))
+    except (ValueError, TypeError, OSError, ImportError):
+        return False
+    return True
 
 
 def _chosen(claims: Mapping[str, Claim], source: Source) -> dict[str, Claim]:
