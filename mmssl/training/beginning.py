@@ -26,9 +26,10 @@ LABELS = ("label", "labels", "target", "class", "category")
 """Columns of a table that hold labels by their name."""
 EXAMINED = 200
 """Rows, evenly spaced, by which the columns of a table are judged."""
+PROCESSOR = "processor."
 TRIED = 3
 """Files that a modality has to be able to read."""
-NEAR = 0.1
+NEAR = 0.15
 """Modalities that are sure within this are all meant, or the user is asked."""
 ALMOST_SURE = 0.9
 SHOWN = 12
@@ -116,8 +117,12 @@ def _reads(name: str, claim: Claim, cells: Mapping[str, Sequence[Any]]) -> bool:
     """Whether a modality can read the first files that it claims by their suffix, which another may have too; else True."""
     if not isinstance(claim.columns, str) or claim.certainty < 1:
         return True
-    processor, samples = find(name).processor(), [cell for cell in cells[claim.columns] if cell is not None][:TRIED]
+    modality, samples = find(name), [cell for cell in cells[claim.columns] if cell is not None][:TRIED]
+    suited = {
+        key.removeprefix(PROCESSOR): found.value for key, found in modality.suited(samples).items() if key.startswith(PROCESSOR)
+    }
     try:
+        processor = modality.processor(**suited)
         processor.fit(samples)
         for raw in samples:
             processor(processor.beginning(raw))

@@ -7,8 +7,8 @@ from typing import Any
 
 from mmssl.modality import Claim
 
-LONG = 40
-"""Characters from which a text is no category, in the middle of all."""
+WORDS = 3
+"""Words from which a text is no category, in the middle of all."""
 
 
 def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
@@ -23,5 +23,6 @@ def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
 
 
 def _is_text(cells: Sequence[Any]) -> bool:
-    texts = sorted(len(cell) for cell in cells if isinstance(cell, str))
-    return bool(texts) and texts[len(texts) // 2] >= LONG
+    """Whether cells are sentences: several words, and most of them different."""
+    words = sorted(len(cell.split()) for cell in cells if isinstance(cell, str))
+    return bool(words) and words[len(words) // 2] >= WORDS and len(set(map(str, cells))) > len(cells) / 2
