@@ -16,10 +16,10 @@ def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
     cells = {name: [cell for cell in held if cell is not None] for name, held in columns.items()}
     scalar = [name for name, held in cells.items() if held and all(isinstance(cell, str | Number | date) for cell in held)]
     short = [name for name in scalar if not _is_text(cells[name])]
-    if len(short) < 2:
+    if len(scalar) < 2:
         return None
-    share = len(short) / len(columns)
-    return Claim(scalar, 0.4 + 0.3 * share, f"{len(short)} columns of numbers and categories")
+    certainty = 0.4 + 0.3 * len(short) / len(columns) if len(short) > 1 else 0.2
+    return Claim(scalar, certainty, f"{len(short)} columns of numbers and categories")
 
 
 def _is_text(cells: Sequence[Any]) -> bool:
