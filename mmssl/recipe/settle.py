@@ -11,7 +11,7 @@ from mmssl.recipe.automatic import AUTO
 
 LOOKED_AT = 1000
 """Samples of a source, evenly spaced, that values are taken from."""
-BATCHES = (8, 16, 32, 64, 128)
+BATCHES = (2, 4, 8, 16, 32, 64, 128)
 MINUTES = {2_000: 1.0, 5_000: 3.0}
 """Minutes of training for at most so many samples; `MOST_MINUTES` for more."""
 MOST_MINUTES = 10.0

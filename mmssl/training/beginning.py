@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ LABELS = ("label", "labels", "target", "class", "category")
 """Columns of a table that hold labels by their name."""
 EXAMINED = 200
 """Rows, evenly spaced, by which the columns of a table are judged."""
+FEWEST = 4
+"""Samples without which nothing is written."""
+TIMES = ("time", "date", "datetime", "timestamp", "t")
+"""Columns by whose name the rows of a table may be steps in time."""
 PROCESSOR = "processor."
 TRIED = 3
 """Files that a modality has to be able to read."""
@@ -61,13 +65,23 @@ class Found:
         named = {name: column for name, column in own.items() if _first(find(name).columns, self) != column}
         return named | ({} if self.label is None or self.known else {"label": self.label})
 
+    @property
+    def _whole_row(self) -> list[str]:
+        """The columns of a modality that reads whole rows."""
+        return [name for claim in self.claims.values() if isinstance(claim.columns, list) for name in claim.columns]
+
     def lines(self) -> list[str]:
         """What was found, in sentences."""
         rows = [] if self.survey.num_rows is None else [f"{self.survey.num_rows:,} samples"]
         counted = [line for line in self.survey.lines() if not (self.survey.num_files and line in self.survey.notes)]
         unknown = "no labels known: give --label COLUMN to have the encoder scored"
         labels = unknown if self.label is None else f"labels: column {self.label}"
-        return [*counted, *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
+        found = [*counted, *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
+        steps = [name for name in self._whole_row if name.lower() in TIMES]
+        if steps:
+            asked = f"'{{by: COLUMN, time: {steps[0]}, values: [COLUMN, ...]}}'"
+            found.append(f"if rows are steps of a series in time, say how: --series {asked}")
+        return found
 
 
 def _first(names: Sequence[str], found: Found) -> str | None:
@@ -93,6 +107,9 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
             raise ValueError(f"--modality {modalities[0]}: {path} holds files of {', '.join(places)}")
         path = places[modalities[0]]
     source = Source(path=path, table_format=table_format)
+    if len(source) < FEWEST:
+        held = f"{len(source)} sample{'s' * (len(source) > 1)}"
+        raise ValueError(f"{source} holds {held}: to learn takes {FEWEST} or more, best hundreds")
     known = source.columns.get(LABEL)
     if label is not None and label not in source.column_names:
         raise LookupError(f"--label {label}: {source} has no such column; it has {', '.join(source.column_names[:SHOWN])}")
@@ -107,8 +124,15 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
         if not claims:
             raise ValueError(f"{source} cannot be read by any modality: {_reading(cells)}")
         claims = _chosen(claims, source)
-    given = {key: value for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
+    given = {key: _plain(value) for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
     return Found(path, claims, label, replace(seen, num_rows=len(source)), given, label == known)
+
+
+def _plain(value: Any) -> Any:
+    """An option as a recipe writes it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: _plain(held) for key, held in vars(value).items() if held is not None}
+    return [*value] if isinstance(value, tuple) else value
 
 
 def _reading(cells: Mapping[str, Sequence[Any]]) -> str:

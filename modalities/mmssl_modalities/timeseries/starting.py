@@ -5,6 +5,7 @@ from numbers import Number
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mmssl.modality import Claim, Suited, readable
 from mmssl_modalities.timeseries.read import read_series
@@ -21,7 +22,7 @@ READ = 200
 
 
 def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
-    """Lists of numbers, or of such lists."""
+    """Lists of numbers, or of such lists, by themselves or beside their times."""
     for name, cells in columns.items():
         there = [cell for cell in cells if cell is not None]
         if there and all(_are_numbers(cell) for cell in there) and len(readable(there[:3], _read)) == len(there[:3]):
@@ -30,6 +31,10 @@ def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
 
 
 def _are_numbers(cell: Any) -> bool:
+    if isinstance(cell, Mapping):
+        cell = cell.get("values")
+    if isinstance(cell, pd.Series | pd.DataFrame):
+        return True
     while isinstance(cell, list | tuple | np.ndarray) and len(cell):
         cell = cell[0]
     return isinstance(cell, Number) and not isinstance(cell, bool)
