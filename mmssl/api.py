@@ -101,14 +101,15 @@ def new(
     data: str,
     output: str | Path = "recipe.yaml",
     *,
-    modality: str | None = None,
+    modality: str | Sequence[str] = (),
     label: str | None = None,
     table_format: TableFormat = PLAIN,
     overrides: Sequence[str] = (),
 ) -> New:
     """Look at data, write the starter recipe that suits them, every value with its reason, and time a few steps of it.
 
-    data: as `data.path` of a recipe. modality: what they are to be read as; needed where several are as likely.
+    data: as `data.path` of a recipe. modality: what they are to be read as, one or a pair; needed where several are
+        as likely.
     label: the column of labels, to score by; None: that which the data know, or a column that is called so.
 
     overrides: texts `key=value` for keys of the starter recipe.
@@ -117,8 +118,9 @@ def new(
     """
     if Path(output).exists():
         raise FileExistsError(f"{output} is there already: give another --output, or remove it")
-    found = look(data, modality=modality, label=label, table_format=table_format)
-    flags = {"--modality": modality, "--label": label}
+    names = [modality] if isinstance(modality, str) else [*modality]
+    found = look(data, modalities=names, label=label, table_format=table_format)
+    flags = {"--modality": " ".join(names), "--label": label}
     said = [f"{flag} {value}" for flag, value in flags.items() if value]
     recipe = write(
         found, Path(output), " ".join(["mmssl new", data, *said, *(["--set", *overrides] if overrides else [])]), overrides

@@ -174,7 +174,7 @@ def test_starters_are_written_out_with_the_values_that_auto_stands_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     starter = load(starters_by_modalities()[names])
-    made = mmssl.new(starter.resolved()["data"]["path"], modality=names[0] if len(names) == 1 else None)
+    made = mmssl.new(starter.resolved()["data"]["path"], modality=names)
     before, after = starter.resolved(), made.recipe.resolved()
     after["data"]["columns"] = before["data"]["columns"]
     assert before == after
