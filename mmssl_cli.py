@@ -128,7 +128,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--train-limit", type=int, help="use that many training samples")
     command.add_argument("--test-limit", type=int, help="use that many test samples")
     command.add_argument("--heads", action="store_true", help="also score what the projector of a run makes of the features")
-    command.add_argument("--compare", nargs="*", default=[], metavar="NAME=MODEL", help="more models, a row each")
+    what = "more models, a row each; of open_clip, for --retrieval and --zero-shot: NAME=open_clip:MODEL/PRETRAINED"
+    command.add_argument("--compare", nargs="*", default=[], metavar="NAME=MODEL", help=what)
     command.add_argument("--output", type=Path, help="write the table as JSON")
     command.set_defaults(run=evaluate)
 

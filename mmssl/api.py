@@ -35,6 +35,7 @@ from mmssl.evaluation.nearest import Kind as SearchKind
 from mmssl.evaluation.parts import Parts
 from mmssl.evaluation.readout import LAST, Readout, layers_of
 from mmssl.evaluation.search import Hits, Query, Search
+from mmssl.evaluation.spaces import refuse_open_clip
 from mmssl.evaluation.stamp import Stamp
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model, load_predictor
@@ -248,6 +249,7 @@ def evaluate(
     """
 
     def opened() -> tuple[MMSSLModel, Evaluator]:
+        refuse_open_clip(compare or {})
         folder = model_of(model)
         processor, loaded = load(folder)
         loaded = headed(loaded, Path(model)) if heads else loaded
@@ -296,7 +298,7 @@ def evaluate_pairs(
         classes, those of the label column.
     templates: as `evaluate.zero_shot.templates`. modality: what is classified, where the data hold several.
     columns: as `data.columns`: of modalities, label and group. split: what is scored; None: `test` if the data have it, else all.
-    compare: more models, folders or Hub ids, by the name of their row.
+    compare: more models, folders, Hub ids or open_clip:MODEL/PRETRAINED, by the name of their row.
     """
     if not (retrieval or zero_shot):
         raise ValueError("nothing to score: ask for retrieval, for zero_shot, or for both")
@@ -312,7 +314,10 @@ def evaluate_pairs(
             retrieval=[scored] if retrieval else None, zero_shot=shot, test_limit=limit, batch_size=batch_size
         )
         history = History.read(folder)
-        return loaded, open_pairs(options, where, processor, loaded.config, history=history, track=track_once())
+        found = open_pairs(options, where, processor, loaded.config, history=history, track=track_once())
+        for evaluator in found.values():
+            evaluator.check(compare or {})
+        return loaded, found
 
     start(TIMEOUT)
     with processes.one_for_all():
