@@ -12,7 +12,8 @@ from mmssl_modalities.timeseries.read import read_series
 
 LONGEST = 1024
 """Samples of a window: longer series become several."""
-PATCHES = (1, 2, 4, 8, 16, 32)
+PATCHES = (2, 4, 8, 16, 32)
+"""Samples of a patch: more than one, as its values are normalised before they are predicted."""
 TOKENS = 24
 """Tokens of a channel that a patch is chosen for."""
 FEW = 3
@@ -54,7 +55,7 @@ def suited(samples: Sequence[Any]) -> dict[str, Suited]:
     channels, lengths = sorted({count for count, _ in found}), [length for _, length in found]
     long = max(lengths) > LONGEST
     middle = min(int(np.median(lengths)), LONGEST)
-    patch = max((size for size in PATCHES if size <= max(1, middle / TOKENS)), default=1)
+    patch = max((size for size in PATCHES if size <= max(1, middle / TOKENS)), default=PATCHES[0])
     mixed = len(channels) == 1 and channels[0] > FEW
     have = f"{channels[0]} to {channels[-1]} channels" if len(channels) > 1 else f"{channels[0]} channel{'s' * (channels[0] > 1)}"
     return {
