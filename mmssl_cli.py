@@ -101,7 +101,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("data", help="folder, file, pattern or Hub id")
     what = "the recipe to write; default: recipe.yaml"
     command.add_argument("--output", type=Path, default=Path("recipe.yaml"), metavar="FILE", help=what)
-    command.add_argument("--modality", help="what the data are to be read as; needed where several are as likely")
+    what = "what the data are to be read as, one or a pair; needed where several are as likely"
+    command.add_argument("--modality", nargs="+", default=[], metavar="NAME", help=what)
     command.add_argument("--label", metavar="COLUMN", help="labels to score the encoder by; it does not learn from them")
     what = "other values for keys of the starter recipe, as in train.max_minutes=10"
     command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=what)
@@ -127,7 +128,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--train-limit", type=int, help="use that many training samples")
     command.add_argument("--test-limit", type=int, help="use that many test samples")
     command.add_argument("--heads", action="store_true", help="also score what the projector of a run makes of the features")
-    command.add_argument("--compare", nargs="*", default=[], metavar="NAME=MODEL", help="more models, a row each")
+    what = "more models, a row each; of open_clip, for --retrieval and --zero-shot: NAME=open_clip:MODEL/PRETRAINED"
+    command.add_argument("--compare", nargs="*", default=[], metavar="NAME=MODEL", help=what)
     command.add_argument("--output", type=Path, help="write the table as JSON")
     command.set_defaults(run=evaluate)
 

@@ -21,6 +21,7 @@ _HOMES = {
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",
     "evaluate_pairs": "mmssl.api",
+    "new": "mmssl.api",
     "predict": "mmssl.api",
     "push": "mmssl.publish",
     "search": "mmssl.api",

@@ -35,6 +35,7 @@ from mmssl.evaluation.nearest import Kind as SearchKind
 from mmssl.evaluation.parts import Parts
 from mmssl.evaluation.readout import LAST, Readout, layers_of
 from mmssl.evaluation.search import Hits, Query, Search
+from mmssl.evaluation.spaces import refuse_open_clip
 from mmssl.evaluation.stamp import Stamp
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model, load_predictor
@@ -100,14 +101,15 @@ def new(
     data: str,
     output: str | Path = "recipe.yaml",
     *,
-    modality: str | None = None,
+    modality: str | Sequence[str] = (),
     label: str | None = None,
     table_format: TableFormat = PLAIN,
     overrides: Sequence[str] = (),
 ) -> New:
     """Look at data, write the starter recipe that suits them, every value with its reason, and time a few steps of it.
 
-    data: as `data.path` of a recipe. modality: what they are to be read as; needed where several are as likely.
+    data: as `data.path` of a recipe. modality: what they are to be read as, one or a pair; needed where several are
+        as likely.
     label: the column of labels, to score by; None: that which the data know, or a column that is called so.
 
     overrides: texts `key=value` for keys of the starter recipe.
@@ -116,8 +118,9 @@ def new(
     """
     if Path(output).exists():
         raise FileExistsError(f"{output} is there already: give another --output, or remove it")
-    found = look(data, modality=modality, label=label, table_format=table_format)
-    flags = {"--modality": modality, "--label": label}
+    names = [modality] if isinstance(modality, str) else [*modality]
+    found = look(data, modalities=names, label=label, table_format=table_format)
+    flags = {"--modality": " ".join(names), "--label": label}
     said = [f"{flag} {value}" for flag, value in flags.items() if value]
     recipe = write(
         found, Path(output), " ".join(["mmssl new", data, *said, *(["--set", *overrides] if overrides else [])]), overrides
@@ -246,6 +249,7 @@ def evaluate(
     """
 
     def opened() -> tuple[MMSSLModel, Evaluator]:
+        refuse_open_clip(compare or {})
         folder = model_of(model)
         processor, loaded = load(folder)
         loaded = headed(loaded, Path(model)) if heads else loaded
@@ -294,7 +298,7 @@ def evaluate_pairs(
         classes, those of the label column.
     templates: as `evaluate.zero_shot.templates`. modality: what is classified, where the data hold several.
     columns: as `data.columns`: of modalities, label and group. split: what is scored; None: `test` if the data have it, else all.
-    compare: more models, folders or Hub ids, by the name of their row.
+    compare: more models, folders, Hub ids or open_clip:MODEL/PRETRAINED, by the name of their row.
     """
     if not (retrieval or zero_shot):
         raise ValueError("nothing to score: ask for retrieval, for zero_shot, or for both")
@@ -310,7 +314,10 @@ def evaluate_pairs(
             retrieval=[scored] if retrieval else None, zero_shot=shot, test_limit=limit, batch_size=batch_size
         )
         history = History.read(folder)
-        return loaded, open_pairs(options, where, processor, loaded.config, history=history, track=track_once())
+        found = open_pairs(options, where, processor, loaded.config, history=history, track=track_once())
+        for evaluator in found.values():
+            evaluator.check(compare or {})
+        return loaded, found
 
     start(TIMEOUT)
     with processes.one_for_all():

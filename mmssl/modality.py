@@ -151,6 +151,13 @@ class Processor(ABC):
         """
         return [raw]
 
+    def plain(self, raw: Any) -> Any:
+        """A raw sample as encoders that mmssl did not train read it, by `Modality.served`.
+
+        image_processor: a PIL image in RGB, at its own size. tokenizer: its text, a str. Raises what `__call__` does.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no plain samples, which public encoders would read")
+
     def beginning(self, raw: Any) -> Any:
         """The first piece of a raw sample, in the place of all of it."""
         return self.pieces(raw)[0]

@@ -63,7 +63,7 @@ def extract(
     """
     options: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "on_error": on_error, "workers": workers}
     read = embed(model, processor, source, name, then=then, title=title, track=track, **options)
-    return _joined([(values.float().cpu(), batch.labels, batch.ids) for values, batch in read])
+    return joined([(values.float().cpu(), batch.labels, batch.ids) for values, batch in read])
 
 
 def embed(
@@ -114,7 +114,26 @@ def each_batch(
     Several processes take turns, and the first one is given all answers, in their order; the others are given none. What fails on
     one fails on all.
     """
-    modalities = {name: (find(name), processor.processors[name])}
+    options: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "on_error": on_error, "workers": workers}
+    with evaluating(model):
+        yield from answers(source, name, processor.processors[name], answer, title=title, track=track, **options)
+
+
+def answers(
+    source: Source,
+    name: str,
+    processor: Processor,
+    answer: Callable[[Batch, Source], T],
+    *,
+    labels: Labels | None = None,
+    batch_size: int = 256,
+    on_error: OnError = "raise",
+    workers: int = 0,
+    title: str = "features",
+    track: Track = silent,
+) -> Iterator[T]:
+    """`each_batch` of a source whose samples are read by any processor, whatever model answers."""
+    modalities = {name: (find(name), processor)}
     source = cut(source, modalities, track=track)
     stream = batches(
         source,
@@ -135,8 +154,7 @@ def each_batch(
             with torch.no_grad():
                 yield answer(batch, source)
 
-    with evaluating(model):
-        yield from track(processes.in_turn(answered()), title, -(-len(source) // batch_size), unit="batches")
+    yield from track(processes.in_turn(answered()), title, -(-len(source) // batch_size), unit="batches")
 
 
 def rows_of_pieces(batch: Batch, source: Source) -> tuple[Int[Tensor, " c"], Int[Tensor, " b"]]:
@@ -188,7 +206,7 @@ def raw_features(
     stream = batches(source, modalities, batch_size, labels=labels, on_error=on_error, workers=workers)
     shown = track(stream, "raw features", -(-len(source) // batch_size), unit="batches")
     merged = (merge_pieces(batch.inputs[name][RAW], batch, source) for batch in shown)
-    return _joined([(values, batch.labels, batch.ids) for values, batch in merged])
+    return joined([(values, batch.labels, batch.ids) for values, batch in merged])
 
 
 class _Raw(Processor):
@@ -221,7 +239,8 @@ class _Raw(Processor):
 Part = tuple[Float[Tensor, "_ d"], Shaped[Tensor, " _ *_"] | None, Int[Tensor, " _"]]
 
 
-def _joined(parts: Sequence[Part]) -> Features:
+def joined(parts: Sequence[Part]) -> Features:
+    """What was found batch by batch, as one."""
     if not parts:
         return Features(torch.empty(0, 0), None, torch.empty(0, dtype=torch.int64))
     labels = [part_labels for _, part_labels, _ in parts if part_labels is not None]

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from torch.nn.functional import normalize
 
 from mmssl.data import DataOptions, Labels, Source, Track, processes
 from mmssl.evaluation import pairs
-from mmssl.evaluation.features import Features, evaluating, extract, random_init
+from mmssl.evaluation.features import Features, random_init
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.sources import EvaluateOptions, columns_of
+from mmssl.evaluation.spaces import Own, Space, check_space, open_space
 from mmssl.evaluation.table import CHANCE, FREQUENT, PRETRAINED, RANDOM, RETRIEVAL, ZERO_SHOT, PairRow, PairTable
-from mmssl.modality import find
-from mmssl.model import MMSSLConfig, MMSSLModel, load_model
+from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.processor import MMSSLProcessor
 
 PAIR_PROTOCOL = "mmssl-pairs-v1"
@@ -32,7 +31,8 @@ right answer among the first k; right are the partner and all rows of its group 
 as the best right one (to 1e-6) stand before it.
 Zero-shot: a class is the mean over templates of the unit vectors of its prompts, of length 1 again; a sample is of the most similar
 one. Ties count as above.
-Rows: the model; the same architecture with random weights; chance (a random order, or a random class), worked out; for classes the
+Rows: the model; models of open_clip that are named, on the same samples, with their own preparation of pictures, tokenizer and
+normalisation; the same architecture with random weights; chance (a random order, or a random class), worked out; for classes the
 most frequent one of the samples.
 """
 TOP = 5
@@ -89,6 +89,20 @@ class PairEvaluator(ABC):
     def headline(self) -> dict[str, tuple[str, ...]]:
         """What the verdict is about: the scores whose mean it is, by what to call it."""
 
+    @property
+    @abstractmethod
+    def scored(self) -> tuple[str, ...]:
+        """The modalities that a model must read."""
+
+    def own(self, model: MMSSLModel) -> Space:
+        """A model of this architecture, as what is measured."""
+        return Own(model, self.processor, self.history)
+
+    def check(self, others: Mapping[str, str | Path]) -> None:
+        """ValueError for a model of open_clip that is not there, or that does not read what is scored."""
+        for name, path in others.items():
+            check_space(name, path, self.scored)
+
     @abstractmethod
     def exposure(self, history: History) -> Exposure:
         """What a model of that history saw of what is scored."""
@@ -98,25 +112,26 @@ class PairEvaluator(ABC):
         """What a reader should know of it."""
 
     @abstractmethod
-    def measure(self, name: str, model: MMSSLModel, processor: MMSSLProcessor) -> Measured:
+    def measure(self, name: str, space: Space) -> Measured:
         """Score a model. Processes share reading and encoding; the first one compares, and all are told."""
 
     def score(self, model: MMSSLModel) -> dict[str, float]:
         """The headline score of a model as it is now, by the name of the evaluator."""
-        row = self.measure(PRETRAINED, model, self.processor).row
+        row = self.measure(PRETRAINED, self.own(model)).row
         keys = next(iter(self.headline.values()))
         return {self.name: sum(row.scores[key] for key in keys) / len(keys)}
 
     def table(self, model: MMSSLModel, *, name: str = PRETRAINED, others: Mapping[str, str | Path] | None = None) -> PairTable:
-        """A row for `model`, for other saved models (name: folder or Hub id), and for each baseline."""
-        found, histories = [self.measure(name, model, self.processor)], [self.history]
+        """A row for `model`, for others (name: what `open_space` takes), and for each baseline. ValueError as of `check`."""
+        self.check(others or {})
+        found, histories = [self.measure(name, self.own(model))], [self.history]
         for other, path in (others or {}).items():
-            loaded = load_model(path).to(model.device)
-            found.append(self.measure(other, loaded, MMSSLProcessor.from_pretrained(path)))
-            histories.append(History.read(path))
+            space = open_space(other, path, self.processor, model.device)
+            found.append(self.measure(other, space))
+            histories.append(space.history)
         if self.random is None:
             fresh = random_init(self.config, self.options.seed).to(model.device)
-            self.random = self.measure(RANDOM, fresh, self.processor)
+            self.random = self.measure(RANDOM, self.own(fresh))
         exposures = [self.exposure(history) for history in histories]
         rows = [PairRow(**asdict(each.row) | {"seen": seen.labelled}) for each, seen in zip(found, exposures, strict=True)]
         told = [(row.name, self.told(seen)) for row, seen in zip(rows, exposures, strict=True)]
@@ -143,18 +158,15 @@ class PairEvaluator(ABC):
         """More to say below the table."""
         yield from ()
 
-    def vectors(self, name: str, model: MMSSLModel, processor: MMSSLProcessor, modality: str, labels: Labels | None) -> Features:
-        """Projected features of the samples of a modality."""
-        return extract(
-            model,
-            processor,
+    def vectors(self, name: str, space: Space, modality: str, labels: Labels | None) -> Features:
+        """Vectors of the samples of a modality."""
+        return space.samples(
             self.source,
             modality,
             labels=labels,
             batch_size=self.options.batch_size,
             on_error=self.data.on_error,
             workers=self.data.workers,
-            then=partial(model.projected, modality),
             title=f"{name}: {modality}",
             track=self.track,
         )
@@ -194,6 +206,10 @@ class Retrieval(PairEvaluator):
         self.groups = torch.arange(len(self.source)) if groups is None else torch.from_numpy(groups)
 
     @property
+    def scored(self) -> tuple[str, ...]:
+        return self.modalities
+
+    @property
     def ways(self) -> list[tuple[str, str]]:
         a, b = self.modalities
         return [(a, b), (b, a)]
@@ -216,9 +232,9 @@ class Retrieval(PairEvaluator):
             return "what it was trained on is not recorded, or not from the beginning; the pairs may be among it"
         return "one side of the pairs was seen in training, without its partners" if exposure.unlabelled else None
 
-    def measure(self, name: str, model: MMSSLModel, processor: MMSSLProcessor) -> Measured:
-        a, b = (self.vectors(name, model, processor, modality, None) for modality in self.modalities)
-        return shared(lambda: self._compared(name, a, b, model.device))
+    def measure(self, name: str, space: Space) -> Measured:
+        a, b = (self.vectors(name, space, modality, None) for modality in self.modalities)
+        return shared(lambda: self._compared(name, a, b, space.device))
 
     def _compared(self, name: str, a: Features, b: Features, device: torch.device) -> Measured:
         """Only pairs whose both sides could be read."""
@@ -260,6 +276,10 @@ class ZeroShot(PairEvaluator):
         self.modality, self.by, self.templates, self.labels, self.names = modality, by, list(templates), labels, list(names)
 
     @property
+    def scored(self) -> tuple[str, ...]:
+        return self.modality, self.by
+
+    @property
     def columns(self) -> dict[str, str]:
         top = {f"top_{TOP}": f"top-{TOP}"} if len(self.names) > TOP else {}
         return {"top_1": "top-1", **top, "classes": "mean of classes"}
@@ -280,17 +300,17 @@ class ZeroShot(PairEvaluator):
             return "what it was trained on is not recorded, or not from the beginning; these samples may be among it"
         return "these samples were seen in training, without their labels" if exposure.unlabelled else None
 
-    def measure(self, name: str, model: MMSSLModel, processor: MMSSLProcessor) -> Measured:
-        samples = self.vectors(name, model, processor, self.modality, self.labels)
-        return shared(lambda: self._compared(name, samples, model, processor))
+    def measure(self, name: str, space: Space) -> Measured:
+        samples = self.vectors(name, space, self.modality, self.labels)
+        return shared(lambda: self._compared(name, samples, space))
 
-    def _compared(self, name: str, samples: Features, model: MMSSLModel, processor: MMSSLProcessor) -> Measured:
-        unit = self.unit(name, self.modality, samples.values, model.device)
+    def _compared(self, name: str, samples: Features, space: Space) -> Measured:
+        unit = self.unit(name, self.modality, samples.values, space.device)
         assert samples.labels is not None
         labels = samples.labels.to(unit.device)
         prompts = [prompt for called in self.names for prompt in pairs.filled(self.templates, called)]
-        texts = embed_texts(model, processor, self.by, prompts, self.options.batch_size)
-        classes = pairs.class_vectors(self.unit(name, self.by, texts, model.device).view(len(self.names), len(self.templates), -1))
+        texts = space.texts(self.by, prompts, self.options.batch_size)
+        classes = pairs.class_vectors(self.unit(name, self.by, texts, space.device).view(len(self.names), len(self.templates), -1))
         found = pairs.class_ranks(unit, classes, labels)
         counts, number = torch.bincount(labels, minlength=len(self.names)).sort(descending=True).values, len(self.names)
         scores = {"top_1": pairs.recall(found, 1), f"top_{TOP}": pairs.recall(found, TOP)}
@@ -310,18 +330,3 @@ class ZeroShot(PairEvaluator):
         count = len(self.templates)
         how = f"the template {self.templates[0]!r}" if count == 1 else f"{count} templates, such as {self.templates[0]!r}"
         yield f"{self.modality} among {len(self.names)} classes that {self.by} reads ({shown}), with {how}."
-
-
-@torch.no_grad()
-def embed_texts(
-    model: MMSSLModel, processor: MMSSLProcessor, name: str, texts: Sequence[str], batch_size: int
-) -> Float[Tensor, "n e"]:
-    """Projected features of texts, by the modality that reads them; in evaluation mode, float32."""
-    found, keyword = [], find(name).keyword
-    with evaluating(model):
-        for start in range(0, len(texts), batch_size):
-            some: dict[str, Any] = {keyword: list(texts[start : start + batch_size])}
-            inputs = processor(return_tensors="pt", **some)
-            tensors = {key: value.to(model.device) for key, value in inputs.items()}
-            found.append(model.projected(name, model.of_modality(name, tensors).pooler_output).float())
-    return torch.cat(found)

@@ -1,9 +1,7 @@
 """Public models of pictures as second networks: encoders of transformers and of open_clip, frozen."""
 
-import difflib
 from collections.abc import Sequence
 from inspect import signature
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,8 +21,9 @@ from transformers import (
 
 from mmssl.model import MMSSLConfig, no_weights_bar
 from mmssl.model.config import refuse_kernels
+from mmssl.model.public import OPEN_CLIP, load_two_towers
 
-OPEN_CLIP, SAFE = "open_clip:", ".safetensors"
+TEACHER = "objective.teacher.model"
 TOWERS: dict[type, Any] = {CLIPConfig: CLIPVisionModel, SiglipConfig: SiglipVisionModel}
 """Models of pictures and texts, of which the part for pictures is taken."""
 POOLER, RESIZES = "pooler", "interpolate_pos_encoding"
@@ -117,11 +116,11 @@ def load_transformers(path: str, side: int | None) -> Transformers:
     encoder, missing = load_tower(path, dtype=torch.float32)
     if encoder.main_input_name != "pixel_values":
         raise ValueError(
-            f"objective.teacher.model: {path} ({encoder.config.model_type}) reads {encoder.main_input_name}; a public model must "
+            f"{TEACHER}: {path} ({encoder.config.model_type}) reads {encoder.main_input_name}; a public model must "
             "be an encoder of pictures, such as a ViT, DINOv2, CLIP or SigLIP"
         )
     if wrong := [key for key in missing if not key.startswith(POOLER)]:
-        raise ValueError(f"objective.teacher.model: {path} lacks {len(wrong)} weights of its encoder, such as {wrong[0]}")
+        raise ValueError(f"{TEACHER}: {path} lacks {len(wrong)} weights of its encoder, such as {wrong[0]}")
     shown = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
     own = own_side(shown)
     resizes = side not in (None, own) and RESIZES in signature(encoder.forward).parameters  # DINOv2 does so without being asked
@@ -140,25 +139,8 @@ def load_open_clip(path: str) -> OpenClip:
     """The part for pictures of a model of open_clip."""
     import open_clip  # takes most of a second, which only those who use it should wait
 
-    name, _, pretrained = path.removeprefix(OPEN_CLIP).partition("/")
-    if name not in open_clip.list_models():
-        raise ValueError(f"objective.teacher.model: open_clip has no model {name!r}{near(name, open_clip.list_models())}")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained not in tags and not Path(pretrained).is_file():
-        raise ValueError(
-            f"objective.teacher.model: open_clip has no weights {pretrained!r} for {name}{near(pretrained, tags)}; known ones: "
-            f"{', '.join(tags) or 'none'}"
-        )
-    if pretrained not in tags and not pretrained.endswith(SAFE):
-        raise ValueError(f"objective.teacher.model: weights are read from {SAFE} files alone; got {pretrained}")
-    model = open_clip.create_model(name, pretrained=pretrained)
+    model = load_two_towers(path, TEACHER)
     shown = open_clip.get_model_preprocess_cfg(model)
     size = shown["size"]
     side = size if isinstance(size, int) else size[0]
     return OpenClip(model.visual, side, tuple(shown["mean"]), tuple(shown["std"]))
-
-
-def near(name: str, known: list[str]) -> str:
-    """The names most like one that does not exist."""
-    found = difflib.get_close_matches(name, known, 3)
-    return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
-from mmssl.data.options import Rows
 from mmssl.modality import Suited
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
-from mmssl.recipe.automatic import automatic_keys, settle, without
+from mmssl.recipe.automatic import automatic_keys, without
 from mmssl.recipe.hub import HUB, fetch
 from mmssl.recipe.messages import problems, shown, suggest
 from mmssl.recipe.options import RunOptions, TrainOptions
@@ -36,6 +35,9 @@ VIEWS = (
     "Kinds of random views by name, for objectives in which views agree: keys of augment, which stands for those not named, and "
     "how many there are. A teacher sees the views of the kind global; null or empty: two of augment."
 )
+
+MemoryRows = Sequence[dict[str, Any]] | Mapping[str, Sequence[dict[str, Any]]]
+"""Data in memory: `mmssl.data.options.Rows`, which importing a recipe does not import."""
 
 _ABSENT = object()
 
@@ -187,7 +189,7 @@ class Recipe:
 
 
 def load(
-    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = (), rows: Rows | None = None
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str] = (), rows: MemoryRows | None = None
 ) -> Recipe:
     """Read and check a recipe.
 
@@ -196,7 +198,7 @@ def load(
     overrides: texts `train.lr=1e-3` with YAML values, or a dict. A dotted key replaces all that lies below it; in a dict, a dict
         under a key without dots is merged into the section of that name.
 
-    Keys whose value is `auto` get one from the data, which are read for it (`mmssl.recipe.automatic`), or from these `rows`.
+    Keys whose value is `auto` get one from the data, which are read for it (`mmssl.recipe.settle`), or from these `rows`.
 
     RecipeError lists all problems, one line each; FileNotFoundError if there is no such recipe.
     """
@@ -213,6 +215,8 @@ def load(
     automatic = automatic_keys(data)
     if not automatic:
         return Recipe(name, _checked(data, where))
+    from mmssl.recipe.settle import settle  # it opens data: other recipes are read without
+
     plain = Recipe(name, _checked(override(without(data, automatic), {"train.max_minutes": 1.0}), where))
     try:
         settled = settle(automatic, list(plain.modalities), plain.section("data"), rows)

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmssl import files
 from mmssl.data import Source, Track, silent
+from mmssl.data.source import LABEL
 from mmssl.data.survey import Survey, survey
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.modality import Claim, find
@@ -26,7 +27,14 @@ LABELS = ("label", "labels", "target", "class", "category")
 """Columns of a table that hold labels by their name."""
 EXAMINED = 200
 """Rows, evenly spaced, by which the columns of a table are judged."""
-NEAR = 0.1
+FEWEST = 4
+"""Samples without which nothing is written."""
+TIMES = ("time", "date", "datetime", "timestamp", "t")
+"""Columns by whose name the rows of a table may be steps in time."""
+PROCESSOR = "processor."
+TRIED = 3
+"""Files that a modality has to be able to read."""
+NEAR = 0.15
 """Modalities that are sure within this are all meant, or the user is asked."""
 ALMOST_SURE = 0.9
 SHOWN = 12
@@ -57,13 +65,23 @@ class Found:
         named = {name: column for name, column in own.items() if _first(find(name).columns, self) != column}
         return named | ({} if self.label is None or self.known else {"label": self.label})
 
+    @property
+    def _whole_row(self) -> list[str]:
+        """The columns of a modality that reads whole rows."""
+        return [name for claim in self.claims.values() if isinstance(claim.columns, list) for name in claim.columns]
+
     def lines(self) -> list[str]:
         """What was found, in sentences."""
         rows = [] if self.survey.num_rows is None else [f"{self.survey.num_rows:,} samples"]
         counted = [line for line in self.survey.lines() if not (self.survey.num_files and line in self.survey.notes)]
         unknown = "no labels known: give --label COLUMN to have the encoder scored"
         labels = unknown if self.label is None else f"labels: column {self.label}"
-        return [*counted, *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
+        found = [*counted, *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
+        steps = [name for name in self._whole_row if name.lower() in TIMES]
+        if steps:
+            asked = f"'{{by: COLUMN, time: {steps[0]}, values: [COLUMN, ...]}}'"
+            found.append(f"if rows are steps of a series in time, say how: --series {asked}")
+        return found
 
 
 def _first(names: Sequence[str], found: Found) -> str | None:
@@ -72,42 +90,74 @@ def _first(names: Sequence[str], found: Found) -> str | None:
     return next((name for name in names if name in columns), None)
 
 
-def look(path: str, *, modality: str | None = None, label: str | None = None, table_format: TableFormat = PLAIN) -> Found:
+def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None, table_format: TableFormat = PLAIN) -> Found:
     """What data hold.
 
-    modality: what they are to be read as; needed where several are as likely. label: the column of labels.
+    modalities: what they are to be read as; needed where several are as likely. label: the column of labels.
     Raises ValueError that asks for what is missing, and what opening the data raises.
     """
+    if unknown := [name for name in modalities if name not in installed()]:
+        raise ValueError(f"no modality named {unknown[0]!r}; installed: {', '.join(installed())}")
     seen = survey(path, table_format)
-    if modality is not None and modality not in installed():
-        raise ValueError(f"no modality named {modality!r}; installed: {', '.join(installed())}")
-    if seen.mixed and not (modality and len(seen.candidates) > 1):
-        raise ValueError(seen.mixed)
-    if modality and len(seen.candidates) > 1:
-        chosen = [candidate.path for candidate in seen.candidates if candidate.modality == modality]
-        if seen.mixed and not chosen:
-            raise ValueError(f"--modality {modality}: {path} holds {', '.join(each.modality for each in seen.candidates)}")
-        path = chosen[0] if seen.mixed else path
+    if seen.mixed:
+        places = {candidate.modality: candidate.path for candidate in seen.candidates}
+        if len(modalities) != 1 or len(places) < 2:
+            raise ValueError(seen.mixed)
+        if modalities[0] not in places:
+            raise ValueError(f"--modality {modalities[0]}: {path} holds files of {', '.join(places)}")
+        path = places[modalities[0]]
     source = Source(path=path, table_format=table_format)
-    known = source.columns.get("label")
+    if len(source) < FEWEST:
+        held = f"{len(source)} sample{'s' * (len(source) > 1)}"
+        raise ValueError(f"{source} holds {held}: to learn takes {FEWEST} or more, best hundreds")
+    known = source.columns.get(LABEL)
     if label is not None and label not in source.column_names:
         raise LookupError(f"--label {label}: {source} has no such column; it has {', '.join(source.column_names[:SHOWN])}")
     label = label or (known if isinstance(known, str) else next((name for name in LABELS if name in source.column_names), None))
     rows = (some := source.evenly(EXAMINED)).rows(range(len(some)))
     cells = {name: [row[name] for row in rows] for name in source.column_names if name != label}
-    claims = dict(_claims(cells, modality))
-    if not claims:
-        what = f"as {modality}" if modality else "by any modality"
-        raise ValueError(f"{source} cannot be read {what}: its columns are {_shown(cells)}. docs/modalities says what each reads")
-    given = {key: value for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
-    return Found(path, _chosen(claims, source), label, replace(seen, num_rows=len(source)), given, label == known)
+    claims = {name: claim for name in modalities or installed() if (claim := find(name).claimed(cells)) is not None}
+    if modalities and (lacking := [name for name in modalities if name not in claims]):
+        raise ValueError(f"{source} cannot be read as {lacking[0]}: {_reading(cells)}")
+    if not modalities:
+        claims = {name: claim for name, claim in claims.items() if _reads(name, claim, cells)}
+        if not claims:
+            raise ValueError(f"{source} cannot be read by any modality: {_reading(cells)}")
+        claims = _chosen(claims, source)
+    given = {key: _plain(value) for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
+    return Found(path, claims, label, replace(seen, num_rows=len(source)), given, label == known)
 
 
-def _claims(cells: Mapping[str, Sequence[Any]], only: str | None) -> Iterator[tuple[str, Claim]]:
-    """What each modality would read."""
-    for name in installed():
-        if only in (None, name) and (claim := find(name).claimed(cells)) is not None:
-            yield name, claim
+def _plain(value: Any) -> Any:
+    """An option as a recipe writes it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: _plain(held) for key, held in vars(value).items() if held is not None}
+    return [*value] if isinstance(value, tuple) else value
+
+
+def _reading(cells: Mapping[str, Sequence[Any]]) -> str:
+    """The columns of a table with what they hold, and where it says what can be read."""
+    named = [f"{name} ({type(next((c for c in held if c is not None), None)).__name__})" for name, held in cells.items()]
+    shown = ", ".join(named[:SHOWN]) + (f" and {len(named) - SHOWN} more" if len(named) > SHOWN else "")
+    return f"its columns are {shown}. The pages of the modalities say what each reads"
+
+
+def _reads(name: str, claim: Claim, cells: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether a modality can read the first files that it claims by their suffix, which another may have too; else True."""
+    if not isinstance(claim.columns, str) or claim.certainty < 1:
+        return True
+    modality, samples = find(name), [cell for cell in cells[claim.columns] if cell is not None][:TRIED]
+    suited = {
+        key.removeprefix(PROCESSOR): found.value for key, found in modality.suited(samples).items() if key.startswith(PROCESSOR)
+    }
+    try:
+        processor = modality.processor(**suited)
+        processor.fit(samples)
+        for raw in samples:
+            processor(processor.beginning(raw))
+    except (ValueError, TypeError, OSError, ImportError):
+        return False
+    return True
 
 
 def _chosen(claims: Mapping[str, Claim], source: Source) -> dict[str, Claim]:
@@ -122,11 +172,6 @@ def _chosen(claims: Mapping[str, Claim], source: Source) -> dict[str, Claim]:
         return near
     asked = "; ".join(f"--modality {name} ({claim.why})" for name, claim in near.items())
     raise ValueError(f"{source} can be read in {len(near)} ways: say {asked}")
-
-
-def _shown(cells: Mapping[str, Sequence[Any]]) -> str:
-    named = [f"{name} ({type(next((c for c in held if c is not None), None)).__name__})" for name, held in cells.items()]
-    return ", ".join(named[:SHOWN]) + (f" and {len(named) - SHOWN} more" if len(named) > SHOWN else "")
 
 
 def starters_by_modalities() -> dict[tuple[str, ...], Path]:

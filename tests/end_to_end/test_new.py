@@ -174,10 +174,34 @@ def test_starters_are_written_out_with_the_values_that_auto_stands_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     starter = load(starters_by_modalities()[names])
-    made = mmssl.new(starter.resolved()["data"]["path"], modality=names[0] if len(names) == 1 else None)
+    made = mmssl.new(starter.resolved()["data"]["path"], modality=names)
     before, after = starter.resolved(), made.recipe.resolved()
     after["data"]["columns"] = before["data"]["columns"]
     assert before == after
     assert "auto" not in {
         line.partition("#")[0].rstrip().rpartition(" ")[2] for line in Path("recipe.yaml").read_text().splitlines()
     }
+
+
+def test_a_long_table_is_asked_about_and_read_as_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": i, "time": t, "x": float(np.sin(t / (3 + i % 3))), "y": float(t * i)} for i in range(12) for t in range(40)]
+    pd.DataFrame(rows).to_csv("long.csv", index=False)
+    main(["new", "long.csv", "--output", "table.yaml"])
+    assert "if rows are steps of a series in time, say how: --series" in capsys.readouterr().out
+    main(["new", "long.csv", "--series", "{by: id, time: time, values: [x, y]}"])
+    assert "12 samples" in capsys.readouterr().out
+    plain = load("recipe.yaml").resolved()
+    assert set(plain["modalities"]) == {"timeseries"}
+    assert plain["data"]["series"]["values"] == ["x", "y"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_too_few_samples_are_told(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"n": range(count), "m": range(count)}).to_csv("rows.csv", index=False)
+    with pytest.raises(ValueError, match=rf"rows\.csv holds {count} samples?: to learn takes 4 or more"):
+        mmssl.new("rows.csv")
+    assert not Path("recipe.yaml").exists()

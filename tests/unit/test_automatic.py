@@ -56,7 +56,7 @@ def test_they_follow_the_data(tmp_path: Path) -> None:
             {"modalities.image.processor.mean": "auto"},
             r"modalities\.image\.processor\.mean: auto has no meaning there",
         ),
-        ({"data.path": None}, r"auto is taken from data\.path, which is not set"),
+        ({"data.path": None}, r"neither data\.path nor data\.sources is set"),
         ({"train.lr": "auto"}, r"train\.lr"),
         ({"train.lr": -1.0}, r"train\.lr"),
     ],

@@ -16,6 +16,7 @@ from mmssl.evaluation.features import Features
 from mmssl.evaluation.history import History
 from mmssl.evaluation.pair_data import read_templates
 from mmssl.evaluation.paired import ZeroShot
+from mmssl.evaluation.spaces import Own
 from mmssl.modality import find
 from mmssl.model import MMSSLConfig
 from mmssl.processor import MMSSLProcessor
@@ -198,42 +199,42 @@ def perfect(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
         values = torch.eye(len(ROWS))[rows if name == "text" else order[rows]]
         return Features(values, None if labels is None else labels.tensor(), torch.arange(len(source)))
 
-    def embed_texts(model: Any, processor: Any, name: str, texts: Any, batch_size: int) -> Tensor:
+    def embed_texts(self: Any, modality: str, texts: Any, batch_size: int) -> Tensor:
         kinds = [[float(row["kind"] == text) for row in ROWS] for text in texts]
         return torch.tensor(kinds)
 
-    monkeypatch.setattr("mmssl.evaluation.paired.extract", extract)
-    monkeypatch.setattr("mmssl.evaluation.paired.embed_texts", embed_texts)
+    monkeypatch.setattr("mmssl.evaluation.spaces.extract", extract)
+    monkeypatch.setattr(Own, "texts", embed_texts)
     return order
 
 
 def test_perfect_embeddings_score_100_and_shuffled_ones_chance(perfect: Tensor) -> None:
     (retrieval, zero_shot) = opened({"zero_shot": ZeroShotOptions(splits=[None])}).values()
-    model = small_model("text")
-    found = retrieval.measure("perfect", model, PROCESSOR)
+    model = Own(small_model("text"), PROCESSOR, History())
+    found = retrieval.measure("perfect", model)
     assert set(found.row.scores.values()) == {100.0}
     assert (found.count, retrieval.lacking, found.skipped) == (38, 2, 0)
     assert found.remark is not None
     assert found.remark.startswith("modality gap 0.000 ")
     # 36 samples have a partner in their group, which has two; of each group that lost a row one is left.
     assert found.chance[0].scores["text_to_timeseries_1"] == pytest.approx(100 * (36 * 2 + 2) / 38 / 38)
-    perfect_classes = zero_shot.measure("perfect", model, PROCESSOR)
+    perfect_classes = zero_shot.measure("perfect", model)
     assert set(perfect_classes.row.scores.values()) == {100.0}
     assert perfect_classes.count == 39
     perfect[:] = torch.randperm(40, generator=torch.Generator().manual_seed(3))
-    shuffled = retrieval.measure("shuffled", model, PROCESSOR).row.scores
+    shuffled = retrieval.measure("shuffled", model).row.scores
     assert max(shuffled[f"{way}_1"] for way in ("text_to_timeseries", "timeseries_to_text")) < 16
-    assert 20 < zero_shot.measure("shuffled", model, PROCESSOR).row.scores["top_1"] < 80
+    assert 20 < zero_shot.measure("shuffled", model).row.scores["top_1"] < 80
 
 
 def test_groups_make_other_rows_right(perfect: Tensor) -> None:
-    model = small_model("text")
+    model = Own(small_model("text"), PROCESSOR, History())
     perfect[:] = torch.arange(40) ^ 1  # the other row of the group
     ((_, grouped),) = opened({}).items()
     ((_, alone),) = opened({}, columns={"timeseries": "curve"}).items()
     # Two rows lost the other one of their group.
-    assert list(grouped.measure("x", model, PROCESSOR).row.scores.values()) == [pytest.approx(100 * 36 / 38)] * 6
-    assert alone.measure("x", model, PROCESSOR).row.scores["text_to_timeseries_1"] == 0
+    assert list(grouped.measure("x", model).row.scores.values()) == [pytest.approx(100 * 36 / 38)] * 6
+    assert alone.measure("x", model).row.scores["text_to_timeseries_1"] == 0
 
 
 @pytest.mark.parametrize(

@@ -14,3 +14,6 @@ from mmssl.model.public.source import Source as Source
 from mmssl.model.public.table import Family as Family
 from mmssl.model.public.table import Of as Of
 from mmssl.model.public.table import Row as Row
+from mmssl.model.public.two_towers import OPEN_CLIP as OPEN_CLIP
+from mmssl.model.public.two_towers import find_two_towers as find_two_towers
+from mmssl.model.public.two_towers import load_two_towers as load_two_towers

@@ -134,7 +134,7 @@ def write_native(model: MMSSLModel, family: Family, native: Native, name: str, o
 
     ValueError if weights of theirs are left without a value, or ours without a place.
     """
-    config, opener = AutoConfig.from_pretrained(folder), getattr(transformers, native.opener)
+    config, opener = AutoConfig.from_pretrained(folder, trust_remote_code=False), getattr(transformers, native.opener)
     make = AutoModel.from_config if opener is AutoModel else opener
     with torch.random.fork_rng([]), no_weights_bar():
         torch.manual_seed(0)

@@ -52,8 +52,10 @@ def samples(ours: Ours) -> list[Any]:
 def run(folder: Path, raws: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Tokens of sounds; theirs run through frequency first, ours through time."""
     rate = raws[0]["sampling_rate"]
-    inputs = AutoFeatureExtractor.from_pretrained(folder)([raw["array"] for raw in raws], sampling_rate=rate, return_tensors="pt")
-    model = AutoModel.from_pretrained(folder).eval()
+    inputs = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)(
+        [raw["array"] for raw in raws], sampling_rate=rate, return_tensors="pt"
+    )
+    model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     tokens, own = model(**inputs).last_hidden_state, model.config
     rows = (own.num_mel_bins - own.patch_size) // own.frequency_stride + 1
     body = tokens[:, 2:].unflatten(1, (rows, -1)).transpose(1, 2).flatten(1, 2)

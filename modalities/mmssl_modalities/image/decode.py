@@ -52,7 +52,7 @@ MAX_PIXELS = 178_956_970
 """A quarter of a GiB as 24-bit RGB; Pillow's own limit against decompression bombs."""
 
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0, "float16": 1.0, "float32": 1.0, "float64": 1.0}
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -107,7 +107,7 @@ def _read_record(record: Mapping[str, Any], channels: int, max_pixels: int, name
 
 def _read_file(data: bytes, name: str, channels: int, max_pixels: int, names: Names, page: int = 0) -> Picture:
     """An image file; TIFF with the planes as they are stored where the channels have names, or are more than Pillow knows."""
-    if is_tiff(data) and (names is not None or channels not in _MODES):
+    if is_tiff(data) and (names is not None or channels not in MODES):
         return _read_array(read_tiff(data, name, channels, max_pixels), channels, (0,), names)
     image = _decode(data, name, max_pixels, page)
     if image is not None:
@@ -213,15 +213,15 @@ def _in_channels(image: Image.Image, channels: int, names: Names = None) -> Pict
         return _read_array(_deep_values(image), channels, (), names)
     if names is not None:
         return _read_array(_bands(image), channels, (-1,), names)
-    if channels not in _MODES:
+    if channels not in MODES:
         raise ValueError(
             f"a PIL image or image file has 1, 3 or 4 channels; the processor has channels={channels}. Pass arrays "
             f"[{channels}, H, W], or set processor.channels"
         )
     try:
-        return _in_mode(image, _MODES[channels])
+        return _in_mode(image, MODES[channels])
     except ValueError as error:
-        raise ValueError(f"cannot use an image of mode {image.mode}: {error}. Convert it to {_MODES[channels]} first") from error
+        raise ValueError(f"cannot use an image of mode {image.mode}: {error}. Convert it to {MODES[channels]} first") from error
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -266,7 +266,7 @@ def _read_array(array: Shaped[np.ndarray, "..."], channels: int, axes: Sequence[
         # Not as RGBA, whose last band would count as opacity when it is resized.
         return _pil(planes) if array.dtype == np.uint8 and len(names) in (1, 3) else _to_floats(planes)
     planes = _channels_first(array, channels, axes)
-    if array.dtype == np.uint8 and len(planes) in _MODES and channels in _MODES:
+    if array.dtype == np.uint8 and len(planes) in MODES and channels in MODES:
         return _in_channels(_pil(planes), channels)
     values = _to_floats(planes)
     return values if len(values) == channels else _from_grey(values, channels)
@@ -313,9 +313,9 @@ def _named(array: Shaped[np.ndarray, "..."], names: Sequence[str], axes: Sequenc
 
 def _convertible(array: Shaped[np.ndarray, "..."], channels: int) -> tuple[int, ...]:
     """Numbers of channels from which the wanted number can be made: bytes as Pillow does it, other types from grey."""
-    if channels not in _MODES:
+    if channels not in MODES:
         return ()
-    return tuple(_MODES) if array.dtype == np.uint8 else (1,)
+    return tuple(MODES) if array.dtype == np.uint8 else (1,)
 
 
 def _pil(planes: UInt8[np.ndarray, "c h w"]) -> Image.Image:
@@ -344,6 +344,13 @@ def to_floats(picture: Picture) -> Float32[np.ndarray, "c h w"]:
     values = planes.astype(np.float32, order="C")
     values *= np.float32(1 / 255)
     return values
+
+
+def in_rgb(picture: Picture) -> Image.Image:
+    """Of 8 bits and three channels; what is transparent becomes white. Floats are cut to [0, 1]."""
+    if isinstance(picture, np.ndarray):
+        picture = _pil((picture.clip(0, 1) * 255).round().astype(np.uint8))
+    return _in_mode(picture, "RGB")
 
 
 def resize(

@@ -51,8 +51,8 @@ def run(folder: Path, raws: Sequence[Any]) -> tuple[Tensor, Tensor]:
     grey = {"input_data_format": "channels_last"}
     pictures = [raw if isinstance(raw, Image.Image) else raw.reshape(*raw.shape[:2], -1) for raw in raws]
     options = {} if isinstance(pictures[0], Image.Image) else grey
-    inputs = AutoImageProcessor.from_pretrained(folder)(list(pictures), return_tensors="pt", **options)
-    tokens = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state
+    inputs = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)(list(pictures), return_tensors="pt", **options)
+    tokens = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()(**inputs).last_hidden_state
     return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)
 
 

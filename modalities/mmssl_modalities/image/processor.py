@@ -9,15 +9,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from mmssl.modality import Content, Inputs, Odd, Processor, pad_stack
 from mmssl_modalities.image.decode import (
     MAX_PIXELS,
+    MODES,
     Picture,
     Resample,
     file_bytes,
+    in_rgb,
     num_pages,
     read_image,
     resize,
@@ -149,6 +152,16 @@ class ImageProcessor(Processor):
             raw = {"bytes": bytes(raw), "path": None}
         record = dict(raw) if isinstance(raw, Mapping) else {"bytes": None, "path": str(raw)}
         return [{**record, "page": page} for page in range(count)]
+
+    def plain(self, raw: Any) -> Image.Image:
+        """The image in RGB at its own size; 8 bits of deeper ones, of floats as if from 0 to 1."""
+        if self.channel_names is not None or self.channels not in MODES:
+            raise ValueError(
+                f"public encoders read grey pictures and such in colour, and images of this model have {self.channels} channels "
+                "of another kind"
+            )
+        picture = read_image(raw, self.channels if isinstance(raw, np.ndarray | Tensor) else 3, self.max_pixels)
+        return in_rgb(picture)
 
     def contents(self, samples: Iterable[Any]) -> list[Content]:
         """Files of several pages, of which only the first is taken; of TIFF files, by the first 100."""

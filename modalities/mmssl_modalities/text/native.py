@@ -78,14 +78,20 @@ def samples(ours: Ours) -> list[Any]:
 @torch.no_grad()
 def run(folder: Path, raws: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Tokens of texts, and which of them are no padding."""
-    inputs = AutoTokenizer.from_pretrained(folder)(list(raws), padding=True, truncation=True, return_tensors="pt")
-    return AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state, inputs["attention_mask"] > 0
+    inputs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(
+        list(raws), padding=True, truncation=True, return_tensors="pt"
+    )
+    return AutoModel.from_pretrained(folder, trust_remote_code=False).eval()(**inputs).last_hidden_state, inputs[
+        "attention_mask"
+    ] > 0
 
 
 @torch.no_grad()
 def run_filled(folder: Path, raws: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Tokens of texts that are filled up by tokens which attention sees, as SigLIP's."""
-    inputs = AutoTokenizer.from_pretrained(folder)(list(raws), padding="max_length", truncation=True, return_tensors="pt")
+    inputs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(
+        list(raws), padding="max_length", truncation=True, return_tensors="pt"
+    )
     tokens = SiglipTextModel.from_pretrained(folder).eval()(input_ids=inputs["input_ids"]).last_hidden_state
     return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)
 

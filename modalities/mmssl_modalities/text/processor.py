@@ -217,6 +217,10 @@ class TextProcessor(Processor):
             return [raw]
         return [Window(ids[first:last]) for first, last in windows(len(ids), self.room, self.overlap)]
 
+    def plain(self, raw: Any) -> str:
+        """The text, of several captions the first."""
+        return read_text(self._captions(raw)[0])
+
     def beginning(self, raw: Any) -> Any:
         """As many of the first tokens as have room beside special ones."""
         return Window(self._ids(raw)[: self.room])

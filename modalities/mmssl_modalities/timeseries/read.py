@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from mmssl_modalities.timeseries.files import is_file, read_series_file
+from mmssl_modalities.timeseries.files import SUFFIXES, is_file, read_series_file
 
 Layout = Literal["channels_first", "time_first"]
 
@@ -48,7 +48,7 @@ def read_series(raw: Any, layout: Layout, signals: Sequence[str] | None = None) 
     """
     if isinstance(raw, Series):
         return raw
-    if isinstance(raw, str | Path):
+    if isinstance(raw, Path) or (isinstance(raw, str) and raw.lower().endswith(SUFFIXES)):
         raw = {"path": str(raw)}
     if isinstance(raw, Mapping) and "values" not in raw and is_file(raw):
         try:

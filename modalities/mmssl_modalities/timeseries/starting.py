@@ -5,13 +5,15 @@ from numbers import Number
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mmssl.modality import Claim, Suited, readable
 from mmssl_modalities.timeseries.read import read_series
 
 LONGEST = 1024
 """Samples of a window: longer series become several."""
-PATCHES = (1, 2, 4, 8, 16, 32)
+PATCHES = (2, 4, 8, 16, 32)
+"""Samples of a patch: more than one, as its values are normalised before they are predicted."""
 TOKENS = 24
 """Tokens of a channel that a patch is chosen for."""
 FEW = 3
@@ -21,7 +23,7 @@ READ = 200
 
 
 def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
-    """Lists of numbers, or of such lists."""
+    """Lists of numbers, or of such lists, by themselves or beside their times."""
     for name, cells in columns.items():
         there = [cell for cell in cells if cell is not None]
         if there and all(_are_numbers(cell) for cell in there) and len(readable(there[:3], _read)) == len(there[:3]):
@@ -30,6 +32,10 @@ def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
 
 
 def _are_numbers(cell: Any) -> bool:
+    if isinstance(cell, Mapping):
+        cell = cell.get("values")
+    if isinstance(cell, pd.Series | pd.DataFrame):
+        return True
     while isinstance(cell, list | tuple | np.ndarray) and len(cell):
         cell = cell[0]
     return isinstance(cell, Number) and not isinstance(cell, bool)
@@ -49,7 +55,7 @@ def suited(samples: Sequence[Any]) -> dict[str, Suited]:
     channels, lengths = sorted({count for count, _ in found}), [length for _, length in found]
     long = max(lengths) > LONGEST
     middle = min(int(np.median(lengths)), LONGEST)
-    patch = max((size for size in PATCHES if size <= max(1, middle / TOKENS)), default=1)
+    patch = max((size for size in PATCHES if size <= max(1, middle / TOKENS)), default=PATCHES[0])
     mixed = len(channels) == 1 and channels[0] > FEW
     have = f"{channels[0]} to {channels[-1]} channels" if len(channels) > 1 else f"{channels[0]} channel{'s' * (channels[0] > 1)}"
     return {
