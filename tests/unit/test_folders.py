@@ -129,14 +129,14 @@ def test_a_folder_that_cannot_be_listed_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_passed_over_is_counted_by_suffix() -> None:
-    touch("pets/1.png", "pets/a.heic", "pets/b.HEIC", "pets/c.txt", "pets/README", "pets/.hidden.txt", "pets/.git/config")
+    touch("pets/1.png", "pets/a.docx", "pets/b.DOCX", "pets/c.txt", "pets/README", "pets/.hidden.txt", "pets/.git/config")
     hidden = "pets: 2 hidden files and folders are left out: .git, .hidden.txt."
-    assert notes("pets") == f"pets: 4 files passed over: 2 .heic, 1 without suffix, 1 .txt. {hidden}"
+    assert notes("pets") == f"pets: 4 files passed over: 2 .docx, 1 without suffix, 1 .txt. {hidden}"
     touch(*(f"many/{i}.x{i}" for i in range(12)), "many/1.png")
     shown = (0, 1, 10, 11, 2, 3, 4, 5)
     assert notes("many") == "many: 12 files passed over: " + ", ".join(f"1 .x{i}" for i in shown) + ", 4 with 4 more suffixes."
-    touch("none/1.heic")
-    with pytest.raises(FileNotFoundError, match=r"none holds no data files; looked for .*none: 1 file passed over: 1 \.heic\."):
+    touch("none/1.docx")
+    with pytest.raises(FileNotFoundError, match=r"none holds no data files; looked for .*none: 1 file passed over: 1 \.docx\."):
         Source(path="none")
 
 
