@@ -184,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
     command.set_defaults(run=compare)
 
-    command = commands.add_parser("check", help="validate a recipe and show what it would build, without training")
+    command = commands.add_parser("check", help="validate a recipe and show what it would build")
     command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
     command.add_argument("overrides", nargs="*", metavar="key=value")
     command.set_defaults(run=check)
@@ -468,8 +468,6 @@ def embed(options: argparse.Namespace) -> None:
 
 def search(options: argparse.Namespace) -> None:
     from rich import get_console
-    from rich.table import Table
-    from rich.text import Text
 
     from mmssl import api
 
@@ -485,16 +483,13 @@ def search(options: argparse.Namespace) -> None:
         output=options.output,
         data=options.data,
     )
-    found, grid = hits.table(), Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    numbers = ("rank", "row", "cosine")
-    for name in found.column_names:
-        grid.add_column(Text(name), justify="right" if name in numbers else "left", overflow="fold")
-    for row in found.to_pylist():
-        grid.add_row(
-            *(Text(f"{cell:.3f}" if name == "cosine" else "" if cell is None else str(cell)) for name, cell in row.items())
-        )
+    found = hits.table()
+    rows = [
+        [f"{cell:.3f}" if name == "cosine" else "" if cell is None else str(cell) for name, cell in row.items()]
+        for row in found.to_pylist()
+    ]
     get_console().print(f"nearest to {hits.query} among {hits.size:,} embeddings", markup=False, highlight=False, soft_wrap=True)
-    get_console().print(grid)
+    print_table(found.column_names, rows, right=("rank", "row", "cosine"))
     if options.output:
         print(f"{len(hits)} hits in {options.output}")
 
@@ -584,15 +579,15 @@ def compare(options: argparse.Namespace) -> None:
     print_table(("", *(folder.name for folder in options.runs)), [(name, *texts) for name, texts in compared(options.runs)])
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns of texts, each as wide as its longest; on a narrow terminal they wrap."""
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Columns of texts, each as wide as its longest; on a narrow terminal they wrap. right: those of numbers, set to the right."""
     from rich import get_console
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in head:
-        grid.add_column(Text(name), overflow="fold")
+        grid.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*map(Text, row))
     get_console().print(grid)

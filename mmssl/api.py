@@ -40,6 +40,7 @@ from mmssl.evaluation.stamp import Stamp
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model, load_predictor
 from mmssl.model.heads import read_projectors
+from mmssl.model.loading import model_of
 from mmssl.model.model import PROJECTOR, with_projectors
 from mmssl.model.public import saved_processor
 from mmssl.objectives import Objective
@@ -334,12 +335,6 @@ def split_to_score(data: str, split: str | None, table_format: TableFormat) -> s
         return Source(path=data, split="test", table_format=table_format).split
     except LookupError:
         return None
-
-
-def model_of(model: str | Path) -> str | Path:
-    """The published model, where a run is named."""
-    inner = Path(model) / "model"
-    return inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
 
 
 def headed(model: MMSSLModel, folder: Path) -> MMSSLModel:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from mmssl.data.lines import decoded
 from mmssl.data.tables import Row, RowTable, Table
 from mmssl.files import not_utf8
 
@@ -33,13 +34,10 @@ def archive_table(kind: str, files: Sequence[Path], path: str) -> Table:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
     with file.open("rb") as content:
         for number, line in enumerate(content, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError:
-                raise ValueError(f"cannot read {file}: {not_utf8(line, str(file), f'line {number}')}") from None
-            if text:
+            if text := decoded(line, file, number).strip():
                 yield number, text
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from mmssl.data.tables import Row, Table
+from mmssl.data.tables import ChangedTable, Row, Table
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,16 @@ class Beside:
         return [located(cell, self._folders[owner]) for cell, owner in zip(cells, self.owners(rows), strict=True)]
 
 
-class BesideTable(Table):
+class BesideTable(ChangedTable):
     """A table with the whole path, as `{"path": ..., "bytes": None}`, of each file beside it that a cell of some columns names.
 
     Other cells stay as they are: paths that are absolute, or relative to the working directory, and whatever is no path.
     """
 
     def __init__(self, table: Table, names: Sequence[str], beside: Beside) -> None:
-        self._table, self._names, self._beside = table, names, beside
-        self.columns, self.index, self.label = table.columns, table.index, table.label
-        self.parts, self.notes = table.parts, table.notes
-
-    def __len__(self) -> int:
-        return len(self._table)
+        super().__init__(table)
+        self._names, self._beside = names, beside
+        self.beside = None  # nothing is left to be looked for
 
     def rows(self, indices: Sequence[int]) -> list[Row]:
         rows = self._table.rows(indices)
@@ -75,9 +72,6 @@ class BesideTable(Table):
     def column(self, name: str) -> list[Any]:
         cells = self._table.column(name)
         return self._beside.located(cells, range(len(cells))) if name in self._names else cells
-
-    def class_names(self, name: str) -> list[str] | None:
-        return self._table.class_names(name)
 
     def select(self, names: Sequence[str]) -> Table:
         return beside_table(self._table.select(names), [name for name in self._names if name in names], self._beside)

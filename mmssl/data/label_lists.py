@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from mmssl.data.tables import Row, Table
+from mmssl.data.tables import ChangedTable, Row, Table, lacks_value
 
 SHOWN = 5
 """Names that a message lists."""
@@ -65,9 +65,9 @@ def read_lists(
 def _list(cell: Any, place: str) -> list[Any]:
     found = as_list(cell)
     if found is None:
-        missing = cell is None or cell != cell
+        what = "the labels are missing" if lacks_value(cell) else f"{cell!r} is no list of labels"
         raise ValueError(
-            f"{place}: {'the labels are missing' if missing else f'{cell!r} is no list of labels'}; where rows have several "
+            f"{place}: {what}; where rows have several "
             "labels, each needs a list of them, an empty one if none applies. Of texts such as 'red;round' say what parts them: "
             "data.lists={COLUMN: ';'}"
         )
@@ -96,21 +96,6 @@ def rarest(values: Float[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
     """Of each row the label that the fewest rows hold, -1 for a row without any: by these a few rows can be held out fairly."""
     counts = np.where(values > 0, values.sum(0), np.inf)
     return np.where(values.any(1), counts.argmin(1), -1)
-
-
-class ChangedTable(Table):
-    """A table some of whose columns hold something else than they are stored as."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self.columns, self.index, self.label = table.columns, table.index, table.label
-        self.parts, self.notes, self.beside = table.parts, table.notes, table.beside
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def class_names(self, name: str) -> list[str] | None:
-        return self._table.class_names(name)
 
 
 class PartedTable(ChangedTable):
@@ -145,7 +130,7 @@ def parted(cell: Any, sign: str) -> list[Any]:
     found = as_list(cell)
     if found is not None:
         return found
-    return [] if cell is None or cell != cell else [cell]
+    return [] if lacks_value(cell) else [cell]
 
 
 class TogetherTable(ChangedTable):

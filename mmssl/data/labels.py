@@ -8,13 +8,13 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from mmssl.data.label_lists import are_lists, as_list, rarest, read_lists, told
 from mmssl.data.label_values import are_values, read_values, values_told, wrong
+from mmssl.data.tables import lacks_value
 
 Kind = Literal["classification", "regression", "multi_label"]
 
@@ -202,13 +202,6 @@ def _named(cells: list[Any], class_names: Sequence[str] | None, place: _Place) -
     return [cell if isinstance(cell, str) else class_names[cell] for cell in cells]
 
 
-def is_missing(cell: Any) -> bool:
-    """Whether a cell holds no label: None, NaN, pandas' NA and NaT, or blank text."""
-    if isinstance(cell, str):
-        return not cell.strip()
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)
-
-
 def _cell_type(cells: list[Any], place: _Place) -> type:
     if not cells:
         raise ValueError(f"{place.where} has no rows, and so no labels")
@@ -334,3 +327,8 @@ def _indices(cells: list[Any], names: Sequence[str], where: str) -> Shaped[np.nd
             f"known: {', '.join(map(repr, names[:_SHOWN]))}{', ...' if len(names) > _SHOWN else ''}"
         )
     return np.asarray([index[name] for name in named], dtype=np.int64)
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell holds no label: nothing, or blank text."""
+    return not cell.strip() if isinstance(cell, str) else lacks_value(cell)

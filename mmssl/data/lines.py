@@ -15,7 +15,7 @@ def lines_table(columns: Sequence[str], files: Sequence[Path], path: str) -> Tab
         try:
             with opened(file) as content:
                 for number, line in enumerate(content, 1):
-                    text = _decoded(line, file, number).strip("\r\n")
+                    text = decoded(line, file, number).strip("\r\n")
                     if text.strip():
                         rows.append(dict.fromkeys(columns, text))
                     else:
@@ -30,7 +30,8 @@ def lines_table(columns: Sequence[str], files: Sequence[Path], path: str) -> Tab
     return table
 
 
-def _decoded(line: bytes, file: Path, number: int) -> str:
+def decoded(line: bytes, file: Path, number: int) -> str:
+    """A line of a file as text. ValueError naming file and line for what is no UTF-8."""
     if number == 1 and line.startswith(NO_TEXT):
         raise ValueError(f"cannot read {file}: {not_utf8(line, str(file))}")
     try:

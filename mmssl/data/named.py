@@ -5,22 +5,21 @@ from functools import partial
 from typing import Any
 
 from mmssl.data.labels import UNLABELLED
-from mmssl.data.tables import Row, Table
+from mmssl.data.tables import ChangedTable, Row, Table
 
 Called = Mapping[str, Mapping[str, str]]
 """By column, what its values are called, which are written as text: {"label": {"0": "zero"}}."""
 
 
-class NamedTable(Table):
+class NamedTable(ChangedTable):
     """A table with names in the place of values that stand for them. names: for each such column, the name of a cell."""
 
     def __init__(self, table: Table, names: Mapping[str, Callable[[Any], Any]]) -> None:
-        self._table, self._names = table, names
-        self.columns, self.index, self.label = table.columns, table.index, table.label
-        self.parts, self.notes, self.beside = table.parts, table.notes, table.beside
+        super().__init__(table)
+        self._names = names
 
-    def __len__(self) -> int:
-        return len(self._table)
+    def class_names(self, name: str) -> list[str] | None:
+        return None  # the cells are the names
 
     def rows(self, indices: Sequence[int]) -> list[Row]:
         return [row | {name: find(row[name]) for name, find in self._names.items()} for row in self._table.rows(indices)]

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from mmssl.data.tables import Row, Table
+from mmssl.data.tables import Row, Table, lacks_value
 
 Layout = Literal["long", "wide", "files"]
 NAMES = ("series", "values", "signal")
@@ -271,7 +271,7 @@ def _numbers(table: Table, name: str, where: str) -> Float[np.ndarray, " n"]:
 def _by(table: Table, name: str, where: str) -> tuple[Int[np.ndarray, " n"], list[Any]]:
     """The number of the series of each row, and their ids, in the order in which they first come."""
     cells = table.column(name)
-    missing = next((row for row, cell in enumerate(cells) if cell is None or cell != cell), None)
+    missing = next((row for row, cell in enumerate(cells) if lacks_value(cell)), None)
     if missing is not None:
         raise ValueError(
             f"{where}, row {missing}: column {name}, which says what series a row is of, is empty. Fill it in, or drop the row"

@@ -11,9 +11,10 @@ import numpy as np
 from mmssl.data.folder import DataFile, class_of, media_files, table_files
 from mmssl.data.formats import one_format, suffix_of
 from mmssl.data.inside import Inside, look, sort_out
+from mmssl.data.label_lists import as_list
 from mmssl.data.paths import open_table
 from mmssl.data.table_format import PLAIN, TableFormat
-from mmssl.data.tables import Table
+from mmssl.data.tables import Table, lacks_value
 from mmssl.data.walk import MAGIC, SHOWN, Listing, Parts, match
 from mmssl.modality import find
 from mmssl.plugins import installed
@@ -206,21 +207,13 @@ def _of_table(found: Survey, table: Table) -> Survey:
 
 
 def _column(name: str, cells: Sequence[Any]) -> ColumnSurvey:
-    there = [cell for cell in cells if not _is_missing(cell)]
+    there = [cell for cell in cells if not lacks_value(cell)]
     kinds = Counter(map(_kind, there))
     kind: CellKind = kinds.most_common(1)[0][0] if kinds else "other"
     sizes = [len(cell) for cell in there if _kind(cell) == kind] if kind in ("string", "list") else []
     distinct = len(there) if kind == "list" else len(set(map(str, there)))
     missing = 1 - len(there) / len(cells) if cells else 0.0
     return ColumnSurvey(name, kind, distinct, missing, float(np.mean(sizes)) if sizes else 0.0, there[0] if there else None)
-
-
-def _is_missing(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, float) and cell != cell)
-
-
-def _is_list(cell: Any) -> bool:
-    return isinstance(cell, list | tuple | np.ndarray)
 
 
 def _kind(cell: Any) -> CellKind:
@@ -230,6 +223,6 @@ def _kind(cell: Any) -> CellKind:
         return "number"
     if isinstance(cell, str):
         return "string"
-    if _is_list(cell):
+    if as_list(cell) is not None:
         return "list"
     return "file" if isinstance(cell, dict) and {"path", "bytes"} & cell.keys() else "other"

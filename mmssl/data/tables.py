@@ -54,6 +54,21 @@ class Table(ABC):
         return self
 
 
+class ChangedTable(Table):
+    """A table some of whose columns hold something else than they are stored as."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self.columns, self.index, self.label = table.columns, table.index, table.label
+        self.parts, self.notes, self.beside = table.parts, table.notes, table.beside
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def class_names(self, name: str) -> list[str] | None:
+        return self._table.class_names(name)
+
+
 class RowTable(Table):
     """Rows that lie in memory."""
 
@@ -101,3 +116,8 @@ class MediaTable(Table):
 
     def _cell(self, index: int) -> dict[str, Any]:
         return {"path": self._files[index], "bytes": None}
+
+
+def lacks_value(cell: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, pandas' NA and NaT."""
+    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)

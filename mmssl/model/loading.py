@@ -19,6 +19,12 @@ NAMED = 3
 """Weights that an error names."""
 
 
+def model_of(model: str | Path) -> str | Path:
+    """The model's folder or Hub id, where a run may be named in its place."""
+    inner = Path(model) / "model"
+    return inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
+
+
 @contextmanager
 def no_weights_bar() -> Iterator[None]:
     """Keep transformers' own progress bar over the weights of a model off the screen."""

@@ -13,8 +13,9 @@ from mmssl import files
 from mmssl.modality import Axis, Inputs
 from mmssl.model import MMSSLModel, load_model
 from mmssl.model.auto import write_auto_files
+from mmssl.model.loading import model_of
 from mmssl.processor import MMSSLProcessor
-from mmssl.publish.place import Exported, differing, model_of, new_place
+from mmssl.publish.place import Exported, differing, new_place
 
 GRAPH, ABOUT = "model.onnx", "onnx.json"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

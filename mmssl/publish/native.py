@@ -6,13 +6,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 from mmssl.model import MMSSLModel, load_model
-from mmssl.model.loading import no_weights_bar, only_errors
+from mmssl.model.loading import model_of, no_weights_bar, only_errors
 from mmssl.model.public import Family
 from mmssl.model.public.bring import families
 from mmssl.model.public.give import Difference, differences, native_config, ours_of, write_native
 from mmssl.model.public.table import Native, Ours
 from mmssl.processor import MMSSLProcessor
-from mmssl.publish.place import Exported, differing, model_of, new_place
+from mmssl.publish.place import Exported, differing, new_place
 
 SHOWN = 8
 """Settings in the way that an error names."""

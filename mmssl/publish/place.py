@@ -1,4 +1,4 @@
-"""What all ways out of mmssl share: where the model is, where it goes, and whether it gives the same there."""
+"""What all ways out of mmssl share: where the model goes, and whether it gives the same there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,12 +25,6 @@ class Exported:
     def names(self) -> list[str]:
         """The files in the folder."""
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-
-
-def model_of(model: str | Path) -> str | Path:
-    """The model's folder or Hub id, where a run may be named in its place."""
-    inner = Path(model) / "model"
-    return inner if not (Path(model) / "config.json").exists() and (inner / "config.json").exists() else model
 
 
 @contextmanager

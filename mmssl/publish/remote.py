@@ -6,12 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mmssl.model import MMSSLConfig, faced, load_model, no_weights_bar
+from mmssl.model.loading import model_of
 from mmssl.model.needed import TASKS, name_classes, task_of
 from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.plugins import points
 from mmssl.publish.flat import Flat
-from mmssl.publish.place import Exported, model_of, new_place
+from mmssl.publish.place import Exported, new_place
 
 TITLES = {
     "mmssl.model.config": "configuration_mmssl",

@@ -12,6 +12,8 @@ from mmssl.recipe.automatic import AUTO
 LOOKED_AT = 1000
 """Samples of a source, evenly spaced, that values are taken from."""
 BATCHES = (2, 4, 8, 16, 32, 64, 128)
+FEW = 8
+"""Samples of a step where a quarter of all would be fewer."""
 MINUTES = {2_000: 1.0, 5_000: 3.0}
 """Minutes of training for at most so many samples; `MOST_MINUTES` for more."""
 MOST_MINUTES = 10.0
@@ -21,7 +23,7 @@ MOST_MINUTES = 10.0
 class Size:
     """What the general keys depend on: how many samples there are, whether they have labels, and whether rows are pairs.
 
-    tested: whether there is a part of the data called test.
+    tested: whether there is a part of the data called test, which only pairs are asked for.
     """
 
     samples: int
@@ -31,8 +33,9 @@ class Size:
 
 
 def _batch_size(size: Size) -> Suited:
-    """A power of two, so that a pass over the data has four steps or more."""
-    return Suited(max((each for each in BATCHES if each <= size.samples // 4), default=BATCHES[0]), f"{size.samples:,} samples")
+    """A power of two, so that a pass over the data has four steps or more; of few samples `FEW`, or as many as there are."""
+    most = max(size.samples // 4, min(FEW, size.samples))
+    return Suited(max((each for each in BATCHES if each <= most), default=BATCHES[0]), f"{size.samples:,} samples")
 
 
 def _minutes(size: Size) -> Suited:
@@ -67,11 +70,12 @@ def settle(keys: list[str], modalities: list[str], data: DataOptions, rows: Rows
             if any(key.startswith(f"modalities.{modality}.") for key in keys):
                 found |= {f"modalities.{modality}.{key}": value for key, value in suited(stream.source, modality).items()}
     sources = [stream.source for stream in streams.values()]
+    paired = len(modalities) > len(streams)
     size = Size(
         samples=sum(map(len, sources)),
         labelled=any(LABEL in source.columns for source in sources),
-        paired=len(modalities) > len(streams),
-        tested=rows is None and _has_test(next(iter(data.split_up(modalities).values()))),
+        paired=paired,
+        tested=paired and rows is None and _has_test(next(iter(data.split_up(modalities).values()))),
     )
     found |= {key: rule(size) for key, rule in RULES.items()}
     if unknown := [key for key in keys if key not in found]:

@@ -32,15 +32,18 @@ def verdict(tables: Sequence[Shown], flags: Sequence[Mapping[str, Any]]) -> Verd
     grave = [flag for flag in flags if flag["name"] in NOT_LEARNING]
     if grave:
         return Verdict("bad", "Not learning", f"{grave[-1]['message']}.")
-    below = [table for table in tables if table.margins.get(RANDOM, 0.0) < 0]
+    unseen = [table for table in tables if not table.rows[0].seen]
+    if tables and not unseen:
+        return Verdict("open", "No verdict", tables[0].verdict.removeprefix("No verdict: "))
+    below = [table for table in unseen if table.margins.get(RANDOM, 0.0) < 0]
     if below:
         return Verdict("bad", "Below random weights", f"{below[0].verdict} Train for longer, or change train.lr or the objective.")
     if flags:
         return Verdict("watch", "Look closer", f"{flags[-1]['message']}.")
     if not tables:
-        told = "no labels to score by. Name a column (data.columns.label, and evaluate={}), or look at the curves and pictures"
-        return Verdict("open", "Not scored", f"{told}.")
-    if not all(table.wins for table in tables):
-        weak = next(table for table in tables if not table.wins)
+        way_out = "Name a column of labels (data.columns.label) and set evaluate={}, or look at curves and pictures"
+        return Verdict("open", "Not scored", f"nothing was asked to be scored. {way_out}.")
+    weak = next((table for table in unseen if not table.wins), None)
+    if weak is not None:
         return Verdict("watch", "Not clearly better than its baselines", f"{weak.verdict} Train for longer, or score more samples.")
-    return Verdict("good", "Healthy", tables[0].verdict)
+    return Verdict("good", "Healthy", unseen[0].verdict)

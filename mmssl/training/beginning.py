@@ -13,9 +13,8 @@ from mmssl.data.survey import Survey, survey
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.modality import Claim, find
 from mmssl.plugins import installed
-from mmssl.recipe import Recipe, RecipeError, load, yaml12
+from mmssl.recipe import Recipe, RecipeError, changed_keys, load, override, yaml12
 from mmssl.recipe.automatic import leaves
-from mmssl.recipe.recipe import override
 from mmssl.training.build import build, cut_stream
 from mmssl.training.pace import samples_per_second
 from mmssl.training.splits import open_splits
@@ -205,8 +204,8 @@ def write(found: Found, output: Path, command: str, overrides: Sequence[str] = (
     text = "\n".join([*opening, "#", f"#     mmssl train {output}", *_filled(starter, values, reasons)]) + "\n"
     files.write_text(output, text)
     recipe = load(output)
-    if changed := [key for key in settled.resolved() if settled.resolved()[key] != recipe.resolved()[key]]:
-        raise AssertionError(f"{output} was not written as it was meant, in {', '.join(changed)}")
+    if changed := changed_keys(settled.resolved(), recipe.resolved()):
+        raise AssertionError(f"{output} was not written as it was meant: {'; '.join(changed)}")
     return recipe
 
 
@@ -228,17 +227,12 @@ def _filled(starter: Path, values: Mapping[str, Any], reasons: Mapping[str, str]
             continue
         comment = parts["comment"] or ""
         why = f"{comment or '  #'} ({reasons[key]})" if key in reasons else comment
-        yield f"{parts['indent']}{parts['key']}: {_flow(left.pop(key))}{why}"
+        yield f"{parts['indent']}{parts['key']}: {yaml12.line(left.pop(key))}{why}"
         if key == "data.path":  # what is new of the section stands behind it
             for other in [other for other in left if other.startswith("data.")]:
-                yield f"{parts['indent']}{other.removeprefix('data.')}: {_flow(left.pop(other))}"
+                yield f"{parts['indent']}{other.removeprefix('data.')}: {yaml12.line(left.pop(other))}"
     if left:
         raise RecipeError(f"the starter recipe has no {', '.join(left)}: write the recipe without, and add it there")
-
-
-def _flow(value: Any) -> str:
-    """A value on one line of YAML."""
-    return yaml12.line(value)
 
 
 @dataclass(frozen=True)
