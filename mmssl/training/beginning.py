@@ -15,6 +15,7 @@ from mmssl.modality import Claim, find
 from mmssl.plugins import installed
 from mmssl.recipe import Recipe, RecipeError, changed_keys, load, override, yaml12
 from mmssl.recipe.automatic import leaves
+from mmssl.recipe.messages import suggest
 from mmssl.training.build import build, cut_stream
 from mmssl.training.pace import samples_per_second
 from mmssl.training.splits import open_splits
@@ -111,7 +112,8 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
         raise ValueError(f"{source} holds {held}: to learn takes {FEWEST} or more, best hundreds")
     known = source.columns.get(LABEL)
     if label is not None and label not in source.column_names:
-        raise LookupError(f"--label {label}: {source} has no such column; it has {', '.join(source.column_names[:SHOWN])}")
+        held = ", ".join(source.column_names[:SHOWN])
+        raise LookupError(f"--label {label}: {source} has no such column; it has {held}{suggest(label, source.column_names)}")
     label = label or (known if isinstance(known, str) else next((name for name in LABELS if name in source.column_names), None))
     rows = (some := source.evenly(EXAMINED)).rows(range(len(some)))
     cells = {name: [row[name] for row in rows] for name in source.column_names if name != label}
@@ -248,9 +250,10 @@ class Estimate:
         return self.per_second * self.minutes * 60 / self.samples
 
     def line(self) -> str:
+        budget = f"{self.minutes:g} minute{'s' * (self.minutes != 1)}"
         return (
-            f"about {self.per_second:,.0f} samples a second on this machine: in {self.minutes:g} minutes each of "
-            f"{self.samples:,} samples is seen about {self.passes:,.1f} times"
+            f"about {self.per_second:,.0f} samples a second on this machine: in {budget} each of {self.samples:,} samples is seen "
+            f"about {self.passes:,.1f} times"
         )
 
 
