@@ -11,6 +11,7 @@ from typing import IO
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from mmssl.data.formats import suffix_of
 from mmssl.data.table_format import SIGNS, TAB, TableFormat
 from mmssl.files import COMPRESSED, NO_TEXT, not_utf8, opened, text_size
 
@@ -27,9 +28,7 @@ class CsvFile:
 
     def __init__(self, path: Path, table_format: TableFormat) -> None:
         self.path = path
-        self.delimiter = table_format.sign or (
-            "\t" if path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv") else ","
-        )
+        self.delimiter = table_format.sign or ("\t" if suffix_of(path.name).startswith(".tsv") else ",")
         self._asked = table_format.delimiter is not None
         self._named = table_format.header
         self._block = _BLOCK

@@ -81,9 +81,8 @@ def run(folder: Path, raws: Sequence[Any]) -> tuple[Tensor, Tensor]:
     inputs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(
         list(raws), padding=True, truncation=True, return_tensors="pt"
     )
-    return AutoModel.from_pretrained(folder, trust_remote_code=False).eval()(**inputs).last_hidden_state, inputs[
-        "attention_mask"
-    ] > 0
+    tokens = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()(**inputs).last_hidden_state
+    return tokens, inputs["attention_mask"] > 0
 
 
 @torch.no_grad()
