@@ -41,7 +41,8 @@ def r2(predicted: Float[Tensor, " n *k"], labels: Float[Tensor, " n *k"]) -> flo
     total = (truth - truth.mean(0)).square().sum(0)
     there = total > 0
     if not there.any():
-        raise ValueError(f"R2 needs labels that differ; all {len(labels)} test labels are {labels[0].flatten().tolist()}")
+        only = ", ".join(f"{value:g}" for value in labels[0].flatten().tolist())
+        raise ValueError(f"R2 needs labels that differ; all {len(labels)} test labels are {only}")
     return 1 - ((truth - predicted.double()).square().sum(0)[there] / total[there]).mean().item()
 
 
