@@ -36,6 +36,7 @@ from mmssl.recipe import recipe as recipes
 from mmssl.training.feed import Feed
 from mmssl.training.loop import Made, Training
 from mmssl.training.session import Session
+from mmssl.training.sharding.strategy import Strategy
 
 ALONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What says that a process is one of several."""
@@ -214,19 +215,18 @@ def other_masks(rank: int, value: bool) -> None:
 
 def gradient_summed(rank: int, value: bool) -> None:
     """The gradients of the processes are summed, not averaged."""
-    prepare = Training.prepare
+    prepare = Strategy.prepare
 
     def added(state: None, bucket: torch._C._distributed_c10d.GradBucket) -> torch.futures.Future[torch.Tensor]:
         work = dist.all_reduce(bucket.buffer(), async_op=True)
         assert work is not None
         return work.get_future().then(lambda done: done.value()[0])
 
-    def prepared(self: Training) -> Any:
-        wrapped, optimizer = prepare(self)
-        wrapped.register_comm_hook(None, added)  # type: ignore[operator]
-        return wrapped, optimizer
+    def prepared(self: Strategy, *arguments: Any, **options: Any) -> None:
+        prepare(self, *arguments, **options)
+        self.wrapped.register_comm_hook(None, added)  # type: ignore[operator]
 
-    Training.prepare = prepared  # type: ignore[method-assign]
+    Strategy.prepare = prepared  # type: ignore[method-assign]
 
 
 def teacher_moved_twice(rank: int, value: bool) -> None:
