@@ -272,7 +272,7 @@ class Session:
 
     def read(self, path: Path) -> dict[str, Any]:
         """A checkpoint that was found good; of one of many processes each reads what it needs of it."""
-        return checkpoint.opened(path) if self.training.strategy.sharded else checkpoint.load(path)
+        return checkpoint.opened(path) if self.training.strategy.in_pieces else checkpoint.load(path)
 
     def continue_from(self, before: Path) -> None:
         """Start with the weights, the optimizer and the counters of another run. ValueError if the budget is used up already."""
@@ -423,7 +423,7 @@ class Session:
             self.feed.share_skips()
             state = self.training.state() | self.measured.state() | {"feed": self.feed.state()}
             path = checkpoint.step_path(self.run.checkpoints, step)
-            if self.training.strategy.sharded:
+            if self.training.strategy.in_pieces:
                 checkpoint.save_together(path, state)
             elif processes.is_first():
                 checkpoint.save(path, state)

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,6 +63,8 @@ def serve(request: Request) -> dict[str, Any]:
     """Fork the processes of a request, and wait for them; none is left when this returns."""
     with suppress(Exception):  # they find out themselves
         recipes.load(request.arguments[1], request.arguments[2:])
+    if "--strategy" in request.arguments:
+        warm_up_sharding()
     port = free_port()
     children = [fork(request, rank, port) for rank in range(request.processes)]
     codes: dict[int, int] = {}
@@ -285,6 +288,17 @@ def warm_up() -> None:
     import mmssl.api  # noqa: F401
     import mmssl.data.local_tables  # noqa: F401
     import mmssl.report.page  # noqa: F401
+
+
+def warm_up_sharding() -> None:
+    """Import what sharding imports on its way: that takes longer than what is trained here."""
+    import torch._dynamo
+
+    import mmssl.training.sharding.fsdp  # noqa: F401
+    from mmssl.training.sharding.zero import imported
+
+    if find_spec("deepspeed") is not None:
+        imported(torch.device("cpu"))
 
 
 def remember_sections() -> None:

@@ -5,7 +5,6 @@ from accelerate import Accelerator
 from mmssl.objectives import Objective
 from mmssl.recipe.options import TrainOptions
 from mmssl.training.asked import Asked, contradictions, refuse
-from mmssl.training.sharding.fsdp import FullyShard
 from mmssl.training.sharding.strategy import Strategy
 
 
@@ -19,11 +18,25 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
     if precision == "fp16":
         refuse(f"{wanted.name} does not train with train.precision=fp16: set bf16, which needs no scaling, or launch with ddp")
     if wanted.stage is None:
+        from mmssl.training.sharding.fsdp import FullyShard  # it takes seconds to import
+
         return FullyShard(accelerator, objective, reshard=wanted.reshard)
     batch = options.batch_size if options.batch_tokens is None else None
+    micro = None if batch is None else batch // (options.accumulation * accelerator.num_processes)
     said = {"clip_norm": options.clip_norm, "precision": precision, "accumulation": options.accumulation, "batch": batch}
     wrong = contradictions(wanted, world=accelerator.num_processes, **said)
     if wrong:
         listed = "\n  ".join(wrong)
         refuse(f"the DeepSpeed file {wanted.file} is not what the recipe says:\n  {listed}\nSet those keys to auto, or leave them out")
-    raise NotImplementedError
+    idle = "an adapter whose modality a step leaves out stays as it is, and its moments too, and ZeRO would move it"
+    if len(objective.modalities) > 1:
+        refuse(f"{wanted.name} does not train several modalities: {idle}. Launch with --strategy fsdp2, which can")
+    if options.warm_heads:
+        refuse(f"{wanted.name} does not train with train.warm_heads: it moves all that learns. Launch with --strategy fsdp2")
+    from mmssl.training.sharding.zero import Zero
+
+    if wanted.stage == 3:
+        from mmssl.training.sharding.zero3 import Zero3
+
+        return Zero3(accelerator, objective, wanted, micro or 1)
+    return Zero(accelerator, objective, wanted, micro or 1)

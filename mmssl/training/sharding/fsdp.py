@@ -16,10 +16,9 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
 from mmssl.data import processes
-from mmssl.model import Encoder
 from mmssl.objectives import Objective
 from mmssl.training.pieces import Piece, flat
-from mmssl.training.sharding.skeleton import filled, skeleton
+from mmssl.training.sharding.skeleton import filled, layers, skeleton
 from mmssl.training.sharding.strategy import State, Strategy, check_architecture, with_leaves
 
 T = TypeVar("T")
@@ -32,7 +31,7 @@ class FullyShard(Strategy):
     """
 
     name = "fsdp2"
-    sharded = True
+    sharded = in_pieces = True
 
     def __init__(self, accelerator: Accelerator, objective: Objective, *, reshard: bool = True) -> None:
         super().__init__(accelerator, objective)
@@ -129,11 +128,6 @@ class FullyShard(Strategy):
                 weights[name] = found.detach()
         with filled(self.bones, weights) if processes.is_first() else nullcontext() as objective:
             yield objective
-
-
-def layers(objective: nn.Module) -> list[nn.Module]:
-    """The layers of every encoder in an objective: the student's, teachers', decoders', predictors'."""
-    return [layer for module in objective.modules() if isinstance(module, Encoder) for layer in module.layers]
 
 
 def for_itself(objective: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""A whole objective beside a sharded one: all but the weights, which are put in when it is used."""
+"""What is sharded of an objective, and a whole one beside it: all but the weights, which are put in when it is used."""
 
 import copy
 from collections.abc import Iterator
@@ -6,7 +6,13 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from mmssl.model import Encoder
 from mmssl.objectives import Objective
+
+
+def layers(objective: nn.Module) -> list[nn.Module]:
+    """The layers of every encoder in an objective, which are what is sharded: the student's, teachers', decoders', predictors'."""
+    return [layer for module in objective.modules() if isinstance(module, Encoder) for layer in module.layers]
 
 
 def skeleton(objective: Objective) -> Objective:

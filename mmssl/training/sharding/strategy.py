@@ -30,6 +30,9 @@ class Strategy:
     sharded = False
     """Whether a process holds less than the whole model, so that all of them must run what reads its weights, and do so `within`."""
 
+    in_pieces = False
+    """Whether its state is a `Piece` of some tensors, so that all processes must write a checkpoint together."""
+
     def __init__(self, accelerator: Accelerator, objective: Objective) -> None:
         self.accelerator, self.objective = accelerator, objective
         self.wrapped: nn.Module = objective
@@ -53,6 +56,9 @@ class Strategy:
     def within(self, work: Callable[[], T]) -> T:
         """What `work` finds, which reads weights outside of the objective's forward pass; all processes call it together."""
         return work()
+
+    def expect(self, last: bool) -> None:
+        """Called before the forward pass of a micro-batch; last: of those of a step."""
 
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:
         """Add the gradient of a micro-batch's share of the loss of the step. last: of the micro-batches of a step.
