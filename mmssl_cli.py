@@ -103,6 +103,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--strategy", choices=STRATEGIES, metavar="NAME", help=what)
     command.set_defaults(run=train)
 
+    command = commands.add_parser("convert", help="write a checkpoint as a Hugging Face folder, on a CPU")
+    command.add_argument("checkpoint", type=Path, help="a checkpoint, or a run, whose newest good one is taken")
+    command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the folder to write")
+    what = "which network; default: what the run publishes in its end"
+    command.add_argument("--weights", choices=["student", "teacher", "average"], help=what)
+    command.set_defaults(run=convert)
+
     command = commands.add_parser("new", help="look at your data and write a first recipe for them")
     command.add_argument("data", help="folder, file, pattern or Hub id")
     what = "the recipe to write; default: recipe.yaml"
@@ -330,6 +337,13 @@ def train(options: argparse.Namespace) -> None:
         if speaks(error):
             print(f"mmssl: {message(error)}", file=sys.stderr)
         sys.exit(NOT_SCORED)
+
+
+def convert(options: argparse.Namespace) -> None:
+    from mmssl.training.convert import convert as converted
+
+    kind, step = converted(options.checkpoint, options.output, options.weights)
+    print(f"the {kind} of step {step:,}: {options.output}")
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:

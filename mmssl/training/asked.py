@@ -69,7 +69,8 @@ def asked(environment: Mapping[str, str]) -> Asked:
         if said(environment, variable):
             refuse(
                 f"{what} was asked for ({variable}={environment[variable]}), and mmssl does not do that. It has --strategy "
-                f"{', '.join(STRATEGIES)}. Launch with accelerate launch --multi_gpu --num_processes N -m mmssl train RECIPE or {HOW}"
+                f"{', '.join(STRATEGIES)}. Launch with accelerate launch --config_file recipes/launch/NAME.yaml -m mmssl train "
+                f"RECIPE, or {HOW}"
             )
     own = environment.get(VARIABLE)
     if own is not None and own not in STRATEGIES:
@@ -130,8 +131,8 @@ def deepspeed(environment: Mapping[str, str]) -> Asked:
 def take_over(environment: MutableMapping[str, str]) -> Asked:
     """What is asked for; from here on Accelerate is not: mmssl shards itself, on GPUs and on a CPU by the same code.
 
-    Accelerate would shard on GPUs only, leave FSDP out on a CPU without a word, and turn DeepSpeed into DDP there. Transformers reads
-    the same variables, and would load weights on the first process only. Called again it answers the same.
+    Accelerate would shard on GPUs only, leave FSDP out on a CPU without a word, and turn DeepSpeed into DDP there. Transformers
+    reads the same variables, and would load weights on the first process only. Called again it answers the same.
     """
     asked(environment)
     for variable in (FSDP, DEEPSPEED):

@@ -322,7 +322,9 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is damaged: it is not a manifest. Use another checkpoint, or delete it") from None
     if form not in (FORMAT, SHARDED):
-        raise ValueError(f"{file} has format {form!r}; this mmssl reads formats {FORMAT} and {SHARDED}. Use the mmssl that wrote it")
+        raise ValueError(
+            f"{file} has format {form!r}; this mmssl reads formats {FORMAT} and {SHARDED}. Use the mmssl that wrote it"
+        )
     if not known:
         raise ValueError(f"{file} is damaged: it is not a manifest. Use another checkpoint, or delete it")
     return facts

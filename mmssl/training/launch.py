@@ -15,7 +15,6 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, is_tensorboard_available, is_trackio_available, is_wandb_available
 
 from mmssl.data import processes
-from mmssl.data.processes import OtherFailed
 from mmssl.plugins import points
 from mmssl.recipe import Recipe, changed_keys
 from mmssl.training.asked import HOW, LaunchError, asked, refuse, take_over, taken
@@ -30,6 +29,7 @@ PLAIN = (
     *(DistributedType.MULTI_NPU, DistributedType.MULTI_MLU, DistributedType.MULTI_HPU),
 )
 """Strategies that mmssl trains with: each process holds the whole model."""
+
 
 class Place(NamedTuple):
     """Where a process stands among those of its launch: in all, and on its machine."""
@@ -221,7 +221,7 @@ def check_alike(recipe: Recipe) -> None:
             raise ValueError(f"{processes.name()} has another recipe than process 0:\n  {listed}\nGive all of them the same")
         if first["strategy"] != own["strategy"]:
             raise ValueError(
-                f"{processes.name()} was launched with {own['strategy']}, process 0 with {first['strategy']}: give all of them the same"
+                f"{processes.name()} was launched with {own['strategy']}, process 0 with {first['strategy']}: give all the same"
             )
         for package, digits in own["code"].items():
             if first["code"].get(package) != digits:

@@ -322,10 +322,10 @@ class Training:
         """
         step, outputs, shares = self.what_is_known(micro, counts), list[Output](), self.options.accumulation
         for _ in range(shares - len(micro)):
-            with self.accelerator.accumulate(self.wrapped):
+            with self.accelerator.accumulate(*self.strategy.reduced):
                 pass  # Accelerate moves the optimizer at every `shares`-th: those without samples come first
         for number, batch in enumerate(micro):
-            with self.accelerator.accumulate(self.wrapped):
+            with self.accelerator.accumulate(*self.strategy.reduced):
                 self.strategy.expect(last=self.accelerator.sync_gradients)
                 with self.accelerator.autocast():
                     output: Output = self.wrapped(batch, replace(step, number=number))

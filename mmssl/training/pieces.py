@@ -1,7 +1,7 @@
 """A tensor that several processes, or several files, hold in pieces: contiguous parts of it once it is flattened, row by row.
 
-FSDP2 shards rows, ZeRO-3 a flattened parameter, ZeRO-1 and ZeRO-2 the flattened group that a parameter lies in: all of them are such
-pieces, so that one strategy reads what another wrote.
+FSDP2 shards rows, ZeRO-3 a flattened parameter, ZeRO-1 and ZeRO-2 the flattened group that a parameter lies in: all of them are
+such pieces, so that one strategy reads what another wrote.
 """
 
 import math
@@ -35,7 +35,9 @@ class Part:
 
 
 class Parts:
-    """A tensor that lies in parts, perhaps in files, of which only that is read that is asked for. ValueError if the parts do not make up all of it.
+    """A tensor that lies in parts, perhaps in files, of which only that is read that is asked for.
+
+    ValueError if the parts do not make up all of it.
 
     name: what a message calls it. parts: in any order.
     """

@@ -20,6 +20,7 @@ from mmssl.recipe import Recipe
 from mmssl.report import contents, verdict
 from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream
+from mmssl.training.convert import describe
 from mmssl.training.ending import Ending, check_headed, restore_projectors
 from mmssl.training.feed import Feed
 from mmssl.training.launch import check_alike, check_trackers, start
@@ -116,7 +117,9 @@ class Session:
         self.streams = {name: cut_stream(stream, self.pieces.processor, self.track) for name, stream in self.streams.items()}
         self.check_data()
         self.training = self.make_training()
-        self.feed = processes.together(self.make_feed, first_before=True)
+        if not trained:
+            run.record(model=describe(self.pieces.objective))
+        self.feed = self.opened_feed()
         self.training.steps_per_epoch = self.feed.steps_per_epoch
         self.measured = Measured(self.training, self.streams)
         self.probes: dict[str, float] = {}
@@ -132,10 +135,18 @@ class Session:
         own = {"brought": self.pieces.brought, "project_dir": str(self.run.folder), "shard": not self.trained}
         return Training(self.pieces.objective, self.options, **own)
 
-    def make_feed(self) -> Feed:
-        """What the run reads."""
+    def opened_feed(self) -> Feed:
+        """What the run reads; the first process counts tokens, where they are, and needs a whole model for that."""
+        if self.options.batch_tokens is None or not self.training.strategy.sharded:
+            return processes.together(self.make_feed, first_before=True)
+        with self.training.strategy.whole() as objective:
+            return processes.together(lambda: self.make_feed(objective), first_before=True)
+
+    def make_feed(self, whole: Objective | None = None) -> Feed:
+        """What the run reads. whole: the objective, where that of the training is sharded."""
         training, processor = self.training, self.pieces.processor
-        return Feed(self.recipe, self.streams, processor, training, self.labels, self.run.folder, self.track)
+        model = None if whole is None else whole.model
+        return Feed(self.recipe, self.streams, processor, training, self.labels, self.run.folder, self.track, model)
 
     def recorded(self) -> tuple[Trained, ...]:
         """What the run has written down about its training; nothing before it began."""

@@ -27,7 +27,9 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
     wrong = contradictions(wanted, world=accelerator.num_processes, **said)
     if wrong:
         listed = "\n  ".join(wrong)
-        refuse(f"the DeepSpeed file {wanted.file} is not what the recipe says:\n  {listed}\nSet those keys to auto, or leave them out")
+        refuse(
+            f"the DeepSpeed file {wanted.file} is not what the recipe says:\n  {listed}\nSet those keys to auto, or leave them out"
+        )
     idle = "an adapter whose modality a step leaves out stays as it is, and its moments too, and ZeRO would move it"
     if len(objective.modalities) > 1:
         refuse(f"{wanted.name} does not train several modalities: {idle}. Launch with --strategy fsdp2, which can")

@@ -131,9 +131,9 @@ class FullyShard(Strategy):
 
 
 def for_itself(objective: nn.Module) -> None:
-    """Give each module parameters of its own: a copy shares those that do not learn, and they lie in another unit than the student's.
+    """Give each module parameters of its own. A copy shares those that do not learn, in another unit than the student's.
 
-    Copies of what does not learn stay equal.
+    They stay equal, as nothing moves them.
     """
     seen = set[int]()
     for module in objective.modules():
@@ -173,5 +173,3 @@ def fill(tensor: Tensor, value: Any) -> None:
     else:
         here, start = tensor, 0
     here.copy_(flat(value, start, start + here.numel()).reshape(here.shape))
-
-

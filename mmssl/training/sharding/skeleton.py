@@ -29,15 +29,13 @@ def skeleton(objective: Objective) -> Objective:
 @contextmanager
 def filled(bones: Objective, weights: dict[str, Tensor]) -> Iterator[Objective]:
     """The skeleton with these weights and buffers, until the block ends."""
-    before = {name: parameter for name, parameter in bones.named_parameters(remove_duplicate=False)}
+    before = dict(bones.named_parameters(remove_duplicate=False))
     try:
         bones.load_state_dict(weights, assign=True)
         for name, parameter in bones.named_parameters(remove_duplicate=False):
             parameter.requires_grad_(before[name].requires_grad)
-        yield bones
+        yield bones.to(next(iter(weights.values())).device)  # buffers that are in no state dict
     finally:
         for name, parameter in before.items():
             path, _, own = name.rpartition(".")
             setattr(bones.get_submodule(path), own, parameter)
-
-

@@ -1,4 +1,4 @@
-"""What a strategy of sharing a model among processes does for the loop, and the one that shares nothing: every process holds it all."""
+"""What a strategy of sharing a model among processes does for the loop, and the one by which every process holds it all."""
 
 import math
 import warnings
@@ -28,7 +28,7 @@ class Strategy:
 
     name = "ddp"
     sharded = False
-    """Whether a process holds less than the whole model, so that all of them must run what reads its weights, and do so `within`."""
+    """Whether a process holds less than the whole model: then all of them run together what reads its weights, `within`."""
 
     in_pieces = False
     """Whether its state is a `Piece` of some tensors, so that all processes must write a checkpoint together."""
@@ -56,6 +56,11 @@ class Strategy:
     def within(self, work: Callable[[], T]) -> T:
         """What `work` finds, which reads weights outside of the objective's forward pass; all processes call it together."""
         return work()
+
+    @property
+    def reduced(self) -> Sequence[nn.Module]:
+        """What takes the mean of the gradient by itself, and is to do so at the last micro-batch of a step alone."""
+        return [] if self.in_pieces else [self.wrapped]
 
     def expect(self, last: bool) -> None:
         """Called before the forward pass of a micro-batch; last: of those of a step."""

@@ -1,13 +1,14 @@
 """ZeRO-1, 2 and 3 by DeepSpeed, which is an extra of mmssl; on GPUs and, by gloo, on a CPU alike.
 
-DeepSpeed gets the recipe's optimizer, float32 weights (bf16 is autocast's, as without it), and the micro-batch and accumulation of the
-recipe. It flattens the parameters of a group and gives each process a part of the whole; which entries of which parameter these are
-is checked before the first step, so that another version of DeepSpeed cannot mix them up unnoticed.
+DeepSpeed gets the recipe's optimizer, float32 weights (bf16 is autocast's, as without it), and the micro-batch and accumulation of
+the recipe. It flattens the parameters of a group and gives each process a part of the whole; which entries of which parameter these
+are is checked before the first step, so that another version of DeepSpeed cannot mix them up unnoticed.
 """
 
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -109,7 +110,7 @@ class Zero(Strategy):
 
         before: the flattened parameters as they were.
         """
-        if self.engine.zero_optimization_stage() != self.stage or self.engine.gradient_clipping() != (self.config(1)["gradient_clipping"]):
+        if self.engine.zero_optimization_stage() != self.stage:
             refuse(f"{self.name} was asked for, and DeepSpeed runs stage {self.engine.zero_optimization_stage()}")
         counts = torch.zeros(len(self.parameters), dtype=torch.int64)
         for part in self.fragments:
@@ -119,8 +120,8 @@ class Zero(Strategy):
         dist.all_reduce(counts)
         if counts.tolist() != [math.prod(shape) for shape in self.shapes]:
             refuse(
-                f"this version of DeepSpeed ({imported(self.accelerator.device).__version__}) lays out what it shards otherwise than "
-                "mmssl knows it, so that checkpoints would be wrong: install 0.19, or launch with --strategy fsdp2"
+                f"this version of DeepSpeed ({imported(self.accelerator.device).__version__}) lays out what it shards otherwise "
+                "than mmssl knows it, so that checkpoints would be wrong: install 0.19, or launch with --strategy fsdp2"
             )
 
     def partition(self, unit: int) -> Tensor:
@@ -268,6 +269,7 @@ def imported(device: torch.device) -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # its own calls
     if device.type == "cpu":
         # Gloo does what is needed; DeepSpeed would compile an operation of its own, and needs a compiler for it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

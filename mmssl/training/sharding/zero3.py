@@ -18,10 +18,10 @@ from mmssl.training.sharding.zero import Fragment, Zero
 
 
 class Zero3(Zero):
-    """DeepSpeed gathers a layer when its forward pass begins. What is in no layer (embeddings, norms, heads, prototypes) stays gathered.
+    """DeepSpeed gathers a layer when its forward pass begins. What is in no layer (embeddings, norms, heads) stays gathered.
 
-    Of an average of weights each process moves its part, `ds_tensor`, in float32: moving a parameter itself changes nothing, for the
-    next gathering brings the parts back.
+    Of an average of weights each process moves its part, `ds_tensor`, in float32: moving a parameter itself changes nothing, for
+    the next gathering brings the parts back.
     """
 
     sharded = True
@@ -96,10 +96,8 @@ class Zero3(Zero):
         with self.partitioned():
             parameters = dict(self.objective.named_parameters(remove_duplicate=False))
             own = self.objective.state_dict()
-            check_architecture(
-                {name: cast(Any, parameters[name]).ds_shape if name in parameters else tensor.shape for name, tensor in own.items()},
-                state,
-            )
+            shapes = {name: cast(Any, parameter).ds_shape for name, parameter in parameters.items()}
+            check_architecture({name: shapes.get(name, tensor.shape) for name, tensor in own.items()}, state)
             for name, tensor in own.items():
                 if name in parameters:
                     start, length = held(parameters[name])
@@ -144,5 +142,3 @@ def gathered(parameter: nn.Parameter) -> Tensor:
     dist.all_gather(parts, parameter.data.contiguous())
     it = cast(Any, parameter)
     return torch.cat(parts)[: it.ds_numel].reshape(it.ds_shape)
-
-
