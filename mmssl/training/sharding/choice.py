@@ -30,9 +30,6 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
         refuse(
             f"the DeepSpeed file {wanted.file} is not what the recipe says:\n  {listed}\nSet those keys to auto, or leave them out"
         )
-    idle = "an adapter whose modality a step leaves out stays as it is, and its moments too, and ZeRO would move it"
-    if len(objective.modalities) > 1:
-        refuse(f"{wanted.name} does not train several modalities: {idle}. Launch with --strategy fsdp2, which can")
     if options.warm_heads:
         refuse(f"{wanted.name} does not train with train.warm_heads: it moves all that learns. Launch with --strategy fsdp2")
     from mmssl.training.sharding.zero import Zero

@@ -71,6 +71,10 @@ class Zero(Strategy):
         self.engine = self.start(optimizer, accumulation)
         self.wrapped, self.optimizer = self.engine, Moved(self.engine)
         self.fragments = self.found_fragments()
+        self.reached = set[int]()
+        if len(self.objective.modalities) > 1:
+            for number, parameter in enumerate(self.parameters):
+                parameter.register_post_accumulate_grad_hook(lambda _, number=number: self.reached.add(number))
         self.check_in_force(before)
 
     def make_copies(self) -> None:
@@ -149,9 +153,23 @@ class Zero(Strategy):
 
     def clip(self) -> Float[Tensor, ""]:
         """Here DeepSpeed moves the weights as well: it knows the norm no sooner. Where that is not finite it leaves them alone."""
+        self.check_all_reached()
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
         return torch.tensor(norm if norm >= 0 else math.inf, device=self.accelerator.device)
+
+    def check_all_reached(self) -> None:
+        """LaunchError where a step has no gradient for what learns: it should stay as it is, and ZeRO would move it."""
+        if len(self.objective.modalities) == 1:
+            return
+        idle, self.reached = set(range(len(self.parameters))) - self.reached, set()
+        if processes.gathered_numbers([len(idle)]).any():
+            waiting = {id(self.parameters[number]) for number in idle}
+            names = [name for name, parameter in self.objective.named_parameters() if id(parameter) in waiting]
+            refuse(
+                f"a step of this run trains no {names[0] if names else 'weights of some modality'}: what a step leaves out stays "
+                f"as it is, and its moments too, but {self.name} would move it. Launch with --strategy fsdp2, which can"
+            )
 
     def drop(self, names: Sequence[str]) -> None:
         raise AssertionError("refused before: ZeRO moves all that learns")
