@@ -86,7 +86,7 @@ def main(only: Sequence[str], strategies: Sequence[str], counts: Sequence[int], 
         with tempfile.TemporaryDirectory() as place:
             work = Path(place)
             own = [f"train.batch_size={BATCH}", f"train.max_steps={steps}", "train.log_every=1"]
-            arguments = [*cases[OBJECTIVES[objective]].arguments(work), *own]
+            arguments = [*cases[OBJECTIVES[objective]].arguments(work), *own, "data.lacking=null"]
 
             def trained(name: str, count: int, *more: str, work: Path = work, arguments: Sequence[str] = arguments) -> Any:
                 folder = work / name.replace(" ", "-")

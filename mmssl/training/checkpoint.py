@@ -63,7 +63,8 @@ def save_together(path: Path, state: dict[str, Any]) -> None:
     text, first = json.dumps(_encode(state, "state", tensors)), processes.is_first()
     own = {name: tensor for name, tensor in tensors.items() if (tensor.numel() if _PIECE.fullmatch(name) else first)}
     _separate(own)
-    name, failed = f"tensors-{processes.rank():05}-of-{processes.world():05}.safetensors", None
+    name = f"tensors-{processes.rank():05}-of-{processes.world():05}.safetensors"
+    failed: OSError | SafetensorError | None = None
     with ExitStack() as stack:
         folder, facts = None, None
         try:

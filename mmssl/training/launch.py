@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, is_tensorboard_available, is_trackio_available, is_wandb_available
-
 from mmssl.data import processes
 from mmssl.plugins import points
 from mmssl.recipe import Recipe, changed_keys
@@ -107,7 +106,7 @@ def join(place: Place, backend: str, timeout: float) -> None:
     """Make the process group. LaunchError if the others are not found within the time-out."""
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        store = dist.HashStore() if place.world == 1 else None  # alone, to shard among one
+        store = dist.HashStore() if place.world == 1 else None  # type: ignore[attr-defined]
         limit = timedelta(seconds=timeout)
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=limit)
         processes.meet(None)

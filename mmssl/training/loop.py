@@ -326,7 +326,7 @@ class Training:
                 pass  # Accelerate moves the optimizer at every `shares`-th: those without samples come first
         for number, batch in enumerate(micro):
             with self.accelerator.accumulate(*self.strategy.reduced):
-                self.strategy.expect(last=self.accelerator.sync_gradients)
+                self.strategy.expect(batch, last=self.accelerator.sync_gradients)
                 with self.accelerator.autocast():
                     output: Output = self.wrapped(batch, replace(step, number=number))
                 output = output if counts else Output(output.loss * 0, state=output.state)

@@ -132,8 +132,8 @@ class Session:
 
     def make_training(self) -> Training:
         """The objective with its optimizer."""
-        own = {"brought": self.pieces.brought, "project_dir": str(self.run.folder), "shard": not self.trained}
-        return Training(self.pieces.objective, self.options, **own)
+        objective, brought = self.pieces.objective, self.pieces.brought
+        return Training(objective, self.options, brought=brought, project_dir=str(self.run.folder), shard=not self.trained)
 
     def opened_feed(self) -> Feed:
         """What the run reads; the first process counts tokens, where they are, and needs a whole model for that."""

@@ -23,8 +23,14 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
         return FullyShard(accelerator, objective, reshard=wanted.reshard)
     batch = options.batch_size if options.batch_tokens is None else None
     micro = None if batch is None else batch // (options.accumulation * accelerator.num_processes)
-    said = {"clip_norm": options.clip_norm, "precision": precision, "accumulation": options.accumulation, "batch": batch}
-    wrong = contradictions(wanted, world=accelerator.num_processes, **said)
+    wrong = contradictions(
+        wanted,
+        clip_norm=options.clip_norm,
+        precision=precision,
+        accumulation=options.accumulation,
+        world=accelerator.num_processes,
+        batch=batch,
+    )
     if wrong:
         listed = "\n  ".join(wrong)
         refuse(

@@ -162,7 +162,7 @@ def piece(tensor: Tensor) -> Tensor | Piece:
     """What this process holds of a sharded tensor; any other as it is."""
     if not isinstance(tensor, DTensor):
         return tensor
-    return Piece(tensor.detach().to_local().reshape(-1), start_of(tensor), tuple(tensor.shape))
+    return Piece(tensor.to_local().detach().reshape(-1), start_of(tensor), tuple(tensor.shape))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmssl.data import Batch
 from mmssl.objectives import Objective
 from mmssl.training.pieces import Parts, whole
 
@@ -62,7 +63,7 @@ class Strategy:
         """What takes the mean of the gradient by itself, and is to do so at the last micro-batch of a step alone."""
         return [] if self.in_pieces else [self.wrapped]
 
-    def expect(self, last: bool) -> None:
+    def expect(self, batch: Batch, last: bool) -> None:
         """Called before the forward pass of a micro-batch; last: of those of a step."""
 
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:
@@ -103,7 +104,7 @@ class Strategy:
 
     def moments(self) -> dict[str, Any]:
         """The state of the optimizer, by the numbers of the parameters in its groups; of what is sharded the `Piece` here."""
-        return self.optimizer.state_dict()  # type: ignore[no-any-return]
+        return self.optimizer.state_dict()
 
     def load_moments(self, state: Mapping[str, Any]) -> None:
         """Take the state of the optimizer, from whatever strategy."""

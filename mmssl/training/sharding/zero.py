@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl.data import processes
+from mmssl.data import Batch, processes
 from mmssl.objectives import Objective
 from mmssl.training.asked import Asked, refuse
 from mmssl.training.pieces import Parts, Piece, flat
@@ -71,10 +72,6 @@ class Zero(Strategy):
         self.engine = self.start(optimizer, accumulation)
         self.wrapped, self.optimizer = self.engine, Moved(self.engine)
         self.fragments = self.found_fragments()
-        self.reached = set[int]()
-        if len(self.objective.modalities) > 1:
-            for number, parameter in enumerate(self.parameters):
-                parameter.register_post_accumulate_grad_hook(lambda _, number=number: self.reached.add(number))
         self.check_in_force(before)
 
     def make_copies(self) -> None:
@@ -144,7 +141,20 @@ class Zero(Strategy):
                 number += 1
         return found
 
-    def expect(self, last: bool) -> None:
+    def expect(self, batch: Batch, last: bool) -> None:
+        """LaunchError for a micro-batch in which a sample lacks a modality.
+
+        Gradients are reduced in the order in which they come: it must be the same on all processes, or they would be mixed up. And
+        what has no gradient should stay as it is, its moments too, but ZeRO would move it.
+        """
+        names = set(self.objective.modalities)
+        if len(names) > 1:
+            lacks = batch.rows is not None or batch.inputs.keys() != names
+            if processes.gathered_numbers([lacks]).any():
+                refuse(
+                    f"a sample lacks one of the modalities {', '.join(sorted(names))}, and {self.name} trains several only where "
+                    "every sample has all of them: its gradients would be mixed up. Launch with --strategy fsdp2, which can"
+                )
         self.engine.set_gradient_accumulation_boundary(last)
 
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:
@@ -153,23 +163,9 @@ class Zero(Strategy):
 
     def clip(self) -> Float[Tensor, ""]:
         """Here DeepSpeed moves the weights as well: it knows the norm no sooner. Where that is not finite it leaves them alone."""
-        self.check_all_reached()
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
         return torch.tensor(norm if norm >= 0 else math.inf, device=self.accelerator.device)
-
-    def check_all_reached(self) -> None:
-        """LaunchError where a step has no gradient for what learns: it should stay as it is, and ZeRO would move it."""
-        if len(self.objective.modalities) == 1:
-            return
-        idle, self.reached = set(range(len(self.parameters))) - self.reached, set()
-        if processes.gathered_numbers([len(idle)]).any():
-            waiting = {id(self.parameters[number]) for number in idle}
-            names = [name for name, parameter in self.objective.named_parameters() if id(parameter) in waiting]
-            refuse(
-                f"a step of this run trains no {names[0] if names else 'weights of some modality'}: what a step leaves out stays "
-                f"as it is, and its moments too, but {self.name} would move it. Launch with --strategy fsdp2, which can"
-            )
 
     def drop(self, names: Sequence[str]) -> None:
         raise AssertionError("refused before: ZeRO moves all that learns")
@@ -273,7 +269,7 @@ def within_autocast(objective: nn.Module, accelerator: Accelerator) -> None:
         with accelerator.autocast():
             return forward(*arguments, **options)
 
-    objective.forward = cast_forward  # type: ignore[method-assign]
+    objective.forward = cast_forward
 
 
 def imported(device: torch.device) -> Any:
@@ -283,8 +279,8 @@ def imported(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
-    from deepspeed.utils import logger
+    deepspeed = import_module("deepspeed")
+    logger = import_module("deepspeed.utils").logger
 
     logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # its own calls
