@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, is_tensorboard_available, is_trackio_available, is_wandb_available
+
 from mmssl.data import processes
 from mmssl.plugins import points
 from mmssl.recipe import Recipe, changed_keys

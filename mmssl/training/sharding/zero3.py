@@ -41,7 +41,9 @@ class Zero3(Zero):
         kept = engine.optimizer.persistent_parameters
         for parameter in self.objective.parameters():
             if id(parameter) not in inside:
-                cast(Any, parameter).ds_persist = True
+                kept_whole = cast(Any, parameter)
+                # The first alone would hold from the second pass on, when DeepSpeed knows the order of the layers.
+                kept_whole.ds_persist, kept_whole.is_external_param = True, True
                 kept.append(parameter)
         if kept:
             kept[0].all_gather(kept)
