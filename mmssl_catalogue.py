@@ -15,6 +15,10 @@ from pathlib import Path
 MODALITIES = "mmssl.modalities"
 
 
+LAUNCH = "launch/"
+"""Where, beside the recipes, files lie that say how to launch one."""
+
+
 def recipes_found() -> dict[str, Path]:
     """The recipes that come with mmssl, by their path in the folder of recipes without its suffix."""
     checkout = Path(__file__).parent
@@ -23,7 +27,7 @@ def recipes_found() -> dict[str, Path]:
     else:
         paths = [Path(str(file.locate())) for file in files("mmssl") or () if file.match("*.yaml") and "recipes" in file.parts]
     named = {"/".join(path.with_suffix("").parts[_after_recipes(path) :]): path for path in paths}
-    return dict(sorted(named.items()))
+    return dict(sorted((name, path) for name, path in named.items() if not name.startswith(LAUNCH)))
 
 
 def header(path: Path) -> str:

@@ -25,6 +25,9 @@ PARTS = {
 }
 """Where mmssl's own parts of each kind are listed, for `mmssl list`, which reads their sources."""
 
+STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+"""What `train --strategy` takes; `mmssl.training.asked` says what they mean."""
+
 USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError)
 """What wrong input raises: shown as one message, without our stack."""
 
@@ -38,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     `train` exits with `NOT_SCORED` where only what follows training is at fault.
     """
-    rest, taken = processes_apart(sys.argv[1:] if arguments is None else arguments)
+    rest, taken = options_apart(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args([*rest, *taken])
     run: Callable[[argparse.Namespace], None] = options.run
     try:
         if options.processes is not None:
-            sys.exit(launch(options.processes, rest))
+            own = [] if options.strategy is None else [f"--strategy={options.strategy}"]
+            sys.exit(launch(options.processes, [*rest, *own]))
         run(options)
     except BrokenPipeError:
         sys.exit(141)
@@ -88,14 +92,23 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised pretraining: one recipe in, a Hugging Face model out.")
     top.add_argument("--version", action="version", version=f"mmssl {version('mmssl')}")
     top.add_argument("--traceback", action="store_true", help="show the full stack of an error")
-    top.set_defaults(processes=None)
+    top.set_defaults(processes=None, strategy=None)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="run a recipe: train, evaluate, report")
     command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="train.lr=1e-3, data.path=..., resume=auto, init=MODEL")
     add_processes(command)
+    what = f"how the processes share the model: {', '.join(STRATEGIES)}; default: ddp, each holds all of it"
+    command.add_argument("--strategy", choices=STRATEGIES, metavar="NAME", help=what)
     command.set_defaults(run=train)
+
+    command = commands.add_parser("convert", help="write a checkpoint as a Hugging Face folder, on a CPU")
+    command.add_argument("checkpoint", type=Path, help="a checkpoint, or a run, whose newest good one is taken")
+    command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the folder to write")
+    what = "which network; default: what the run publishes in its end"
+    command.add_argument("--weights", choices=["student", "teacher", "average"], help=what)
+    command.set_defaults(run=convert)
 
     command = commands.add_parser("new", help="look at your data and write a first recipe for them")
     command.add_argument("data", help="folder, file, pattern or Hub id")
@@ -237,12 +250,12 @@ def add_processes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--processes", type=int, metavar="N", help="share the work among N processes of this machine")
 
 
-def processes_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is typed of a command without the option `--processes`, and that option; argparse takes none amid key=value."""
+def options_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is typed of a command without `--processes` and `--strategy`, and these; argparse takes none amid key=value."""
     words, rest, taken = iter(arguments), list[str](), list[str]()
     for word in words:
         name, equals, _ = word.partition("=")
-        if name.startswith("--p") and "--processes".startswith(name):  # argparse takes a name's beginning for it
+        if any(len(name) > 3 and option.startswith(name) for option in ("--processes", "--strategy")):  # a beginning will do
             taken += [word] if equals else [word, *itertools.islice(words, 1)]
         else:
             rest.append(word)
@@ -314,6 +327,8 @@ def train(options: argparse.Namespace) -> None:
     from mmssl import api
     from mmssl.training.run import NotScored
 
+    if options.strategy is not None:
+        os.environ["MMSSL_STRATEGY"] = options.strategy
     try:
         api.train(options.recipe, options.overrides)
     except NotScored as error:
@@ -322,6 +337,13 @@ def train(options: argparse.Namespace) -> None:
         if speaks(error):
             print(f"mmssl: {message(error)}", file=sys.stderr)
         sys.exit(NOT_SCORED)
+
+
+def convert(options: argparse.Namespace) -> None:
+    from mmssl.training.convert import convert as converted
+
+    kind, step = converted(options.checkpoint, options.output, options.weights)
+    print(f"the {kind} of step {step:,}: {options.output}")
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:

@@ -28,7 +28,7 @@ GRACE = 5.0
 PARTING = 30.0
 """Seconds that the first process waits at the end of a run for the others."""
 
-_meetings, _block, _group = count(), 0, dict[str, Any]()
+_meetings, _block, _group, _alone = count(), 0, dict[str, Any](), False
 asked_to_stop: Callable[[], bool] = bool
 """Whether this process has a signal to stop: then it waits for others no longer than `GRACE`."""
 
@@ -43,7 +43,7 @@ class FirstGone(OtherFailed):
 
 def world() -> int:
     """How many processes share the run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:
@@ -54,6 +54,17 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes, logs, scores and reports."""
     return rank() == 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A block in which this process works as if there were no others; they wait for it (see `by_first`)."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def name(number: int | None = None) -> str:

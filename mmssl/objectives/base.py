@@ -4,7 +4,7 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -20,6 +20,8 @@ from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published
 from mmssl.objectives.terms import Metric, Terms
 from mmssl.objectives.together import Share, Whole, nothing, whole_step
 from mmssl.objectives.views import GLOBAL, Change, Encodings, Views, augmented
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,10 @@ class Objective(nn.Module, ABC):
         with torch.no_grad():
             shares = [self.represent(batch, replace(step, seen=self.encodings(batch))) for batch in batches]
         return replace(step, whole=self.meet(shares, step))
+
+    def within(self, work: Callable[[], T]) -> T:
+        """What `work` finds: where weights are sharded they are there for it, as in a forward pass."""
+        return work()
 
     @property
     def views(self) -> Mapping[str, Mapping[str, Views]]:

@@ -1,8 +1,10 @@
 """Atomic, complete, verified state on disk, without pickle.
 
 A checkpoint is a folder `step-000000123` with three files: `tensors.safetensors` (all tensors and arrays), `state.json` (the tree
-that they hang in) and `manifest.json` (size and SHA-256 of the other two). A folder with its final name is complete, whenever the
-writer was killed (see `mmssl.files`).
+that they hang in) and `manifest.json` (size and SHA-256 of the other two). Of processes that shard a model each writes a file of
+tensors of its own, `tensors-00001-of-00004.safetensors`: the first one what all have alike, and every one its pieces of the rest,
+from which any other number of processes, or one alone, puts the tensors together. A folder with its final name is complete,
+whenever a writer was killed (see `mmssl.files`).
 """
 
 import hashlib
@@ -11,6 +13,8 @@ import logging
 import random
 import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +24,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mmssl import files
+from mmssl.data import processes
+from mmssl.training.pieces import Part, Parts, Piece, whole
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT, SHARDED = 1, 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 _STEP = re.compile(r"step-(\d{9,})")
+_PIECE = re.compile(r"piece (\d+):(.*)", re.DOTALL)
+_TENSORS = re.compile(r"tensors(-\d{5}-of-\d{5})?\.safetensors")
 
 Scalar = None | bool | int | float | str
 
@@ -42,15 +50,43 @@ def save(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(_encode(state, "state", tensors))
     _separate(tensors)
-    try:
-        with files.new_folder(path) as folder:
-            _write(folder, tensors, text)
-    except (OSError, SafetensorError) as error:
-        number = files.error_number(error)
-        if number in files.FULL:
-            needed = len(text) + sum(tensor.nbytes for tensor in tensors.values())
-            raise OSError(number, _full_disk(path, needed)) from error
-        raise OSError(number, f"cannot write checkpoint {path}: {error}") from error
+    with _telling(path, len(text) + _size(tensors)), files.new_folder(path) as folder:
+        _write(folder, {TENSORS: _write_tensors(folder / TENSORS, tensors)}, text, FORMAT)
+
+
+def save_together(path: Path, state: dict[str, Any]) -> None:
+    """As `save`, of processes that shard a model: all call it with the same tree, in which each has its own `Piece` of a tensor.
+
+    Other tensors are written as the first process has them. Where one process fails, or is lost, so do all, and nothing is left.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    text, first = json.dumps(_encode(state, "state", tensors)), processes.is_first()
+    own = {name: tensor for name, tensor in tensors.items() if (tensor.numel() if _PIECE.fullmatch(name) else first)}
+    _separate(own)
+    name = f"tensors-{processes.rank():05}-of-{processes.world():05}.safetensors"
+    failed: OSError | SafetensorError | None = None
+    with ExitStack() as stack:
+        folder, facts = None, None
+        try:
+            stack.enter_context(_telling(path, _size(own)))
+            folder = stack.enter_context(files.new_folder(path)) if first else None
+        except OSError as error:
+            failed = error
+        where = processes.gathered(None if folder is None else str(folder))[0]
+        try:
+            if where is not None:
+                facts = _write_tensors(Path(where) / name, own)
+        except (OSError, SafetensorError) as error:
+            failed = error
+        everyone = processes.gathered((name, facts))
+        if failed is not None:
+            raise failed
+        if lost := [number for number, (_, fact) in enumerate(everyone) if fact is None]:
+            raise processes.OtherFailed(f"{processes.name(lost[0])} cannot write its part of the checkpoint {path}; it says why")
+        if first:
+            assert folder is not None
+            _write(folder, dict(everyone), text, SHARDED)
+    processes.gathered(None)  # the first process has renamed the folder
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -59,10 +95,26 @@ def load(path: Path) -> dict[str, Any]:
     FileNotFoundError if there is no such folder. ValueError that names the file if one is missing, damaged or of another format.
     """
     verify(path)
-    with safe_open(path / TENSORS, framework="pt") as file:
-        # A clone owns its memory: what safe_open returns is a view of the file, which would stay open and on disk.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, not a dict
-    state = _decode(json.loads((path / STATE).read_text(encoding="utf-8")), tensors)
+    # A clone owns its memory: what safe_open returns is a view of the file, which would stay open and on disk.
+    return opened(path, lambda tensor: whole(tensor) if isinstance(tensor, Parts) else tensor.clone())
+
+
+def opened(path: Path, change: Callable[[Any], Any] = lambda tensor: tensor) -> dict[str, Any]:
+    """The state in a folder that `newest` found good, of which only that is read that is asked for.
+
+    Its tensors are views of a file, or `Parts` of them in several. change: what is made of each.
+    """
+    tensors: dict[str, Any] = {}
+    for name in _manifest(path):
+        if name != STATE:
+            with safe_open(path / name, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118, not a dict
+                    if (piece := _PIECE.fullmatch(key)) is None:
+                        tensors[key] = file.get_tensor(key)
+                    else:
+                        values = file.get_tensor(key)
+                        tensors.setdefault(piece[2], []).append(Part(int(piece[1]), int(piece[1]) + len(values), values))
+    state = _decode(json.loads((path / STATE).read_text(encoding="utf-8")), tensors, change)
     assert isinstance(state, dict)
     return state
 
@@ -142,6 +194,10 @@ def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     """
     if isinstance(value, torch.Tensor):
         return _encode_tensor(value, place, tensors)
+    if isinstance(value, Piece):
+        name = f"{len(tensors)}:{place}"
+        tensors[f"piece {value.start}:{name}"] = value.values.detach().cpu().contiguous()
+        return {"pieces": [name, list(value.shape), str(value.values.dtype).removeprefix("torch.")]}
     if isinstance(value, np.ndarray):
         return {"array": _encode_tensor(_from_numpy(value, place), place, tensors)}
     if isinstance(value, dict):
@@ -193,32 +249,59 @@ def _separate(tensors: dict[str, torch.Tensor]) -> None:
         seen.add(storage)
 
 
-def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of `_encode`."""
+def _decode(value: Any, tensors: dict[str, Any], change: Callable[[Any], Any]) -> Any:
+    """The inverse of `_encode`; change: what is made of each tensor, or `Parts` of one."""
     if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
+        return [_decode(item, tensors, change) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     match kind:
         case "tensor":
-            return tensors[content]
+            return change(tensors[content])
+        case "pieces":
+            name, shape, kind = content
+            dtype = getattr(torch, kind, None)
+            if not isinstance(dtype, torch.dtype):
+                raise ValueError(f"{name} has the dtype {kind!r}, which is none of torch: the checkpoint is damaged")
+            return change(Parts(name.partition(":")[2], shape, dtype, tensors.get(name, [])))
         case "complex":
-            return torch.view_as_complex(_decode(content, tensors))
+            return torch.view_as_complex(_decode(content, tensors, change))
         case "array":
-            return _decode(content, tensors).numpy()
+            return _decode(content, tensors, change).numpy()
         case "tuple":
-            return tuple(_decode(item, tensors) for item in content)
+            return tuple(_decode(item, tensors, change) for item in content)
         case _:
-            return {key: _decode(item, tensors) for key, item in content}
+            return {key: _decode(item, tensors, change) for key, item in content}
 
 
-def _write(folder: Path, tensors: dict[str, torch.Tensor], text: str) -> None:
-    """The three files."""
+def _size(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+@contextmanager
+def _telling(path: Path, needed: int) -> Iterator[None]:
+    """Say of an error of the disk which checkpoint it was, and how to go on; needed: its bytes."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = files.error_number(error)
+        if number in files.FULL:
+            raise OSError(number, _full_disk(path, needed)) from error
+        raise OSError(number, f"cannot write checkpoint {path}: {error}") from error
+
+
+def _write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Write a file of tensors; its size and hash."""
+    save_file(tensors, file)
+    return _facts(file)
+
+
+def _write(folder: Path, facts: dict[str, Any], text: str, form: int) -> None:
+    """What is beside the tensors; facts: of their files."""
     (folder / STATE).write_text(text, encoding="utf-8")
-    save_file(tensors, folder / TENSORS)
-    facts = {name: _facts(folder / name) for name in (TENSORS, STATE)}
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": facts}, indent=2) + "\n", encoding="utf-8")
+    facts = {**facts, STATE: _facts(folder / STATE)}
+    (folder / MANIFEST).write_text(json.dumps({"format": form, "files": facts}, indent=2) + "\n", encoding="utf-8")
 
 
 def _facts(file: Path) -> dict[str, Any]:
@@ -235,13 +318,22 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{file} is missing: the checkpoint is incomplete. Use another one, or delete it")
     try:
         manifest = json.loads(file.read_bytes())
-        form, facts = manifest["format"], manifest["files"]
-        whole = {TENSORS: facts[TENSORS], STATE: facts[STATE]}
+        form, facts = manifest["format"], dict(manifest["files"])
+        known = facts.keys() == {TENSORS, STATE} if form == FORMAT else STATE in facts and all(map(_is_part, facts))
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is damaged: it is not a manifest. Use another checkpoint, or delete it") from None
-    if form != FORMAT:
-        raise ValueError(f"{file} has format {form!r}; this mmssl reads format {FORMAT}. Use the mmssl that wrote it")
-    return whole
+    if form not in (FORMAT, SHARDED):
+        raise ValueError(
+            f"{file} has format {form!r}; this mmssl reads formats {FORMAT} and {SHARDED}. Use the mmssl that wrote it"
+        )
+    if not known:
+        raise ValueError(f"{file} is damaged: it is not a manifest. Use another checkpoint, or delete it")
+    return facts
+
+
+def _is_part(name: str) -> bool:
+    """Whether a file may belong to a checkpoint: nothing outside of its folder does."""
+    return name == STATE or _TENSORS.fullmatch(name) is not None
 
 
 def _sizes_match(path: Path) -> bool:

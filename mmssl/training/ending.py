@@ -87,7 +87,11 @@ class Ending:
         if self.adapted is not None:
             with files.new_folder(self.run.adapter_folder) as folder:
                 self.save_adapter(self.adapted, folder)
-        with files.new_folder(self.run.model_folder) as folder:
+        self.write_model(self.run.model_folder)
+
+    def write_model(self, path: Path) -> None:
+        """The Hugging Face folder alone."""
+        with files.new_folder(path) as folder:
             with no_weights_bar():
                 self.model.config.published = self.kind
                 faced(self.model).save_pretrained(folder)

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from mmssl import files
 from mmssl.data import Batch, BudgetOrder, Labels, Mixture, Order, Stream, Track, batches, loader, processes, silent
 from mmssl.data.loader import READ
+from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
 from mmssl.training.build import modalities_of
@@ -46,7 +47,9 @@ class Feed:
         labels: Labels | None,
         folder: Path,
         track: Track = silent,
+        model: MMSSLModel | None = None,
     ) -> None:
+        self.model = training.objective.model if model is None else model
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
         self.streams, self.processor, self.training, self.labels = streams, processor, training, labels
         self.folder, self.track = folder, track
@@ -103,7 +106,7 @@ class Feed:
         if kept.exists():
             known: list[int] = json.loads(kept.read_text(encoding="utf-8"))
             return known
-        model, found = self.training.objective.model, [0] * len(stream.source)
+        model, found = self.model, [0] * len(stream.source)
         reading = batches(stream.source, modalities_of(stream, self.processor), READ, on_error=self.data.on_error)
         for batch in self.track(reading, f"measuring {stream.name}", -(-len(stream.source) // READ), unit="batches"):
             moved = batch.to(self.training.device)

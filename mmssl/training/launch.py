@@ -15,33 +15,20 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, is_tensorboard_available, is_trackio_available, is_wandb_available
 
 from mmssl.data import processes
-from mmssl.data.processes import OtherFailed
 from mmssl.plugins import points
 from mmssl.recipe import Recipe, changed_keys
+from mmssl.training.asked import HOW, LaunchError, asked, refuse, take_over, taken
 
 TIMEOUT = 600.0
 """Seconds of `train.timeout` where the recipe cannot be read."""
 PORT = 29500
 """Where the first process listens, if the launcher does not say it."""
 
-STRATEGIES = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
-}
-"""What `accelerate launch` asks for by these variables, and mmssl does not do."""
 PLAIN = (
     *(DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.MULTI_XPU),
     *(DistributedType.MULTI_NPU, DistributedType.MULTI_MLU, DistributedType.MULTI_HPU),
 )
 """Strategies that mmssl trains with: each process holds the whole model."""
-
-HOW = "torchrun --nproc_per_node N -m mmssl train RECIPE"
-
-
-class LaunchError(RuntimeError):
-    """The processes cannot work together as they were launched."""
 
 
 class Place(NamedTuple):
@@ -97,9 +84,10 @@ def start(timeout: float) -> None:
     LaunchError, on the first process, for a launch that would not do what was asked for; OtherFailed on the others.
     """
     refuse_what_is_not_done(os.environ)
+    strategy = take_over(os.environ)
     if dist.is_initialized():
         return
-    place = place_of(os.environ)
+    place = place_of(os.environ) or (Place(0, 1, 0, 1) if strategy.sharded else None)
     if place is None:
         return
     os.environ.update(RANK=f"{place.rank}", WORLD_SIZE=f"{place.world}")
@@ -117,9 +105,11 @@ def start(timeout: float) -> None:
 
 def join(place: Place, backend: str, timeout: float) -> None:
     """Make the process group. LaunchError if the others are not found within the time-out."""
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        dist.init_process_group(backend, rank=place.rank, world_size=place.world, timeout=timedelta(seconds=timeout))
+        store = dist.HashStore() if place.world == 1 else None  # type: ignore[attr-defined]
+        limit = timedelta(seconds=timeout)
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=limit)
         processes.meet(None)
     except (dist.DistError, RuntimeError, OSError, ValueError) as error:
         who = f"process {place.rank} of {place.world}"
@@ -173,12 +163,7 @@ def port_of(environment: Mapping[str, str]) -> int:
 
 def refuse_what_is_not_done(environment: Mapping[str, str]) -> None:
     """LaunchError for what `accelerate launch` asks for by variables, and mmssl would not do."""
-    for variable, strategy in STRATEGIES.items():
-        if environment.get(variable, "").lower() in ("true", "1"):
-            refuse(
-                f"{strategy} was asked for ({variable}={environment[variable]}), and mmssl trains data parallel only: each process "
-                f"holds the whole model. Launch with accelerate launch --multi_gpu --num_processes N -m mmssl train RECIPE or {HOW}"
-            )
+    asked(environment)
     if environment.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         refuse("accelerate launch asks for torch.compile (dynamo_backend); leave it out, and set train.compile=true in the recipe")
 
@@ -199,15 +184,8 @@ def refuse_other_settings(precision: str, accumulation: int, environment: Mappin
         )
 
 
-def refuse(message: str) -> None:
-    """LaunchError on the first process; the others, which find the same, leave without words."""
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        raise LaunchError(message)
-    raise OtherFailed(message)
-
-
 def check_in_force(accelerator: Accelerator) -> None:
-    """LaunchError if Accelerate does not see the processes that there are, or shards the model."""
+    """LaunchError if Accelerate does not see the processes that there are, or would shard the model itself."""
     found = processes.world()
     if accelerator.num_processes != found or accelerator.distributed_type not in PLAIN:
         refuse(
@@ -234,13 +212,17 @@ def check_alike(recipe: Recipe) -> None:
     """ValueError, on the process that differs, if processes have other recipes or other code than the first one."""
     if processes.world() == 1:
         return
-    own = {"recipe": recipe.resolved(), "code": code_digits(recipe)}
+    own = {"recipe": recipe.resolved(), "code": code_digits(recipe), "strategy": vars(taken(os.environ))}
     first = processes.gathered(own)[0]
 
     def check() -> None:
         if changed := changed_keys(first["recipe"], own["recipe"]):
             listed = "\n  ".join(changed)
             raise ValueError(f"{processes.name()} has another recipe than process 0:\n  {listed}\nGive all of them the same")
+        if first["strategy"] != own["strategy"]:
+            raise ValueError(
+                f"{processes.name()} was launched with {own['strategy']}, process 0 with {first['strategy']}: give all the same"
+            )
         for package, digits in own["code"].items():
             if first["code"].get(package) != digits:
                 raise ValueError(

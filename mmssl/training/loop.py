@@ -3,17 +3,15 @@
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from mmssl.data import Batch, processes, with_others
@@ -24,10 +22,13 @@ from mmssl.objectives.networks import AVERAGE, Moving
 from mmssl.objectives.terms import Metric, joined
 from mmssl.recipe.options import Attention, Precision, TrainOptions
 from mmssl.training.allocator import keep_freed_memory, keep_kernels
+from mmssl.training.asked import Asked, taken
 from mmssl.training.checkpoint import rng_state, set_rng_state
 from mmssl.training.health import BEGINNING
 from mmssl.training.launch import check_in_force, refuse_other_settings, start
 from mmssl.training.optim import adamw, parameter_groups, set_lr, set_weight_decay
+from mmssl.training.sharding.choice import strategy_of
+from mmssl.training.sharding.strategy import Strategy, check_architecture
 
 
 class TrainingError(RuntimeError):
@@ -101,6 +102,7 @@ class Training:
     reading_failed: whether all processes know that one of them cannot read the next step: what was trained before it is whole.
 
     objective: what to train; options: how; brought: its weights that wait while `warm_heads` lasts.
+    shard: whether the strategy that the launch asks for counts: what is not trained any more is not sharded.
     `steps_per_epoch` says how long a pass over the data is, for a budget of epochs.
     """
 
@@ -111,6 +113,7 @@ class Training:
         *,
         brought: Sequence[nn.Parameter] = (),
         project_dir: str | None = None,
+        shard: bool = True,
     ) -> None:
         self.brought = brought if options.warm_heads else ()
         check_heads(objective, self.brought)
@@ -144,18 +147,17 @@ class Training:
                     module.recompute_activations()
         if options.ema:
             objective.networks.want(AVERAGE, Moving(options.ema, options.ema))
-        if options.compile:
-            objective.compile()
-        self.wrapped, self.optimizer = self.prepare()
+        self.waiting = names_of(objective, self.brought)
+        wanted = taken(os.environ) if shard else Asked()
+        self.strategy = strategy_of(wanted, self.accelerator, objective, options, precision)
+        self.strategy.prepare(
+            self.make_optimizer, clip=options.clip_norm, compiled=options.compile, accumulation=options.accumulation
+        )
+        self.wrapped, self.optimizer = self.strategy.wrapped, self.strategy.optimizer
 
-    def prepare(self) -> tuple[nn.Module, AcceleratedOptimizer]:
-        """The objective in its place, then the copies of its model, placed or sharded as the student is; then the optimizer."""
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW of the objective's parameters, as they are."""
         options = self.options
-        with warnings.catch_warnings():
-            # Its successor is not in torch 2.11, nor in Accelerate 1.15.
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            wrapped = self.accelerator.prepare(self.objective)
-        self.objective.networks.make()
         groups = parameter_groups(
             self.objective,
             self.objective.model.encoder,
@@ -163,7 +165,7 @@ class Training:
             layer_decay=options.layer_decay,
             parts=options.parts,
         )
-        return wrapped, self.accelerator.prepare(adamw(groups, lr=options.lr, betas=options.betas, eps=options.eps))
+        return adamw(groups, lr=options.lr, betas=options.betas, eps=options.eps)
 
     @property
     def device(self) -> torch.device:
@@ -250,7 +252,7 @@ class Training:
         self.counters.seconds = float(processes.gathered_numbers([seconds + time.perf_counter() - self.begin])[0, 0])
         if not self.optimizer.step_was_skipped:
             self.objective.keep(outputs[-1].state)
-            self.objective.after_step(self.clock)
+            self.strategy.after_step(lambda: self.objective.after_step(self.clock))
         return Made(
             self.clock,
             lr,
@@ -306,8 +308,9 @@ class Training:
         if not self.objective.chooses:
             return micro, {}
         own = micro or [self.stand_in.to(self.device)]
+        step = Step(self.clock, counts=bool(micro))
         with self.accelerator.autocast():
-            kept, told = self.objective.chosen(own, Step(self.clock, counts=bool(micro)))
+            kept, told = self.strategy.within(lambda: self.objective.chosen(own, step))
         if not kept:
             self.stand_in = own[0].take(torch.zeros(1, dtype=torch.int64, device=self.device))
         return kept, told
@@ -319,22 +322,21 @@ class Training:
         """
         step, outputs, shares = self.what_is_known(micro, counts), list[Output](), self.options.accumulation
         for _ in range(shares - len(micro)):
-            with self.accelerator.accumulate(self.wrapped):
+            with self.accelerator.accumulate(*self.strategy.reduced):
                 pass  # Accelerate moves the optimizer at every `shares`-th: those without samples come first
         for number, batch in enumerate(micro):
-            with self.accelerator.accumulate(self.wrapped):
+            with self.accelerator.accumulate(*self.strategy.reduced):
+                self.strategy.expect(batch, last=self.accelerator.sync_gradients)
                 with self.accelerator.autocast():
                     output: Output = self.wrapped(batch, replace(step, number=number))
                 output = output if counts else Output(output.loss * 0, state=output.state)
                 outputs.append(output)
-                # Accelerate divides by the micro-batches, DistributedDataParallel by the processes: each loss is a share of a sum.
-                self.accelerator.backward(output.loss * (shares * self.accelerator.num_processes))
+                self.strategy.backward(output.loss, last=self.accelerator.sync_gradients)
                 if self.accelerator.sync_gradients:
                     self.hold()
-                    self.clip()
+                    self.grad_norm = self.strategy.clip()
                     self.check_at_once(outputs, micro)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                self.strategy.step()
         return outputs
 
     def what_is_known(self, micro: Sequence[Batch], counts: bool) -> Step:
@@ -343,9 +345,7 @@ class Training:
         step = Step(self.clock, diagnose=done < BEGINNING or (done + 1) % every == 0, counts=counts)
         if len(micro) * self.accelerator.num_processes == 1:
             return step
-        self.objective.observe(micro, step)
-        with self.accelerator.autocast():
-            weights = [self.objective.weights(batch, step) for batch in micro]
+        weights = self.strategy.within(lambda: self.observed(micro, step))
         names = list(dict.fromkeys(name for each in weights for name in each))
         if len(self.objective.modalities) > 1:  # of rows that lack a modality the terms of a process may lack one too
             names = sorted({name for known in processes.gathered(names) for name in known})
@@ -355,7 +355,13 @@ class Training:
         if self.options.accumulation == 1:
             return step
         with self.accelerator.autocast():
-            return self.objective.prepared(micro, step)
+            return self.strategy.within(lambda: self.objective.prepared(micro, step))
+
+    def observed(self, micro: Sequence[Batch], step: Step) -> list[dict[str, Num[Tensor, ""]]]:
+        """Let the objective see the micro-batches of a step; the weights of its terms in each."""
+        self.objective.observe(micro, step)
+        with self.accelerator.autocast():
+            return [self.objective.weights(batch, step) for batch in micro]
 
     def check_at_once(self, outputs: Sequence[Output], micro: Sequence[Batch]) -> None:
         """TrainingError, before the optimizer moves, if a step is not finite: on a CPU, where nothing waits for the answer."""
@@ -379,20 +385,14 @@ class Training:
         Every process does so alike: gradients are those of all by now.
         """
         if self.progress < self.options.warm_heads:
-            for parameter in self.brought:
-                parameter.grad = None
-
-    def clip(self) -> None:
-        """Measure the norm of the gradient, then bring it down to the limit if there is one."""
-        limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
-        self.grad_norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit).detach()
+            self.strategy.drop(self.waiting)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
             "counters": vars(self.counters),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "objective": self.strategy.weights(),
+            "optimizer": self.strategy.moments(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "rng": rng_state(),
             "rngs": processes.gathered(rng_state()) if processes.world() > 1 else [],
@@ -404,8 +404,8 @@ class Training:
 
         The state may be that of other options: then those of this training count from here on.
         """
-        load_weights(self.objective, self.objective.upgraded(state["objective"], state.get("average")))
-        load_moments(self.optimizer, state["optimizer"])
+        self.strategy.load_weights(self.objective.upgraded(state["objective"], state.get("average")))
+        load_moments(self.strategy, state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         # A run that began before averages warmed up goes on without, to the weights that it would have had.
@@ -428,6 +428,12 @@ def check_heads(objective: Objective, brought: Sequence[nn.Parameter]) -> None:
         )
 
 
+def names_of(objective: Objective, parameters: Sequence[nn.Parameter]) -> list[str]:
+    """What an objective calls these of its parameters."""
+    wanted = {id(parameter) for parameter in parameters}
+    return [name for name, parameter in objective.named_parameters() if id(parameter) in wanted]
+
+
 def numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Scalars as Python numbers, after one wait for the device."""
     return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist(), strict=True))
@@ -435,22 +441,13 @@ def numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 def load_weights(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Load a state dict; ValueError that names the parameters that are missing, not expected or of another shape."""
-    own = module.state_dict()
-    wrong = [f"missing {key}" for key in own.keys() - state.keys()]
-    wrong += [f"unexpected {key}" for key in state.keys() - own.keys()]
-    wrong += [
-        f"{key} is {list(state[key].shape)}, expected {list(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    if wrong:
-        shown = "; ".join(sorted(wrong)[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise ValueError(f"the weights belong to another architecture: {shown}. Use the recipe that they were trained with")
+    check_architecture({name: tensor.shape for name, tensor in module.state_dict().items()}, state)
     module.load_state_dict(state)
 
 
-def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_moments(strategy: Strategy, state: dict[str, Any]) -> None:
     """Load an optimizer's state, but keep the options of its groups. ValueError if they group the parameters in another way."""
+    optimizer = strategy.optimizer
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     saved = [len(group["params"]) for group in state["param_groups"]]
@@ -459,7 +456,7 @@ def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
             f"the optimizer groups the parameters in another way than the checkpoint: groups of {sizes}, not {saved}. Use the "
             "train.layer_decay and train.parts that it was made with, and a train.weight_decay of 0 only if it had 0"
         )
-    optimizer.load_state_dict(state)
+    strategy.load_moments(state)
     for group, own in zip(optimizer.param_groups, options, strict=True):
         group.update(own)
 

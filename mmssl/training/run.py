@@ -28,6 +28,7 @@ from mmssl.data.loader import KILLED, WorkerKilled, names_killed_worker
 from mmssl.recipe import Recipe, RecipeError, changed_keys, load, yaml12
 from mmssl.recipe.options import RunOptions
 from mmssl.training import checkpoint
+from mmssl.training.asked import taken
 from mmssl.training.start import run_to_continue
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
@@ -231,6 +232,9 @@ class Run:
         start = words if words[0] == "mmssl" else ["mmssl", "train", str(self.recipe_file)]
         count, machines = record.get("processes", 1), record.get("machines", 1)
         with_processes = [f"--processes={count}"] if count > machines == 1 else []
+        strategy = record.get("strategy", "ddp")
+        if strategy != "ddp" and not any(word.startswith("--st") for word in start):  # an Accelerate file asked for it
+            with_processes.append(f"--strategy={strategy}")
         return shlex.join([*start, f"resume={self.folder}", *with_processes])
 
 
@@ -243,7 +247,7 @@ def open_together(recipe: Recipe, stack: ExitStack) -> tuple[Run, str]:
         files.sweep(run.folder)
         if not run.finished:
             run.go_on(recipe)
-            run.record(processes=processes.world(), machines=machines)
+            run.record(processes=processes.world(), machines=machines, strategy=taken(os.environ).name)
         return str(run.folder), run.record_file.read_text(encoding="utf-8")
 
     machines = len(set(processes.gathered(platform.node())))

@@ -1,8 +1,9 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmssl import files
 from mmssl.data import Source, processes, silent
@@ -11,13 +12,15 @@ from mmssl.data.options import ONLY, Rows
 from mmssl.data.processes import OtherFailed
 from mmssl.evaluation import Evaluator, PairEvaluator
 from mmssl.evaluation.history import History, Trained
-from mmssl.model import load_model
+from mmssl.model import MMSSLModel, load_model
 from mmssl.model.adaptation import is_adapted, restore_adapter
+from mmssl.objectives import Objective
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe
 from mmssl.report import contents, verdict
 from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream
+from mmssl.training.convert import describe
 from mmssl.training.ending import Ending, check_headed, restore_projectors
 from mmssl.training.feed import Feed
 from mmssl.training.launch import check_alike, check_trackers, start
@@ -39,6 +42,8 @@ from mmssl.training.run import (
 )
 from mmssl.training.splits import Scored, open_pair_scores, open_splits
 from mmssl.training.start import run_to_continue
+
+T = TypeVar("T")
 
 
 def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
@@ -112,7 +117,9 @@ class Session:
         self.streams = {name: cut_stream(stream, self.pieces.processor, self.track) for name, stream in self.streams.items()}
         self.check_data()
         self.training = self.make_training()
-        self.feed = processes.together(self.make_feed, first_before=True)
+        if not trained:
+            run.record(model=describe(self.pieces.objective))
+        self.feed = self.opened_feed()
         self.training.steps_per_epoch = self.feed.steps_per_epoch
         self.measured = Measured(self.training, self.streams)
         self.probes: dict[str, float] = {}
@@ -125,12 +132,21 @@ class Session:
 
     def make_training(self) -> Training:
         """The objective with its optimizer."""
-        return Training(self.pieces.objective, self.options, brought=self.pieces.brought, project_dir=str(self.run.folder))
+        objective, brought = self.pieces.objective, self.pieces.brought
+        return Training(objective, self.options, brought=brought, project_dir=str(self.run.folder), shard=not self.trained)
 
-    def make_feed(self) -> Feed:
-        """What the run reads."""
+    def opened_feed(self) -> Feed:
+        """What the run reads; the first process counts tokens, where they are, and needs a whole model for that."""
+        if self.options.batch_tokens is None or not self.training.strategy.sharded:
+            return processes.together(self.make_feed, first_before=True)
+        with self.training.strategy.whole() as objective:
+            return processes.together(lambda: self.make_feed(objective), first_before=True)
+
+    def make_feed(self, whole: Objective | None = None) -> Feed:
+        """What the run reads. whole: the objective, where that of the training is sharded."""
         training, processor = self.training, self.pieces.processor
-        return Feed(self.recipe, self.streams, processor, training, self.labels, self.run.folder, self.track)
+        model = None if whole is None else whole.model
+        return Feed(self.recipe, self.streams, processor, training, self.labels, self.run.folder, self.track, model)
 
     def recorded(self) -> tuple[Trained, ...]:
         """What the run has written down about its training; nothing before it began."""
@@ -234,7 +250,7 @@ class Session:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
         newest, before = self.newest(self.run.checkpoints), run_to_continue(self.recipe)
         if newest:
-            state = checkpoint.load(newest)
+            state = self.read(newest)
             self.training.restore(state)
             self.feed.restore(state["feed"])
             self.measured.restore(state)
@@ -265,12 +281,16 @@ class Session:
         path = processes.by_first(found)
         return Path(path) if path else None
 
+    def read(self, path: Path) -> dict[str, Any]:
+        """A checkpoint that was found good; of one of many processes each reads what it needs of it."""
+        return checkpoint.opened(path) if self.training.strategy.in_pieces else checkpoint.load(path)
+
     def continue_from(self, before: Path) -> None:
         """Start with the weights, the optimizer and the counters of another run. ValueError if the budget is used up already."""
         newest = self.newest(before / "checkpoints")
         if newest is None:
             raise FileNotFoundError(f"init: {before} is a run without a complete checkpoint; give a model folder, or another run")
-        state = checkpoint.load(newest)
+        state = self.read(newest)
         self.training.restore(state)
         step = self.training.counters.step
         self.feed.continue_from(state["feed"])
@@ -413,8 +433,11 @@ class Session:
         if step != self.saved:
             self.feed.share_skips()
             state = self.training.state() | self.measured.state() | {"feed": self.feed.state()}
-            if processes.is_first():
-                checkpoint.save(checkpoint.step_path(self.run.checkpoints, step), state)
+            path = checkpoint.step_path(self.run.checkpoints, step)
+            if self.training.strategy.in_pieces:
+                checkpoint.save_together(path, state)
+            elif processes.is_first():
+                checkpoint.save(path, state)
             self.saved = step
         if processes.is_first():
             checkpoint.prune(self.run.checkpoints, self.options.keep_last)
@@ -429,7 +452,26 @@ class Session:
 
         Where something fails that is told: scores on the way are no reason to end a run.
         """
-        model, found = self.training.published(), dict[str, float]()
+        return self.with_whole(self.scores)
+
+    def with_whole(self, work: Callable[[Objective], T]) -> T:
+        """What `work` finds with the whole objective, a JSON value: all processes share in it, or where the model is sharded the
+        first one does it alone, with a copy that the others help to put together, tensor by tensor."""
+        with self.training.strategy.whole() as objective:
+            if not self.training.strategy.sharded:
+                assert objective is not None
+                return work(objective)
+
+            def found() -> T:
+                assert objective is not None
+                with processes.alone():
+                    return work(objective)
+
+            return processes.by_first(found)
+
+    def scores(self, objective: Objective) -> dict[str, float]:
+        """Scores of the model of an objective, by name."""
+        model, found = objective.published(), dict[str, float]()
         for name, evaluator in self.every_evaluator:
             try:
                 scores = evaluator.score(model)
@@ -469,15 +511,24 @@ class Session:
 
         NotScored if scoring or the report fails: the model is there.
         """
-        model = self.training.published().eval()
-        objective, own = self.pieces.objective, (self.recipe, self.run, model, self.pieces.processor, self.history)
+        if not self.training.strategy.sharded:
+            self.end(self.training.objective, stop)
+            return
+        with self.run.after_training("scored") if not processes.is_first() else nullcontext():
+            self.with_whole(lambda objective: self.end(objective, stop))
+
+    def end(self, objective: Objective, stop: StopRequest) -> None:
+        """As `finish`, with the whole objective."""
+        self.whole = objective
+        model = objective.published().eval()
+        own = (self.recipe, self.run, model, self.pieces.processor, self.history)
         kind = objective.networks.publishes(objective.publish)
         ending = Ending(*own, objective.headed(), kind)
         if not self.trained:
 
             def publish() -> None:
                 ending.publish()
-                self.run.record(trained=now(), published=kind, **self.facts())
+                self.run.record(trained=now(), published=kind, **self.facts(model))
 
             with self.run.telling_how_to_go_on(unless=TrainingError):
                 processes.by_first(publish)
@@ -488,11 +539,11 @@ class Session:
         say(verdict(tables, self.measured.flags()).beside(tables))
         say(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
 
-    def facts(self) -> dict[str, Any]:
-        """What the training came to."""
+    def facts(self, model: MMSSLModel) -> dict[str, Any]:
+        """What the training came to; model: that it publishes."""
         counters = self.training.counters
         return {
-            "parameters": sum(parameter.numel() for parameter in self.training.published().parameters()),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "steps": counters.step,
             "samples": counters.samples,
             "minutes": round(counters.seconds / 60, 2),
@@ -503,14 +554,14 @@ class Session:
 
     def pictures(self) -> dict[str, Any]:
         """Pictures of every source. Whatever fails there is told, and leaves a picture out."""
-        objective, found = self.training.objective.eval() if self.can_draw else None, dict[str, Any]()
+        objective, found = self.whole.eval() if self.can_draw else None, dict[str, Any]()
         if objective is None:
             print(f"the report has no pictures of the training: {self.run.checkpoints} has no checkpoint any more")
         for name, stream in self.streams.items():
             samples = Samples(stream, self.pieces.processor, self.labels, self.data.on_error)
             scored = [evaluator for key, evaluator in self.evaluators.items() if key in (name, ONLY)]
             try:
-                found.update(pictures_of(samples, objective, self.training.published(), scored))
+                found.update(pictures_of(samples, objective, self.whole.published(), scored))
             except Exception as error:
                 print(f"the report has no pictures of {stream.source}: {told(error)}")
         return found

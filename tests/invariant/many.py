@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +37,7 @@ from mmssl.recipe import recipe as recipes
 from mmssl.training.feed import Feed
 from mmssl.training.loop import Made, Training
 from mmssl.training.session import Session
+from mmssl.training.sharding.strategy import Strategy
 
 ALONE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What says that a process is one of several."""
@@ -61,6 +63,8 @@ def serve(request: Request) -> dict[str, Any]:
     """Fork the processes of a request, and wait for them; none is left when this returns."""
     with suppress(Exception):  # they find out themselves
         recipes.load(request.arguments[1], request.arguments[2:])
+    if "--strategy" in request.arguments:
+        warm_up_sharding()
     port = free_port()
     children = [fork(request, rank, port) for rank in range(request.processes)]
     codes: dict[int, int] = {}
@@ -214,19 +218,18 @@ def other_masks(rank: int, value: bool) -> None:
 
 def gradient_summed(rank: int, value: bool) -> None:
     """The gradients of the processes are summed, not averaged."""
-    prepare = Training.prepare
+    prepare = Strategy.prepare
 
     def added(state: None, bucket: torch._C._distributed_c10d.GradBucket) -> torch.futures.Future[torch.Tensor]:
         work = dist.all_reduce(bucket.buffer(), async_op=True)
         assert work is not None
         return work.get_future().then(lambda done: done.value()[0])
 
-    def prepared(self: Training) -> Any:
-        wrapped, optimizer = prepare(self)
-        wrapped.register_comm_hook(None, added)  # type: ignore[operator]
-        return wrapped, optimizer
+    def prepared(self: Strategy, *arguments: Any, **options: Any) -> None:
+        prepare(self, *arguments, **options)
+        self.wrapped.register_comm_hook(None, added)  # type: ignore[operator]
 
-    Training.prepare = prepared  # type: ignore[method-assign]
+    Strategy.prepare = prepared  # type: ignore[method-assign]
 
 
 def teacher_moved_twice(rank: int, value: bool) -> None:
@@ -238,6 +241,39 @@ def teacher_moved_twice(rank: int, value: bool) -> None:
             after_step(self, clock)
 
     Networks.after_step = moved  # type: ignore[method-assign]
+
+
+def mean_left_out(rank: int, value: bool) -> None:
+    """The gradient is half of what it should be: the mean over the processes, where it should be the sum."""
+
+    def halved(self: Strategy, loss: torch.Tensor, last: bool) -> None:
+        loss.backward()
+
+    sharding().FullyShard.backward = halved
+
+
+def teacher_of_one(rank: int, value: bool) -> None:
+    """The second process does not move its part of the teacher."""
+    if rank == 1:
+        sharding().FullyShard.after_step = lambda self, move: None
+
+
+def saves_what_it_read(rank: int, value: bool) -> None:
+    """A run that goes on writes its checkpoint again, also before it has made a step."""
+    restore = Session.restore
+
+    def restored(self: Session) -> None:
+        restore(self)
+        self.saved = None
+
+    Session.restore = restored  # type: ignore[method-assign]
+
+
+def sharding() -> Any:
+    """What shards, which takes long to import."""
+    import mmssl.training.sharding.fsdp as found
+
+    return found
 
 
 def loss_of_one(rank: int, value: bool) -> None:
@@ -272,6 +308,7 @@ PLANTED: dict[str, Callable[[int, Any], None]] = {
     for found in (
         *(stop_after, signal_after, broken_after, elsewhere, slowed_down, weights_written_down),
         *(other_masks, gradient_summed, teacher_moved_twice, loss_of_one, sample_skipped),
+        *(mean_left_out, teacher_of_one, saves_what_it_read),
     )
 }
 
@@ -285,6 +322,17 @@ def warm_up() -> None:
     import mmssl.api  # noqa: F401
     import mmssl.data.local_tables  # noqa: F401
     import mmssl.report.page  # noqa: F401
+
+
+def warm_up_sharding() -> None:
+    """Import what sharding imports on its way: that takes longer than what is trained here."""
+    import torch._dynamo
+
+    import mmssl.training.sharding.fsdp  # noqa: F401
+    from mmssl.training.sharding.zero import imported
+
+    if find_spec("deepspeed") is not None:
+        imported(torch.device("cpu"))
 
 
 def remember_sections() -> None:

@@ -235,7 +235,7 @@ def test_absent_checkpoint_and_other_format(tmp_path: Path) -> None:
     save(tmp_path / "x", small(1))
     file = tmp_path / "x" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
-    with pytest.raises(ValueError, match=r"manifest\.json has format 99; this mmssl reads format 1"):
+    with pytest.raises(ValueError, match=r"manifest\.json has format 99; this mmssl reads formats 1 and 2"):
         load(tmp_path / "x")
 
 

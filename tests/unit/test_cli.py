@@ -27,7 +27,21 @@ from mmssl_catalogue import recipes_found
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
 HEAVY = {"accelerate", "datasets", "matplotlib", "numpy", "pandas", "sklearn", "torch", "transformers"}
-COMMANDS = ("train", "new", "evaluate", "embed", "search", "predict", "push", "export", "list", "compare", "check", "schema")
+COMMANDS = (
+    "train",
+    "new",
+    "evaluate",
+    "embed",
+    "search",
+    "predict",
+    "push",
+    "export",
+    "convert",
+    "list",
+    "compare",
+    "check",
+    "schema",
+)
 
 
 def run(*arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -1,17 +1,23 @@
 """What a launcher says in the environment is heard, or refused: no launch trains otherwise than asked."""
 
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 import mmssl_cli as cli
 from mmssl.data import processes
 from mmssl.recipe import load
 from mmssl.training import launch
+from mmssl.training.asked import asked, contradictions, take_over, taken
 from mmssl.training.launch import LaunchError, Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
 
+ROOT = Path(__file__).parents[2]
 SLURM = {
     "SLURM_PROCID": "9",
     "SLURM_STEP_NUM_TASKS": "32",
@@ -22,6 +28,8 @@ SLURM = {
     "SLURM_STEP_ID": "4",
 }
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "1",
     "OMPI_COMM_WORLD_SIZE": "2",
@@ -94,9 +102,14 @@ def test_a_launch_that_would_train_alone(environment: dict[str, str], told: str)
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"ACCELERATE_USE_FSDP": "true"}, r"FSDP was asked for \(ACCELERATE_USE_FSDP=true\).*torchrun --nproc_per_node N -m mmssl"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed was asked for"),
-        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM was asked for"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1 cannot run several forward passes.*fsdp_version: 2.*recipes/launch/fsdp2.yaml"),
+        (FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: mmssl does not offload"),
+        (FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "set train.gradient_checkpointing=true in the recipe"),
+        (FSDP2 | {"MMSSL_STRATEGY": "zero2"}, "accelerate launch asks for fsdp2, and --strategy for zero2: leave one of them out"),
+        (ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "ZeRO stage 0 shards nothing: set zero_stage to 1, 2 or 3"),
+        (ZERO | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param to cpu: mmssl does not offload"),
+        ({"MMSSL_STRATEGY": "zero4"}, "--strategy zero4: there is none of that name; give one of ddp, fsdp2, zero1, zero2, zero3"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, r"Megatron-LM was asked for \(.*torchrun --nproc_per_node N -m mmssl"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "a parallelism_config was asked for"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set train.compile=true in the recipe"),
     ],
@@ -111,8 +124,56 @@ def test_a_strategy_that_mmssl_does_not_have(environment: dict[str, str], told: 
 
 def test_a_strategy_is_refused_by_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(SystemExit, match="mmssl: FSDP was asked for"):
+    with pytest.raises(SystemExit, match="mmssl: FSDP 1 cannot run"):
         cli.main(["train", "quickstart"])
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, "ddp"),
+        (FSDP2, "fsdp2"),
+        (FSDP2 | {"MMSSL_STRATEGY": "fsdp2"}, "fsdp2"),
+        ({"MMSSL_STRATEGY": "zero1"}, "zero1"),
+        (ZERO, "zero2"),
+        (ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
+    ],
+)
+def test_the_strategy_that_is_asked_for_is_mmssls_and_not_accelerates(environment: dict[str, str], name: str) -> None:
+    environment = dict(environment)
+    assert take_over(environment) == take_over(environment) == taken(environment)
+    assert taken(environment).name == name
+    assert not {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & environment.keys()
+
+
+def test_a_deepspeed_file_that_contradicts_the_recipe_is_told_key_by_key(tmp_path: Path) -> None:
+    file = tmp_path / "zero.json"
+    said = {"stage": 3, "stage3_max_live_parameters": 10}
+    settings = {"zero_optimization": said, "gradient_clipping": 0.5, "bf16": {"enabled": True}, "optimizer": {"type": "Adam"}}
+    file.write_text(json.dumps(settings | {"train_batch_size": "auto", "gradient_accumulation_steps": 2}), encoding="utf-8")
+    wanted = asked(ZERO | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
+    assert (wanted.name, wanted.settings["zero_optimization"]) == ("zero3", said)
+    recipe: dict[str, Any] = {"clip_norm": 1.0, "precision": "no", "accumulation": 2, "world": 2, "batch": 32}
+    assert contradictions(wanted, **recipe) == [
+        "gradient_clipping=0.5, the recipe train.clip_norm=1.0",
+        "bf16.enabled=true, the recipe comes to precision no",
+        "optimizer=Adam, and the recipe's is the one that is used",
+    ]
+    file.write_text("[", encoding="utf-8")
+    with pytest.raises(LaunchError, match=r"zero\.json cannot be read.*It must be a JSON object"):
+        asked(ZERO | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "launch").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_launch_file_asks_for_what_its_name_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `accelerate launch` reads it, without starting anything."""
+    parser = launch_command_parser()
+    arguments, *_ = _validate_launch_command(parser.parse_args(["--config_file", str(path), "--num_processes", "2", "train.py"]))
+    arguments.deepspeed_fields_from_accelerate_config = ""
+    prepare = prepare_deepspeed_cmd_env if arguments.use_deepspeed else prepare_multi_gpu_env
+    found = prepare(arguments)
+    environment = found[1] if isinstance(found, tuple) else found
+    assert asked({key: value for key, value in environment.items() if value is not None}).name == path.stem
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.glob("*.py"))
 """What the command needs before it imports the package."""
 CORE = [*MODULES, *sorted((ROOT / "mmssl").rglob("*.py"))]
 PLUGINS = ROOT / "modalities" / "mmssl_modalities"
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "launch")
 
 
 def name(path: Path) -> str:
@@ -172,7 +172,7 @@ def test_wheel_holds_every_file_of_the_packages(setup_cfg: ConfigParser) -> None
 
 
 def test_wheel_holds_every_recipe(setup_cfg: ConfigParser) -> None:
-    expected = {f"share/mmssl/{name(path.parent)}": f"{name(path.parent)}/*.yaml" for path in RECIPES}
+    expected = {f"share/mmssl/{name(path.parent)}": f"{name(path.parent)}/*.yaml" for path in (ROOT / "recipes").rglob("*.yaml")}
     assert dict(setup_cfg["options.data_files"]) == expected
 
 

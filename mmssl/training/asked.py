@@ -1,0 +1,175 @@
+"""Which strategy a launch asks for: by `--strategy`, or by what `accelerate launch` says of FSDP and DeepSpeed."""
+
+import json
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmssl.data.processes import OtherFailed
+
+STRATEGIES = {
+    "ddp": "each process holds the whole model",
+    "fsdp2": "parameters, gradients and optimizer state are sharded (torch's fully_shard)",
+    "zero1": "the optimizer state is sharded (DeepSpeed)",
+    "zero2": "gradients and optimizer state are sharded (DeepSpeed)",
+    "zero3": "parameters, gradients and optimizer state are sharded (DeepSpeed)",
+}
+"""What `--strategy` takes, and what it means."""
+VARIABLE = "MMSSL_STRATEGY"
+"""Where `--strategy` lies for the process, and for those that it starts."""
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
+NOT_DONE = {
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+}
+"""What `accelerate launch` asks for by these variables, and mmssl does not do."""
+HOW = "torchrun --nproc_per_node N -m mmssl train RECIPE"
+
+
+class LaunchError(RuntimeError):
+    """The processes cannot work together as they were launched."""
+
+
+def refuse(message: str) -> None:
+    """LaunchError on the first process; the others, which find the same, leave without words."""
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
+        raise LaunchError(message)
+    raise OtherFailed(message)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A strategy as it was asked for.
+
+    name: a key of `STRATEGIES`. reshard: of fsdp2, whether a layer's weights are dropped between forward and backward pass.
+    file, settings: a DeepSpeed file and what it holds.
+    """
+
+    name: str = "ddp"
+    reshard: bool = True
+    file: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether anything is."""
+        return self.name != "ddp"
+
+    @property
+    def stage(self) -> int | None:
+        """Of ZeRO; None: it is none."""
+        return int(self.name[-1]) if self.name.startswith("zero") else None
+
+
+def asked(environment: Mapping[str, str]) -> Asked:
+    """What the environment of a launch asks for. LaunchError for what mmssl does not do, or for two strategies at once."""
+    for variable, what in NOT_DONE.items():
+        if said(environment, variable):
+            refuse(
+                f"{what} was asked for ({variable}={environment[variable]}), and mmssl does not do that. It has --strategy "
+                f"{', '.join(STRATEGIES)}. Launch with accelerate launch --config_file recipes/launch/NAME.yaml -m mmssl train "
+                f"RECIPE, or {HOW}"
+            )
+    own = environment.get(VARIABLE)
+    if own is not None and own not in STRATEGIES:
+        refuse(f"--strategy {own}: there is none of that name; give one of {', '.join(STRATEGIES)}")
+    theirs = fsdp(environment) if said(environment, FSDP) else deepspeed(environment) if said(environment, DEEPSPEED) else None
+    if own is not None and theirs is not None and own != theirs.name:
+        refuse(f"accelerate launch asks for {theirs.name}, and --strategy for {own}: leave one of them out")
+    return theirs or Asked(own or "ddp")
+
+
+def said(environment: Mapping[str, str], variable: str) -> bool:
+    return environment.get(variable, "").lower() in ("true", "1")
+
+
+def fsdp(environment: Mapping[str, str]) -> Asked:
+    """FSDP as `accelerate launch` describes it; what names layers, and ways of saving, is mmssl's own business."""
+    if environment.get("FSDP_VERSION", "1") != "2":
+        refuse(
+            f"FSDP {environment.get('FSDP_VERSION', '1')} cannot run several forward passes in a step, as views and teachers need: "
+            "set fsdp_version: 2 in fsdp_config of the Accelerate file, or use recipes/launch/fsdp2.yaml"
+        )
+    if said(environment, "FSDP_OFFLOAD_PARAMS"):
+        refuse("fsdp_offload_params: mmssl does not offload; set it to false, or take more processes")
+    if said(environment, "FSDP_ACTIVATION_CHECKPOINTING"):
+        refuse("fsdp_activation_checkpointing: leave it out, and set train.gradient_checkpointing=true in the recipe")
+    reshard = environment.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
+    if reshard not in ("true", "false", "full_shard", "shard_grad_op"):
+        refuse(f"fsdp_reshard_after_forward={reshard}: mmssl shards over all processes; set it to true or false")
+    return Asked("fsdp2", reshard=reshard in ("true", "full_shard"))
+
+
+def deepspeed(environment: Mapping[str, str]) -> Asked:
+    """ZeRO as `accelerate launch` describes it, with its DeepSpeed file if there is one."""
+    file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    settings: dict[str, Any] = {}
+    if file is not None:
+        try:
+            settings = json.loads(Path(file).read_text(encoding="utf-8"))
+            inner = settings.get("zero_optimization", {})
+            stage = str(inner.get("stage", 0))
+        except (OSError, ValueError, AttributeError) as error:
+            raise LaunchError(f"the DeepSpeed file {file} cannot be read: {error}. It must be a JSON object") from None
+    else:
+        stage, inner = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), {}
+    if stage not in ("1", "2", "3"):
+        refuse(f"DeepSpeed with ZeRO stage {stage} shards nothing: set zero_stage to 1, 2 or 3, or launch with --strategy ddp")
+    clipping = environment.get("ACCELERATE_GRADIENT_CLIPPING", "none")
+    if clipping not in ("none", "auto"):
+        settings = {"gradient_clipping": float(clipping), **settings}
+    for what, variable in (("optimizer", "OPTIMIZER"), ("param", "PARAM")):
+        device = environment.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{variable}_DEVICE", "none")
+        device = inner.get(f"offload_{what}", {}).get("device", device)
+        if device != "none":
+            refuse(f"offload_{what} to {device}: mmssl does not offload; set it to none, or take more processes")
+    return Asked(f"zero{stage}", file=file, settings=settings)
+
+
+def take_over(environment: MutableMapping[str, str]) -> Asked:
+    """What is asked for; from here on Accelerate is not: mmssl shards itself, on GPUs and on a CPU by the same code.
+
+    Accelerate would shard on GPUs only, leave FSDP out on a CPU without a word, and turn DeepSpeed into DDP there. Transformers
+    reads the same variables, and would load weights on the first process only. Called again it answers the same.
+    """
+    asked(environment)
+    for variable in (FSDP, DEEPSPEED):
+        if said(environment, variable):
+            environment[f"MMSSL_{variable}"] = environment.pop(variable)
+    return taken(environment)
+
+
+def taken(environment: Mapping[str, str]) -> Asked:
+    """What `take_over` found."""
+    kept = {variable: environment[f"MMSSL_{variable}"] for variable in (FSDP, DEEPSPEED) if f"MMSSL_{variable}" in environment}
+    return asked({**environment, **kept})
+
+
+def contradictions(
+    wanted: Asked, *, clip_norm: float | None, precision: str, accumulation: int, world: int, batch: int | None
+) -> list[str]:
+    """In words, where a DeepSpeed file is not what the recipe says.
+
+    precision: as Accelerate calls it. world: processes. batch: samples of a step; None: a step is counted in tokens.
+    """
+    settings, lines = wanted.settings, list[str]()
+    micro = None if batch is None else batch // (accumulation * world)
+    for key, own, recipe in (
+        ("gradient_clipping", clip_norm or 0.0, f"train.clip_norm={clip_norm}"),
+        ("gradient_accumulation_steps", accumulation, f"train.accumulation={accumulation}"),
+        ("train_batch_size", batch, f"train.batch_size={batch}"),
+        ("train_micro_batch_size_per_gpu", micro, f"comes to {micro} on {world} processes"),
+    ):
+        there = settings.get(key, "auto")
+        if there not in ("auto", own):
+            lines.append(f"{key}={there}, the recipe {recipe}")
+    for key in ("fp16", "bf16"):
+        there = settings.get(key, {}).get("enabled", "auto")
+        if there not in ("auto", precision == key):
+            lines.append(f"{key}.enabled={str(there).lower()}, the recipe comes to precision {precision}")
+    for key in ("optimizer", "scheduler"):
+        if key in settings:
+            lines.append(f"{key}={settings[key].get('type')}, and the recipe's is the one that is used")
+    return lines
