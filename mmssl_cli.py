@@ -1,7 +1,4 @@
-"""The `mmssl` command, outside the package: importing mmssl takes seconds, for it registers with transformers.
-
-Only the commands that need it do so; help and lists come at once.
-"""
+"""The `mmssl` command. Only the commands that need them import torch and transformers, which takes seconds; help comes at once."""
 
 import argparse
 import itertools
@@ -9,7 +6,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -291,8 +289,22 @@ def table_format(options: argparse.Namespace) -> Any:
     return TypeAdapter(TableFormat).validate_python(said)
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say on a terminal, for as long as it takes, that the libraries are imported: some seconds in which nothing else is seen."""
+    shown = sys.stderr.isatty() and is_first()
+    if shown:
+        print("loading torch and transformers ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def new(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     made = api.new(
         options.data,
@@ -311,8 +323,9 @@ def new(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    from mmssl import api
-    from mmssl.training.run import NotScored
+    with loading():
+        from mmssl import api
+        from mmssl.training.run import NotScored
 
     try:
         api.train(options.recipe, options.overrides)
@@ -360,7 +373,8 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     if options.retrieval or options.zero_shot:
         evaluate_pairs(options)
@@ -386,7 +400,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def evaluate_pairs(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     if options.heads:
         raise ValueError("--heads has no meaning for --retrieval and --zero-shot, which read projections anyway: leave it out")
@@ -450,7 +465,8 @@ def show(tables: list[Any], written: dict[str, Any], output: Path | None) -> Non
 
 
 def embed(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     count = api.embed(
         options.model,
@@ -469,7 +485,8 @@ def embed(options: argparse.Namespace) -> None:
 def search(options: argparse.Namespace) -> None:
     from rich import get_console
 
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     hits = api.search(
         options.index,
@@ -495,7 +512,8 @@ def search(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     found = api.predict(
         options.model,
@@ -594,7 +612,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Seque
 
 
 def check(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     print(api.check(options.recipe, options.overrides))
 

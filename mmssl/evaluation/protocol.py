@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from sklearn.multioutput import MultiOutputRegressor
-from sklearn.utils import get_tags
 from torch import Tensor
 
 from mmssl.data import DataOptions, Labels, Source, Track, processes, raw_samples, silent
@@ -271,6 +269,9 @@ class Evaluator:
 
     def _reference(self, train: Features, test: Features) -> list[Row]:
         """The score of the modality's method without pretraining, if it has one, on the samples that could be read."""
+        from sklearn.multioutput import MultiOutputRegressor  # takes a second, and few need it
+        from sklearn.utils import get_tags
+
         reference = self.processor.processors[self.modality].reference()
         if reference is None or self.kind == "multi_label":  # these methods tell one class of several, or a number
             return []

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -25,6 +23,10 @@ from mmssl.objectives.views import numbered
 from mmssl.processor import MMSSLProcessor
 from mmssl.training.build import modalities_of
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 PICTURED = 8
 """Samples in an objective's pictures."""
 SAMPLES = 4
@@ -36,7 +38,7 @@ GALLERY = 500
 """Samples among which neighbours are looked for, evenly spaced."""
 AT_ONCE = 64
 
-Draw = Callable[[Axes], None]
+Draw = Callable[["Axes"], None]
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,10 @@ def pictures_of(
         yield from neighbours(model, Gallery.of(source, name, processor, on_error, known)).items()
 
 
-def seen_views(objective: Objective, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Figure]:
+def seen_views(objective: Objective, batch: Batch, processors: Mapping[str, Processor]) -> "dict[str, Figure]":
     """The views of the first samples of a batch beside the samples as they are stored; of each modality that makes any."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     found, encodings = dict[str, Figure](), objective.encodings(batch)
     for name, stored in batch.inputs.items():
         views = numbered(name, encodings.views[name])[:VIEWS]
@@ -98,8 +102,10 @@ def placed(draw: Callable[[Any, Inputs, int, Any], None], inputs: Inputs, row: i
     return lambda axes: draw(axes, inputs, row, processor)
 
 
-def grid(cells: list[list[tuple[str, Draw]]]) -> Figure:
+def grid(cells: list[list[tuple[str, Draw]]]) -> "Figure":
     """Samples in rows, each with its title."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     figure = Figure(figsize=(1.5 * len(cells[0]), 1.6 * len(cells)), layout="constrained")
     all_axes = figure.subplots(len(cells), len(cells[0]), squeeze=False)
     for axes, (title, draw) in zip(all_axes.flat, chain.from_iterable(cells), strict=True):
@@ -157,7 +163,7 @@ def vectors(model: MMSSLModel, gallery: Gallery) -> tuple[Float[Tensor, "n d"], 
     return torch.cat(values), torch.cat(rows)
 
 
-def neighbours(model: MMSSLModel, gallery: Gallery) -> dict[str, Figure]:
+def neighbours(model: MMSSLModel, gallery: Gallery) -> "dict[str, Figure]":
     """A few samples, and those that the model finds most alike by the cosine of their pooled outputs; none where all are few."""
     draw, name = gallery.modality.draw, gallery.modality.name
     if draw is None or gallery.source.num_rows <= NEAREST:
