@@ -269,14 +269,13 @@ class Evaluator:
 
     def _reference(self, train: Features, test: Features) -> list[Row]:
         """The score of the modality's method without pretraining, if it has one, on the samples that could be read."""
-        from sklearn.multioutput import MultiOutputRegressor  # takes a second, and few need it
-        from sklearn.utils import get_tags
-
         reference = self.processor.processors[self.modality].reference()
         if reference is None or self.kind == "multi_label":  # these methods tell one class of several, or a number
             return []
         assert train.labels is not None
         assert test.labels is not None
+        from sklearn.multioutput import MultiOutputRegressor  # takes a second, and few need it
+        from sklearn.utils import get_tags
 
         classes = self.kind == "classification"
 
