@@ -51,13 +51,12 @@ from mmssl.recipe.options import TrainOptions
 from mmssl.report import contents
 from mmssl.report.hits import PAGE, write_hits
 from mmssl.training.beginning import estimate, look, write
-from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream
+from mmssl.training.build import EXAMINED, Pieces
 from mmssl.training.launch import TIMEOUT, joined, start
 from mmssl.training.pace import first_batch
 from mmssl.training.progress import track
-from mmssl.training.run import Run, check_run_to_continue
-from mmssl.training.session import pretrain
-from mmssl.training.splits import open_splits
+from mmssl.training.run import Run
+from mmssl.training.session import Session, pretrain, rehearsal
 from mmssl.training.vain import budget_in_steps, refuse_vain
 
 logger = logging.getLogger(__name__)
@@ -139,27 +138,27 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     does not last for, parts of no parameter.
     """
     checked = read(recipe, overrides, sections)
-    check_run_to_continue(checked)
-    train_options = checked.section("train")
-    splits = open_splits(checked)
-    labels = splits.labels
-    pieces = build(checked, splits.streams, labels, track=track)
-    streams = {name: cut_stream(stream, pieces.processor, track) for name, stream in splits.streams.items()}
-    objective = pieces.objective
+    with rehearsal(checked) as (session, told):
+        return "\n".join(summary(session, told))
+
+
+def summary(session: Session, told: Sequence[str]) -> list[str]:
+    """What `check` says of a session. told: what the session did."""
+    checked, pieces, streams, labels = session.recipe, session.pieces, session.streams, session.labels
+    objective, train_options = pieces.objective, session.options
     fixed = fixed_bytes(objective, train_options)
     lines = [
         f"recipe      {checked.name}: valid",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
-    lines += [f"note        {note}" for note in (*checked.notes, *splits.notes, *pieces.notes)]
+    lines += [f"note        {text.removeprefix('note: ')}" for text in told if text.removeprefix("note: ") not in session.odd]
     steps = budget_in_steps(train_options, sum(len(stream.source) for stream in streams.values()))
     refuse_vain(objective, train_options, steps)
     lines += teacher_lines(objective, steps)
-    told = {name: contents_of(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     for name, stream in streams.items():
         lines += check_stream(checked, pieces, stream, labels, fixed)
-        lines += content_lines(told[name], splits.streams[name].source.num_rows)
-    return "\n".join(lines)
+        lines += content_lines(session.seen[name], session.uncut[name].source.num_rows)
+    return lines
 
 
 def teacher_lines(objective: Objective, steps: int) -> list[str]:
@@ -198,7 +197,7 @@ def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels:
     """
     options, objective, held = recipe.section("train"), pieces.objective, stream.source.num_held_out
     count = min(SAMPLED, options.batch_size, len(stream.source))
-    batch = first_batch(recipe, pieces, stream, labels, count)
+    batch = first_batch(recipe, pieces, stream, labels, count).to(objective.model.device)
     loss, kept = forward_cost(objective, batch)
     micro = options.batch_size // options.accumulation
     if options.batch_tokens:

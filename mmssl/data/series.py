@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 from pydantic import Field
 
 from mmssl.data.tables import Row, Table, lacks_value
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Layout = Literal["long", "wide", "files"]
 NAMES = ("series", "values", "signal")
@@ -82,7 +84,9 @@ class Curves:
         grid[whole.astype(np.int64)] = values
         return {"values": self._frame(grid), "rate": 1 / self.step}
 
-    def _frame(self, values: Float[np.ndarray, "t c"]) -> pd.DataFrame:
+    def _frame(self, values: Float[np.ndarray, "t c"]) -> "pd.DataFrame":
+        import pandas as pd  # takes half a second, and few need it
+
         return pd.DataFrame(values, columns=list(self.names))
 
 
@@ -235,6 +239,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _values(table: Table, options: SeriesOptions, where: str, used: Sequence[str]) -> list[str]:
     """The columns of values, by their names or patterns, or all of numbers that are not used otherwise."""
+    import pandas as pd  # takes half a second, and few need it
+
     if options.values is None:
         free = [name for name in table.columns if name not in used and name not in table.index and name != table.label]
         found = [name for name in free if pd.api.types.is_numeric_dtype(table.pandas(name)) and table.class_names(name) is None]
@@ -255,6 +261,8 @@ def _values(table: Table, options: SeriesOptions, where: str, used: Sequence[str
 
 def _numbers(table: Table, name: str, where: str) -> Float[np.ndarray, " n"]:
     """A column as float64, NaN where a cell is missing. ValueError naming the first cell that is no number."""
+    import pandas as pd  # takes half a second, and few need it
+
     column = table.pandas(name)
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -293,6 +301,8 @@ def _by_file(table: Table) -> tuple[Int[np.ndarray, " n"], list[str]]:
 
 def _times(table: Table, name: str, where: str) -> Float[np.ndarray, " n"]:
     """Times as numbers: seconds since the first of all where they are dates. ValueError naming the row that has none."""
+    import pandas as pd  # takes half a second, and few need it
+
     column = table.pandas(name)
     if column.isna().any():
         row = int(column.isna().to_numpy().argmax())

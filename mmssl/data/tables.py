@@ -1,13 +1,14 @@
 """Raw rows by index, whatever holds them."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mmssl.data.beside import Beside
 
 Row = dict[str, Any]
@@ -41,8 +42,10 @@ class Table(ABC):
     def column(self, name: str) -> list[Any]:
         """One cell of every row."""
 
-    def pandas(self, name: str) -> pd.Series:
+    def pandas(self, name: str) -> "pd.Series":
         """A column as pandas has it."""
+        import pandas as pd  # takes half a second, and few need it
+
         return pd.Series(self.column(name))
 
     def class_names(self, name: str) -> list[str] | None:
@@ -120,4 +123,7 @@ class MediaTable(Table):
 
 def lacks_value(cell: Any) -> bool:
     """Whether a cell holds nothing: None, NaN, pandas' NA and NaT."""
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)
+    pandas = sys.modules.get("pandas")  # before it is imported no cell can be its NA
+    if pandas is not None and (cell is pandas.NA or cell is pandas.NaT):
+        return True
+    return cell is None or (isinstance(cell, float) and cell != cell)

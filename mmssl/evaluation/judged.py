@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from sklearn import metrics
 from torch import Tensor
 
 from mmssl.data import Labels
@@ -94,6 +93,8 @@ class Judged:
     @classmethod
     def of(cls, head: LabelHead, names: Sequence[str], logits: Float[Tensor, "n k"], truth: Shaped[Tensor, " n *j"]) -> "Judged":
         """From what a head predicts. truth: class numbers as the head's, 1 for each of several labels, or values."""
+        from sklearn import metrics  # takes a second, and few need it
+
         if head.kind == "regression":
             return cls.of_values((logits[:, 0] if head.shape is None else logits).double(), truth.double())
         shares = head.probabilities(logits.double())
@@ -128,6 +129,8 @@ class Judged:
     @classmethod
     def of_labels(cls, names: Sequence[str], shares: Float[Tensor, "n k"], truth: Float[Tensor, "n k"]) -> "Judged":
         """From the probabilities of several labels, each of which is predicted above one half."""
+        from sklearn import metrics  # takes a second, and few need it
+
         predicted, right = (shares > 0.5).numpy(), truth.numpy()
         scores = {
             f"{average} F1": 100 * float(metrics.f1_score(right, predicted, average=average, zero_division=0.0))

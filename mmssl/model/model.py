@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
@@ -21,7 +21,6 @@ from mmssl.model.heads import Head, LogitScale
 from mmssl.model.labels import LabelHead
 from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise, initialise_all
 from mmssl.model.pooling import EDGES, concatenated, every_token, statistics
-from mmssl.processor import MMSSLProcessor
 from mmssl.tokens import Tokens
 
 PROJECTOR, SCALE, LABEL = "projector", "scale", "label"
@@ -363,8 +362,3 @@ def build_adapter(name: str, config: MMSSLConfig) -> Adapter:
     adapter = plugin.adapter(config.hidden_size, plugin.processor(**settings["processor"]), **settings["adapter"])
     adapter.keyword = plugin.keyword
     return adapter
-
-
-AutoConfig.register("mmssl", MMSSLConfig)
-AutoModel.register(MMSSLConfig, MMSSLModel)
-AutoProcessor.register(MMSSLConfig, MMSSLProcessor)

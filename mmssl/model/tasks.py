@@ -7,11 +7,6 @@ from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor
-from transformers import (
-    AutoModelForAudioClassification,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-)
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.output_capturing import capture_outputs
 
@@ -121,7 +116,3 @@ def load_model(model: str | Path, config: MMSSLConfig | None = None, wanted: Seq
     if is_public(str(model)):
         return open_public(str(model), tuple(config.modalities if config else wanted)).load(config)
     return load_whole(MMSSLModel, model, config)
-
-
-for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):
-    _auto.register(MMSSLConfig, (MMSSLForClassification, MMSSLForRegression))

@@ -263,13 +263,14 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     for i, part in enumerate(sections):
         if data.get(part) is None:
             data[part] = {}
-        data = data[part]
-        if not isinstance(data, dict):
+        held: Any = data[part]
+        if not isinstance(held, dict):
             section = ".".join(sections[: i + 1])
             below = [*sections[i + 1 :], last]
             whole = "{" + ": {".join(below) + f": {json.dumps(value)}" + "}" * len(below)
-            way_out = f". Set all of it: {section}='{whole}'" if data == AUTO else ""
-            raise RecipeError(f"{key}: {section} is {shown(data)}, which has no keys{way_out}")
+            way_out = f". Set all of it: {section}='{whole}'" if held == AUTO else ""
+            raise RecipeError(f"{key}: {section} is {shown(held)}, which has no keys{way_out}")
+        data = held
     data[last] = value
 
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 
 from mmssl.data import Batch, Labels, Stream, batches
 from mmssl.data.source import OnError
@@ -17,6 +16,9 @@ from mmssl.objectives.views import numbered
 from mmssl.processor import MMSSLProcessor
 from mmssl.training.build import modalities_of
 from mmssl.training.gallery import SAMPLES, Gallery, alike, grid, placed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PICTURED = 8
 """Samples in an objective's pictures."""
@@ -54,8 +56,10 @@ def pictures_of(
         yield from alike(model, Gallery.of(source, name, processor, on_error, known)).items()
 
 
-def seen_views(objective: Objective, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Figure]:
+def seen_views(objective: Objective, batch: Batch, processors: Mapping[str, Processor]) -> "dict[str, Figure]":
     """The views of the first samples of a batch beside the samples as they are stored; of each modality that makes any."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     found, encodings = dict[str, Figure](), objective.encodings(batch)
     for name, stored in batch.inputs.items():
         views = numbered(name, encodings.views[name])[:VIEWS]
