@@ -11,6 +11,7 @@ from mmssl.model.model import MMSSLModel as MMSSLModel
 from mmssl.model.tasks import MMSSLForClassification as MMSSLForClassification
 from mmssl.model.tasks import MMSSLForLabels as MMSSLForLabels
 from mmssl.model.tasks import MMSSLForRegression as MMSSLForRegression
+from mmssl.model.tasks import MMSSLForTimeSeriesPrediction as MMSSLForTimeSeriesPrediction
 from mmssl.model.tasks import faced as faced
 from mmssl.model.tasks import load_model as load_model
 from mmssl.model.tasks import load_predictor as load_predictor

@@ -32,7 +32,7 @@ class Labelling(Objective, ABC):
         """What the student's head gives for a random view of each sample of one modality."""
         name = batch.modality
         tokens = self.model.embed(name, self.view(batch, name)).keyed(batch.draws.fork(0))
-        return self.model.predicted(self.model.pool(self.model.encoder(tokens))).float()
+        return self.model.predicted(self.model.read(name, self.model.encoder(tokens))).float()
 
     @staticmethod
     def nothing(batch: Batch) -> Terms:

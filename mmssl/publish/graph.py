@@ -43,7 +43,9 @@ class Graph(nn.Module):
         if self.projects:
             found.append(nn.functional.normalize(self.model.projected(self.modality, pooled), dim=-1))
         if self.labels:
-            found.append(self.model.label_head.logits(self.model.predicted(pooled)))
+            head, level = self.model.label_head, self.model.level(self.modality, inputs)
+            given = self.model.predicted(pooled) if head.tokens is None else self.model.labelled(self.modality, inputs)
+            found.append(head.logits(given, level))
         return tuple(found)
 
     def valid(self, inputs: Inputs) -> Bool[Tensor, "b n"]:
