@@ -81,8 +81,11 @@ class WindowTable(Table):
     is forecast where times are known, and `future` `[horizon]`, the label.
 
     units: the standard deviation of a row's variable over the training part of its series; 1 where it does not change there.
+    left_out: series that are too short for a window.
     windows: the options, and how the series were made, as JSON values.
     """
+
+    units: Float[np.ndarray, " n"]
 
     def __init__(
         self, variables: Variables, options: ForecastOptions, part: str | None, table: Table, windows: Mapping[str, Any], where: str
@@ -104,7 +107,9 @@ class WindowTable(Table):
         self.parts, self.beside = table.parts, None
         self.span = "" if part is None else f"[{part}]"
         self.units = variables.units(options)[self.owner].astype(np.float32)
-        self.notes = [*table.notes, *_told(self, counts, gaps, where)]
+        none = [number for number, count in enumerate(counts) if not count and not gaps[number]]
+        self.left_out = list(dict.fromkeys(variables.titles[number] for number in none))
+        self.notes = [*table.notes, *_told(self, gaps, where)]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -144,9 +149,7 @@ class WindowTable(Table):
         return narrow
 
 
-def window_starts(
-    values: Float[np.ndarray, " t"], options: ForecastOptions, part: str | None
-) -> tuple[Int[np.ndarray, " w"], int]:
+def window_starts(values: Float[np.ndarray, " t"], options: ForecastOptions, part: str | None) -> tuple[Int[np.ndarray, " w"], int]:
     """Where the forecasts of a part of one variable begin, but of windows that see nothing, or lack a value to learn; and how many
     of these there are."""
     starts = np.asarray(options.starts(len(values), part), dtype=np.int64)
@@ -191,23 +194,19 @@ def _check_any(
     raise ValueError(f"{where}, data.forecast: {why}")
 
 
-def _told(table: WindowTable, counts: Sequence[int], gaps: Sequence[int], where: str) -> list[str]:
+def _told(table: WindowTable, gaps: Sequence[int], where: str) -> list[str]:
     """What a user should know of how windows were cut."""
     variables, options = table.variables, table.options
     of = {None: "all", NEXT: "the end"}.get(table.part, f"the part {table.part}")
     found = [
-        f"{where}: {len(table):,} windows of {of} of {len(variables.values):,} variables: {options.context} steps "
-        f"are seen, {options.horizon} forecast."
+        f"{where}: {len(table):,} windows of {of} of {len(variables.values):,} variables: {options.context} steps are seen, "
+        f"{options.horizon} forecast."
     ]
-    need = options.context if table.part == NEXT else options.window
-    none = [number for number, count in enumerate(counts) if not count and not gaps[number]]
-    short = dict.fromkeys(variables.titles[number] for number in none if len(variables.values[number]) < need)
-    if short:
-        left = f"{len(short):,} series are shorter than the {need} steps of a window, and left out"
-        found.append(f"{where}: {left}: {listed(list(short))}.")
-    if others := list(dict.fromkeys(title for number in none if (title := variables.titles[number]) not in short)):
-        left = f"{len(others):,} series have no window in the part {table.part}, which is too short of them"
-        found.append(f"{where}: {left}: {listed(others)}.")
+    if table.left_out:
+        need = options.context if table.part == NEXT else options.window
+        part = f", or have no {options.horizon} steps in the part {table.part}" if table.part not in (None, NEXT) else ""
+        left = f"{len(table.left_out):,} series are shorter than the {need} steps of a window{part}, and left out"
+        found.append(f"{where}: {left}: {listed(table.left_out)}.")
     if count := sum(gaps):
         found.append(f"{where}: {count:,} windows lack a value that is to be forecast, or see none, and are left out.")
     return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -168,7 +168,7 @@ def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None
     for name, options in sources.items():
         if rows is not None:
             own = rows[name] if isinstance(rows, Mapping) else rows
-            cut = {"forecast": options.forecast, "split": options.split}
+            cut: dict[str, Any] = {"forecast": options.forecast, "split": options.split}
             source = Source.from_rows(own, options.columns, options.limit, options.called, options.series, **cut)
         else:
             source = _open(name, options)

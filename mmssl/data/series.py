@@ -113,7 +113,7 @@ class SeriesTable(Table):
         self.curves, self.titles, self.ids = curves, list(titles), [name for name in own if name != LABEL]
         self.name, self.where = name, where
 
-    def span(self, number: int) -> slice:
+    def place(self, number: int) -> slice:
         """Where the samples of a series lie in `curves`."""
         return slice(int(self._ends[number - 1]) if number else 0, int(self._ends[number]))
 
@@ -141,7 +141,7 @@ class SeriesTable(Table):
         return narrow
 
     def _series(self, number: int) -> dict[str, Any]:
-        span = self.span(number)
+        span = self.place(number)
         return self._curves.series(span.start, span.stop)
 
     def _constant(self, name: str) -> list[Any]:

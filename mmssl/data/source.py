@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mmssl.data.beside import beside_table
-from mmssl.data.forecast import ForecastOptions, forecast_table
+from mmssl.data.forecast import ForecastOptions, WindowTable, forecast_table
 from mmssl.data.label_lists import TogetherTable, parted_table
 from mmssl.data.labels import Kind, Labels, natural_classes
 from mmssl.data.named import Called, named_table
@@ -177,6 +177,11 @@ class Source:
     def parts(self) -> Sequence[Path | str]:
         """What the rows come from: files, or names of a dataset's parts; empty for rows in memory."""
         return self._table.parts
+
+    @property
+    def window_table(self) -> WindowTable | None:
+        """The windows of series that its rows are; None: they are something else."""
+        return self._table if isinstance(self._table, WindowTable) else None
 
     @property
     def span(self) -> str:

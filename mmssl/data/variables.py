@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """Series that a message names."""
+SCALAR = (str, bool, int, float, date)
 ROW, VARIABLE, TIME = "row", "variable", "time"
 """Columns: the number of a row that holds a series; which of its variables; the time."""
 
@@ -85,13 +87,13 @@ def _of_series(table: SeriesTable) -> Variables:
     curves, found = table.curves, Variables([], [], [], [], {}, table.name, False)
     ids: dict[str, list[Any]] = {name: table.column(name) for name in table.ids}
     if curves.wide:
-        ids = {ROW: list(range(len(table)))}
+        ids = {free_name(ROW, {*table.columns}): list(range(len(table))), **_scalars(table, table.name)}
     elif list(ids) == ["file"] and len(table) == 1:
         ids = {}
     names = ("",) if curves.wide else curves.names
     ids = {name: [cell for cell in cells for _ in names] for name, cells in ids.items()}
     for number in range(len(table)):
-        span = table.span(number)
+        span = table.place(number)
         values = curves.values[span].T if curves.wide else curves.values[span]
         grid = None
         if curves.times is not None:
@@ -121,8 +123,8 @@ def _of_cells(table: Table, where: str, column: str | None) -> Variables:
     name = column or next((each for each in NAMES if each in table.columns), None)
     if name is None or name not in table.columns:
         raise LookupError(
-            f"{where} has no column of series for data.forecast; it has {', '.join(table.columns)}. Where rows are steps say how they "
-            "make series, as in data.series={by: id, time: date, values: [x]}; where a cell holds a series name its column"
+            f"{where} has no column of series for data.forecast; it has {', '.join(table.columns)}. Where rows are steps say how "
+            "they make series, as in data.series={by: id, time: date, values: [x]}; where a cell holds a series name its column"
         )
     values, names, titles, ids, counts = [], list[str](), list[str](), list[int](), set[int]()
     for row, cell in enumerate(table.column(name)):
@@ -132,8 +134,15 @@ def _of_cells(table: Table, where: str, column: str | None) -> Variables:
         names += [str(number) for number in range(len(channels))]
         titles += [f"row {row}"] * len(channels)
         ids += [row] * len(channels)
-    row_name = free_name(ROW, {name})
-    return Variables(values, names, titles, [None] * len(values), {row_name: ids}, name, max(counts, default=1) > 1)
+    others = {other: [cells[row] for row in ids] for other, cells in _scalars(table, name).items()}
+    known = {free_name(ROW, {*table.columns}): ids, **others}
+    return Variables(values, names, titles, [None] * len(values), known, name, max(counts, default=1) > 1)
+
+
+def _scalars(table: Table, series: str) -> dict[str, list[Any]]:
+    """The other columns of a table whose rows are series, which may say what they are; of single values alone."""
+    columns = {name: table.column(name) for name in table.columns if name != series}
+    return {name: cells for name, cells in columns.items() if all(cell is None or isinstance(cell, SCALAR) for cell in cells)}
 
 
 def _channels(cell: Any, place: str) -> Float[np.ndarray, "c t"]:

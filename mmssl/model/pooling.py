@@ -96,8 +96,8 @@ def in_a_row(tokens: Tokens, place: Int[Tensor, "b n"], count: int) -> Float[Ten
     if not torch.compiler.is_compiling() and bool(((place >= count) & there).any()):
         last = int(place.masked_fill(~there, 0).max())
         raise ValueError(
-            f"the head reads {count} tokens in a row, and a sample has one at place {last}: it is longer than those of training. Give "
-            "as many steps as the model was trained to see"
+            f"the head reads {count} tokens in a row, and a sample has one at place {last}: it is longer than those of training. "
+            "Give as many steps as the model was trained to see"
         )
     b, n, d = tokens.values.shape
     row = tokens.values.new_zeros(b, count + 1, d)  # the last place takes what is no token

@@ -60,7 +60,7 @@ class KnowledgeDistillation(Labelling):
         head = LabelHead(**config.label_head)
         if head.forecasts:
             raise ValueError(
-                f"objective.teacher.model: {teacher.model} forecasts series; what it tells is measured by what it saw. Name a model "
+                f"objective.teacher.model: {teacher.model} forecasts series; what it tells is measured by what it saw. Name one "
                 "that predicts labels, or learn from the series themselves (data.forecast, objective supervised)"
             )
         names = [head.modality] if head.modality else self.modalities

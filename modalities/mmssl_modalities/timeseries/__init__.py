@@ -109,8 +109,8 @@ class TimeseriesAdapter(Adapter):
     def level(self, inputs: Inputs) -> Float[Tensor, "b 2"]:
         if inputs[VALUES].shape[1] != 1:
             raise ValueError(
-                f"what follows is told of one variable at a time; got series of {inputs[VALUES].shape[1]} channels. Pass each channel "
-                "as a series of its own"
+                f"what follows is told of one variable at a time; got series of {inputs[VALUES].shape[1]} channels. Pass each "
+                "channel as a series of its own"
             )
         if STATISTICS in inputs:
             return inputs[STATISTICS][:, 0].float()
