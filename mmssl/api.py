@@ -19,6 +19,8 @@ from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.evaluation import (
     EvaluateOptions,
     Evaluator,
+    ForecastEvaluator,
+    ForecastTable,
     Judged,
     PairEvaluator,
     PairTable,
@@ -27,6 +29,7 @@ from mmssl.evaluation import (
     choose_modality,
     forecast_file,
     open_pairs,
+    open_sources,
     predictions,
     vectors,
 )
@@ -237,8 +240,10 @@ def evaluate(
     on_error: OnError = "raise",
     table_format: TableFormat = PLAIN,
     compare: Mapping[str, str] | None = None,
-) -> Table:
+) -> Table | ForecastTable:
     """Probe a saved model on labelled data beside raw features and random weights; `mmssl.evaluation.PROTOCOL` says how.
+
+    Of a model that forecasts, the forecasts of held-out windows beside naive ones; `mmssl.evaluation.FORECAST_PROTOCOL` says how.
 
     The table says what the model saw of the test samples, as far as its folder records what it was trained on.
 
@@ -251,7 +256,7 @@ def evaluate(
     compare: more models, folders or Hub ids, by the name of their row.
     """
 
-    def opened() -> tuple[MMSSLModel, Evaluator]:
+    def opened() -> tuple[MMSSLModel, Evaluator | ForecastEvaluator]:
         refuse_open_clip(compare or {})
         folder = model_of(model)
         processor, loaded = load(folder)
@@ -267,7 +272,13 @@ def evaluate(
             test_limit=test_limit,
             batch_size=batch_size,
         )
-        columns = column_map(name, column, label)
+        columns, history = column_map(name, column, label), History.read(folder)
+        if loaded.config.label_head is not None and loaded.label_head.forecasts:
+            forecast_file.refuse(label, None)
+            known = forecast_file.as_trained(loaded.label_head, table_format)
+            where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(known))
+            sources = open_sources(options, where, None, history)
+            return loaded, ForecastEvaluator(options, where, processor, name, sources, history, track_once())
         where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(table_format))
         return loaded, Evaluator(options, where, processor, loaded.config, history=History.read(folder), track=track_once())
 

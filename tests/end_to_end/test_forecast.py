@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForTimeSeriesPrediction
 
 import mmssl
+from mmssl.data.series import SeriesOptions
+from mmssl.data.table_format import TableFormat
 from mmssl_cli import main
 
 CONTEXT, HORIZON, DAYS = 24, 4, 160
@@ -103,6 +105,9 @@ def test_a_table_is_forecast(
     assert "A model that forecasts the next 4 steps of timeseries data from the 24 before" in card
     assert "pipeline_tag: time-series-forecasting" in card and "next_steps = logits" in card
     assert "forecasts of held-out windows" in Path("runs/tuned/report.html").read_text()
+    main(["evaluate", "runs/tuned", "--data", "shops.csv", "--compare", "twin=runs/tuned/model", "--output", "again.json"])
+    again = {row["name"]: row for row in json.loads(Path("again.json").read_text())["rows"]}
+    assert {name: again[name] for name in rows} == rows and again["twin"]["mse"] == pytest.approx(rows["its own head"]["mse"])
     main(["compare", "runs/tuned"])
     assert "MSE below ridge" in capsys.readouterr().out
 
@@ -119,8 +124,8 @@ def test_rows_in_memory_and_wide_tables_are_forecast(tmp_path: Path, capsys: pyt
     wide = pd.DataFrame(draw.normal(size=(3, 30)), columns=[f"t{i}" for i in range(30)])
     wide.insert(0, "name", ["a", "b", "c"])
     wide.to_csv(tmp_path / "wide.csv", index=False)
-    mmssl.predict(run.model_folder, str(tmp_path / "wide.csv"), tmp_path / "w.parquet",
-                  table_format=mmssl.data.table_format.TableFormat(series=mmssl.data.series.SeriesOptions(values="t*")))  # fmt: skip
+    rows_are_series = TableFormat(series=SeriesOptions(values="t*"))
+    mmssl.predict(run.model_folder, str(tmp_path / "wide.csv"), tmp_path / "w.parquet", table_format=rows_are_series)
     found = pd.read_parquet(tmp_path / "w.parquet")
     assert list(found.columns) == ["row", "name", "step", "prediction"] and found.name.tolist() == [*"aaaabbbbcccc"]
 
