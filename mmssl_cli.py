@@ -510,7 +510,8 @@ def predict(options: argparse.Namespace) -> None:
         unread = f"; {found.unread:,} of them could not be read and have none" if found.unread else ""
         print(f"{found.rows:,} predictions in {options.output}{unread}")
         if found.judged is not None:
-            print(f"{found.judged.num_test:,} labels: {', '.join(found.judged.lines)}")
+            what = "windows" if found.judged.kind == "forecast" else "labels"
+            print(f"{found.judged.num_test:,} {what}: {', '.join(found.judged.lines)}")
         if found.note is not None:
             print(f"note: {found.note}")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -159,6 +160,7 @@ class ForecastEvaluator:
         assert labels.windows is not None and labels.units is not None, "they are windows"
         self.windows, self.truth, self.units = labels.windows, labels.tensor(), torch.from_numpy(labels.units)
         self.judged: Judged | None = None
+        self.last: Forecasts | None = None
         self._baselines: dict[str, Errors] | None = None
 
     def exposure(self, history: History) -> Exposure:
@@ -181,12 +183,12 @@ class ForecastEvaluator:
     def errors(self, model: MMSSLModel, processor: MMSSLProcessor | None = None) -> Errors:
         """Of each test window that could be read; the same on all processes."""
         check_windows(model, self.windows)
-        found = self.forecasts(model, processor)
+        self.last = found = self.forecasts(model, processor)
         return Errors.from_plain(processes.by_first(lambda: Errors.of(found, self.truth, self.units).plain()))
 
     def table(self, model: MMSSLModel, *, name: str | None = None, others: Mapping[str, str | Path] | None = None) -> ForecastTable:
         """A row for the forecasts of `model`, for other saved models (name: folder or Hub id), and for each baseline."""
-        first = self.errors(model)
+        first, shown = self.errors(model), self.last
         self.judged = first.judged()
         independent = len(first.squared) * min(1.0, self.windows["stride"] / self.windows["horizon"])
         seen = self.exposure(self.history).labelled
@@ -199,7 +201,7 @@ class ForecastEvaluator:
             measured = processes.by_first(lambda: {title: errors.plain() for title, errors in self._measured().items()})
             self._baselines = {title: Errors.from_plain(values) for title, values in measured.items()}
         rows += [errors.among(first.ids).row(title, first, independent) for title, errors in self._baselines.items()]
-        test = self.sources.test
+        test, self.last = self.sources.test, shown
         notes = ["The test windows lie after all that was trained on." if not seen else "What is forecast was trained on."]
         return ForecastTable(
             protocol=FORECAST_PROTOCOL,
@@ -227,16 +229,17 @@ class ForecastEvaluator:
         ids = torch.arange(len(self.truth))
         return {title: Errors.of(Forecasts(torch.cat(parts), ids), self.truth, self.units) for title, parts in told.items()}
 
-    def examples(self, model: MMSSLModel) -> list[Example]:
-        """Some test windows, evenly spaced, with what the model says of them."""
-        some = self.sources.test.evenly(EXAMPLES)
-        labels = some.labels()
-        assert labels is not None, "they are windows"
-        found = forecast(model, self.processor, some, self.modality, on_error=self.data.on_error)
-        seen = torch.cat(list(naive.contexts(some, self.modality)))
-        ids = found.ids.tolist()
-        told = zip(ids, found.values, strict=True)
-        return [Example(f"row {some.row_number(i)}", seen[i], labels.tensor()[i].double(), value.double()) for i, value in told]
+    def examples(self) -> list[Example]:
+        """Some test windows, evenly spaced, with what the model that was scored last says of them; on the first process."""
+        if self.last is None or not len(self.last.ids):
+            return []
+        count, test = len(self.last.ids), self.sources.test
+        places = sorted({place * count // EXAMPLES for place in range(EXAMPLES)})
+        ids = self.last.ids[places].tolist()
+        numbers = [test.row_number(i) for i in ids]
+        seen = torch.cat(list(naive.contexts(test.select(np.array(numbers)), self.modality)))
+        told = zip(numbers, seen, self.truth[ids].double(), self.last.values[places].double(), strict=True)
+        return [Example(f"window {number}", *values) for number, *values in told]
 
 
 def check_windows(model: MMSSLModel, windows: Mapping[str, Any]) -> None:

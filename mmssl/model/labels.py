@@ -64,6 +64,12 @@ class LabelHead:
         """Whether it tells what follows a series."""
         return self.windows is not None
 
+    def is_built_as(self, other: "LabelHead") -> bool:
+        """Whether both forecast so many steps from what is read alike: the weights of one can then go on with data of the other."""
+        parts = ("kind", "size", "shape", "tokens", "modality")
+        steps = [None if head.windows is None else head.windows["context"] for head in (self, other)]
+        return steps[0] == steps[1] and all(getattr(self, part) == getattr(other, part) for part in parts)
+
     @property
     def face(self) -> str:
         """The name of the class of a model with this head."""

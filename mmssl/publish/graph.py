@@ -43,9 +43,7 @@ class Graph(nn.Module):
         if self.projects:
             found.append(nn.functional.normalize(self.model.projected(self.modality, pooled), dim=-1))
         if self.labels:
-            head, level = self.model.label_head, self.model.level(self.modality, inputs)
-            given = self.model.predicted(pooled) if head.tokens is None else self.model.labelled(self.modality, inputs)
-            found.append(head.logits(given, level))
+            found.append(self.model.label_head.logits(self.model.predicted(pooled)))
         return tuple(found)
 
     def valid(self, inputs: Inputs) -> Bool[Tensor, "b n"]:
@@ -72,6 +70,11 @@ def export_onnx(model: str | Path, folder: str | Path, modality: str | None = No
     source = model_of(model)
     loaded = load_model(source).eval().float()
     name = modality_of(loaded, modality)
+    if loaded.config.label_head is not None and loaded.label_head.forecasts:
+        raise ValueError(
+            f"{model} forecasts series, and a graph of ONNX is made of encoders and of heads for labels alone: export it with "
+            "--remote-code, which needs transformers and no mmssl"
+        )
     processor = MMSSLProcessor.from_settings({name: loaded.config.modalities[name]["processor"]})
     with new_place(folder) as new:
         graph = Graph(loaded, name)

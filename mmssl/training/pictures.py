@@ -66,7 +66,7 @@ def pictures_of(
         yield from objective.pictures(first, processor.processors).items()
     for each in evaluators:
         if isinstance(each, ForecastEvaluator):
-            yield "forecasts of held-out windows", forecast_figure(each.examples(model))
+            yield "forecasts of held-out windows", forecast_figure(each.examples())
     for name in modalities:
         scored = next((each.sources for each in evaluators if each.modality == name), None)
         source, known = (samples.stream.source, labels) if scored is None else (scored.train, scored.train_labels)

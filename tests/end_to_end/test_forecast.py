@@ -153,9 +153,12 @@ def test_what_cannot_be_forecast_is_told(
     frame = shops()
     frame.to_csv("shops.csv", index=False)
     trained(tmp_path, data={"path": "shops.csv", "series": {"by": "shop", "time": "day"}}, evaluate=None)
-    model = next(tmp_path.glob("recipe*/model"))
+    model = tmp_path / "recipe" / "model"
     extra = frame.head(10).assign(shop="new")
     pd.concat([frame, extra]).to_csv("more.csv", index=False)
+    data = {"path": "more.csv", "series": {"by": "shop", "time": "day"}}
+    trained(tmp_path, data=data, evaluate=None, init=str(model))  # other data, and so other units
+    assert f"the label head of {model} is trained on, with its 4 outputs" in capsys.readouterr().out
     command = ["predict", str(model), "--data", "more.csv", "--output", "p.csv"]
     with pytest.raises(SystemExit, match="1 series are shorter than the 24 steps that the model needs"):
         main(command)
