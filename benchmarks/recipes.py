@@ -7,8 +7,9 @@
 
 Trains each recipe with its own settings, and its own budget or --minutes, and writes recipes.json and recipes.md into
 docs/results. What is finished is kept: the same command goes on where it was stopped, and --only adds recipes. `--table` only
-writes the page anew. The recipes of recipes/grid have their own table (grid.py); what has no `evaluate` section, or data that are
-neither bundled nor below --data, is left out and named.
+writes the page anew. The recipes of recipes/grid and recipes/start have their own tables (grid.py, starters.py). What has no
+`evaluate` section, or data that are neither bundled nor below --data, is left out and named. A recipe that starts from another run
+needs that run, made by the commands of its header in the folder of this command.
 """
 
 import argparse
@@ -89,19 +90,18 @@ def nested(content: Mapping[str, Any], key: str) -> Any:
     return content or None
 
 
-def measure(name: str, seed: int, data: Path, minutes: float | None, work: Path) -> Iterator[dict[str, Any]]:
-    """The cells of one run: a cell for each row of each of its tables."""
-    path = recipes_found()[name]
-    found = where(load(path), data)
-    assert found is not None
-    dataset, changes = found
-    changes |= {
+def measure(
+    name: str, dataset: str, changes: Mapping[str, Any], seed: int, minutes: float | None, work: Path
+) -> Iterator[dict[str, Any]]:
+    """The cells of one run: a cell for each row of each of its tables. changes: what of the recipe differs for the dataset."""
+    changes = {
+        **changes,
         "run.dir": str(work),
         "run.seed": seed,
         "evaluate.seed": seed,
         **(limits_of({"minutes": minutes}) if minutes else {}),
     }
-    run = mmssl.train(str(path), changes)
+    run = mmssl.train(str(recipes_found()[name]), changes)
     about = {"recipe": name, "dataset": dataset, "seed": seed}
     command = " ".join(["mmssl train", name, *(f"{key}={shown(value)}" for key, value in changes.items() if key != "run.dir")])
     took = spent(run) | {"command": command, "flags": [flag["name"] for flag in run.read_record()["flags"]]}
@@ -244,22 +244,24 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     cells, failed = Cells(options.output, PAGE), []
-    names = options.only or [name for name in recipes_found() if not name.startswith("grid/")]
+    names = options.only or [name for name in recipes_found() if not name.startswith(("grid/", "start/"))]
     if unknown := sorted({*names} - {*recipes_found()}):
         parser.error(f"no such recipe: {', '.join(unknown)}")
     if not options.table:
         print(command_line(), flush=True)
-        here = [
-            name for name in names if (recipe := load(recipes_found()[name])).section("evaluate") and where(recipe, options.data)
-        ]
+        here = {
+            name: found
+            for name in names
+            if (recipe := load(recipes_found()[name])).section("evaluate") and (found := where(recipe, options.data))
+        }
         print(f"Left out, as they have no scores or no data here: {', '.join(sorted({*names} - {*here})) or 'none'}", flush=True)
         for seed in range(options.seeds):
-            for name in here:
+            for name, (dataset, changes) in here.items():
                 if any((cell["recipe"], cell["seed"]) == (name, seed) for cell in cells.cells):
                     continue
                 with tempfile.TemporaryDirectory() as work:
                     try:
-                        cells.add(*measure(name, seed, options.data, options.minutes, Path(work)))
+                        cells.add(*measure(name, dataset, changes, seed, options.minutes, Path(work)))
                     except (ValueError, LookupError, OSError, RuntimeError):
                         traceback.print_exc()
                         failed.append(f"{name}, seed {seed}")

@@ -210,8 +210,8 @@ wrote, with their splits.
 `.tar` files are shards of WebDataset: members of one name, but for the suffix, are a sample. A modality finds its files under the
 name that it looks for; `.cls` is the label, and the keys of `.json` are further columns. Nothing is unpacked to disk.
 
-Refused, by file and row: two columns of one name, rows of another length than the header, a quote that is never closed, text that
-is no UTF-8, a header that holds another delimiter than the one in use.
+Refused, by file and row: two columns of one name, rows of another length than the header, a quote that is never closed. So are text
+that is no UTF-8, and a header that holds another delimiter than the one in use.
 
 Only the columns that a recipe uses are read. Files of more than 4 MiB are kept as a copy in the cache of the `datasets` library
 (`HF_DATASETS_CACHE`), under a name made from all their bytes: a copy is never older than its files.

@@ -16,6 +16,7 @@ from mmssl.report.charts import Chart, chart
 from mmssl.report.contents import share
 from mmssl.report.numbers import compact
 from mmssl.report.verdict import verdict
+from mmssl.report.words import explained
 
 REPORT = "report.html"
 NOT_DRAWN = ("step", "epoch", "samples", "seconds", "skipped", "flags")
@@ -77,6 +78,7 @@ def write_report(
         contents={name: odd_first(parts) for name, parts in facts.get("contents", {}).items()},
         most=MOST_PARTS,
         share=share,
+        words={TITLES.get(word, word.replace("_", " ")): meaning for word, meaning in explained(shown(tables, metrics)).items()},
     )
     path = run_folder / REPORT
     files.write_text(path, page)
@@ -102,6 +104,12 @@ def template(name: str) -> Any:
         loader=PackageLoader("mmssl.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(name)
+
+
+def shown(tables: Sequence[Shown], metrics: Sequence[Row]) -> set[str]:
+    """Names that stand in tables and above charts."""
+    rows = {row.name for table in tables for row in table.rows}
+    return {title for table in tables for title in table.titles.values()} | rows | {key for row in metrics for key in row}
 
 
 def odd_first(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

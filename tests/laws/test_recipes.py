@@ -206,7 +206,7 @@ def test_recipe_opens_with_a_header(path: Path) -> None:
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only those of the objective: views and neighbours are drawn in test_pictures.py, and take longer than the training."""
-    for name in ("seen_views", "neighbours"):
+    for name in ("seen_views", "alike"):
         monkeypatch.setattr(f"mmssl.training.pictures.{name}", lambda *given: {})
 
 

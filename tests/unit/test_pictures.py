@@ -1,4 +1,4 @@
-"""What the report shows of samples: views beside what is stored, and nearest neighbours."""
+"""What the report shows of samples: views beside what is stored, nearest neighbours, and a map."""
 
 import re
 from dataclasses import replace
@@ -16,7 +16,8 @@ from mmssl.objectives.views import Views
 from mmssl.plugins import installed
 from mmssl.processor import MMSSLProcessor
 from mmssl.testing import batch_of, small_model, small_processor
-from mmssl.training.pictures import NEAREST, Gallery, neighbours, seen_views
+from mmssl.training.gallery import COLOURS, NEAREST, Gallery, alike, embedding_map, neighbours, vectors
+from mmssl.training.pictures import seen_views
 
 
 def titles(figures: dict[str, Figure]) -> list[str]:
@@ -58,7 +59,7 @@ def gallery(count: int = 9, **columns: Any) -> Gallery:
 
 def test_neighbours_are_the_most_similar_in_order() -> None:
     model, found = small_model("image"), gallery(label="kind")
-    figures = neighbours(model, found)
+    figures = alike(model, found)
     processor = small_processor("image")
     with torch.no_grad():
         inputs = [processor.collate([processor(raw)]) for raw in find("image").example(9, 0)]
@@ -77,13 +78,63 @@ def test_neighbours_are_the_most_similar_in_order() -> None:
 
 def test_neighbours_without_labels_and_with_too_few_samples() -> None:
     model = small_model("image")
-    assert titles(neighbours(model, gallery()))[0] == "sample"
-    assert neighbours(model, gallery(NEAREST)) == {}
+    assert titles(alike(model, gallery()))[0] == "sample"
+    assert alike(model, gallery(NEAREST)) == {}
     hidden = gallery()
-    assert neighbours(model, replace(hidden, modality=replace(hidden.modality, draw=None))) == {}
+    assert alike(model, replace(hidden, modality=replace(hidden.modality, draw=None))) == {}
 
 
 def test_rows_that_lack_the_modality_are_no_neighbours() -> None:
     rows = [{"text": "" if i % 2 else f"number {i}"} for i in range(14)]
     found = Gallery.of(Source.from_rows(rows), "text", MMSSLProcessor({"text": small_processor("text")}), "raise")
-    assert len(titles(neighbours(small_model("text"), found))) == 4 * (NEAREST + 1)
+    assert len(titles(alike(small_model("text"), found))) == 4 * (NEAREST + 1)
+
+
+def dots(figure: Figure) -> tuple[np.ndarray, list[str]]:
+    """Where the dots of a map are, group by group, and the names of the groups."""
+    axes = figure.axes[0]
+    legend = axes.get_legend()
+    return np.concatenate([np.asarray(each.get_offsets()) for each in axes.collections]), [
+        text.get_text() for text in (legend.get_texts() if legend else [])
+    ]
+
+
+def mapped(columns: dict[str, Any], cells: list[Any], names: dict[str, Any] | None = None) -> Figure:
+    """A map of samples that lie in two clouds, far apart; labels are the cells."""
+    rows = [{"image": image, "kind": cell} for image, cell in zip(find("image").example(len(cells), 0), cells, strict=True)]
+    source = Source.from_rows(rows, columns or None, **(names or {}))
+    found = Gallery.of(source, "image", MMSSLProcessor({"image": small_processor("image")}), "raise")
+    clouds = torch.eye(16)[torch.arange(len(cells)) % 2] + 0.05 * torch.randn(len(cells), 16, generator=torch.manual_seed(0))
+    (figure,) = embedding_map(found, torch.nn.functional.normalize(clouds, dim=-1), torch.arange(len(cells))).values()
+    figure.draw_without_rendering()
+    return figure
+
+
+def test_what_is_alike_lies_together_on_the_map() -> None:
+    figure = mapped({"label": "kind"}, ["a", "b"] * 30)
+    (left, right), (_, names) = [np.asarray(each.get_offsets()) for each in figure.axes[0].collections], dots(figure)
+    assert names == ["a", "b"]
+    assert len(left) == len(right) == 30
+    apart = np.linalg.norm(left.mean(0) - right.mean(0))
+    assert apart > 2 * max(left.std(0).max(), right.std(0).max())
+
+
+def test_a_map_of_many_classes_names_the_frequent_ones() -> None:
+    cells = ["rare"] + [f"class {i % (COLOURS)}" for i in range(60)]
+    where, names = dots(mapped({"label": "kind"}, cells))
+    assert names == [f"class {i}" for i in range(COLOURS)] + ["other classes"]
+    assert len(where) == 61
+
+
+def test_a_map_of_values_has_a_scale_and_one_without_labels_has_none() -> None:
+    figure = mapped({"label": "kind"}, [i / 7 for i in range(40)])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["", "kind"]
+    where, names = dots(mapped({}, ["a", "b"] * 20))
+    assert (len(where), names) == (40, [])
+
+
+def test_a_map_of_a_run_shows_the_samples_of_its_gallery() -> None:
+    model, found = small_model("image"), gallery(30, label="kind")
+    values, rows = vectors(model, found)
+    assert list(alike(model, found)) == [*neighbours(found, values, rows), *embedding_map(found, values, rows)]
+    assert list(alike(model, found))[-1] == "image: map of 30 samples by their features (t-SNE)"

@@ -1,8 +1,10 @@
 import base64
+import inspect
 import math
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from mmssl.report import model_card, write_report
 from mmssl.report.card import fenced
 from mmssl.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, chart, label
 from mmssl.report.page import compact_count, plain
+from mmssl.report.words import WORDS
+from mmssl.training.health import RULES
 
 VOID = {"meta", "img", "line", "path", "circle", "br"}
 BAD = '<script src="https://example.org/x.js"></script> & "quoted"'
@@ -279,3 +283,25 @@ def test_the_code_of_a_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, Any] = {"images": [row["image"] for row in rows]}
     exec(card.split("```python\n")[1].split("```")[0], names)
     assert names["features"].shape == torch.Size([3, 32])
+
+
+HEALTHY = Path(__file__).parents[2] / "docs" / "healthy.md"
+
+
+def test_words_of_a_report_are_explained_where_they_stand(tmp_path: Path) -> None:
+    report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    explained = page[page.index("What the words mean") :]
+    for word in ("linear probe", "20-NN", "random init", "raw features", "Loss"):
+        assert f"<dt>{word}</dt>" in explained
+    assert "<dt>boosted trees</dt>" not in explained, "no such row here"
+
+
+def test_the_page_on_health_has_every_word_warning_and_verdict() -> None:
+    page = HEALTHY.read_text(encoding="utf-8")
+    missing = [word for word, meaning in WORDS.items() if f"{word} | {meaning} |" not in page.replace("`", "")]
+    assert not missing
+    assert [rule for rule in RULES if f"| `{rule}` |" not in page] == []
+    titles = re.findall(r'Verdict\("\w+", "([^"]+)"', inspect.getsource(import_module("mmssl.report.verdict")))
+    assert len(titles) >= 6
+    assert [title for title in titles if title not in page] == []
