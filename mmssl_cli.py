@@ -172,10 +172,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, help="a .html page with pictures, or a .csv or .parquet file")
     command.set_defaults(run=search)
 
-    command = commands.add_parser("predict", help="labels of a dataset by a model that was trained on labels")
+    command = commands.add_parser("predict", help="labels, or forecasts, of a dataset by a model that was trained on labels")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
-    command.add_argument("--split", help="part of the data; all of it if left out")
+    what = "part of the data; all of it if left out. Of forecasts test scores held-out windows; what comes next if left out"
+    command.add_argument("--split", help=what)
     what = "column of true labels, or several of 0 and 1, to score the predictions by"
     command.add_argument("--label", nargs="+", help=what)
     command.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the data to write beside them; default: all")
@@ -549,7 +550,8 @@ def predict(options: argparse.Namespace) -> None:
         unread = f"; {found.unread:,} of them could not be read and have none" if found.unread else ""
         print(f"{found.rows:,} predictions in {options.output}{unread}")
         if found.judged is not None:
-            print(f"{found.judged.num_test:,} labels: {', '.join(found.judged.lines)}")
+            what = "windows" if found.judged.kind == "forecast" else "labels"
+            print(f"{found.judged.num_test:,} {what}: {', '.join(found.judged.lines)}")
         if found.note is not None:
             print(f"note: {found.note}")
 

@@ -16,6 +16,7 @@ _HOMES = {
     "MMSSLConfig": "mmssl.model",
     "MMSSLForClassification": "mmssl.model",
     "MMSSLForRegression": "mmssl.model",
+    "MMSSLForTimeSeriesPrediction": "mmssl.model",
     "MMSSLModel": "mmssl.model",
     "MMSSLProcessor": "mmssl.processor",
     "check": "mmssl.api",

@@ -2,9 +2,12 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +25,8 @@ class Table(ABC):
     parts: what the rows come from: files, or names such as `bundled:wine/train`; empty for rows in memory.
     notes: what a user should know of how they were read, a sentence each: told once, by whoever runs.
     beside: where files are that its cells name, if it was read from files.
+    span: which span of time of its parts it holds, as in [train]; empty: all of them.
+    units, windows: of rows that are windows of series, what the numbers of each are measured in, and how they were cut.
     """
 
     columns: list[str]
@@ -30,6 +35,9 @@ class Table(ABC):
     parts: Sequence[Path | str] = ()
     notes: Sequence[str] = ()
     beside: "Beside | None" = None
+    span: str = ""
+    units: Float[np.ndarray, " n"] | None = None
+    windows: Mapping[str, Any] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -64,6 +72,7 @@ class ChangedTable(Table):
         self._table = table
         self.columns, self.index, self.label = table.columns, table.index, table.label
         self.parts, self.notes, self.beside = table.parts, table.notes, table.beside
+        self.span, self.units, self.windows = table.span, table.units, table.windows
 
     def __len__(self) -> int:
         return len(self._table)

@@ -177,8 +177,8 @@ def merge_pieces(values: Float[Tensor, "b d"], batch: Batch, source: Source) -> 
     count = torch.bincount(place)
     total = values.new_zeros(len(ids), values.shape[1]).index_add(0, place.to(values.device), values)
     first = count.cumsum(0) - count
-    labels = None if batch.labels is None else batch.labels[first]
-    return total / count[:, None].to(values), replace(batch, ids=ids, keys=batch.keys[first], labels=labels)
+    labels, units = (None if each is None else each[first] for each in (batch.labels, batch.units))
+    return total / count[:, None].to(values), replace(batch, ids=ids, keys=batch.keys[first], labels=labels, units=units)
 
 
 @contextmanager

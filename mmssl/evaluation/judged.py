@@ -14,6 +14,7 @@ from mmssl.data import Labels
 from mmssl.data.label_values import shape_told
 from mmssl.data.labels import Kind
 from mmssl.evaluation import probes
+from mmssl.evaluation.forecast_table import MSE
 from mmssl.evaluation.table import MAP
 from mmssl.model import LabelHead, MMSSLModel
 
@@ -76,7 +77,8 @@ class Bin:
 class Judged:
     """Predictions beside the truth.
 
-    score: accuracy or, of several labels a row, mean average precision in percent, or R2. scores: others, by their titles.
+    score: accuracy or, of several labels a row, mean average precision in percent, or R2; of forecasts the mean squared error in
+        units of each variable. scores: others, by their titles.
     names: of the classes; confusion: how many samples of class i (row) were taken for class j; empty for a regression, and for
         several labels a row.
     bins: of confidence, those that hold predictions.
@@ -143,9 +145,9 @@ class Judged:
     @property
     def lines(self) -> list[str]:
         """The scores in words."""
-        unit = {"regression": "R2", "multi_label": f"{MAP} in %"}.get(self.kind, "accuracy in %")
+        unit = {"regression": "R2", "forecast": MSE, "multi_label": f"{MAP} in %"}.get(self.kind, "accuracy in %")
         percent = ("balanced accuracy", "macro F1", "micro F1", "exact match", "expected calibration error")
-        shown = {unit: f"{self.score:.3f}" if self.kind == "regression" else f"{self.score:.1f}"}
+        shown = {unit: f"{self.score:.3f}" if self.kind in ("regression", "forecast") else f"{self.score:.1f}"}
         shown |= {title: f"{value:.1f} %" if title in percent else f"{value:.3g}" for title, value in self.scores.items()}
         return [f"{title}: {value}" for title, value in shown.items()]
 

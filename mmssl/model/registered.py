@@ -9,7 +9,7 @@ from types import ModuleType
 
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.model import MMSSLModel
-from mmssl.model.tasks import MMSSLForClassification, MMSSLForRegression
+from mmssl.model.tasks import MMSSLForClassification, MMSSLForRegression, MMSSLForTimeSeriesPrediction
 from mmssl.processor import MMSSLProcessor
 
 AUTO = "transformers.models.auto."
@@ -34,6 +34,7 @@ def _models(auto: ModuleType) -> None:
     predicting = (MMSSLForClassification, MMSSLForRegression)
     for kind in ("Image", "Audio", "Sequence"):
         vars(auto)[f"AutoModelFor{kind}Classification"].register(MMSSLConfig, predicting)
+    auto.AutoModelForTimeSeriesPrediction.register(MMSSLConfig, MMSSLForTimeSeriesPrediction)
 
 
 def _processor(auto: ModuleType) -> None:

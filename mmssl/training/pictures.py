@@ -8,12 +8,13 @@ import torch
 
 from mmssl.data import Batch, Labels, Stream, batches
 from mmssl.data.source import OnError
-from mmssl.evaluation import Evaluator
+from mmssl.evaluation import Evaluator, ForecastEvaluator
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Objective
 from mmssl.objectives.views import numbered
 from mmssl.processor import MMSSLProcessor
+from mmssl.report import forecast_figure
 from mmssl.training.build import modalities_of
 from mmssl.training.gallery import SAMPLES, Gallery, alike, grid, placed
 
@@ -37,7 +38,7 @@ class Samples:
 
 
 def pictures_of(
-    samples: Samples, objective: Objective | None, model: MMSSLModel, evaluators: Sequence[Evaluator]
+    samples: Samples, objective: Objective | None, model: MMSSLModel, evaluators: Sequence[Evaluator | ForecastEvaluator]
 ) -> Iterator[tuple[str, Any]]:
     """Pictures by title: views and the objective's own (without the objective: none of them), then neighbours and a map.
 
@@ -50,6 +51,9 @@ def pictures_of(
         first = first.to(objective.model.device)
         yield from seen_views(objective, first, processor.processors).items()
         yield from objective.pictures(first, processor.processors).items()
+    for each in evaluators:
+        if isinstance(each, ForecastEvaluator):
+            yield "forecasts of held-out windows", forecast_figure(each.examples())
     for name in modalities:
         scored = next((each.sources for each in evaluators if each.modality == name), None)
         source, known = (samples.stream.source, labels) if scored is None else (scored.train, scored.train_labels)

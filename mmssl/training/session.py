@@ -11,7 +11,7 @@ from mmssl.data import Source, processes, silent
 from mmssl.data.identity import files_digits
 from mmssl.data.options import ONLY, Rows
 from mmssl.data.processes import OtherFailed
-from mmssl.evaluation import Evaluator, PairEvaluator
+from mmssl.evaluation import Evaluator, ForecastEvaluator, PairEvaluator, choose_modality
 from mmssl.evaluation.history import History, Trained
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model
@@ -466,7 +466,7 @@ class Session:
             checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
     @property
-    def every_evaluator(self) -> list[tuple[str, Evaluator | PairEvaluator]]:
+    def every_evaluator(self) -> list[tuple[str, Evaluator | ForecastEvaluator | PairEvaluator]]:
         """All that scores the model, by name."""
         return [*self.evaluators.items(), *self.pair_evaluators.items()]
 
@@ -510,9 +510,19 @@ class Session:
             say(f"warning: no scores at step {self.training.counters.step}: {text}. Training goes on; mend it before it ends")
         self.untold.add(text)
 
-    def evaluator(self, scored: Scored) -> Evaluator:
-        """What scores the model on one source."""
+    def evaluator(self, scored: Scored) -> Evaluator | ForecastEvaluator:
+        """What scores the model on one source: its forecasts, where it makes some."""
         model, settings = self.pieces.processor, self.pieces.objective.model.config
+        if settings.label_head is not None and self.pieces.objective.model.label_head.forecasts:
+            name = choose_modality(scored.options.modality, model)
+            known = (scored.options, scored.data, model, name, scored.sources, self.history, self.track)
+            forecasts = ForecastEvaluator(*known)
+            if forecasts.exposure(self.history).labelled:
+                say(
+                    f"warning: this run, or one that it starts from, trains on what is forecast in {scored.sources.test}: there "
+                    "will be no verdict. For one, pretrain with data.forecast too, so that the test part is left out"
+                )
+            return forecasts
         if scored.options.heads:
             check_headed(self.pieces.objective)
         found = Evaluator(
