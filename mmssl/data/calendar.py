@@ -1,10 +1,10 @@
 """Even grids of time: where the rows of a series lie on one, and what time it is on it, also after the series ends."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 
 EVEN = 1e-3
@@ -27,11 +27,13 @@ class Grid:
 
     start: float
     step: float | str
-    origin: pd.Timestamp | None = None
+    origin: datetime | None = None
 
     def times(self, places: Int[np.ndarray, " n"]) -> list[Any]:
         """The time at each place, which may lie after the last row: dates, or numbers, whole ones where the grid's are."""
         if isinstance(self.step, str):
+            import pandas as pd  # takes half a second, and few need it
+
             dates = pd.date_range(self.date(self.start), periods=int(places.max(initial=0)) + 1, freq=self.step)
             return list(dates[places])
         numbers = self.start + places * self.step
@@ -40,14 +42,16 @@ class Grid:
         whole = float(self.start).is_integer() and float(self.step).is_integer()
         return [int(number) if whole else number for number in numbers.tolist()]
 
-    def date(self, seconds: float) -> pd.Timestamp:
+    def date(self, seconds: float) -> datetime:
         """The date so many seconds after the origin."""
+        import pandas as pd  # as above
+
         assert self.origin is not None
         return self.origin + pd.Timedelta(round(seconds * SECOND), unit="us")
 
 
 def grid_of(
-    times: Float[np.ndarray, " n"], step: float | None, origin: pd.Timestamp | None
+    times: Float[np.ndarray, " n"], step: float | None, origin: datetime | None
 ) -> tuple[Grid, Int[np.ndarray, " n"]] | None:
     """The grid on which times lie that grow, and the place of each; None where they lie on none. That with the fewest gaps.
 
@@ -62,9 +66,7 @@ def grid_of(
     return min((found for found in (even, dated) if found is not None), key=lambda found: int(found[1][-1]), default=None)
 
 
-def _even(
-    times: Float[np.ndarray, " n"], step: float | None, origin: pd.Timestamp | None
-) -> tuple[Grid, Int[np.ndarray, " n"]] | None:
+def _even(times: Float[np.ndarray, " n"], step: float | None, origin: datetime | None) -> tuple[Grid, Int[np.ndarray, " n"]] | None:
     """A grid of equal steps."""
     for each in (float(np.median(np.diff(times))), step):
         if each:
@@ -77,6 +79,8 @@ def _even(
 
 def _dated(grid: Grid, times: Float[np.ndarray, " n"]) -> tuple[Grid, Int[np.ndarray, " n"]] | None:
     """That of `FREQUENCIES` on whose dates all times lie, with the fewest gaps."""
+    import pandas as pd  # as above
+
     dates, best = pd.DatetimeIndex([grid.date(float(time)) for time in times]), None
     for name in FREQUENCIES:
         known = pd.date_range(dates[0], dates[-1], freq=name)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -65,7 +66,7 @@ class Curves:
     times: Float[np.ndarray, " n"] | None = None
     step: float | None = None
     wide: bool = False
-    origin: pd.Timestamp | None = None
+    origin: datetime | None = None
 
     def series(self, start: int, end: int) -> dict[str, Any]:
         """The series from one sample to before another: its values, with its times or rate where known."""
@@ -305,7 +306,7 @@ def _by_file(table: Table) -> tuple[Int[np.ndarray, " n"], list[str]]:
     return owners, [str(table.beside.files[each]) for each in np.unique(owners)]
 
 
-def _times(table: Table, name: str, where: str) -> tuple[Float[np.ndarray, " n"], "pd.Timestamp | None"]:
+def _times(table: Table, name: str, where: str) -> tuple[Float[np.ndarray, " n"], datetime | None]:
     """Times as numbers: where they are dates seconds since the first of all, which comes beside them, without a time zone if they
     have none. ValueError naming the row that has none."""
     import pandas as pd  # takes half a second, and few need it

@@ -1,12 +1,12 @@
 """The variables of series, each by itself on an even grid of time: what is forecast."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from mmssl.data.calendar import Grid, grid_of
@@ -149,7 +149,7 @@ def _channels(cell: Any, place: str) -> Float[np.ndarray, "c t"]:
     """The variables of a cell, each a row."""
     if isinstance(cell, dict) and "values" in cell and "times" not in cell:
         cell = cell["values"]
-    if isinstance(cell, pd.DataFrame | pd.Series):
+    if (pandas := sys.modules.get("pandas")) is not None and isinstance(cell, pandas.DataFrame | pandas.Series):
         cell = cell.to_numpy().T
     try:
         found = np.atleast_2d(np.asarray(cell, dtype=np.float64))

@@ -1,11 +1,11 @@
 """What follows each series, as a table that is written to a file: a row for each series, variable and step."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
@@ -113,4 +113,5 @@ def repeated(cells: list[Any], times: int) -> pa.Array:
 
 def moment(time: Any) -> Any:
     """A time as a table holds it."""
-    return time.to_pydatetime(warn=False) if isinstance(time, pd.Timestamp) else time
+    pandas = sys.modules.get("pandas")  # before it is imported no time can be its own
+    return time.to_pydatetime(warn=False) if pandas is not None and isinstance(time, pandas.Timestamp) else time
