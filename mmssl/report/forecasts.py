@@ -1,18 +1,23 @@
 """A picture of forecasts: what was seen, what came, and what the model said."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mmssl.evaluation.forecasts import Example
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEEN = 3
 """Of what was seen, so many times the forecast steps are drawn."""
 
 
-def forecast_figure(examples: Sequence[Example]) -> Figure:
+def forecast_figure(examples: Sequence[Example]) -> "Figure":
     """A row for each window."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     figure = Figure(figsize=(7, 1.7 * max(1, len(examples))), layout="constrained")
     for axes, one in zip(figure.subplots(max(1, len(examples)), 1, squeeze=False)[:, 0], examples, strict=False):
         horizon = len(one.future)
