@@ -449,7 +449,7 @@ def load_moments(strategy: Strategy, state: dict[str, Any]) -> None:
     """Load an optimizer's state, but keep the options of its groups. ValueError if they group the parameters in another way."""
     optimizer = strategy.optimizer
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    sizes = strategy.group_sizes
     saved = [len(group["params"]) for group in state["param_groups"]]
     if sizes != saved:
         raise ValueError(

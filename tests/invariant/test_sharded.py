@@ -63,10 +63,12 @@ def test_a_sharded_run_ends_like_one_process(case: str, strategy: str, ask: Ask,
 
 
 def state_of(folder: Path, step: int) -> dict[str, Any]:
-    """What the one run of a folder wrote down at a step, but how long it took."""
+    """What the one run of a folder wrote down at a step, but how long it took, and the rates that are set anew at each step."""
     (run,) = (folder / "runs").iterdir()
     state = checkpoint.load(run / "checkpoints" / f"step-{step:09}")
     state["counters"].pop("seconds")
+    for group in state["optimizer"]["param_groups"]:
+        del group["lr"], group["weight_decay"]
     return {name: state[name] for name in ("counters", "objective", "optimizer")}
 
 

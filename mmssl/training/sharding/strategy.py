@@ -102,6 +102,11 @@ class Strategy:
         check_architecture({name: tensor.shape for name, tensor in self.objective.state_dict().items()}, state)
         self.objective.load_state_dict({name: whole(value) for name, value in state.items()})
 
+    @property
+    def group_sizes(self) -> list[int]:
+        """How many parameters each group of the optimizer has."""
+        return [len(group["params"]) for group in self.optimizer.param_groups]
+
     def moments(self) -> dict[str, Any]:
         """The state of the optimizer, by the numbers of the parameters in its groups; of what is sharded the `Piece` here."""
         return self.optimizer.state_dict()

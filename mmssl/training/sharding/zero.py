@@ -67,7 +67,7 @@ class Zero(Strategy):
         optimizer = make()
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.shapes = [tuple(parameter.shape) for parameter in self.parameters]
-        self.groups = [len(group["params"]) for group in optimizer.param_groups]
+        self.sizes = [len(group["params"]) for group in optimizer.param_groups]
         before = [parameter.detach().reshape(-1).clone() for parameter in self.parameters]
         self.engine = self.start(optimizer, accumulation)
         self.wrapped, self.optimizer = self.engine, Moved(self.engine)
@@ -132,7 +132,7 @@ class Zero(Strategy):
     def found_fragments(self) -> list[Fragment]:
         """What this process moves."""
         found, number = list[Fragment](), 0
-        for group, count in enumerate(self.groups):
+        for group, count in enumerate(self.sizes):
             for _ in range(count):
                 mapping = self.parameters[number]._hp_mapping
                 if mapping is not None:
@@ -192,14 +192,18 @@ class Zero(Strategy):
         numbers = iter(range(number))
         groups = [
             {**{key: value for key, value in group.items() if key != "params"}, "params": [next(numbers) for _ in range(count)]}
-            for group, count in zip(base.param_groups, self.groups, strict=True)
+            for group, count in zip(base.param_groups, self.sizes, strict=True)
         ]
         return {"state": states, "param_groups": groups}
 
     @property
+    def group_sizes(self) -> list[int]:
+        return self.sizes
+
+    @property
     def units(self) -> list[int]:
         """How many parameters lie in each flattened tensor that the optimizer moves, in their order."""
-        return self.groups
+        return self.sizes
 
     def state_key(self, unit: int) -> Tensor:
         """By what the optimizer knows its state of such a tensor."""
