@@ -12,6 +12,7 @@ it blows the rounding of gradients near zero up to steps of the learning rate. P
 import argparse
 import importlib.util
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -77,10 +78,11 @@ def apart(a: Tensor, b: Tensor) -> str:
 
 
 def main(only: Sequence[str], strategies: Sequence[str], counts: Sequence[int], steps: int) -> None:
-    many, cases = neighbour("many"), neighbour("test_many").CASES
-    many.warm_up()
-    many.remember_sections()
-    many.warm_up_sharding()
+    cases = neighbour("test_many").CASES
+    # A process of its own forks those of a run: comparing makes threads, which a fork would not copy.
+    server = subprocess.Popen([sys.executable, str(TESTS / "many.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None and server.stdout is not None
+    asked, answers = server.stdin, server.stdout
     print("| objective, layout, strategy | losses: largest, mean | student and heads | teacher |\n|---|---|---|---|", flush=True)
     for objective in only:
         with tempfile.TemporaryDirectory() as place:
@@ -91,8 +93,10 @@ def main(only: Sequence[str], strategies: Sequence[str], counts: Sequence[int], 
             def trained(name: str, count: int, *more: str, work: Path = work, arguments: Sequence[str] = arguments) -> Any:
                 folder = work / name.replace(" ", "-")
                 folder.mkdir()
-                answer = many.serve(many.Request([*arguments, *more], count, str(folder), 1200))
-                if any(answer["codes"]):
+                request = {"arguments": [*arguments, *more], "processes": count, "folder": str(folder), "seconds": 1200}
+                asked.write(json.dumps(request) + "\n")
+                asked.flush()
+                if any(json.loads(answers.readline())["codes"]):
                     raise SystemExit((folder / "out-0.txt").read_text(encoding="utf-8"))
                 return found(folder)
 

@@ -14,8 +14,8 @@ import mmssl_cli as cli
 from mmssl.data import processes
 from mmssl.recipe import load
 from mmssl.training import launch
-from mmssl.training.asked import asked, contradictions, take_over, taken
-from mmssl.training.launch import LaunchError, Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
+from mmssl.training.asked import STRATEGIES, LaunchError, asked, contradictions, take_over, taken
+from mmssl.training.launch import Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
 
 ROOT = Path(__file__).parents[2]
 SLURM = {
@@ -144,6 +144,10 @@ def test_the_strategy_that_is_asked_for_is_mmssls_and_not_accelerates(environmen
     assert take_over(environment) == take_over(environment) == taken(environment)
     assert taken(environment).name == name
     assert not {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & environment.keys()
+
+
+def test_the_command_knows_the_strategies_without_importing_them() -> None:
+    assert list(STRATEGIES) == list(cli.STRATEGIES)
 
 
 def test_a_deepspeed_file_that_contradicts_the_recipe_is_told_key_by_key(tmp_path: Path) -> None:

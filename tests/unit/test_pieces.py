@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mmssl.training import checkpoint
@@ -46,7 +47,7 @@ def written(path: Path) -> dict[str, Any]:
     name, text = path / "tensors-00000-of-00001.safetensors", (path / "manifest.json").read_text(encoding="utf-8")
     other = path / "tensors-00001-of-00002.safetensors"
     (key,) = json.loads((path / "state.json").read_text(encoding="utf-8"))["dict"][0][1].values()
-    checkpoint.save_file({f"piece 14:{key[0]}": VALUES.flatten()[14:].clone()}, other)
+    save_file({f"piece 14:{key[0]}": VALUES.flatten()[14:].clone()}, other)
     manifest = json.loads(text)
     assert set(manifest["files"]) == {name.name, "state.json"}
     manifest["files"][other.name] = checkpoint._facts(other)
