@@ -1,7 +1,4 @@
-"""The `mmssl` command, outside the package: importing mmssl takes seconds, for it registers with transformers.
-
-Only the commands that need it do so; help and lists come at once.
-"""
+"""The `mmssl` command. Only the commands that need them import torch and transformers, which takes seconds; help comes at once."""
 
 import argparse
 import itertools
@@ -9,7 +6,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -174,10 +172,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, help="a .html page with pictures, or a .csv or .parquet file")
     command.set_defaults(run=search)
 
-    command = commands.add_parser("predict", help="labels of a dataset by a model that was trained on labels")
+    command = commands.add_parser("predict", help="labels, or forecasts, of a dataset by a model that was trained on labels")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
-    command.add_argument("--split", help="part of the data; all of it if left out")
+    what = "part of the data; all of it if left out. Of forecasts test scores held-out windows; what comes next if left out"
+    command.add_argument("--split", help=what)
     what = "column of true labels, or several of 0 and 1, to score the predictions by"
     command.add_argument("--label", nargs="+", help=what)
     command.add_argument("--keep", nargs="*", metavar="COLUMN", help="columns of the data to write beside them; default: all")
@@ -304,8 +303,22 @@ def table_format(options: argparse.Namespace) -> Any:
     return TypeAdapter(TableFormat).validate_python(said)
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say on a terminal, for as long as it takes, that the libraries are imported: some seconds in which nothing else is seen."""
+    shown = sys.stderr.isatty() and is_first()
+    if shown:
+        print("loading torch and transformers ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def new(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     made = api.new(
         options.data,
@@ -324,8 +337,9 @@ def new(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    from mmssl import api
-    from mmssl.training.run import NotScored
+    with loading():
+        from mmssl import api
+        from mmssl.training.run import NotScored
 
     if options.strategy is not None:
         os.environ["MMSSL_STRATEGY"] = options.strategy
@@ -382,7 +396,8 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     if options.retrieval or options.zero_shot:
         evaluate_pairs(options)
@@ -408,7 +423,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def evaluate_pairs(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     if options.heads:
         raise ValueError("--heads has no meaning for --retrieval and --zero-shot, which read projections anyway: leave it out")
@@ -472,7 +488,8 @@ def show(tables: list[Any], written: dict[str, Any], output: Path | None) -> Non
 
 
 def embed(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     count = api.embed(
         options.model,
@@ -491,7 +508,8 @@ def embed(options: argparse.Namespace) -> None:
 def search(options: argparse.Namespace) -> None:
     from rich import get_console
 
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     hits = api.search(
         options.index,
@@ -517,7 +535,8 @@ def search(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     found = api.predict(
         options.model,
@@ -531,7 +550,8 @@ def predict(options: argparse.Namespace) -> None:
         unread = f"; {found.unread:,} of them could not be read and have none" if found.unread else ""
         print(f"{found.rows:,} predictions in {options.output}{unread}")
         if found.judged is not None:
-            print(f"{found.judged.num_test:,} labels: {', '.join(found.judged.lines)}")
+            what = "windows" if found.judged.kind == "forecast" else "labels"
+            print(f"{found.judged.num_test:,} {what}: {', '.join(found.judged.lines)}")
         if found.note is not None:
             print(f"note: {found.note}")
 
@@ -616,7 +636,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Seque
 
 
 def check(options: argparse.Namespace) -> None:
-    from mmssl import api
+    with loading():
+        from mmssl import api
 
     print(api.check(options.recipe, options.overrides))
 

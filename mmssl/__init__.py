@@ -1,13 +1,14 @@
 """Self-supervised pretraining: one recipe in, a Hugging Face model out.
 
-Importing mmssl registers its classes with transformers' AutoConfig, AutoModel and AutoProcessor, always: the `mmssl` command, which
-should show its help before torch is imported, starts in `mmssl_cli`.
+Importing mmssl registers its classes with transformers' AutoConfig, AutoModel and AutoProcessor: at once where these are imported
+already, else when they are. So it takes no time itself, and neither torch nor transformers is imported before it is used.
 """
 
 import sys
+import threading
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ _HOMES = {
     "MMSSLConfig": "mmssl.model",
     "MMSSLForClassification": "mmssl.model",
     "MMSSLForRegression": "mmssl.model",
+    "MMSSLForTimeSeriesPrediction": "mmssl.model",
     "MMSSLModel": "mmssl.model",
     "MMSSLProcessor": "mmssl.processor",
     "check": "mmssl.api",
@@ -33,6 +35,8 @@ __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "model":
+        return import_module("mmssl.model")
     if name not in _HOMES:
         raise AttributeError(f"module 'mmssl' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
@@ -61,5 +65,45 @@ class _OldPaths(MetaPathFinder, Loader):
         sys.modules[module.__name__] = import_module(_OLD_PATHS[module.__name__])
 
 
+class _Importing(threading.local):
+    """How many modules of transformers this thread is in the midst of importing."""
+
+    count = 0
+
+
+class _Telling(SourceFileLoader):
+    """Imports a module of transformers, and then registers, where none that imports it is left half imported."""
+
+    importing = _Importing()
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.importing.count += 1
+        try:
+            super().exec_module(module)
+        finally:
+            self.importing.count -= 1
+        if not self.importing.count:
+            _register()
+
+
+class _Registering(MetaPathFinder):
+    """Finds transformers' modules as ever, and has mmssl's classes registered when they are imported."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname.startswith("transformers.") else None
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _Telling(fullname, spec.loader.path)
+        return spec
+
+
+def _register() -> None:
+    """Register with those Auto classes that are imported: once `mmssl.model` is, which registers itself at its end."""
+    if "transformers.models.auto.configuration_auto" in sys.modules:
+        model = import_module("mmssl.model")
+        if "register" in vars(model):
+            model.register()
+
+
 sys.meta_path.append(_OldPaths())
-import_module("mmssl.model")
+sys.meta_path.insert(0, _Registering())
+_register()

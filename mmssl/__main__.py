@@ -1,4 +1,4 @@
-"""`python -m mmssl` is the `mmssl` command, after seconds for importing the package."""
+"""`python -m mmssl` is the `mmssl` command."""
 
 import sys
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmssl.data import Batch, DataOptions, Labels, Source, Stream, Track, processes, silent
+from mmssl.data.forecast import NEXT
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
@@ -18,13 +19,17 @@ from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.evaluation import (
     EvaluateOptions,
     Evaluator,
+    ForecastEvaluator,
+    ForecastTable,
     Judged,
     PairEvaluator,
     PairTable,
     Table,
     ZeroShotOptions,
     choose_modality,
+    forecast_file,
     open_pairs,
+    open_sources,
     predictions,
     vectors,
 )
@@ -51,13 +56,12 @@ from mmssl.recipe.options import TrainOptions
 from mmssl.report import contents
 from mmssl.report.hits import PAGE, write_hits
 from mmssl.training.beginning import estimate, look, write
-from mmssl.training.build import EXAMINED, Pieces, build, contents_of, cut_stream
+from mmssl.training.build import EXAMINED, Pieces
 from mmssl.training.launch import TIMEOUT, joined, start
 from mmssl.training.pace import first_batch
 from mmssl.training.progress import track
-from mmssl.training.run import Run, check_run_to_continue
-from mmssl.training.session import pretrain
-from mmssl.training.splits import open_splits
+from mmssl.training.run import Run
+from mmssl.training.session import Session, pretrain, rehearsal
 from mmssl.training.vain import budget_in_steps, refuse_vain
 
 logger = logging.getLogger(__name__)
@@ -139,27 +143,27 @@ def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str
     does not last for, parts of no parameter.
     """
     checked = read(recipe, overrides, sections)
-    check_run_to_continue(checked)
-    train_options = checked.section("train")
-    splits = open_splits(checked)
-    labels = splits.labels
-    pieces = build(checked, splits.streams, labels, track=track)
-    streams = {name: cut_stream(stream, pieces.processor, track) for name, stream in splits.streams.items()}
-    objective = pieces.objective
+    with rehearsal(checked) as (session, told):
+        return "\n".join(summary(session, told))
+
+
+def summary(session: Session, told: Sequence[str]) -> list[str]:
+    """What `check` says of a session. told: what the session did."""
+    checked, pieces, streams, labels = session.recipe, session.pieces, session.streams, session.labels
+    objective, train_options = pieces.objective, session.options
     fixed = fixed_bytes(objective, train_options)
     lines = [
         f"recipe      {checked.name}: valid",
         f"model       {parameters(objective.model)} parameters, with the objective {parameters(objective)}",
     ]
-    lines += [f"note        {note}" for note in (*checked.notes, *splits.notes, *pieces.notes)]
+    lines += [f"note        {text.removeprefix('note: ')}" for text in told if text.removeprefix("note: ") not in session.odd]
     steps = budget_in_steps(train_options, sum(len(stream.source) for stream in streams.values()))
     refuse_vain(objective, train_options, steps)
     lines += teacher_lines(objective, steps)
-    told = {name: contents_of(stream, pieces.processor, track) for name, stream in splits.streams.items()}
     for name, stream in streams.items():
         lines += check_stream(checked, pieces, stream, labels, fixed)
-        lines += content_lines(told[name], splits.streams[name].source.num_rows)
-    return "\n".join(lines)
+        lines += content_lines(session.seen[name], session.uncut[name].source.num_rows)
+    return lines
 
 
 def teacher_lines(objective: Objective, steps: int) -> list[str]:
@@ -198,7 +202,7 @@ def check_stream(recipe: recipes.Recipe, pieces: Pieces, stream: Stream, labels:
     """
     options, objective, held = recipe.section("train"), pieces.objective, stream.source.num_held_out
     count = min(SAMPLED, options.batch_size, len(stream.source))
-    batch = first_batch(recipe, pieces, stream, labels, count)
+    batch = first_batch(recipe, pieces, stream, labels, count).to(objective.model.device)
     loss, kept = forward_cost(objective, batch)
     micro = options.batch_size // options.accumulation
     if options.batch_tokens:
@@ -235,8 +239,10 @@ def evaluate(
     on_error: OnError = "raise",
     table_format: TableFormat = PLAIN,
     compare: Mapping[str, str] | None = None,
-) -> Table:
+) -> Table | ForecastTable:
     """Probe a saved model on labelled data beside raw features and random weights; `mmssl.evaluation.PROTOCOL` says how.
+
+    Of a model that forecasts, the forecasts of held-out windows beside naive ones; `mmssl.evaluation.FORECAST_PROTOCOL` says how.
 
     The table says what the model saw of the test samples, as far as its folder records what it was trained on.
 
@@ -249,7 +255,7 @@ def evaluate(
     compare: more models, folders or Hub ids, by the name of their row.
     """
 
-    def opened() -> tuple[MMSSLModel, Evaluator]:
+    def opened() -> tuple[MMSSLModel, Evaluator | ForecastEvaluator]:
         refuse_open_clip(compare or {})
         folder = model_of(model)
         processor, loaded = load(folder)
@@ -265,7 +271,13 @@ def evaluate(
             test_limit=test_limit,
             batch_size=batch_size,
         )
-        columns = column_map(name, column, label)
+        columns, history = column_map(name, column, label), History.read(folder)
+        if loaded.config.label_head is not None and loaded.label_head.forecasts:
+            forecast_file.refuse(label, None)
+            known = forecast_file.as_trained(loaded.label_head, table_format)
+            where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(known))
+            sources = open_sources(options, where, None, history)
+            return loaded, ForecastEvaluator(options, where, processor, name, sources, history, track_once())
         where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(table_format))
         return loaded, Evaluator(options, where, processor, loaded.config, history=History.read(folder), track=track_once())
 
@@ -440,16 +452,26 @@ def predict(
 
     model: folder of a model or of a run, or Hub id; the other arguments as in `evaluate`. split: None: all of the data.
     label: a column of true labels, by which the predictions are scored. keep: columns of the data to write; None: all of them.
+
+    A model that forecasts writes a row for each series, variable and step: the next steps of each series, or those of held-out
+    windows (split="test"), beside what came; see `mmssl.evaluation.forecast_file.forecast_source`. Series are made of rows as in
+    training, unless `table_format` says otherwise.
     ValueError for an encoder without a label head, labels that it does not predict, or an output that is no such file.
     """
     output = Path(output)
     predictions.check_output(output)
+    options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
 
     def opened() -> tuple[MMSSLProcessor, MMSSLModel, str, Source, list[str], Labels | None, predictions.Unseen]:
         folder = model_of(model)
         processor = MMSSLProcessor.from_pretrained(folder)  # first, as it says what is wrong with a folder that is none
         loaded = load_predictor(folder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         name = choose_modality(modality or loaded.label_head.modality, processor)
+        if loaded.label_head.forecasts:
+            forecast_file.refuse(label, keep)
+            columns, known = column_map(name, column, None), forecast_file.as_trained(loaded.label_head, table_format)
+            source = Source(path=data, split=split or NEXT, columns=columns, table_format=known)
+            return processor, loaded, name, source, [], None, predictions.Unseen.of(History.read(folder), source)
         source = Source(path=data, split=split, columns=column_map(name, column, label), table_format=table_format)
         kept = predictions.columns_to_keep(source, keep)
         labels = None if label is None else predictions.labels_of(source, loaded)
@@ -461,15 +483,22 @@ def predict(
     with processes.one_for_all():
         processor, loaded, name, source, kept, labels, unseen = processes.together(opened, first_before=True)
         tell(source)
-        options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track_once()}
-        found = list(predictions.predicted(loaded, processor, source, name, **options))
+        if loaded.label_head.forecasts:
+            told = forecast_file.forecast_source(loaded, processor, source, name, **options)
+        else:
+            found = list(predictions.predicted(loaded, processor, source, name, **options))
 
         def written() -> Predicted:
-            table = predictions.table_of(loaded, found, source, kept, unseen)
+            if loaded.label_head.forecasts:
+                assert told is not None, "the first process has all forecasts"
+                table, judged = told
+                unread = source.num_rows - table.num_rows // loaded.label_head.size
+            else:
+                table = predictions.table_of(loaded, found, source, kept, unseen)
+                judged = None if labels is None else predictions.judge(loaded, found, labels, unseen)
+                unread = table.column(predictions.PREDICTION).null_count
             predictions.write(table, output)
-            judged = None if labels is None else predictions.judge(loaded, found, labels, unseen)
-            note = None if judged is None else unseen.note
-            return Predicted(table.num_rows, table.column(predictions.PREDICTION).null_count, judged, note)
+            return Predicted(table.num_rows, unread, judged, None if judged is None else unseen.note)
 
         return processes.by_first(written)
 

@@ -295,6 +295,18 @@ class Adapter(nn.Module, ABC):
             f"{type(self).__name__} makes up no inputs, by which its graph could be checked: give it `made_up` and `axes`"
         )
 
+    def places(self, length: int) -> int:
+        """How many tokens a sample of so many steps has that lacks nothing: those that a head reads in a row."""
+        raise LookupError("tokens of this modality cannot be read in a row: pool them (objective.reads: pooled)")
+
+    def place(self, tokens: Tokens) -> Int[Tensor, "b n"]:
+        """Which of `places` each token is."""
+        raise LookupError("tokens of this modality cannot be read in a row: pool them (objective.reads: pooled)")
+
+    def level(self, inputs: Inputs) -> Float[Tensor, "b 2"]:
+        """Mean and standard deviation of what each sample holds, in its own units, of samples of one variable."""
+        raise LookupError("samples of this modality have no level by which what follows could be told")
+
     def render(self, inputs: Inputs, size: int) -> "Rendering":
         """Views of each sample from outside, as pictures of `size` pixels a side, where `rendered_views` says that there are."""
         raise NotImplementedError(f"{type(self).__name__} has no views of a sample from outside")

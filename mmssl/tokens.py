@@ -27,6 +27,14 @@ def gather(source: Tensor | None, index: Int[Tensor, "b k"]) -> Tensor | None:
     return source.flatten(0, 1).index_select(0, (rows + index).flatten()).unflatten(0, index.shape)
 
 
+def put(values: Float[Tensor, "b k d"], index: Int[Tensor, "b k"] | None, count: int) -> Float[Tensor, "b n d"]:
+    """The inverse of `gather`: `count` places along dimension 1, zeros where `index` names none; None: the values as they are."""
+    if index is None:
+        return values
+    places = index[..., None].expand_as(values)
+    return values.new_zeros(len(values), count, values.shape[2]).scatter(1, places, values)
+
+
 def both_valid(a: Bool[Tensor, "b n"] | None, b: Bool[Tensor, "b n"] | None) -> Bool[Tensor, "b n"] | None:
     """Logical and of two validity masks, where None stands for all True."""
     if a is None or b is None:
@@ -78,6 +86,22 @@ class Tokens:
             valid=valid,
             identity=gather(self.identity, index),
         )
+
+    def packed(self) -> tuple["Tokens", Int[Tensor, "b k"] | None]:
+        """The same tokens without padding that no sequence needs, the rest of it behind; and where they stood, None: right there.
+
+        A graph has no sizes that depend on data: in one that is being traced all padding stays.
+        """
+        if self.valid is None or torch.compiler.is_compiling():
+            return self, None
+        fewest, most = torch.stack(self.valid.sum(1).aminmax()).tolist()
+        if fewest == self.valid.shape[1]:
+            return replace(self, valid=None), None
+        if most in (0, self.valid.shape[1]):
+            return self, None
+        index = (~self.valid).int().argsort(dim=1, stable=True)[:, :most]
+        found = self.take(index)
+        return (replace(found, valid=None) if fewest == most else found), index
 
     def repeat(self, times: int) -> "Tokens":
         """The batch so many times over, one whole batch after the other."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from mmssl.data.lines import decoded
@@ -90,6 +89,8 @@ def _floats(texts: Sequence[str], where: str) -> list[float]:
 
 def _padded(channels: Sequence[Sequence[float]]) -> Any:
     """A frame of channels, of which those that are shorter filled up with missing values, as the archive's own readers do."""
+    import pandas as pd  # takes half a second, and few need it
+
     length = max(map(len, channels))
     found: Float[np.ndarray, "t c"] = np.full((length, len(channels)), np.nan)
     for number, channel in enumerate(channels):

@@ -4,17 +4,19 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from datasets.exceptions import DatasetNotFoundError
 from jaxtyping import Shaped
 
 from mmssl.data.column_types import is_json, is_list
 from mmssl.data.tables import Row, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ArrowTable(Table):
@@ -40,7 +42,7 @@ class ArrowTable(Table):
     def column(self, name: str) -> list[Any]:
         return self._cells(name, self._dataset.select_columns([name])[:][name])
 
-    def pandas(self, name: str) -> pd.Series:
+    def pandas(self, name: str) -> "pd.Series":
         if name in self._json:
             return super().pandas(name)
         return self._dataset.select_columns([name])[:][name].to_pandas()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.draws import Draws
@@ -26,6 +26,7 @@ class Batch:
         all of them.
     rows: per modality which samples hold it, ascending, where some lack one; None: all hold all.
     group: a number for each sample; those with the same number belong together. None: each stands alone.
+    units: of windows of series what the numbers of each sample's label are measured in, so that all count alike; None: as they are.
     """
 
     inputs: dict[str, Inputs]
@@ -38,6 +39,7 @@ class Batch:
     others: Mapping[str, Others] | None = None
     rows: Mapping[str, Int[Tensor, " _"]] | None = None
     group: Int[Tensor, " b"] | None = None
+    units: Float[Tensor, " b"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,10 +71,9 @@ class Batch:
         """The samples that hold a modality, and nothing else of them."""
         held = self.held(name)
         others = None if self.others is None else {name: self.others[name]}
-        labels, group = (None if values is None else values[held] for values in (self.labels, self.group))
-        return Batch(
-            {name: self.inputs[name]}, self.keys[held], self.ids[held], labels, (), self.source, self.step, others, None, group
-        )
+        labels, group, units = (None if values is None else values[held] for values in (self.labels, self.group, self.units))
+        inputs, keys, ids = {name: self.inputs[name]}, self.keys[held], self.ids[held]
+        return Batch(inputs, keys, ids, labels, (), self.source, self.step, others, None, group, units)
 
     def holding(self, name: str) -> "Batch":
         """The samples that hold a modality, and nothing else of them; an empty batch where none does."""
@@ -95,9 +96,10 @@ class Batch:
         others = self.others
         if others is not None:
             others = {name: replace(others[name], place=others[name].place[places]) for name, places in at.items()}
-        labels, group = (None if values is None else values[rows] for values in (self.labels, self.group))
+        labels, group, units = (None if values is None else values[rows] for values in (self.labels, self.group, self.units))
         kept = None if held is None else {name: torch.searchsorted(rows, self.held(name)[places]) for name, places in at.items()}
-        return Batch(inputs, self.keys[rows], self.ids[rows], labels, self.skipped, self.source, self.step, others, kept, group)
+        keys, ids = self.keys[rows], self.ids[rows]
+        return Batch(inputs, keys, ids, labels, self.skipped, self.source, self.step, others, kept, group, units)
 
     def keys_of(self, name: str) -> Int[Tensor, " k"]:
         """Seeds of the draws of the samples that hold a modality."""
@@ -118,9 +120,9 @@ class Batch:
         others = None if self.others is None else {name: found.map(move) for name, found in self.others.items()}
         rows = None if self.rows is None else {name: move(found) for name, found in self.rows.items()}
         group = None if self.group is None else move(self.group)
-        return replace(
-            self, inputs=inputs, keys=move(self.keys), ids=move(self.ids), labels=labels, others=others, rows=rows, group=group
-        )
+        units = None if self.units is None else move(self.units)
+        found = replace(self, inputs=inputs, keys=move(self.keys), ids=move(self.ids), labels=labels, others=others)
+        return replace(found, rows=rows, group=group, units=units)
 
 
 def with_others(batches: Sequence[Batch]) -> list[Batch]:

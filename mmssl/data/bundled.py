@@ -3,31 +3,62 @@
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
-from typing import NamedTuple
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from sklearn import datasets
-from sklearn.model_selection import train_test_split
-from sklearn.utils import Bunch
 
 from mmssl.data import glyphs
 from mmssl.data.docstrings import docstrings
 from mmssl.data.tables import Row, RowTable, Table
 
+if TYPE_CHECKING:
+    from sklearn.utils import Bunch
+
 TARGET = "target"
 TEST_SHARE = 0.2
 SPLIT_SEED = 0
 """Part of what a published score on these data means: changing it changes every such score."""
+DIGITS_TESTED = (
+    "000004883524104000064100934205001a00080100240028062c12001000940a009019120420f8a0028110a000080a8820441524494240a00a000000"
+    "4004d80000818020004805c400104008a0100005404800301000020ec409000224840083a8013c20a6980a0000000b08400804a0184802024041c100"
+    "8004404684376a810216004480004042a0a4180a5000840b8561c608108008004c80c02004068e00010882008100380803c008190000100e01008410"
+    "a0210033282904c044c080680e0102830082008822a6402c24042108a860809081a00c02820242120138a41500"
+)
+"""A bit for each of the digits: whether that row is in the test split."""
+
+
+def _of_sklearn(load: str, **options: Any) -> "Bunch":
+    """What one of scikit-learn's loaders returns."""
+    from sklearn import datasets  # takes a second, and few need it
+
+    return getattr(datasets, load)(**options)
 
 
 def _digits() -> list[Row]:
-    data = datasets.load_digits()
-    pixels = (data.images * (255 / 16)).round().astype(np.uint8)
-    return [{"image": Image.fromarray(image), TARGET: int(digit)} for image, digit in zip(pixels, data.target, strict=True)]
+    """As scikit-learn's `load_digits` has them: 64 numbers from 0 to 16 a line, and the digit. Its import takes a second."""
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    numbers = np.loadtxt(file, delimiter=",")
+    pixels = (numbers[:, :-1].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    digits = numbers[:, -1].astype(int).tolist()
+    return [{"image": Image.fromarray(image), TARGET: digit} for image, digit in zip(pixels, digits, strict=True)]
 
 
-def _table(data: Bunch) -> list[Row]:
+def _digits_of(split: str | None) -> Table:
+    """The split is that of `_stratified`, written down."""
+    rows = _digits()
+    if split is not None:
+        tested = np.unpackbits(np.frombuffer(bytes.fromhex(DIGITS_TESTED), np.uint8), count=len(rows)).astype(bool)
+        rows = [rows[i] for i in np.flatnonzero(tested == (split == "test"))]
+    return RowTable(rows, TARGET)
+
+
+def _table(data: "Bunch") -> list[Row]:
     """One key per feature; classes by their names."""
     targets = data.target_names[data.target] if "target_names" in data else data.target
     columns = [str(name) for name in data.feature_names]
@@ -39,6 +70,8 @@ def _table(data: Bunch) -> list[Row]:
 
 def _stratified(load: Callable[[], list[Row]], split: str | None) -> Table:
     """`train`, 80 % of the rows; `test`, 20 %, stratified by class; or all of them."""
+    from sklearn.model_selection import train_test_split  # takes a second, and few need it
+
     rows = load()
     if split is not None:
         targets = [row[TARGET] for row in rows]
@@ -56,12 +89,12 @@ class _Bundled(NamedTuple):
 
 
 _BUNDLED = {
-    "breast_cancer": _Bundled(partial(_stratified, lambda: _table(datasets.load_breast_cancer()))),
-    "diabetes": _Bundled(partial(_stratified, lambda: _table(datasets.load_diabetes(scaled=False)))),
+    "breast_cancer": _Bundled(partial(_stratified, lambda: _table(_of_sklearn("load_breast_cancer")))),
+    "diabetes": _Bundled(partial(_stratified, lambda: _table(_of_sklearn("load_diabetes", scaled=False)))),
     "docstrings": _Bundled(partial(_stratified, docstrings)),
-    "digits": _Bundled(partial(_stratified, _digits)),
+    "digits": _Bundled(_digits_of),
     "glyphs": _Bundled(glyphs.GlyphTable, glyphs.SPLITS),
-    "wine": _Bundled(partial(_stratified, lambda: _table(datasets.load_wine()))),
+    "wine": _Bundled(partial(_stratified, lambda: _table(_of_sklearn("load_wine")))),
 }
 NAMES = sorted(_BUNDLED)
 

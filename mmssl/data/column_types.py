@@ -19,7 +19,7 @@ JSON = {b"mmssl": b"json"}
 EXACT = 2**53
 """Whole numbers up to here are the same as float64."""
 
-_BOOLEANS = pa.array(["true", "false", "True", "False", "TRUE", "FALSE"])
+_BOOLEANS = ("true", "false", "True", "False", "TRUE", "FALSE")
 _DECIMAL = (
     r"^(-?(0|[1-9][0-9]{0,14}|(0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)"  # at most 15 digits where no decimal point follows
     r"|-?((0|[1-9][0-9]*)\.?[0-9]*[eE][+-]|((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)[eE])[0-9]+"
@@ -52,7 +52,7 @@ class Guess:
             return texts
         if self.asked == "number":
             self._check(texts, seen)
-        elif self.type in (pa.null(), pa.bool_()) and _all(pc.is_in(texts.drop_null(), _BOOLEANS)):
+        elif self.type in (pa.null(), pa.bool_()) and _all(pc.is_in(texts.drop_null(), pa.array(_BOOLEANS))):
             self.type = pa.bool_()
             return texts
         plain = _plain(texts, self.decimal)

@@ -13,7 +13,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from fontTools.ttLib import TTFont
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
@@ -256,6 +255,8 @@ def _glyphs() -> _Glyphs:
 
 
 def _file(face: str) -> Path:
+    import matplotlib  # whose fonts they are
+
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
     if not path.is_file():
         raise FileNotFoundError(

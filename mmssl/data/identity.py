@@ -43,9 +43,8 @@ def column_digits(source: Source, column: str) -> str | None:
 
 def parts_of(source: Source) -> frozenset[str]:
     """What a source is read from. Full names of files are hashed: a record may travel to where they are nobody's business."""
-    return frozenset(
-        "file:" + _digits([os.path.realpath(part).encode()]) if isinstance(part, Path) else part for part in source.parts
-    )
+    names = ("file:" + _digits([os.path.realpath(part).encode()]) if isinstance(part, Path) else part for part in source.parts)
+    return frozenset(name + source.span for name in names)
 
 
 def files_digits(source: Source) -> str | None:

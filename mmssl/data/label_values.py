@@ -17,6 +17,8 @@ FLOATS = (float, np.float16, np.float32, np.float64)
 
 def are_values(cells: Sequence[Any]) -> bool:
     """Whether lists of a column hold numbers to regress: some decimals or lists of lists, and no text."""
+    if all(map(is_plain, cells)):
+        return len(cells) > 0
     kinds = {type(item) for cell in cells for item in as_list(cell) or []}
     return not kinds.isdisjoint((list, tuple, np.ndarray, *FLOATS)) and str not in kinds
 
@@ -45,8 +47,15 @@ def read_values(
     return shape, np.stack(rows)
 
 
+def is_plain(cell: Any) -> bool:
+    """Whether a cell is an array of decimals, which needs not be looked at number by number."""
+    return isinstance(cell, np.ndarray) and cell.dtype.kind == "f"
+
+
 def numbers(cell: Any, place: str) -> Float[np.ndarray, "*shape"]:
     """The list of a row as an array. ValueError as of `read_values`."""
+    if is_plain(cell) and cell.size and np.abs(cell).max() <= LARGEST:
+        return cell.astype(np.float32)
     found = as_list(cell)
     if not found:
         raise ValueError(

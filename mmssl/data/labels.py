@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.data.label_lists import are_lists, as_list, rarest, read_lists, told
@@ -39,6 +39,7 @@ class Labels:
     reason: what they are taken for and why, in words.
     column: name of the column that held them, where one did.
     shape: of the list of numbers, or lists of lists, that each row holds, `k` numbers in all; None: a row holds one label.
+    units, windows: of rows that are windows of series, what the numbers of each are measured in, and how windows were cut.
     """
 
     kind: Kind
@@ -47,6 +48,8 @@ class Labels:
     reason: str = ""
     column: str | None = None
     shape: tuple[int, ...] | None = None
+    units: Float[np.ndarray, " n"] | None = None
+    windows: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.values)

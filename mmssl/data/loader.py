@@ -79,6 +79,7 @@ class _Reader(Dataset[Batch | str]):
         self.seed, self.name = seed, name
         self.groups = None if groups is None else torch.from_numpy(groups)
         self.labels = None if labels is None else labels.tensor()
+        self.units = None if labels is None or labels.units is None else torch.from_numpy(labels.units)
         self.on_error = on_error
         self.cache: dict[int, Sample | str] | None = {} if cache else None
         self.last_cut: tuple[int, list[Any]] | None = None
@@ -143,7 +144,8 @@ class _Reader(Dataset[Batch | str]):
         group = None if self.groups is None else self.groups[places]
         whole = all(len(numbers) == len(ids) for numbers in held.values())
         rows = None if whole else {name: torch.tensor(numbers, dtype=torch.int64) for name, numbers in held.items()}
-        return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped, self.name, step, rows=rows, group=group)
+        units = None if self.units is None else self.units[places]
+        return Batch(inputs, keys(self.seed, step, ids), ids, labels, skipped, self.name, step, rows=rows, group=group, units=units)
 
     def _process_all(self, rows: Sequence[Row]) -> tuple[dict[str, Inputs], dict[str, list[int]]]:
         """The rows as a batch, and which hold each modality. Raises what a processor raises for the first bad one."""

@@ -4,10 +4,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
-import pandas as pd
 import pyarrow as pa
 import xxhash
 
@@ -16,6 +15,9 @@ from mmssl.data.arrow import ArrowTable
 from mmssl.data.readers import READERS, Reader
 from mmssl.data.table_format import TableFormat
 from mmssl.data.tables import Row, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 IN_MEMORY = 2**22
 """Bytes up to which a table is kept in memory. A larger one is copied to the cache of `datasets` and mapped from there."""
@@ -103,7 +105,7 @@ class FileTable(Table):
     def column(self, name: str) -> list[Any]:
         return self._open([name]).column(name)
 
-    def pandas(self, name: str) -> pd.Series:
+    def pandas(self, name: str) -> "pd.Series":
         return self._open([name]).pandas(name)
 
     def class_names(self, name: str) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -35,6 +35,8 @@ class SourceOptions(TableFormat):
     decimal: the decimal sign in csv files.
     header: false: csv files have no line of names at their beginning, and their columns are called c0, c1, ...
     series: how rows of tables make series: {by: id, time: t, values: [x, y]}; null: a cell holds a whole sample.
+    forecast: how windows are cut of series, to learn what follows; the splits train, validation and test are then parts by time of
+        each series; null: a series is a sample.
     lists: columns whose cells hold several values, with the sign that parts them, as in {genres: "|"}; an empty cell holds none.
     called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
         go by the names that the data have for them.
@@ -68,6 +70,8 @@ class DataOptions(TableFormat):
     decimal: the decimal sign in csv files.
     header: false: csv files have no line of names at their beginning, and their columns are called c0, c1, ...
     series: how rows of tables make series: {by: id, time: t, values: [x, y]}; null: a cell holds a whole sample.
+    forecast: how windows are cut of series, to learn what follows; the splits train, validation and test are then parts by time of
+        each series; null: a series is a sample.
     lists: columns whose cells hold several values, with the sign that parts them, as in {genres: "|"}; an empty cell holds none.
     called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
         go by the names that the data have for them.
@@ -164,7 +168,8 @@ def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None
     for name, options in sources.items():
         if rows is not None:
             own = rows[name] if isinstance(rows, Mapping) else rows
-            source = Source.from_rows(own, options.columns, options.limit, options.called, options.series)
+            cut: dict[str, Any] = {"forecast": options.forecast, "split": options.split}
+            source = Source.from_rows(own, options.columns, options.limit, options.called, options.series, **cut)
         else:
             source = _open(name, options)
         held = options.modalities or (name,)

@@ -3,26 +3,26 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 from pydantic import Field
 
+from mmssl.data.calendar import EVEN, MOST_GAPS
 from mmssl.data.tables import Row, Table, lacks_value
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Layout = Literal["long", "wide", "files"]
 NAMES = ("series", "values", "signal")
 """What the column of the series is called: the first of these that no other column is called."""
 FILE, LABEL = "file", "label"
 """Columns of files that are a series each: their path, and the class that their folder names."""
-MOST_GAPS = 10
-"""A series on an even grid keeps it if the grid has at most so many times its rows; else it keeps the times of its rows."""
-EVEN = 1e-3
-"""How far, in steps, a time may lie from an even grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +58,15 @@ class SeriesOptions:
 
 @dataclass(frozen=True)
 class Curves:
-    """All values, series after series. times: of the samples, None: evenly; step: the usual time from one to the next."""
+    """All values, series after series. times: of the samples, None: evenly; step: the usual time from one to the next; origin: the
+    date from which times count, in seconds, where they are dates."""
 
     names: tuple[str, ...]
     values: Float[np.ndarray, "n c"]
     times: Float[np.ndarray, " n"] | None = None
     step: float | None = None
     wide: bool = False
+    origin: datetime | None = None
 
     def series(self, start: int, end: int) -> dict[str, Any]:
         """The series from one sample to before another: its values, with its times or rate where known."""
@@ -82,7 +84,9 @@ class Curves:
         grid[whole.astype(np.int64)] = values
         return {"values": self._frame(grid), "rate": 1 / self.step}
 
-    def _frame(self, values: Float[np.ndarray, "t c"]) -> pd.DataFrame:
+    def _frame(self, values: Float[np.ndarray, "t c"]) -> "pd.DataFrame":
+        import pandas as pd  # takes half a second, and few need it
+
         return pd.DataFrame(values, columns=list(self.names))
 
 
@@ -111,6 +115,12 @@ class SeriesTable(Table):
         self.columns = [name, *others]
         self.parts, self.index = table.parts, [each for each in table.index if each in others]
         self.label = LABEL if LABEL in own else table.label if table.label in others else None
+        self.curves, self.titles, self.ids = curves, list(titles), [name for name in own if name != LABEL]
+        self.name, self.where = name, where
+
+    def place(self, number: int) -> slice:
+        """Where the samples of a series lie in `curves`."""
+        return slice(int(self._ends[number - 1]) if number else 0, int(self._ends[number]))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -136,7 +146,8 @@ class SeriesTable(Table):
         return narrow
 
     def _series(self, number: int) -> dict[str, Any]:
-        return self._curves.series(int(self._ends[number - 1]) if number else 0, int(self._ends[number]))
+        span = self.place(number)
+        return self._curves.series(span.start, span.stop)
 
     def _constant(self, name: str) -> list[Any]:
         """The cell that all rows of a series have. ValueError naming a series whose rows differ."""
@@ -203,7 +214,7 @@ def _of_rows(
         if any(label is not None for label in labels) and LABEL not in table.columns:
             own[LABEL] = [labels[code] for code in np.unique(codes)]
         others = list(dict.fromkeys([*own, *others]))
-    times = None if options.time is None else _times(table, options.time, where)
+    times, origin = (None, None) if options.time is None else _times(table, options.time, where)
     order = np.argsort(codes, kind="stable") if times is None else np.lexsort((times, codes))
     codes = codes[order]
     ends = np.flatnonzero(np.diff(codes, append=codes[-1] + 1)) + 1
@@ -217,7 +228,7 @@ def _of_rows(
             notes.append(f"{where}: {moved}; they are sorted.")
         steps = np.diff(times)[np.diff(codes) == 0]
         step = float(np.median(steps)) if len(steps) else None
-    curves = Curves(tuple(chosen), values[order], times, step)
+    curves = Curves(tuple(chosen), values[order], times, step, origin=origin)
     found = SeriesTable(table, taken, curves, order, ends, others=others, titles=titles, own=own, where=where)
     found.notes = [*table.notes, *notes]
     return found
@@ -235,6 +246,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _values(table: Table, options: SeriesOptions, where: str, used: Sequence[str]) -> list[str]:
     """The columns of values, by their names or patterns, or all of numbers that are not used otherwise."""
+    import pandas as pd  # takes half a second, and few need it
+
     if options.values is None:
         free = [name for name in table.columns if name not in used and name not in table.index and name != table.label]
         found = [name for name in free if pd.api.types.is_numeric_dtype(table.pandas(name)) and table.class_names(name) is None]
@@ -255,6 +268,8 @@ def _values(table: Table, options: SeriesOptions, where: str, used: Sequence[str
 
 def _numbers(table: Table, name: str, where: str) -> Float[np.ndarray, " n"]:
     """A column as float64, NaN where a cell is missing. ValueError naming the first cell that is no number."""
+    import pandas as pd  # takes half a second, and few need it
+
     column = table.pandas(name)
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -291,9 +306,12 @@ def _by_file(table: Table) -> tuple[Int[np.ndarray, " n"], list[str]]:
     return owners, [str(table.beside.files[each]) for each in np.unique(owners)]
 
 
-def _times(table: Table, name: str, where: str) -> Float[np.ndarray, " n"]:
-    """Times as numbers: seconds since the first of all where they are dates. ValueError naming the row that has none."""
-    column = table.pandas(name)
+def _times(table: Table, name: str, where: str) -> tuple[Float[np.ndarray, " n"], datetime | None]:
+    """Times as numbers: where they are dates seconds since the first of all, which comes beside them, without a time zone if they
+    have none. ValueError naming the row that has none."""
+    import pandas as pd  # takes half a second, and few need it
+
+    column, origin = table.pandas(name), None
     if column.isna().any():
         row = int(column.isna().to_numpy().argmax())
         raise ValueError(f"{where}, row {row}: column {name}, the time, is empty. Fill it in, or drop the row")
@@ -309,9 +327,11 @@ def _times(table: Table, name: str, where: str) -> Float[np.ndarray, " n"]:
             ) from None
         exact = dates.to_numpy(dtype="datetime64[us]").astype(np.int64)
         times = (exact - exact.min()) / 1e6
+        has_zone = pd.to_datetime(column.iloc[:1], format="ISO8601").dt.tz is not None
+        origin = dates.min() if has_zone else dates.min().tz_localize(None)
     if not np.isfinite(times).all():
         raise ValueError(f"{where}, row {int(np.isfinite(times).argmin())}: column {name}, the time, must be finite. Drop the row")
-    return times
+    return times, origin
 
 
 def _check_twice(times: Float[np.ndarray, " n"], codes: Int[np.ndarray, " n"], shown: Sequence[str], where: str, name: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mmssl.data.beside import beside_table
+from mmssl.data.forecast import ForecastOptions, WindowTable, forecast_table
 from mmssl.data.label_lists import TogetherTable, parted_table
 from mmssl.data.labels import Kind, Labels, natural_classes
 from mmssl.data.named import Called, named_table
@@ -55,8 +56,10 @@ class Source:
         table_format: TableFormat = PLAIN,
         called: Called | None = None,
     ) -> None:
-        table = parted_table(open_table(path, split, table_format), table_format.lists)
-        self._setup(_in_series(table, table_format.series, path, columns), path, split, columns, called)
+        forecast = table_format.forecast
+        table = parted_table(open_table(path, None if forecast else split, table_format), table_format.lists)
+        table = _in_series(table, table_format.series, path, columns)
+        self._setup(_in_windows(table, forecast, split, path, columns, table_format.series), path, split, columns, called)
         if limit is not None:
             self._keep(limit)
 
@@ -68,10 +71,13 @@ class Source:
         limit: int | None = None,
         called: Called | None = None,
         series: SeriesOptions | None = None,
+        forecast: ForecastOptions | None = None,
+        split: str | None = None,
     ) -> "Source":
-        """A source of rows in memory, all with the same columns."""
-        source = cls.__new__(cls)
-        source._setup(_in_series(RowTable(rows), series, "rows in memory", columns), "rows in memory", None, columns, called)
+        """A source of rows in memory, all with the same columns. split: the part by time, where windows are cut to `forecast`."""
+        source, where = cls.__new__(cls), "rows in memory"
+        table = _in_windows(_in_series(RowTable(rows), series, where, columns), forecast, split, where, columns, series)
+        source._setup(table, where, None if forecast is None else split, columns, called)
         if limit is not None:
             source._keep(limit)
         return source
@@ -171,6 +177,16 @@ class Source:
     def parts(self) -> Sequence[Path | str]:
         """What the rows come from: files, or names of a dataset's parts; empty for rows in memory."""
         return self._table.parts
+
+    @property
+    def window_table(self) -> WindowTable | None:
+        """The windows of series that its rows are; None: they are something else."""
+        return self._table if isinstance(self._table, WindowTable) else None
+
+    @property
+    def span(self) -> str:
+        """Which span of time of its parts the rows are of, as in [train]; empty: they are not parted so."""
+        return self._table.span
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -296,7 +312,8 @@ class Source:
             return None
         assert isinstance(name, str), "several were put together"
         found = Labels.read(self.cells(name), **self._label_place(name), kind=kind, like=like)
-        return replace(found, column=name)
+        units, kept = self._table.units, slice(None) if self._kept is None else self._kept
+        return replace(found, column=name, units=None if units is None else units[kept], windows=self._table.windows)
 
     def natural_classes(self, column: str) -> Int[np.ndarray, " n"] | None:
         """Classes by which the rows may be grouped; None for a column of numbers. See `mmssl.data.labels.natural_classes`."""
@@ -366,6 +383,17 @@ def _in_series(table: Table, series: SeriesOptions | None, path: str, columns: C
         return table
     named = [name for use, place in (columns or {}).items() if use in (LABEL, GROUP) for name in _names(place)]
     return series_table(table, series, path, named)
+
+
+def _in_windows(
+    table: Table, forecast: ForecastOptions | None, split: str | None, path: str, columns: Columns | None, series: Any
+) -> Table:
+    """The table, or the windows that are cut of its series."""
+    if forecast is None or len(table) == 0:
+        return table
+    places = [place for use, place in (columns or {}).items() if use not in (LABEL, GROUP)]
+    column = places[0] if places and isinstance(places[0], str) else None
+    return forecast_table(table, forecast, split, path, column, series)
 
 
 def _names(place: str | list[str]) -> list[str]:

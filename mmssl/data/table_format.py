@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mmssl.data.forecast import ForecastOptions
 from mmssl.data.series import SeriesOptions
 
 ColumnType = Literal["string", "number"]
@@ -28,6 +29,7 @@ class TableFormat:
     header: whether the first line of csv files names the columns; else these are called c0, c1, ...
     series: how rows make series; null: a row is a sample.
     lists: columns whose cells hold several values, with the sign that parts them: {genres: "|"}; an empty cell holds none.
+    forecast: how windows are cut of the series, to learn what follows; null: a series is a sample.
     """
 
     missing: tuple[str, ...] = ()
@@ -37,6 +39,7 @@ class TableFormat:
     header: bool = True
     series: SeriesOptions | None = None
     lists: Mapping[str, Sign] = field(default_factory=dict, repr=False)  # no copy of files depends on it
+    forecast: ForecastOptions | None = field(default=None, repr=False)
 
     @property
     def table_format(self) -> "TableFormat":

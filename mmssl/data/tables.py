@@ -1,13 +1,17 @@
 """Raw rows by index, whatever holds them."""
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
+from jaxtyping import Float
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mmssl.data.beside import Beside
 
 Row = dict[str, Any]
@@ -21,6 +25,8 @@ class Table(ABC):
     parts: what the rows come from: files, or names such as `bundled:wine/train`; empty for rows in memory.
     notes: what a user should know of how they were read, a sentence each: told once, by whoever runs.
     beside: where files are that its cells name, if it was read from files.
+    span: which span of time of its parts it holds, as in [train]; empty: all of them.
+    units, windows: of rows that are windows of series, what the numbers of each are measured in, and how they were cut.
     """
 
     columns: list[str]
@@ -29,6 +35,9 @@ class Table(ABC):
     parts: Sequence[Path | str] = ()
     notes: Sequence[str] = ()
     beside: "Beside | None" = None
+    span: str = ""
+    units: Float[np.ndarray, " n"] | None = None
+    windows: Mapping[str, Any] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -41,8 +50,10 @@ class Table(ABC):
     def column(self, name: str) -> list[Any]:
         """One cell of every row."""
 
-    def pandas(self, name: str) -> pd.Series:
+    def pandas(self, name: str) -> "pd.Series":
         """A column as pandas has it."""
+        import pandas as pd  # takes half a second, and few need it
+
         return pd.Series(self.column(name))
 
     def class_names(self, name: str) -> list[str] | None:
@@ -61,6 +72,7 @@ class ChangedTable(Table):
         self._table = table
         self.columns, self.index, self.label = table.columns, table.index, table.label
         self.parts, self.notes, self.beside = table.parts, table.notes, table.beside
+        self.span, self.units, self.windows = table.span, table.units, table.windows
 
     def __len__(self) -> int:
         return len(self._table)
@@ -120,4 +132,7 @@ class MediaTable(Table):
 
 def lacks_value(cell: Any) -> bool:
     """Whether a cell holds nothing: None, NaN, pandas' NA and NaT."""
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)
+    pandas = sys.modules.get("pandas")  # before it is imported no cell can be its NA
+    if pandas is not None and (cell is pandas.NA or cell is pandas.NaT):
+        return True
+    return cell is None or (isinstance(cell, float) and cell != cell)

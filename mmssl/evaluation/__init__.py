@@ -5,6 +5,10 @@ from mmssl.evaluation.features import embed as embed
 from mmssl.evaluation.features import extract as extract
 from mmssl.evaluation.features import random_init as random_init
 from mmssl.evaluation.features import raw_features as raw_features
+from mmssl.evaluation.forecast_table import ForecastTable as ForecastTable
+from mmssl.evaluation.forecast_table import table_of as table_of
+from mmssl.evaluation.forecasts import FORECAST_PROTOCOL as FORECAST_PROTOCOL
+from mmssl.evaluation.forecasts import ForecastEvaluator as ForecastEvaluator
 from mmssl.evaluation.judged import Judged as Judged
 from mmssl.evaluation.pair_data import asked_pairs as asked_pairs
 from mmssl.evaluation.pair_data import open_pairs as open_pairs

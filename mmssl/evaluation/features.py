@@ -22,6 +22,9 @@ T = TypeVar("T")
 Then = Callable[[Float[Tensor, "b d"]], Float[Tensor, "b e"]]
 """What a head makes of pooled outputs."""
 
+KERNEL = "sdpa"
+"""The kernel of attention with which models are scored: the one that a loaded model has."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -174,19 +177,25 @@ def merge_pieces(values: Float[Tensor, "b d"], batch: Batch, source: Source) -> 
     count = torch.bincount(place)
     total = values.new_zeros(len(ids), values.shape[1]).index_add(0, place.to(values.device), values)
     first = count.cumsum(0) - count
-    labels = None if batch.labels is None else batch.labels[first]
-    return total / count[:, None].to(values), replace(batch, ids=ids, keys=batch.keys[first], labels=labels)
+    labels, units = (None if each is None else each[first] for each in (batch.labels, batch.units))
+    return total / count[:, None].to(values), replace(batch, ids=ids, keys=batch.keys[first], labels=labels, units=units)
 
 
 @contextmanager
 def evaluating(model: MMSSLModel) -> Iterator[None]:
-    """Evaluation mode, and afterwards the mode that the model had."""
-    before = model.training
+    """Evaluation mode, with one kernel of attention whatever a run trains with, and afterwards what the model had.
+
+    Kernels differ by rounding. With few training samples that is enough for another penalty of the probe, and so for another score
+    than that of the same model loaded again.
+    """
+    before, kernel = model.training, model.config._attn_implementation
     model.eval()
+    model.set_attn_implementation(KERNEL)
     try:
         yield
     finally:
         model.train(before)
+        model.set_attn_implementation(kernel)
 
 
 def raw_features(

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from sklearn import metrics
 from torch import Tensor
 
 from mmssl.data import Labels
 from mmssl.data.label_values import shape_told
 from mmssl.data.labels import Kind
 from mmssl.evaluation import probes
+from mmssl.evaluation.forecast_table import MSE
 from mmssl.evaluation.table import MAP
 from mmssl.model import LabelHead, MMSSLModel
 
@@ -77,7 +77,8 @@ class Bin:
 class Judged:
     """Predictions beside the truth.
 
-    score: accuracy or, of several labels a row, mean average precision in percent, or R2. scores: others, by their titles.
+    score: accuracy or, of several labels a row, mean average precision in percent, or R2; of forecasts the mean squared error in
+        units of each variable. scores: others, by their titles.
     names: of the classes; confusion: how many samples of class i (row) were taken for class j; empty for a regression, and for
         several labels a row.
     bins: of confidence, those that hold predictions.
@@ -94,6 +95,8 @@ class Judged:
     @classmethod
     def of(cls, head: LabelHead, names: Sequence[str], logits: Float[Tensor, "n k"], truth: Shaped[Tensor, " n *j"]) -> "Judged":
         """From what a head predicts. truth: class numbers as the head's, 1 for each of several labels, or values."""
+        from sklearn import metrics  # takes a second, and few need it
+
         if head.kind == "regression":
             return cls.of_values((logits[:, 0] if head.shape is None else logits).double(), truth.double())
         shares = head.probabilities(logits.double())
@@ -128,6 +131,8 @@ class Judged:
     @classmethod
     def of_labels(cls, names: Sequence[str], shares: Float[Tensor, "n k"], truth: Float[Tensor, "n k"]) -> "Judged":
         """From the probabilities of several labels, each of which is predicted above one half."""
+        from sklearn import metrics  # takes a second, and few need it
+
         predicted, right = (shares > 0.5).numpy(), truth.numpy()
         scores = {
             f"{average} F1": 100 * float(metrics.f1_score(right, predicted, average=average, zero_division=0.0))
@@ -140,9 +145,9 @@ class Judged:
     @property
     def lines(self) -> list[str]:
         """The scores in words."""
-        unit = {"regression": "R2", "multi_label": f"{MAP} in %"}.get(self.kind, "accuracy in %")
+        unit = {"regression": "R2", "forecast": MSE, "multi_label": f"{MAP} in %"}.get(self.kind, "accuracy in %")
         percent = ("balanced accuracy", "macro F1", "micro F1", "exact match", "expected calibration error")
-        shown = {unit: f"{self.score:.3f}" if self.kind == "regression" else f"{self.score:.1f}"}
+        shown = {unit: f"{self.score:.3f}" if self.kind in ("regression", "forecast") else f"{self.score:.1f}"}
         shown |= {title: f"{value:.1f} %" if title in percent else f"{value:.3g}" for title, value in self.scores.items()}
         return [f"{title}: {value}" for title, value in shown.items()]
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from mmssl.data.label_lists import rarest
@@ -52,6 +51,8 @@ def mean_average_precision(scores: Float[Tensor, "n k"], labels: Float[Tensor, "
     Average precision is the sum of (R_i - R_(i-1)) P_i over thresholds, without interpolation, as scikit-learn's. ValueError where
     no sample has a label.
     """
+    from sklearn.metrics import average_precision_score  # takes a second, and few need it
+
     there = labels.any(0)
     if not there.any():
         raise ValueError(f"mean average precision needs a label; none of the {len(labels)} samples has one")

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from sklearn.multioutput import MultiOutputRegressor
-from sklearn.utils import get_tags
 from torch import Tensor
 
 from mmssl.data import DataOptions, Labels, Source, Track, processes, raw_samples, silent
@@ -276,6 +274,8 @@ class Evaluator:
             return []
         assert train.labels is not None
         assert test.labels is not None
+        from sklearn.multioutput import MultiOutputRegressor  # takes a second, and few need it
+        from sklearn.utils import get_tags
 
         classes = self.kind == "classification"
 

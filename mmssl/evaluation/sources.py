@@ -10,6 +10,7 @@ from jaxtyping import Int
 from pydantic import Field
 
 from mmssl.data import DataOptions, Labels, Source
+from mmssl.data.forecast import TEST
 from mmssl.data.identity import content_digits, parts_of, share_rows
 from mmssl.data.label_values import differ
 from mmssl.data.labels import Kind
@@ -160,7 +161,12 @@ def open_sources(
     if options.path is None:
         columns = {**(data.columns or {}), **(columns or {})} or None
         if rows is not None:
-            whole = Source.from_rows([dict(row) for row in rows], columns, called=data.called, series=data.series)
+            known: dict[str, Any] = {"called": data.called, "series": data.series, "forecast": data.forecast}
+            own = [dict(row) for row in rows]
+            whole = Source.from_rows(own, columns, split=options.train_split, **known)
+            if data.forecast is not None:
+                split, limit = options.test_split or TEST, options.test_limit
+                return in_parts(whole, Source.from_rows(own, columns, limit, split=split, **known), options)
             return in_fifths(whole, options, history, "Rows in memory: a fifth of them are the test samples.")
     if path is None:
         raise ValueError("evaluate.path is needed where data.sources mixes several; give the data to score on")

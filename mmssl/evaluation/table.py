@@ -287,7 +287,7 @@ class Table(Shown):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Table":
         """What `to_dict` returned. ValueError for anything else."""
-        return cls(**_checked(cls, values, Row))
+        return cls(**checked_values(cls, values, Row))
 
 
 @dataclass(frozen=True)
@@ -375,11 +375,11 @@ class PairTable(Shown):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PairTable":
         """What `to_dict` returned. ValueError for anything else."""
-        found = _checked(cls, values, PairRow)
+        found = checked_values(cls, values, PairRow)
         return cls(**{**found, "headline": tuple(found["headline"])})
 
 
-def _checked(kind: type[Any], values: Mapping[str, Any], row: type[Any]) -> dict[str, Any]:
+def checked_values(kind: type[Any], values: Mapping[str, Any], row: type[Any]) -> dict[str, Any]:
     """The arguments of a table that was stored. ValueError for anything else."""
     known = {field.name for field in fields(kind)}
     if set(values) != known:

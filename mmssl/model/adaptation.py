@@ -2,19 +2,16 @@
 
 import copy
 import json
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
-from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
-from peft import set_peft_model_state_dict as set_state
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from pydantic import Field
 from torch import nn
 
@@ -22,6 +19,9 @@ from mmssl.model.config import MMSSLConfig
 from mmssl.model.loading import no_weights_bar, only_errors
 from mmssl.model.model import LABEL, PROJECTOR, SCALE, MMSSLModel
 from mmssl.model.public import is_public, open_public
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig, PeftModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 Whole = Annotated[int, Field(gt=0)]
@@ -44,7 +44,7 @@ class Adaptation(ABC):
     target: Any
 
     @abstractmethod
-    def config(self) -> PeftConfig:
+    def config(self) -> "PeftConfig":
         """peft's configuration."""
 
 
@@ -63,11 +63,13 @@ class Lora(Adaptation):
     dropout: Share = 0.0
     target: Preset | list[str] = "attention"
 
-    def config(self) -> PeftConfig:
+    def config(self) -> "PeftConfig":
         return self.lora()
 
-    def lora(self, **more: Any) -> LoraConfig:
+    def lora(self, **more: Any) -> "LoraConfig":
         """peft's configuration, with more of its options."""
+        from peft import LoraConfig  # takes half a second, and few need it
+
         alpha = 2 * self.rank if self.alpha is None else self.alpha
         target = PRESETS[self.target] if isinstance(self.target, str) else list(self.target)
         return LoraConfig(r=self.rank, lora_alpha=alpha, lora_dropout=self.dropout, target_modules=target, **more)
@@ -83,7 +85,7 @@ class Dora(Lora):
     target: linear maps of the encoder: attention, mlp, all-linear (both), or names of modules, as in [q_proj, v_proj].
     """
 
-    def config(self) -> PeftConfig:
+    def config(self) -> "PeftConfig":
         return self.lora(use_dora=True)
 
 
@@ -96,7 +98,9 @@ class Ia3(Adaptation):
 
     target: Preset | list[str] = "all-linear"
 
-    def config(self) -> PeftConfig:
+    def config(self) -> "PeftConfig":
+        from peft import IA3Config  # takes half a second, and few need it
+
         attention, mlp = r"attention\.[kv]_proj", r"mlp\.(?:\w+\.)?down_proj"
         parts = {"attention": attention, "mlp": mlp, "all-linear": f"(?:{attention}|{mlp})"}
         if isinstance(self.target, str):
@@ -111,6 +115,8 @@ ADAPTATIONS = {"lora": Lora, "dora": Dora, "ia3": Ia3}
 
 def adapt(model: MMSSLModel, adaptation: Adaptation) -> None:
     """Put adapters into a model, in place; nothing else of it learns any more. ValueError: the target is nothing that can be so."""
+    from peft import inject_adapter_in_model  # takes half a second, and few need it
+
     linear = sorted({name.rpartition(".")[2] for name, part in model.encoder.named_modules() if isinstance(part, nn.Linear)})
     try:
         inject_adapter_in_model(adaptation.config(), model)
@@ -123,6 +129,10 @@ def adapt(model: MMSSLModel, adaptation: Adaptation) -> None:
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether a model holds adapters."""
+    if "peft" not in sys.modules:
+        return False  # adapters are its layers
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and few need it
+
     return any(isinstance(part, BaseTunerLayer) for part in model.modules())
 
 
@@ -138,6 +148,8 @@ def learned_parts(model: MMSSLModel, fresh: Iterator[str] | tuple[str, ...] = ()
 
 def merged(model: MMSSLModel) -> MMSSLModel:
     """A copy without adapters whose weights hold what they had learned; the model itself if it has none."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and few need it
+
     if not is_adapted(model):
         return model
     plain = copy.deepcopy(model)
@@ -152,6 +164,8 @@ def merged(model: MMSSLModel) -> MMSSLModel:
 
 def unadapted(model: MMSSLModel) -> MMSSLModel:
     """A copy of a model without its adapters: the weights that it started from, and its heads as they are."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and few need it
+
     plain = copy.deepcopy(model)
     for name, part in list(plain.named_modules()):
         if isinstance(part, BaseTunerLayer):
@@ -168,6 +182,9 @@ def save_adapter(model: MMSSLModel, adaptation: Adaptation, base: str, folder: P
 
     base: the model that was adapted, folder or Hub id. fresh: modalities that it lacked.
     """
+    from peft import PeftModel  # takes half a second, and few need it
+    from peft import set_peft_model_state_dict as set_state
+
     config = adaptation.config()
     config.base_model_name_or_path = base
     config.modules_to_save = learned_parts(model, fresh) or None
@@ -190,6 +207,8 @@ def quiet() -> Iterator[None]:
 
 def adapter_state(model: MMSSLModel) -> dict[str, torch.Tensor]:
     """The tensors of a model's adapters, by peft's names."""
+    from peft import get_peft_model_state_dict  # takes half a second, and few need it
+
     found: dict[str, torch.Tensor] = get_peft_model_state_dict(model)
     return found
 
@@ -204,6 +223,8 @@ def load_adapted(folder: str | Path, kind: type[MMSSLModel], config: MMSSLConfig
 
     kind: the class of the model. config: in the place of the folder's.
     """
+    from peft.utils import ModulesToSaveWrapper  # takes half a second, and few need it
+
     model = merged(cast(MMSSLModel, peft_model(folder, kind, config).get_base_model()))
     for name, part in list(model.named_modules()):
         if isinstance(part, ModulesToSaveWrapper):
@@ -212,8 +233,10 @@ def load_adapted(folder: str | Path, kind: type[MMSSLModel], config: MMSSLConfig
     return model.requires_grad_(True)
 
 
-def peft_model(folder: str | Path, kind: type[MMSSLModel], config: MMSSLConfig | None = None) -> PeftModel:
+def peft_model(folder: str | Path, kind: type[MMSSLModel], config: MMSSLConfig | None = None) -> "PeftModel":
     """A PEFT folder with its base, as the peft library has it. ValueError: the base is not there."""
+    from peft import PeftModel  # takes half a second, and few need it
+
     said = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = said.get("base_model_name_or_path")
     if not base:

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from transformers import AutoFeatureExtractor, AutoImageProcessor, BatchFeature
+from transformers import BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mmssl.modality import find
-from mmssl.model.config import MMSSLConfig
 from mmssl.processor import MMSSLProcessor
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -82,7 +81,3 @@ def write_auto_files(folder: Path, processor: MMSSLProcessor) -> None:
         (folder / PREPROCESSOR).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     elif served == "tokenizer" and (tokenizer := own.hub_tokenizer()) is not None:
         tokenizer.save_pretrained(folder)
-
-
-AutoImageProcessor.register(MMSSLConfig, image_processor_classes={"pil": MMSSLImageProcessor, "torchvision": MMSSLImageProcessor})
-AutoFeatureExtractor.register(MMSSLConfig, MMSSLFeatureExtractor)

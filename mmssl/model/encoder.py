@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.layers import AbsolutePositions, Chances, MMSSLLayer, Rotary, Shared, make_norm
-from mmssl.tokens import Tokens, cat
+from mmssl.tokens import Tokens, cat, put
 
 
 class Encoder(nn.Module):
@@ -94,8 +94,13 @@ class Encoder(nn.Module):
         """Encode; `last` returns only that many tokens from the end (a decoder's queries).
 
         causal: a token attends only to itself and to those before it; prefix tokens come before all others.
+        Without `last`, padding that no sequence needs is not encoded: what stands there means nothing.
         """
-        return self.run(self.prepend(tokens), last, causal)
+        tokens = self.prepend(tokens)
+        if last is not None:
+            return self.run(tokens, last, causal)
+        packed, index = tokens.packed()
+        return tokens.with_values(put(self.run(packed, None, causal).values, index, tokens.values.shape[1]))
 
     def answer(self, context: Tokens, places: Tokens, index: Int[Tensor, "b m"], valid: Bool[Tensor, "b m"] | None) -> Tokens:
         """As `forward` of the context and, behind it, the places at `index`, of which `m` it returns the last.
@@ -145,11 +150,13 @@ class Encoder(nn.Module):
 
         part: block = the tokens behind a layer; ffn = what its MLP adds to them, before the last residual connection.
         """
-        tokens = self.prepend(tokens)
+        whole = self.prepend(tokens)
+        tokens, index = whole.packed()
         x, found = tokens.values, list[Tokens]()
         reach, chances = self.reach(tokens, self.config.causal), self.chances(tokens)
         expert = tokens.expert if self.config.has_experts else None
         for number, layer in enumerate(self.layers):
             x, added = layer(x, *reach(number, 0), 0, expert, None, chances, True)
-            found.append(tokens.with_values(x if part == "block" else added))
+            values = x if part == "block" else added
+            found.append(whole.with_values(put(values, index, whole.values.shape[1])))
         return found[-count:]

@@ -18,6 +18,8 @@ PROBLEMS: Mapping[str, str] = {
     "regression": "regression",
 }
 """transformers' `problem_type` of each kind."""
+NEWER = ("shape", "windows", "tokens")
+"""Settings that models of earlier versions lack: they are written where they say something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,11 @@ class LabelHead:
         its own.
     shape: of the list of numbers that a regression predicts of a sample, as [96], or [7, 96] for lists of lists, `size` in all;
         None: one number.
+    windows: of a forecast, how windows were cut of series (`mmssl.data.forecast.ForecastOptions`). What follows is predicted in
+        units of what was seen, by its mean and standard deviation: the second half of RevIN (Kim et al., ICLR 2022), without
+        learned gain. None: labels are no forecast.
+    tokens: how many tokens are read in a row, in order of time (PatchTST's flattening, arXiv 2211.14730, section 3.1); None: what
+        is read is pooled.
     """
 
     kind: LabelKind
@@ -41,6 +48,8 @@ class LabelHead:
     mean: float | list[float] = 0.0
     std: float | list[float] = 1.0
     shape: list[int] | None = None
+    windows: dict[str, Any] | None = None
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.shape is not None and (self.kind != "regression" or math.prod(self.shape) != self.size):
@@ -48,7 +57,24 @@ class LabelHead:
 
     def settings(self) -> dict[str, Any]:
         """The fields, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "shape" or value is not None}
+        return {name: value for name, value in asdict(self).items() if name not in NEWER or value is not None}
+
+    @property
+    def forecasts(self) -> bool:
+        """Whether it tells what follows a series."""
+        return self.windows is not None
+
+    def is_built_as(self, other: "LabelHead") -> bool:
+        """Whether both forecast so many steps from what is read alike: the weights of one can then go on with data of the other."""
+        parts = ("kind", "size", "shape", "tokens", "modality")
+        steps = [None if head.windows is None else head.windows["context"] for head in (self, other)]
+        return steps[0] == steps[1] and all(getattr(self, part) == getattr(other, part) for part in parts)
+
+    @property
+    def face(self) -> str:
+        """The name of the class of a model with this head."""
+        numbers = "MMSSLForTimeSeriesPrediction" if self.forecasts else "MMSSLForRegression"
+        return numbers if self.kind == "regression" else "MMSSLForClassification"
 
     @property
     def problem(self) -> str:
@@ -67,11 +93,18 @@ class LabelHead:
         """The module on pooled outputs of this width; what it gives is for the methods below."""
         return Ordinal(width, self.size) if self.kind == "ordinal" else nn.Linear(width, self.size)
 
-    def logits(self, given: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    def logits(self, given: Float[Tensor, "b k"], level: Float[Tensor, "b 2"] | None = None) -> Float[Tensor, "b k"]:
         """What a model of transformers calls so: softmax (sigmoid for multi_label) makes probabilities of it; numbers are in their
-        own unit."""
+        own unit.
+
+        level: of a forecast, mean and standard deviation of what was seen of each sample (`Adapter.level`).
+        """
         if self.kind != "regression":
             return given
+        if self.forecasts:
+            assert level is not None, "a forecast is told by what was seen"
+            mean, deviation = level.to(given.dtype).split(1, 1)
+            return given * deviation + mean
         mean, std = self._statistics(given)
         return given * std + mean
 
@@ -85,17 +118,28 @@ class LabelHead:
             raise ValueError("a regression has no classes, and so no probabilities")
         return logits.sigmoid() if self.kind == "multi_label" else logits.softmax(-1)
 
-    def loss(self, given: Float[Tensor, "b k"], labels: Shaped[Tensor, "*_"], smoothing: float = 0.0) -> Float[Tensor, " b"]:
+    def loss(
+        self,
+        given: Float[Tensor, "b k"],
+        labels: Shaped[Tensor, "*_"],
+        smoothing: float = 0.0,
+        level: Float[Tensor, "b 2"] | None = None,
+        units: Float[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, " b"]:
         """The loss of each sample: cross-entropy; for multi_label the mean of the binary ones; the squared error of standardised
-        values, of a list of numbers its mean.
+        values, of a list of numbers its mean; of a forecast the same, in units of the spread of each sample's variable.
 
         labels: class numbers `[b]`, 0 or 1 for each class `[b, k]`, or values `[b]`, `[b, k]` or `[b, *shape]`.
         smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7), where there is one class.
+        level: as in `logits`. units: what errors of a forecast are measured in; None: `std`.
         """
         if self.kind == "regression":
             if labels.numel() != given.numel():
                 raise ValueError(f"labels must be {self.size} numbers of each of {len(given)} samples; got {list(labels.shape)}")
             mean, std = self._statistics(given)
+            if self.forecasts:
+                error = self.logits(given, level) - labels.to(given.dtype).reshape(given.shape)
+                return (error / (std if units is None else units.to(given.dtype)[:, None])).square().mean(1)
             wanted = (labels.to(given.dtype).reshape(given.shape) - mean) / std
             return F.mse_loss(given, wanted, reduction="none").mean(1)
         if self.kind == "multi_label":

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
@@ -20,8 +20,7 @@ from mmssl.model.encoder import Encoder
 from mmssl.model.heads import Head, LogitScale
 from mmssl.model.labels import LabelHead
 from mmssl.model.layers import MMSSLAttention, MMSSLLayer, initialise, initialise_all
-from mmssl.model.pooling import EDGES, concatenated, every_token, statistics
-from mmssl.processor import MMSSLProcessor
+from mmssl.model.pooling import EDGES, concatenated, every_token, in_a_row, statistics
 from mmssl.tokens import Tokens
 
 PROJECTOR, SCALE, LABEL = "projector", "scale", "label"
@@ -134,7 +133,9 @@ class MMSSLModel(MMSSLPreTrainedModel):
         self.heads[PROJECTOR] = self.projectors(heads).to(self.device)
 
     def labelled_size(self, head: LabelHead) -> int:
-        """Width of the pooled outputs that a label head reads. ValueError: those of the modalities differ."""
+        """Width of what a label head reads. ValueError: that of the modalities differs."""
+        if head.tokens is not None:
+            return head.tokens * self.config.hidden_size
         sizes = {self.pooled_size(name) for name in ([head.modality] if head.modality else self.adapters)}
         if len(sizes) > 1:
             raise ValueError("pooling='concat' gives modalities vectors of different widths, but there is one head; choose mean")
@@ -167,9 +168,32 @@ class MMSSLModel(MMSSLPreTrainedModel):
         return LabelHead(**self.config.label_head)
 
     def predicted(self, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b k"]:
-        """What the label head gives for pooled outputs; `label_head` makes a loss, logits and probabilities of it."""
+        """What the label head gives for what it reads; `label_head` makes a loss, logits and probabilities of it."""
         assert self.heads is not None
         return self.heads[LABEL](pooled)
+
+    def read(self, name: str, tokens: Tokens) -> Float[Tensor, "b p"]:
+        """What the label head reads of encoded tokens of a modality: they are pooled, or stand in a row."""
+        count = self.label_head.tokens
+        if count is None:
+            return self.pool(tokens)
+        body = tokens.tail(tokens.values.shape[1] - self.encoder.num_prefix)
+        return in_a_row(body, self.adapter(name).place(body), count)
+
+    def labelled(self, name: str, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b k"]:
+        """What the label head gives for the inputs of a modality, each sample in one piece."""
+        known = {key: inputs[key] for key in self.adapter(name).input_names if key in inputs}
+        return self.predicted(self.read(name, self.encode(name, known)))
+
+    def level(self, name: str, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b 2"] | None:
+        """Mean and deviation of what was seen of each sample, by which a forecast is told; None where the label is no forecast."""
+        if not self.label_head.forecasts:
+            return None
+        adapter = self.adapter(name)
+        owners = inputs.get(f"{adapter.keyword}_sample")
+        if owners is not None and bool((owners[:, 1] > 1).any()):
+            raise ValueError("what follows a series is told of it whole, and one was cut into pieces: give the last steps alone")
+        return adapter.level({key: inputs[key] for key in adapter.input_names if key in inputs})
 
     def get_input_embeddings(self) -> nn.Module:
         """The adapters: what stands in front of the encoder."""
@@ -363,8 +387,3 @@ def build_adapter(name: str, config: MMSSLConfig) -> Adapter:
     adapter = plugin.adapter(config.hidden_size, plugin.processor(**settings["processor"]), **settings["adapter"])
     adapter.keyword = plugin.keyword
     return adapter
-
-
-AutoConfig.register("mmssl", MMSSLConfig)
-AutoModel.register(MMSSLConfig, MMSSLModel)
-AutoProcessor.register(MMSSLConfig, MMSSLProcessor)

@@ -15,11 +15,13 @@ from mmssl.model.labels import LabelHead
 FILE = "mmssl_needed"
 TASKS = ("AutoModelForAudioClassification", "AutoModelForImageClassification", "AutoModelForSequenceClassification")
 """The Auto classes under which a model with a label head is registered."""
+FORECASTS = ("AutoModelForTimeSeriesPrediction",)
+"""That under which one is registered that forecasts."""
 
 SOURCE = '''"""This model needs the package mmssl: pip install mmssl, and import mmssl before the model is loaded."""
 
 try:
-    from mmssl import MMSSLForClassification, MMSSLForRegression, MMSSLModel, MMSSLProcessor
+    from mmssl import MMSSLForClassification, MMSSLForRegression, MMSSLForTimeSeriesPrediction, MMSSLModel, MMSSLProcessor
     from mmssl.model import MMSSLConfig
 except ModuleNotFoundError as error:
     if error.name != "mmssl":
@@ -33,7 +35,13 @@ except ModuleNotFoundError as error:
 def task_of(config: MMSSLConfig) -> str:
     """The class of a model with a label head."""
     assert config.label_head is not None
-    return "MMSSLForRegression" if LabelHead(**config.label_head).kind == "regression" else "MMSSLForClassification"
+    return LabelHead(**config.label_head).face
+
+
+def autos_of(config: MMSSLConfig) -> tuple[str, ...]:
+    """The Auto classes of a model with a label head."""
+    assert config.label_head is not None
+    return FORECASTS if LabelHead(**config.label_head).forecasts else TASKS
 
 
 def write_needed(folder: Path, config: MMSSLConfig) -> None:
@@ -41,7 +49,7 @@ def write_needed(folder: Path, config: MMSSLConfig) -> None:
     (folder / f"{FILE}.py").write_text(SOURCE, encoding="utf-8")
     classes = {"AutoConfig": "MMSSLConfig", "AutoModel": "MMSSLModel"}
     if config.label_head is not None:
-        classes |= dict.fromkeys(TASKS, task_of(config))
+        classes |= dict.fromkeys(autos_of(config), task_of(config))
     processor = {"AutoProcessor": "MMSSLProcessor"}
     for file, named in (("config.json", classes | processor), ("processor_config.json", processor)):
         name_classes(folder / file, {auto: f"{FILE}.{name}" for auto, name in named.items()})

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmssl.tokens import Tokens, gather
@@ -85,3 +85,21 @@ def last(tokens: Tokens) -> Float[Tensor, "b d"]:
 
 EDGES: dict[str, Callable[[Tokens], Float[Tensor, "b d"]]] = {"first": first, "last": last}
 """Poolings that take one of the tokens."""
+
+
+def in_a_row(tokens: Tokens, place: Int[Tensor, "b n"], count: int) -> Float[Tensor, "b p"]:
+    """All tokens of a sample in one vector, each at its place among `count`; zeros where one is missing.
+
+    ValueError for a token that has no place: the sample is longer than those that were trained on.
+    """
+    there = tokens.valid_or_ones()
+    if not torch.compiler.is_compiling() and bool(((place >= count) & there).any()):
+        last = int(place.masked_fill(~there, 0).max())
+        raise ValueError(
+            f"the head reads {count} tokens in a row, and a sample has one at place {last}: it is longer than those of training. "
+            "Give as many steps as the model was trained to see"
+        )
+    b, n, d = tokens.values.shape
+    row = tokens.values.new_zeros(b, count + 1, d)  # the last place takes what is no token
+    at = place.masked_fill(~there, count)[..., None].expand(b, n, d)
+    return row.scatter(1, at, tokens.values)[:, :count].flatten(1)

@@ -1,17 +1,11 @@
 """Models that predict: the encoder with a label head, under the names by which transformers finds them."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from jaxtyping import Float
 from torch import Tensor
-from transformers import (
-    AutoModelForAudioClassification,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-)
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.output_capturing import capture_outputs
 
@@ -24,7 +18,7 @@ from mmssl.model.public import is_public, open_public
 
 
 class MMSSLForLabels(MMSSLModel):
-    """An encoder with a head that predicts labels; `MMSSLForClassification` or `MMSSLForRegression`.
+    """An encoder with a head that predicts labels; one of `FACES`.
 
     As `MMSSLModel` has the head as well where its configuration speaks of one, both read the same files.
     """
@@ -49,19 +43,20 @@ class MMSSLForLabels(MMSSLModel):
         Returns logits `[b, k]`: softmax of them (sigmoid for multi_label) are probabilities; of a regression the values themselves.
         ValueError for inputs of several modalities, or of one that the head does not read.
         """
-        given = self.predicted(self.pooled(inputs))
-        head = self.label_head
+        name, inputs = self.one_of(inputs)
+        head, level = self.label_head, self.level(name, inputs)
+        given = self.predicted(self.of_modality(name, inputs).pooler_output) if head.tokens is None else self.labelled(name, inputs)
         truth = labels if labels is None or head.kind in ("multi_label", "regression") else labels.flatten()
-        loss = None if truth is None else head.loss(given, truth).mean()
-        return SequenceClassifierOutput(loss=loss, logits=head.logits(given))
+        loss = None if truth is None else head.loss(given, truth, level=level).mean()
+        return SequenceClassifierOutput(loss=loss, logits=head.logits(given, level))
 
-    def pooled(self, inputs: dict[str, Any]) -> Float[Tensor, "b p"]:
-        """The pooled outputs of one modality, for long samples that were cut the mean of their pieces."""
-        inputs = self.tensors_of(inputs)
-        names, own = self.modalities_of(inputs), self.label_head.modality
+    def one_of(self, inputs: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:
+        """The modality that the labels are told from, and its inputs. ValueError for another one, or several."""
+        found = self.tensors_of(inputs)
+        names, own = self.modalities_of(found), self.label_head.modality
         if len(names) > 1 or own not in (None, names[0]):
             raise ValueError(f"labels are predicted from {own or 'one modality'}; got inputs of {', '.join(names)}")
-        return self.of_modality(names[0], inputs).pooler_output
+        return names[0], found
 
 
 class MMSSLForClassification(MMSSLForLabels):
@@ -87,9 +82,29 @@ class MMSSLForRegression(MMSSLForLabels):
         return LabelHead(kind="regression", size=size, shape=None if size == 1 else [size])
 
 
+class MMSSLForTimeSeriesPrediction(MMSSLForLabels):
+    """An encoder that tells the next steps of series of one variable, in their own units.
+
+    Its `logits` are `[b, horizon]`, with `labels` of that shape its loss is in units of `label_head.std`. A series that was seen
+    has as many steps as `label_head.windows["context"]` says.
+    """
+
+    @classmethod
+    def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
+        raise ValueError(
+            "a model that forecasts knows how many steps it sees, and how many follow: train one with data.forecast and the "
+            "objective supervised"
+        )
+
+
+FACES: Mapping[str, type[MMSSLForLabels]] = {
+    face.__name__: face for face in (MMSSLForClassification, MMSSLForRegression, MMSSLForTimeSeriesPrediction)
+}
+
+
 def face_of(head: LabelHead) -> type[MMSSLForLabels]:
     """The class of a model with this head."""
-    return MMSSLForRegression if head.kind == "regression" else MMSSLForClassification
+    return FACES[head.face]
 
 
 def faced(model: MMSSLModel) -> MMSSLModel:
@@ -121,7 +136,3 @@ def load_model(model: str | Path, config: MMSSLConfig | None = None, wanted: Seq
     if is_public(str(model)):
         return open_public(str(model), tuple(config.modalities if config else wanted)).load(config)
     return load_whole(MMSSLModel, model, config)
-
-
-for _auto in (AutoModelForImageClassification, AutoModelForAudioClassification, AutoModelForSequenceClassification):
-    _auto.register(MMSSLConfig, (MMSSLForClassification, MMSSLForRegression))

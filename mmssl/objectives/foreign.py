@@ -6,26 +6,18 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    CLIPConfig,
-    CLIPVisionModel,
-    PreTrainedConfig,
-    SiglipConfig,
-    SiglipVisionModel,
-)
+from transformers import AutoConfig, PreTrainedConfig
 
 from mmssl.model import MMSSLConfig, no_weights_bar
 from mmssl.model.config import refuse_kernels
 from mmssl.model.public import OPEN_CLIP, load_two_towers
 
 TEACHER = "objective.teacher.model"
-TOWERS: dict[type, Any] = {CLIPConfig: CLIPVisionModel, SiglipConfig: SiglipVisionModel}
-"""Models of pictures and texts, of which the part for pictures is taken."""
+TOWERS = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
+"""Models of pictures and texts, by their type in transformers, of which the part for pictures is taken."""
 POOLER, RESIZES = "pooler", "interpolate_pos_encoding"
 
 
@@ -103,7 +95,7 @@ def load_foreign(path: str, side: int | None = None) -> Foreign:
 def load_tower(path: str, **options: Any) -> tuple[Any, list[str]]:
     """An encoder of transformers from safetensors, of two towers that for pictures, and the names of weights that it lacks."""
     refuse_kernels(PreTrainedConfig.get_config_dict(path)[0], f"{path}, config.json")
-    kind = TOWERS.get(type(AutoConfig.from_pretrained(path, trust_remote_code=False)), AutoModel)
+    kind = getattr(transformers, TOWERS.get(AutoConfig.from_pretrained(path, trust_remote_code=False).model_type, "AutoModel"))
     with no_weights_bar():
         encoder, found = kind.from_pretrained(
             path, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
@@ -113,6 +105,8 @@ def load_tower(path: str, **options: Any) -> tuple[Any, list[str]]:
 
 def load_transformers(path: str, side: int | None) -> Transformers:
     """An encoder of transformers, from safetensors alone."""
+    from transformers import AutoImageProcessor  # takes a second, and few need it
+
     encoder, missing = load_tower(path, dtype=torch.float32)
     if encoder.main_input_name != "pixel_values":
         raise ValueError(

@@ -58,6 +58,11 @@ class KnowledgeDistillation(Labelling):
                 "objective supervised publishes it"
             )
         head = LabelHead(**config.label_head)
+        if head.forecasts:
+            raise ValueError(
+                f"objective.teacher.model: {teacher.model} forecasts series; what it tells is measured by what it saw. Name one "
+                "that predicts labels, or learn from the series themselves (data.forecast, objective supervised)"
+            )
         names = [head.modality] if head.modality else self.modalities
         if wrong := [name for name in names if name not in self.modalities or name not in config.modalities]:
             raise ValueError(

@@ -21,6 +21,8 @@ class Labelling(Objective, ABC):
     def wear(self, head: LabelHead, names: list[str]) -> None:
         """Predict with this head; one that the model has for the same labels stays. names: of its classes, empty for numbers."""
         self.head, config = head, self.model.config
+        if config.label_head is not None and head.forecasts and head.is_built_as(LabelHead(**config.label_head)):
+            config.label_head = head.settings()
         if config.label_head != head.settings() or (names and list(config.id2label.values()) != names):
             self.model.label(head, names)
 
@@ -32,7 +34,7 @@ class Labelling(Objective, ABC):
         """What the student's head gives for a random view of each sample of one modality."""
         name = batch.modality
         tokens = self.model.embed(name, self.view(batch, name)).keyed(batch.draws.fork(0))
-        return self.model.predicted(self.model.pool(self.model.encoder(tokens))).float()
+        return self.model.predicted(self.model.read(name, self.model.encoder(tokens))).float()
 
     @staticmethod
     def nothing(batch: Batch) -> Terms:

@@ -1,5 +1,6 @@
 """Supervised training: the supervised row of every table, and plain fine-tuning when a run starts from `init`."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,7 +24,8 @@ HEAD = "heads.label."
 class Supervised(Labelling):
     """A linear head on the pooled output: cross-entropy for classes, binary for each of several labels, squared error for values.
 
-    A list of numbers in each row, all of one shape, is a regression with several outputs, each in units of its own spread.
+    A list of numbers in each row, all of one shape, is a regression with several outputs, each in units of its own spread. With
+    `data.forecast` the label is what follows each window of a series.
 
     The head is published with the model, which then predicts. A head that `init` brings for the same labels is trained on.
 
@@ -35,6 +37,8 @@ class Supervised(Labelling):
     modality: of rows that hold several modalities, the one from which the label is told; null: there is one.
     label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
     class_weights: balanced = a sample counts in inverse proportion to how many training samples its class has; null: all alike.
+    reads: of a forecast, what its head reads: tokens = all of them in order of time (PatchTST, arXiv 2211.14730, section 3.1);
+        pooled = one vector of each window; null: tokens.
     """
 
     needs_labels = True
@@ -49,6 +53,7 @@ class Supervised(Labelling):
         modality: str | None = None,
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         class_weights: Literal["balanced"] | None = None,
+        reads: Literal["tokens", "pooled"] | None = None,
     ) -> None:
         super().__init__(model, setup)
         labels = setup.labels
@@ -68,7 +73,10 @@ class Supervised(Labelling):
         self.label_smoothing = label_smoothing
         names = in_order(labels, kind, order)
         self.numbers = None if names == labels.names else torch.tensor([names.index(name) for name in labels.names])
-        self.wear(head_of(labels, kind or labels.kind, modality), names)
+        if reads is not None and labels.windows is None:
+            raise ValueError("objective.reads is about forecasts (data.forecast); leave it out, what is read of others is pooled")
+        head = head_of(labels, kind or labels.kind, modality)
+        self.wear(head if labels.windows is None else forecasting(head, labels, model, self.modalities, reads), names)
         self.balance = None
         if class_weights:
             counts = np.bincount(labels.values, minlength=len(names))
@@ -81,7 +89,9 @@ class Supervised(Labelling):
         predicted = self.given(batch)
         assert batch.labels is not None
         truth = batch.labels if self.numbers is None else self.numbers.to(batch.labels.device)[batch.labels]
-        loss = Term.samples(self.head.loss(predicted, truth, self.label_smoothing), self.counted(batch))
+        level = self.model.level(batch.modality, batch.inputs[batch.modality])
+        losses = self.head.loss(predicted, truth, self.label_smoothing, level, batch.units)
+        loss = Term.samples(losses, self.counted(batch))
         return Terms({"loss": loss}, agreement(self.head, predicted, truth))
 
     def counted(self, batch: Batch) -> Num[Tensor, " b"] | None:
@@ -152,3 +162,16 @@ def head_of(labels: Labels, kind: str, modality: str | None) -> LabelHead:
         return LabelHead(kind="regression", size=means.size, column=column, modality=modality, **shown)
     known: LabelKind = "ordinal" if kind == "ordinal" else labels.kind
     return LabelHead(kind=known, size=len(labels.names), column=column, modality=modality)
+
+
+def forecasting(
+    head: LabelHead, labels: Labels, model: MMSSLModel, modalities: list[str], reads: Literal["tokens", "pooled"] | None
+) -> LabelHead:
+    """The head that tells what follows windows of series. ValueError for several modalities, or one whose samples have no steps."""
+    assert labels.windows is not None and labels.units is not None
+    if len(modalities) > 1:
+        raise ValueError(f"data.forecast is about one modality; the recipe has {', '.join(modalities)}. Leave the others out")
+    (name,) = modalities
+    tokens = None if reads == "pooled" else model.adapter(name).places(labels.windows["context"])
+    units = float(np.median(labels.units))
+    return replace(head, mean=0.0, std=units, modality=name, windows=dict(labels.windows), tokens=tokens)

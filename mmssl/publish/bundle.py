@@ -10,7 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from mmssl import files
-from mmssl.evaluation import PairTable, Shown, Table
+from mmssl.evaluation import Shown, table_of
 from mmssl.evaluation.history import History
 from mmssl.model import faced, no_weights_bar
 from mmssl.model.auto import write_auto_files
@@ -103,7 +103,7 @@ def without_paths(history: History, machine: Machine) -> History:
 def table_without_paths(table: Shown, machine: Machine) -> Shown:
     """The same scores, the data by their names."""
     values = machine.cleaned(table.to_dict())
-    return PairTable.from_dict(values) if isinstance(table, PairTable) else Table.from_dict(values)
+    return table_of(values)
 
 
 def draw_curves(rows: list[dict[str, Any]], file: Path) -> bool:

@@ -8,12 +8,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from mmssl.evaluation import Shown
+from mmssl.evaluation import Shown, Table
 from mmssl.evaluation.history import Trained
 from mmssl.evaluation.table import OWN, SHARES
 from mmssl.modality import find
 from mmssl.model import LabelHead
-from mmssl.report.card import MOST_CLASSES, WEIGHTS, confused, fenced, introduction, metric_type_of, named
+from mmssl.report.card import MOST_CLASSES, WEIGHTS, confused, fenced, introduction, metric_type_of, named, pipeline_of, task_of
 
 CURVES = "curves.png"
 MOST_COLUMNS = 20
@@ -77,14 +77,14 @@ class Facts:
 
 def card(facts: Facts) -> str:
     """README.md of a published model."""
-    kind = "regression" if facts.head is not None and facts.head.kind == "regression" else "classification"
+    kind = task_of(facts.head)
     scores = [result for table in facts.tables for result in results(table)]
     header = ModelCardData(
         library_name="transformers",
         license=facts.licence.key,
         license_name=facts.licence.name,
         license_link=facts.licence.link,
-        pipeline_tag="feature-extraction" if facts.head is None else find(facts.modalities[0]).tasks.get(kind),
+        pipeline_tag=pipeline_of(facts.head, facts.modalities[0]),
         tags=["mmssl", "self-supervised-learning" if facts.head is None else kind, *facts.modalities],
         datasets=sorted({name.partition(":")[0] for name in map(hub_dataset, facts.trained) if name}) or None,
         base_model=facts.base,
@@ -121,15 +121,16 @@ def results(table: Shown) -> list[EvalResult]:
     found = []
     for row in table.rows:
         suffix = "" if row is table.rows[0] else f", {row.name}"
-        titles = {"probe": "its own predictions"} if row.name == OWN else {key: named(table, t) for key, t in table.titles.items()}
+        own = row.name == OWN and isinstance(table, Table)
+        titles = {"probe": "its own predictions"} if own else {key: named(table, t) for key, t in table.titles.items()}
         values = {title: table.value(row, key) for key, title in titles.items()}
         found += [
             EvalResult(
                 task_type="feature-extraction",
                 dataset_type=table.data,
                 dataset_name=table.data,
-                metric_type=metric_type_of(table),
-                metric_name=title if row.name == OWN else f"{title}{suffix} ({table.protocol})",
+                metric_type=metric_type_of(table, title),
+                metric_name=title if own else f"{title}{suffix} ({table.protocol})",
                 metric_value=share(table, value),
             )
             for title, value in values.items()
@@ -189,7 +190,7 @@ from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained("{facts.place}").eval()
 processor = AutoProcessor.from_pretrained("{facts.place}")
 features = model(**processor({keyword}={keyword})).pooler_output"""
-    name = "MMSSLForRegression" if facts.head.kind == "regression" else "MMSSLForClassification"
+    name = facts.head.face
     return f"""from mmssl import {name}
 from transformers import AutoProcessor
 

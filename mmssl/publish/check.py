@@ -32,7 +32,7 @@ def outputs_of(model: MMSSLModel, inputs: Mapping[str, Inputs]) -> dict[str, Ten
         out = model.of_modality(name, {key: tensor.to(model.device) for key, tensor in batch.items()})
         found[f"{name}/last_hidden_state"], found[f"{name}/pooler_output"] = out.last_hidden_state, out.pooler_output
         if model.config.label_head is not None:
-            found[f"{name}/predicted"] = model.predicted(out.pooler_output)
+            found[f"{name}/predicted"] = model.labelled(name, {key: tensor.to(model.device) for key, tensor in batch.items()})
     return {key: tensor.float().cpu() for key, tensor in found.items()}
 
 

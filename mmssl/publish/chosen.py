@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mmssl import files
 from mmssl.data import batches, open_streams, processes
-from mmssl.evaluation import Evaluator, Judged, PairTable, Shown, Table
+from mmssl.evaluation import Judged, PairEvaluator, Shown, table_of
 from mmssl.evaluation.history import History
 from mmssl.modality import Inputs, find
 from mmssl.model import MMSSLModel, load_model
@@ -81,7 +81,7 @@ def read_tables(file: Path) -> tuple[Shown, ...]:
         return ()
     content = json.loads(file.read_text(encoding="utf-8"))
     found = [content] if "rows" in content else list(content.values())
-    return tuple(PairTable.from_dict(one) if "task" in one else Table.from_dict(one) for one in found)
+    return tuple(map(table_of, found))
 
 
 def from_checkpoint(run: Run, kind: str) -> Chosen:
@@ -110,7 +110,9 @@ def from_checkpoint(run: Run, kind: str) -> Chosen:
         evaluators = dict(session.every_evaluator)
         tables = tuple(evaluator.table(model) for evaluator in evaluators.values())
         judged = tuple(
-            each.judged.to_dict() for each in evaluators.values() if isinstance(each, Evaluator) and isinstance(each.judged, Judged)
+            each.judged.to_dict()
+            for each in evaluators.values()
+            if not isinstance(each, PairEvaluator) and isinstance(each.judged, Judged)
         )
     return Chosen(model, session.pieces.processor, History.read(run.folder), kind, tables, judged)
 

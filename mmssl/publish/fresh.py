@@ -51,7 +51,7 @@ def main(folder: str, inputs: str, outputs: str, mode: str) -> None:
             out = model.eval()(**tensors)
             found[f"{modality}/last_hidden_state"], found[f"{modality}/pooler_output"] = out.last_hidden_state, out.pooler_output
             if model.config.label_head is not None:
-                found[f"{modality}/predicted"] = model.predicted(out.pooler_output)
+                found[f"{modality}/predicted"] = model.labelled(modality, tensors)
     save_file({name: tensor.float().contiguous() for name, tensor in found.items()}, outputs)
 
 

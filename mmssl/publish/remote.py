@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmssl.model import MMSSLConfig, faced, load_model, no_weights_bar
 from mmssl.model.loading import model_of
-from mmssl.model.needed import TASKS, name_classes, task_of
+from mmssl.model.needed import autos_of, name_classes, task_of
 from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.plugins import points
@@ -78,7 +78,7 @@ def write_remote_code(folder: Path, config: MMSSLConfig) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     classes = {"AutoConfig": "configuration_mmssl.MMSSLConfig", "AutoModel": "modeling_mmssl.MMSSLModel"}
     if config.label_head is not None:
-        classes |= dict.fromkeys(TASKS, f"modeling_mmssl_tasks.{task_of(config)}")
+        classes |= dict.fromkeys(autos_of(config), f"modeling_mmssl_tasks.{task_of(config)}")
     processor = {"AutoProcessor": "processing_mmssl.MMSSLProcessor"}
     name_classes(folder / "config.json", classes | processor)
     name_classes(folder / "processor_config.json", processor)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, create_model
 from mmssl.modality import Suited
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
-from mmssl.recipe.automatic import automatic_keys, without
+from mmssl.recipe.automatic import AUTO, automatic_keys, without
 from mmssl.recipe.hub import HUB, fetch
 from mmssl.recipe.messages import problems, shown, suggest
 from mmssl.recipe.options import RunOptions, TrainOptions
@@ -263,9 +263,14 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     for i, part in enumerate(sections):
         if data.get(part) is None:
             data[part] = {}
-        data = data[part]
-        if not isinstance(data, dict):
-            raise RecipeError(f"{key}: {'.'.join(sections[: i + 1])} is {shown(data)}, which has no keys")
+        held: Any = data[part]
+        if not isinstance(held, dict):
+            section = ".".join(sections[: i + 1])
+            below = [*sections[i + 1 :], last]
+            whole = "{" + ": {".join(below) + f": {json.dumps(value)}" + "}" * len(below)
+            way_out = f". Set all of it: {section}='{whole}'" if held == AUTO else ""
+            raise RecipeError(f"{key}: {section} is {shown(held)}, which has no keys{way_out}")
+        data = held
     data[last] = value
 
 

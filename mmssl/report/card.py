@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmssl.evaluation import RETRIEVAL, ZERO_SHOT, Judged, PairTable, Shown
+from mmssl.evaluation import RETRIEVAL, ZERO_SHOT, ForecastTable, Judged, PairTable, Shown, Table
 from mmssl.evaluation.table import MAP, OWN, SHARES
 from mmssl.modality import find
 from mmssl.model import LabelHead
@@ -32,11 +32,11 @@ def model_card(
     record: `command`, `versions` and `flags` of the run. The licence is left to whoever publishes the model.
     head: of a model that predicts labels. judged: what its predictions are worth. kind: student, teacher or average.
     """
-    task = "regression" if head is not None and head.kind == "regression" else "classification"
+    task = task_of(head)
     scores = [result for table in tables for result in results(table)]
     header = ModelCardData(
         library_name="mmssl",
-        pipeline_tag="feature-extraction" if head is None else find(modalities[0]).tasks.get(task),
+        pipeline_tag=pipeline_of(head, modalities[0]),
         tags=["mmssl", "self-supervised-learning" if head is None else task, *modalities],
         model_name=name if scores else None,
         eval_results=scores or None,
@@ -59,6 +59,21 @@ def model_card(
     return f"{card}\n"
 
 
+def task_of(head: LabelHead | None) -> str:
+    """What a model with this head does, as tags of the Hub say it."""
+    if head is None or head.kind != "regression":
+        return "classification"
+    return "time-series-forecasting" if head.forecasts else "regression"
+
+
+def pipeline_of(head: LabelHead | None, modality: str) -> str | None:
+    """The Hub's name of that task for a modality, where it has one."""
+    if head is None:
+        return "feature-extraction"
+    task = task_of(head)
+    return task if head.forecasts else find(modality).tasks.get(task)
+
+
 WEIGHTS: Mapping[str | None, str] = {
     "student": " These weights are the student's, as the last step left them.",
     "teacher": " These weights are the teacher's, an average that training itself keeps.",
@@ -72,7 +87,7 @@ def results(table: Shown) -> list[EvalResult]:
     first, is_share = table.rows[0], table.metric in SHARES
     if first.seen:
         return []
-    own = [row for row in table.rows if row.name == OWN]
+    own = [row for row in table.rows if row.name == OWN and isinstance(table, Table)]
     scores = [("its own predictions", table.value(own[0], "probe"))] if own else []
     scores += [(f"{named(table, title)} ({table.protocol})", table.value(first, key)) for key, title in table.titles.items()]
     return [
@@ -80,7 +95,7 @@ def results(table: Shown) -> list[EvalResult]:
             task_type="feature-extraction",
             dataset_type=table.data,
             dataset_name=table.data,
-            metric_type=metric_type_of(table),
+            metric_type=metric_type_of(table, name),
             metric_name=name,
             metric_value=round(score / (100 if is_share else 1), 4),
         )
@@ -93,8 +108,10 @@ def named(table: Shown, title: str) -> str:
     return f"zero-shot {title}" if isinstance(table, PairTable) and table.task == ZERO_SHOT else title
 
 
-def metric_type_of(table: Shown) -> str:
-    """What the Hub calls a score."""
+def metric_type_of(table: Shown, name: str) -> str:
+    """What the Hub calls a score of that name."""
+    if isinstance(table, ForecastTable):
+        return "mse" if name.startswith("MSE") else "mae"
     if table.metric != "accuracy":
         return "map" if table.metric == MAP else "r_squared"
     return "recall" if isinstance(table, PairTable) and table.task == RETRIEVAL else "accuracy"
@@ -117,6 +134,9 @@ def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
     if head is None:
         return f"A self-supervised encoder for {data} data, pretrained with mmssl."
     what = {"regression": "number" if head.shape is None else "numbers", "multi_label": "labels"}.get(head.kind, "class")
+    if head.windows is not None:
+        steps = f"the next {head.windows['horizon']} steps of {data} data from the {head.windows['context']} before"
+        return f"A model that forecasts {steps}, trained with mmssl."
     named = f" `{head.column}`" if head.column else ""
     return f"A model that predicts the {what}{named} of {data} data, trained on labels with mmssl."
 
@@ -124,11 +144,12 @@ def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
 def predicting(head: LabelHead, modality: str) -> str:
     """How labels are predicted, as a person would type it."""
     keyword = find(modality).keyword
+    values = "next_steps = logits" if head.forecasts else f"values = logits.reshape{(-1, *(head.shape or ()))}"
     last = {
-        "regression": "value = logits[:, 0]" if head.shape is None else f"values = logits.reshape{(-1, *head.shape)}",
+        "regression": "value = logits[:, 0]" if head.shape is None else values,
         "multi_label": "labels = [model.config.id2label[int(number)] for number in (logits[0] > 0).nonzero()]",
     }.get(head.kind, "label = model.config.id2label[int(logits[0].argmax())]")
-    name = "MMSSLForRegression" if head.kind == "regression" else "MMSSLForClassification"
+    name = head.face
     return f"""from mmssl import {name}
 from transformers import AutoProcessor
 

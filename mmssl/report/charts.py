@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 24, 12, 30
@@ -72,6 +72,10 @@ def chart(
     allow_log: use a logarithmic axis for values that are positive and span more than `DECADES`.
     from_zero: begin the y axis at zero. levels: values to mark with a horizontal line.
     """
+    from matplotlib import rc_context  # only where something is drawn
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     values = {name: np.asarray(points, dtype=np.float64).reshape(-1, 2) for name, points in series.items()}
     finite = {name: points[np.isfinite(points).all(1)] for name, points in values.items()}
     found = {name: points for name, points in finite.items() if len(points)}
@@ -97,7 +101,7 @@ def chart(
         return Chart(title, list(found), bool(levels), _svg(figure, title, chain(*said)))
 
 
-def _frame(axes: Axes) -> None:
+def _frame(axes: "Axes") -> None:
     """A line below, a grid behind, and no marks at the ticks."""
     axes.margins(x=0, y=0.06)
     axes.tick_params(bottom=False, left=False, labelcolor=INK, pad=8)
@@ -107,7 +111,7 @@ def _frame(axes: Axes) -> None:
     axes.spines.bottom.set(color=INK, linewidth=0.6)
 
 
-def _level(axes: Axes, name: str, level: Number) -> None:
+def _level(axes: "Axes", name: str, level: Number) -> None:
     """A dashed line across, with its name above the right end."""
     axes.axhline(level, color=INK, linewidth=1.2, linestyle=(0, (4, 4)))
     where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 5), "textcoords": "offset points", "ha": "right"}
@@ -115,7 +119,7 @@ def _level(axes: Axes, name: str, level: Number) -> None:
     axes.annotate(name, (1, level), **where, color=INK, bbox=ground, parse_math=False, zorder=1.9)
 
 
-def _line(axes: Axes, color: str, name: str, points: Float[np.ndarray, "n 2"]) -> list[tuple[str, str]]:
+def _line(axes: "Axes", color: str, name: str, points: Float[np.ndarray, "n 2"]) -> list[tuple[str, str]]:
     """Draw a series; for each of its points the class and what it says."""
     groups = np.array_split(points, min(POINTS, len(points)))
     means = np.stack([group.mean(0) for group in groups])
@@ -128,7 +132,7 @@ def _line(axes: Axes, color: str, name: str, points: Float[np.ndarray, "n 2"]) -
     return [(kind, f"{name} {y:.4g} at step {x:,.0f}") for x, y in means]
 
 
-def _svg(figure: Figure, title: str, said: Iterator[tuple[str, str]]) -> str:
+def _svg(figure: "Figure", title: str, said: Iterator[tuple[str, str]]) -> str:
     """The figure with the page's colours and font, and a title for each point, which are its only repeated symbols."""
     figure.patch.set_visible(False)
     figure.axes[0].patch.set_visible(False)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mmssl import files
 from mmssl.data import Source, batches, cut
@@ -39,6 +38,8 @@ def pictures(source: Source, name: str, processor: Processor, rows: Sequence[int
 
 def drawn(source: Source, name: str, processor: Processor) -> Pictured:
     """The first row of a source."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     modality = find(name)
     if modality.draw is None:
         return Pictured(None, f"samples of {name} cannot be drawn")

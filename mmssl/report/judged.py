@@ -1,13 +1,16 @@
 """Pictures of what a model's own predictions are worth: confusion of classes, calibration."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mmssl.evaluation import Judged
 from mmssl.evaluation.table import OWN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WRITTEN = 15
 """Up to so many classes the picture of their confusion says the numbers too."""
@@ -15,8 +18,10 @@ NAMED = 60
 """Up to so many classes it names them."""
 
 
-def judged_figures(judged: Mapping[str, Judged]) -> dict[str, Figure]:
+def judged_figures(judged: Mapping[str, Judged]) -> "dict[str, Figure]":
     """Figures by title, of predicted classes; by the name of the data where there are several."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     found = dict[str, Figure]()
     for name, one in judged.items():
         if not one.confusion:
@@ -27,8 +32,10 @@ def judged_figures(judged: Mapping[str, Judged]) -> dict[str, Figure]:
     return found
 
 
-def confusion(judged: Judged) -> Figure:
+def confusion(judged: Judged) -> "Figure":
     """The share of each class that was taken for each class."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     counts = np.asarray(judged.confusion, dtype=np.float64)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = float(np.clip(2 + 0.45 * len(counts), 4, 11))
@@ -50,8 +57,10 @@ def confusion(judged: Judged) -> Figure:
     return figure
 
 
-def calibration(judged: Judged) -> Figure:
+def calibration(judged: Judged) -> "Figure":
     """Accuracy over confidence, beside the diagonal on which a calibrated model lies; how many predictions lie where."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     confidence = [100 * one.confidence for one in judged.bins]

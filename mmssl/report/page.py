@@ -5,10 +5,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from mmssl import files
 from mmssl.evaluation import SCORES, Shown, Table
@@ -17,6 +16,9 @@ from mmssl.report.contents import share
 from mmssl.report.numbers import compact
 from mmssl.report.verdict import verdict
 from mmssl.report.words import explained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT = "report.html"
 NOT_DRAWN = ("step", "epoch", "samples", "seconds", "skipped", "flags")
@@ -45,7 +47,7 @@ def write_report(
     *,
     recipe_yaml: str,
     tables: Sequence[Shown],
-    figures: Mapping[str, Figure],
+    figures: "Mapping[str, Figure]",
     metrics: Sequence[Row],
     facts: Mapping[str, Any],
     tell: Callable[[str], object] = str,
@@ -143,7 +145,7 @@ def series(metrics: Sequence[Row], name: str) -> list[tuple[int | float, int | f
     return [(row["step"], row[name]) for row in metrics if name in row]
 
 
-def picture(figure: Figure) -> str:
+def picture(figure: "Figure") -> str:
     """A figure as a data URL."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160, bbox_inches="tight", facecolor="white")

@@ -121,9 +121,10 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     if modalities and (lacking := [name for name in modalities if name not in claims]):
         raise ValueError(f"{source} cannot be read as {lacking[0]}: {_reading(cells)}")
     if not modalities:
-        claims = {name: claim for name, claim in claims.items() if _reads(name, claim, cells)}
+        unread = {name: why for name, claim in claims.items() if (why := _unread(name, claim, cells)) is not None}
+        claims = {name: claim for name, claim in claims.items() if name not in unread}
         if not claims:
-            raise ValueError(f"{source} cannot be read by any modality: {_reading(cells)}")
+            raise ValueError(f"{source} cannot be read by any modality: {'; '.join(unread.values()) or _reading(cells)}")
         claims = _chosen(claims, source)
     given = {key: _plain(value) for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
     return Found(path, claims, label, replace(seen, num_rows=len(source)), given, label == known)
@@ -143,22 +144,27 @@ def _reading(cells: Mapping[str, Sequence[Any]]) -> str:
     return f"its columns are {shown}. The pages of the modalities say what each reads"
 
 
-def _reads(name: str, claim: Claim, cells: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether a modality can read the first files that it claims by their suffix, which another may have too; else True."""
+def _unread(name: str, claim: Claim, cells: Mapping[str, Sequence[Any]]) -> str | None:
+    """Why a modality cannot read most of the first files that it claims by their suffix, which another may have too; None: it can.
+
+    A few bad files are no reason: a run names them, or skips them.
+    """
     if not isinstance(claim.columns, str) or claim.certainty < 1:
-        return True
+        return None
     modality, samples = find(name), [cell for cell in cells[claim.columns] if cell is not None][:TRIED]
     suited = {
         key.removeprefix(PROCESSOR): found.value for key, found in modality.suited(samples).items() if key.startswith(PROCESSOR)
     }
-    try:
-        processor = modality.processor(**suited)
-        processor.fit(samples)
-        for raw in samples:
+    reasons = list[str]()
+    for raw in samples:
+        try:
+            processor = modality.processor(**suited)
+            processor.fit([raw])
             processor(processor.beginning(raw))
-    except (ValueError, TypeError, OSError, ImportError):
-        return False
-    return True
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            file = raw.get("path") if isinstance(raw, Mapping) else None
+            reasons.append(f"{file}: {error}" if file and str(file) not in str(error) else str(error))
+    return f"as {name}, {reasons[0]}" if 2 * len(reasons) > len(samples) else None
 
 
 def _chosen(claims: Mapping[str, Claim], source: Source) -> dict[str, Claim]:

@@ -54,8 +54,9 @@ def scores_of(run: Run) -> dict[str, str]:
         content = json.loads(run.table_file.read_text(encoding="utf-8"))
         tables = {"": content} if "rows" in content else content
         for task, table in tables.items():
+            digits = 3 if "horizon" in table else 1
             for name, value in scored(table).items():
-                found[f"{task} {name}".strip().replace("_", " ")] = f"{value:.1f}"
+                found[f"{task} {name}".strip().replace("_", " ")] = f"{value:.{digits}f}"
     last = next((row[LOSS] for row in reversed(run.rows()) if LOSS in row), None)
     return found if last is None else found | {LOSS: f"{last:.4g}"}
 
@@ -65,6 +66,9 @@ def scored(table: Mapping[str, Any]) -> dict[str, float]:
     first = table["rows"][0]
     if "headline" in table:
         return {name: first["scores"][name] for name in table["headline"]}
+    if "horizon" in table:
+        others = {f"MSE below {row['name']}": row["mse"] - first["mse"] for row in table["rows"][1:]}
+        return {"MSE": first["mse"], "MAE": first["mae"]} | others
     margins = {f"above {row['name']}": first["probe"] - row["probe"] for row in table["rows"][1:] if not row["reference"]}
     return {"linear probe": first["probe"], "20-NN": first["knn"]} | margins
 

@@ -9,7 +9,7 @@ from torch import nn
 from mmssl import files
 from mmssl.data import processes
 from mmssl.data.options import ONLY
-from mmssl.evaluation import Evaluator, Judged, PairEvaluator, Shown
+from mmssl.evaluation import Evaluator, ForecastEvaluator, Judged, PairEvaluator, Shown
 from mmssl.evaluation.history import History
 from mmssl.model import MMSSLModel, faced, no_weights_bar
 from mmssl.model.adaptation import merged, save_adapter
@@ -30,6 +30,8 @@ FROM_RECORD = (
     *("command", "commit", "hardware", "versions", "started"),
 )
 """What the report says of a run beside its scores and pictures."""
+
+Scorer = Evaluator | ForecastEvaluator | PairEvaluator
 
 
 def projectors_of(headed: MMSSLModel) -> nn.ModuleDict:
@@ -112,7 +114,7 @@ class Ending:
         self.processor.save_pretrained(folder)
         self.history.write(folder)
 
-    def score(self, evaluators: Mapping[str, Evaluator | PairEvaluator], then: Callable[[], None]) -> list[Shown]:
+    def score(self, evaluators: Mapping[str, Scorer], then: Callable[[], None]) -> list[Shown]:
         """Score the model on every source, by all processes; the first prints the tables and puts them into the run and the card.
 
         The run's file holds the table of one probe as it is, and several tables by their names.
@@ -122,7 +124,8 @@ class Ending:
         then()
         if not processes.is_first():
             return list(tables.values())
-        judged = {name: each.judged for name, each in evaluators.items() if isinstance(each, Evaluator) and each.judged is not None}
+        own = {name: each.judged for name, each in evaluators.items() if not isinstance(each, PairEvaluator)}
+        judged = {name: found for name, found in own.items() if found is not None}
         if judged:
             self.run.record(judged={name: found.to_dict() for name, found in judged.items()})
             self.judged = judged
@@ -135,7 +138,7 @@ class Ending:
             table.print()
         return list(tables.values())
 
-    def as_asked(self, evaluator: Evaluator | PairEvaluator) -> MMSSLModel:
+    def as_asked(self, evaluator: Scorer) -> MMSSLModel:
         """The model as it is to be scored: with its projector where a row is about that."""
         with_heads = isinstance(evaluator, Evaluator) and evaluator.options.heads
         return self.headed if with_heads and self.headed is not None else self.model

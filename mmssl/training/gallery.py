@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -20,6 +18,10 @@ from mmssl.evaluation.features import evaluating, merge_pieces
 from mmssl.modality import Inputs, Modality, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SAMPLES = 4
 """Samples whose views, or neighbours, are shown."""
@@ -32,7 +34,7 @@ COLOURS = 10
 """Classes of a map that have a colour of their own: the most frequent ones."""
 AT_ONCE = 64
 
-Draw = Callable[[Axes], None]
+Draw = Callable[["Axes"], None]
 
 
 def placed(draw: Callable[[Any, Inputs, int, Any], None], inputs: Inputs, row: int, processor: Processor) -> Draw:
@@ -40,8 +42,10 @@ def placed(draw: Callable[[Any, Inputs, int, Any], None], inputs: Inputs, row: i
     return lambda axes: draw(axes, inputs, row, processor)
 
 
-def grid(cells: list[list[tuple[str, Draw]]]) -> Figure:
+def grid(cells: list[list[tuple[str, Draw]]]) -> "Figure":
     """Samples in rows, each with its title."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     figure = Figure(figsize=(1.5 * len(cells[0]), 1.6 * len(cells)), layout="constrained")
     all_axes = figure.subplots(len(cells), len(cells[0]), squeeze=False)
     for axes, (title, draw) in zip(all_axes.flat, chain.from_iterable(cells), strict=True):
@@ -99,7 +103,7 @@ def vectors(model: MMSSLModel, gallery: Gallery) -> tuple[Float[Tensor, "n d"], 
     return torch.cat(values), torch.cat(rows)
 
 
-def alike(model: MMSSLModel, gallery: Gallery) -> dict[str, Figure]:
+def alike(model: MMSSLModel, gallery: Gallery) -> "dict[str, Figure]":
     """What the model finds alike among the samples: neighbours of a few, and a map of all; none where all are few."""
     if gallery.source.num_rows <= NEAREST:
         return {}
@@ -107,7 +111,7 @@ def alike(model: MMSSLModel, gallery: Gallery) -> dict[str, Figure]:
     return neighbours(gallery, values, rows) | embedding_map(gallery, values, rows)
 
 
-def neighbours(gallery: Gallery, values: Float[Tensor, "n d"], rows: Int[Tensor, " n"]) -> dict[str, Figure]:
+def neighbours(gallery: Gallery, values: Float[Tensor, "n d"], rows: Int[Tensor, " n"]) -> "dict[str, Figure]":
     """A few samples, and those that are most alike by the cosine of their pooled outputs, which have length 1."""
     draw, name = gallery.modality.draw, gallery.modality.name
     if draw is None or len(rows) <= NEAREST:
@@ -127,11 +131,13 @@ def neighbours(gallery: Gallery, values: Float[Tensor, "n d"], rows: Int[Tensor,
     return {f"{name}: nearest neighbours, by cosine": grid(cells)}
 
 
-def embedding_map(gallery: Gallery, values: Float[Tensor, "n d"], rows: Int[Tensor, " n"]) -> dict[str, Figure]:
+def embedding_map(gallery: Gallery, values: Float[Tensor, "n d"], rows: Int[Tensor, " n"]) -> "dict[str, Figure]":
     """The samples as dots beside those that are alike, coloured by label: t-SNE (van der Maaten and Hinton, JMLR 2008).
 
     Only who lies beside whom means something: distances between groups, and their sizes, do not.
     """
+    from matplotlib.figure import Figure  # only where something is drawn
+
     if len(rows) < FEWEST:
         return {}
     from sklearn.manifold import TSNE  # takes a second to import

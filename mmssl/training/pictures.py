@@ -2,21 +2,24 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 
 from mmssl.data import Batch, Labels, Stream, batches
 from mmssl.data.source import OnError
-from mmssl.evaluation import Evaluator
+from mmssl.evaluation import Evaluator, ForecastEvaluator
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Objective
 from mmssl.objectives.views import numbered
 from mmssl.processor import MMSSLProcessor
+from mmssl.report import forecast_figure
 from mmssl.training.build import modalities_of
 from mmssl.training.gallery import SAMPLES, Gallery, alike, grid, placed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PICTURED = 8
 """Samples in an objective's pictures."""
@@ -35,7 +38,7 @@ class Samples:
 
 
 def pictures_of(
-    samples: Samples, objective: Objective | None, model: MMSSLModel, evaluators: Sequence[Evaluator]
+    samples: Samples, objective: Objective | None, model: MMSSLModel, evaluators: Sequence[Evaluator | ForecastEvaluator]
 ) -> Iterator[tuple[str, Any]]:
     """Pictures by title: views and the objective's own (without the objective: none of them), then neighbours and a map.
 
@@ -48,14 +51,19 @@ def pictures_of(
         first = first.to(objective.model.device)
         yield from seen_views(objective, first, processor.processors).items()
         yield from objective.pictures(first, processor.processors).items()
+    for each in evaluators:
+        if isinstance(each, ForecastEvaluator):
+            yield "forecasts of held-out windows", forecast_figure(each.examples())
     for name in modalities:
         scored = next((each.sources for each in evaluators if each.modality == name), None)
         source, known = (samples.stream.source, labels) if scored is None else (scored.train, scored.train_labels)
         yield from alike(model, Gallery.of(source, name, processor, on_error, known)).items()
 
 
-def seen_views(objective: Objective, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Figure]:
+def seen_views(objective: Objective, batch: Batch, processors: Mapping[str, Processor]) -> "dict[str, Figure]":
     """The views of the first samples of a batch beside the samples as they are stored; of each modality that makes any."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     found, encodings = dict[str, Figure](), objective.encodings(batch)
     for name, stored in batch.inputs.items():
         views = numbered(name, encodings.views[name])[:VIEWS]

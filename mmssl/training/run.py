@@ -59,17 +59,22 @@ class Run:
 
     @classmethod
     def open(cls, recipe: Recipe, resume: str) -> "Run":
-        """A new folder, or with resume the one to continue: `auto` = the latest of this name if there is one, else its path.
+        """The one to continue, as `to_resume` has it, or a new folder."""
+        options: RunOptions = recipe.section("run")
+        return cls.to_resume(recipe, resume) or cls.start(Path(options.dir) / (options.name or recipe.name), recipe)
 
-        ValueError that lists the keys if the recipe differs from the one that the folder was started with.
+    @classmethod
+    def to_resume(cls, recipe: Recipe, resume: str) -> "Run | None":
+        """The run to continue: `auto` = the latest of this name if there is one, `never` = none, else its path.
+
+        FileNotFoundError if there is no run at that path. ValueError that lists the keys if the recipe differs from the one
+        that its folder was started with.
         """
         options: RunOptions = recipe.section("run")
         base = Path(options.dir) / (options.name or recipe.name)
-        if resume == "never":
-            return cls.start(base, recipe)
-        latest = newest_of(base) if resume == "auto" else Path(resume)
+        latest = {"never": None, "auto": newest_of(base)}.get(resume, Path(resume))
         if latest is None:
-            return cls.start(base, recipe)
+            return None
         run = cls(latest)
         if not run.recipe_file.exists():
             raise FileNotFoundError(f"resume={resume}: no run there (no recipe.yaml); give the folder of a run, or resume=auto")

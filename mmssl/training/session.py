@@ -1,8 +1,9 @@
 """One recipe from raw data to a Hugging Face model: open the run, build, train, publish, evaluate, report."""
 
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from mmssl import files
@@ -10,8 +11,9 @@ from mmssl.data import Source, processes, silent
 from mmssl.data.identity import files_digits
 from mmssl.data.options import ONLY, Rows
 from mmssl.data.processes import OtherFailed
-from mmssl.evaluation import Evaluator, PairEvaluator
+from mmssl.evaluation import Evaluator, ForecastEvaluator, PairEvaluator, choose_modality
 from mmssl.evaluation.history import History, Trained
+from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model
 from mmssl.model.adaptation import is_adapted, restore_adapter
 from mmssl.objectives import Objective
@@ -44,6 +46,12 @@ from mmssl.training.splits import Scored, open_pair_scores, open_splits
 from mmssl.training.start import run_to_continue
 
 T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if processes.is_first():
+        print(text)
 
 
 def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
@@ -89,17 +97,27 @@ def pretrain(recipe: Recipe, rows: Rows | None = None) -> Run:
     return run
 
 
-def say(text: str) -> None:
-    """Print, once for all processes."""
-    if processes.is_first():
-        print(text)
+@contextmanager
+def rehearsal(recipe: Recipe) -> Iterator[tuple["Session", list[str]]]:
+    """The session that `pretrain` would train, in a folder that goes away again, and what it tells: it refuses what a run does."""
+    check_trackers(recipe.section("train").trackers)
+    Run.to_resume(recipe, recipe.resume)
+    told: list[str] = []
+    with TemporaryDirectory(prefix="mmssl-check-") as folder:
+        yield Session(recipe, Run.start(Path(folder, "run"), recipe), None, tell=told.append), told
 
 
 class Session:
-    """A run at work: what it trains, on what, and where it writes."""
+    """A run at work: what it trains, on what, and where it writes.
 
-    def __init__(self, recipe: Recipe, run: Run, rows: Rows | None, *, trained: bool = False) -> None:
-        self.recipe, self.run, self.trained = recipe, run, trained
+    What a run refuses before its first step is refused when its session is made: `mmssl check` makes one too, see `rehearsal`.
+    tell: how a user is told what should be known.
+    """
+
+    def __init__(
+        self, recipe: Recipe, run: Run, rows: Rows | None, *, trained: bool = False, tell: Callable[[str], None] = say
+    ) -> None:
+        self.recipe, self.run, self.trained, self.tell = recipe, run, trained, tell
         self.options, self.data, self.seed = recipe.section("train"), recipe.section("data"), recipe.section("run").seed
         self.track = track if processes.is_first() else silent
         if rows is not None:
@@ -111,9 +129,12 @@ class Session:
         self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
         self.notes = (*recipe.notes, *splits.notes)
         for note in self.notes:
-            say(f"note: {note}")
+            tell(f"note: {note}")
         self.pieces = processes.together(self.build, first_before=True)
+        self.odd: tuple[str, ...] = ()
+        self.seen: dict[str, dict[str, list[Content]]] = {}
         self.contents = self.look_at_samples() if processes.is_first() else {}
+        self.uncut = self.streams
         self.streams = {name: cut_stream(stream, self.pieces.processor, self.track) for name, stream in self.streams.items()}
         self.check_data()
         self.training = self.make_training()
@@ -166,7 +187,7 @@ class Session:
         fitted = MMSSLProcessor.from_pretrained(known) if known else None
         pieces = build(self.recipe, self.streams, self.labels, fitted, track=self.track)
         for note in pieces.notes:
-            say(note)
+            self.tell(note)
         if not kept.exists():
             with files.new_folder(kept) as folder:
                 pieces.processor.save_pretrained(folder)
@@ -174,11 +195,13 @@ class Session:
 
     def look_at_samples(self) -> dict[str, list[dict[str, Any]]]:
         """What the samples hold, by modality (and source, of several), as JSON values; what looks odd is told and noted."""
-        found = {name: contents_of(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
-        odd = dict.fromkeys(note for parts in found.values() for told in parts.values() for note in contents.notes(told))
-        for note in odd:
-            print(f"note: {note}")
-        self.notes = tuple(dict.fromkeys((*self.notes, *odd)))
+        found = self.seen = {name: contents_of(stream, self.pieces.processor, track) for name, stream in self.streams.items()}
+        self.odd = tuple(
+            dict.fromkeys(note for parts in found.values() for told in parts.values() for note in contents.notes(told))
+        )
+        for note in self.odd:
+            self.tell(f"note: {note}")
+        self.notes = tuple(dict.fromkeys((*self.notes, *self.odd)))
         several = len(found) > 1
         return {
             f"{source}: {name}" if several and source != name else name: [contents.record(content) for content in told]
@@ -443,7 +466,7 @@ class Session:
             checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
     @property
-    def every_evaluator(self) -> list[tuple[str, Evaluator | PairEvaluator]]:
+    def every_evaluator(self) -> list[tuple[str, Evaluator | ForecastEvaluator | PairEvaluator]]:
         """All that scores the model, by name."""
         return [*self.evaluators.items(), *self.pair_evaluators.items()]
 
@@ -487,16 +510,26 @@ class Session:
             say(f"warning: no scores at step {self.training.counters.step}: {text}. Training goes on; mend it before it ends")
         self.untold.add(text)
 
-    def evaluator(self, scored: Scored) -> Evaluator:
-        """What scores the model on one source."""
+    def evaluator(self, scored: Scored) -> Evaluator | ForecastEvaluator:
+        """What scores the model on one source: its forecasts, where it makes some."""
         model, settings = self.pieces.processor, self.pieces.objective.model.config
+        if settings.label_head is not None and self.pieces.objective.model.label_head.forecasts:
+            name = choose_modality(scored.options.modality, model)
+            known = (scored.options, scored.data, model, name, scored.sources, self.history, self.track)
+            forecasts = ForecastEvaluator(*known)
+            if forecasts.exposure(self.history).labelled:
+                say(
+                    f"warning: this run, or one that it starts from, trains on what is forecast in {scored.sources.test}: there "
+                    "will be no verdict. For one, pretrain with data.forecast too, so that the test part is left out"
+                )
+            return forecasts
         if scored.options.heads:
             check_headed(self.pieces.objective)
         found = Evaluator(
             scored.options, scored.data, model, settings, sources=scored.sources, history=self.history, track=self.track
         )
         if found.exposure(self.history).labelled:
-            say(
+            self.tell(
                 f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "
                 "these rows are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
             )
@@ -519,7 +552,7 @@ class Session:
 
     def end(self, objective: Objective, stop: StopRequest) -> None:
         """As `finish`, with the whole objective."""
-        self.whole = objective
+        self.assembled = objective
         model = objective.published().eval()
         own = (self.recipe, self.run, model, self.pieces.processor, self.history)
         kind = objective.networks.publishes(objective.publish)
@@ -554,14 +587,14 @@ class Session:
 
     def pictures(self) -> dict[str, Any]:
         """Pictures of every source. Whatever fails there is told, and leaves a picture out."""
-        objective, found = self.whole.eval() if self.can_draw else None, dict[str, Any]()
+        objective, found = self.assembled.eval() if self.can_draw else None, dict[str, Any]()
         if objective is None:
             print(f"the report has no pictures of the training: {self.run.checkpoints} has no checkpoint any more")
         for name, stream in self.streams.items():
             samples = Samples(stream, self.pieces.processor, self.labels, self.data.on_error)
             scored = [evaluator for key, evaluator in self.evaluators.items() if key in (name, ONLY)]
             try:
-                found.update(pictures_of(samples, objective, self.whole.published(), scored))
+                found.update(pictures_of(samples, objective, self.assembled.published(), scored))
             except Exception as error:
                 print(f"the report has no pictures of {stream.source}: {told(error)}")
         return found

@@ -114,6 +114,11 @@ every_recipe = pytest.mark.parametrize("path", recipes_found().values(), ids=rec
 def example_data(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
     """Made-up rows, by source where the recipe has several, and the keys that it needs to read them."""
     sources, keys = recipe.section("data").sources, own_columns(recipe)
+    if recipe.section("data").forecast is not None:
+        ((column, *_),) = (find(name).columns for name in recipe.modalities)
+        held = [row[column] for row in example_rows(list(recipe.modalities))]
+        rows = [{column: raw["values"] if isinstance(raw, dict) else raw} for raw in held]
+        return rows, keys | {"data.columns": None, "data.series": None, "data.forecast": {"horizon": 4, "context": 16}}
     if sources is None:
         columns = {"label": "label"} | ({"group": "label"} if "group" in (recipe.section("data").columns or {}) else {})
         return example_rows(list(recipe.modalities)), keys | {"data.columns": columns}

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from mmssl.model import MMSSLConfig, MMSSLModel
+from mmssl.processor import MMSSLProcessor
 from mmssl_modalities.image import IMAGE, ImageAdapter, ImageProcessor
 from mmssl_modalities.image.processor import largest_grid
 
@@ -260,3 +262,27 @@ def test_a_tiff_bomb_is_refused_before_it_is_decoded() -> None:
     deep = tiff(np.zeros((500, 64, 64), np.uint8), photometric="minisblack", compression="zlib")
     with pytest.raises(ValueError, match=r"the image has 64 x 64 pixels in 500 planes; .* in at most 5 planes of that size"):
         pixels(deep, channel_names=BANDS, max_pixels=64 * 64)
+
+
+# Padding
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_padding_of_pictures_of_all_shapes_is_not_encoded(seed: int) -> None:
+    """As many tokens go through the layers as the picture of most tokens has, and each picture comes out as it does alone."""
+    draw, limit = np.random.default_rng(seed), 24
+    sides = [(80, 640), (640, 80), *draw.integers(8, 300, (4, 2)).tolist()]
+    pictures = [noise(height, width, 3, seed=seed) for height, width in sides]
+    processor = MMSSLProcessor({"image": ImageProcessor(**RAW, multiple=8, max_tokens=limit)})
+    settings = {"image": {"processor": processor.settings()["image"], "adapter": {"patch_size": 8}}}
+    config = MMSSLConfig(modalities=settings, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, pooling="mean")
+    model = MMSSLModel(config).eval()
+    entered = list[int]()
+    model.encoder.layers[0].register_forward_pre_hook(lambda _, given: entered.append(given[0].shape[1]))
+    with torch.no_grad():
+        together = model(**processor(images=pictures)).pooler_output
+        counts = model.count_tokens("image", dict(processor(images=pictures)))
+        alone = torch.cat([model(**processor(images=[picture])).pooler_output for picture in pictures])
+    padded = math.prod(processor(images=pictures)["pixel_values"].shape[2:]) // 64
+    assert entered[0] == int(counts.max()) + model.encoder.num_prefix <= limit + model.encoder.num_prefix < padded
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)

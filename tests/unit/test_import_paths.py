@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,63 @@ def test_old_and_new_paths_give_the_same_classes() -> None:
         assert getattr(import_module(old), name) is getattr(import_module(new), name)
 
 
+HEAVY = (
+    *("datasets", "deepspeed", "matplotlib", "onnx", "open_clip", "pandas", "peft", "scipy.stats", "sentence_transformers"),
+    *("sklearn", "transformers.image_processing_backends", "transformers.models.auto.image_processing_auto"),
+)
+"""What takes half a second or more to import, and is wanted by few commands."""
+
+
+def imported(code: str, names: tuple[str, ...]) -> list[str]:
+    """Which modules are imported after running code in a fresh process."""
+    told = f"{code}\nimport sys; print('imported:', *[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    return done.stdout.partition("imported:")[2].split()
+
+
+def test_importing_mmssl_imports_no_library() -> None:
+    assert imported("import mmssl", (*HEAVY, "accelerate", "numpy", "torch", "torchvision", "transformers")) == []
+
+
+def test_what_few_need_is_not_imported() -> None:
+    assert imported("import mmssl.api", HEAVY) == []
+
+
+def test_check_imports_what_it_needs(tmp_path: Path) -> None:
+    command = f"mmssl_cli.main(['check', 'recipes/quickstart.yaml', 'run.dir={tmp_path}'])"
+    assert imported(f"import mmssl_cli; {command}", HEAVY) == []
+
+
+AUTO = {
+    "AutoConfig": "MMSSLConfig",
+    "AutoModel": "MMSSLModel",
+    "AutoModelForImageClassification": "MMSSLForClassification",
+    "AutoModelForSequenceClassification": "MMSSLForClassification",
+    "AutoModelForAudioClassification": "MMSSLForClassification",
+    "AutoProcessor": "MMSSLProcessor",
+    "AutoImageProcessor": "MMSSLImageProcessor",
+    "AutoFeatureExtractor": "MMSSLFeatureExtractor",
+}
+FIRST = {
+    "mmssl": f"import mmssl; from transformers import {', '.join(AUTO)}",
+    "transformers": f"from transformers import {', '.join(AUTO)}; import mmssl",
+    "a model's class": f"from mmssl import MMSSLModel; from transformers import PreTrainedModel, {', '.join(AUTO)}",
+    "another library": f"import mmssl, peft; from transformers import {', '.join(AUTO)}",
+}
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_auto_classes_know_ours_whatever_is_imported_first(first: str) -> None:
+    code = f"""{FIRST[first]}
+import sys
+for auto in ({", ".join(AUTO)}):
+    known = [one._extra_content.values() for one in vars(sys.modules[auto.__module__]).values() if hasattr(one, "_extra_content")]
+    print(auto.__name__, known)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()[-len(AUTO) :]
+    assert [line.split()[0] for line, ours in zip(lines, AUTO.values(), strict=True) if ours in line] == [*AUTO]
+
+
 @pytest.mark.parametrize(
     ("path", "foreign"),
     [
@@ -54,6 +112,4 @@ def test_old_and_new_paths_give_the_same_classes() -> None:
     ],
 )
 def test_importing_a_room_leaves_the_others_alone(path: str, foreign: tuple[str, ...]) -> None:
-    code = f"import sys, {path}; print(*[name for name in {foreign!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert imported(f"import {path}", foreign) == []

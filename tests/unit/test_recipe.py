@@ -324,6 +324,8 @@ def test_bad_overrides() -> None:
         override({}, ["a=[1"])
     with pytest.raises(TypeError, match=r"overrides must be a dict or a list of texts key=value; got the text 'a=1'"):
         override({}, "a=1")
+    with pytest.raises(RecipeError, match=r"evaluate is 'auto', which has no keys. Set all of it: evaluate='\{probe: false\}'"):
+        override({"evaluate": "auto"}, {"evaluate.probe": False})
 
 
 # Checks and defaults

@@ -23,7 +23,7 @@ def prose(page: str) -> list[str]:
     page = re.sub(r"<!--.*?-->", "", page, flags=re.DOTALL)
     page = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", page)
     page = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", page)
-    page = re.sub(r"`[^`]*`", "code", page)
+    page = re.sub(r"`[^`]*`", "code", page).replace("**", "")
     lines = ["" if line.startswith(("|", "#")) else line for line in page.splitlines()]
     items = re.sub(r"^- ", "\n", "\n".join(lines), flags=re.MULTILINE)
     return [" ".join(part.split()) for part in items.split("\n\n") if part.strip()]

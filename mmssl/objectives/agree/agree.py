@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -363,6 +362,8 @@ class Agree(Objective):
     @torch.no_grad()
     def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
         """How similar each sample of a view is to each of another one: of pairs that agree, the diagonal stands out."""
+        from matplotlib.figure import Figure  # only where something is drawn
+
         seen = self.seen(self.represent(batch, Step(seen=self.encodings(batch))), Step())
         pair = next(iter(seen.pairs("across") or seen.pairs("within")), None)
         if not self.projects or pair is None:

@@ -1,14 +1,11 @@
 """Sounds as patches of a log-mel spectrogram (AudioMAE, arXiv 2207.06405, section 3), or as a waveform through convolutions."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality, Patch
@@ -20,6 +17,10 @@ from mmssl_modalities.audio.file import SUFFIXES
 from mmssl_modalities.audio.processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor, Positive
 from mmssl_modalities.audio.starting import claim, suited
 from mmssl_modalities.audio.stem import StemNorm, WaveformStem
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["AUDIO", "AudioAdapter", "AudioAugment", "AudioProcessor"]
 
@@ -227,8 +228,10 @@ def golden() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Float[Tens
     return settings, {}, sound, coords, {"fbank": torch.tensor(values)}
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: AudioProcessor) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: AudioProcessor) -> "Figure":
     """Up to six samples, a row each: the input, what was seen of it, and the predictions in the places of the hidden tokens."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     name, predicted = next(iter(predictions.items()))
     sounds = inputs[FBANK if name == "fbank" else WAVEFORM][:PICTURED].float().cpu()
     b, k = sounds.shape[:2]
@@ -253,7 +256,7 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
-def draw(axes: Axes, inputs: Inputs, row: int, _processor: AudioProcessor) -> None:
+def draw(axes: "Axes", inputs: Inputs, row: int, _processor: AudioProcessor) -> None:
     """One sound, as the model gets it."""
     values = inputs[FBANK if FBANK in inputs else WAVEFORM][row].float().cpu()
     length = int(inputs[LENGTHS][row, 0]) if LENGTHS in inputs else len(values)
@@ -261,8 +264,10 @@ def draw(axes: Axes, inputs: Inputs, row: int, _processor: AudioProcessor) -> No
     _draw(axes, sound if FBANK in inputs else sound[:, None], float(sound.min()), float(sound.max()))
 
 
-def _draw(axes: Axes, values: Float[np.ndarray, "t m"], low: float, high: float) -> None:
+def _draw(axes: "Axes", values: Float[np.ndarray, "t m"], low: float, high: float) -> None:
     """A spectrogram with time to the right and low frequencies below; a waveform as a line."""
+    from matplotlib import colormaps  # only where something is drawn
+
     axes.set_axis_off()
     high = max(high, low + 1e-6)
     if values.shape[1] > 1:

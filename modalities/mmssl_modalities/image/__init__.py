@@ -3,14 +3,12 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Shaped
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from pydantic import Field
 from torch import Tensor, nn
@@ -22,6 +20,10 @@ from mmssl_modalities.image.augment import ImageAugment
 from mmssl_modalities.image.decode import SUFFIXES
 from mmssl_modalities.image.processor import PIXELS, SIZES, ImageProcessor, Positive
 from mmssl_modalities.image.starting import claim, suited
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["IMAGE", "ImageAdapter", "ImageAugment", "ImageProcessor"]
 
@@ -199,11 +201,13 @@ def golden() -> tuple[dict[str, Any], dict[str, Any], Float32[np.ndarray, "h w c
     return {"multiple": 2, "mean": 0.0, "std": 1.0}, {"patch_size": 2}, image, coords, {"pixels": torch.tensor(pixels)}
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: ImageProcessor) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: ImageProcessor) -> "Figure":
     """Up to eight samples, a row each: the input, what was seen of it, and the predictions in the places of the hidden patches.
 
     In the colours before normalisation; of more channels those called red, green and blue, or else the first three.
     """
+    from matplotlib.figure import Figure  # only where something is drawn
+
     pixels = inputs[PIXELS][:PICTURED].float().cpu()
     b, c, h, w = pixels.shape
     predicted = predictions["pixels"][:b].float().cpu()
@@ -226,7 +230,7 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
-def draw(axes: Axes, inputs: Inputs, row: int, processor: ImageProcessor) -> None:
+def draw(axes: "Axes", inputs: Inputs, row: int, processor: ImageProcessor) -> None:
     """One sample in the colours before normalisation."""
     pixels = _raw(inputs[PIXELS][row : row + 1].float().cpu(), processor)[0, _channels(processor)]
     height, width = inputs[SIZES][row].tolist() if SIZES in inputs else pixels.shape[1:]

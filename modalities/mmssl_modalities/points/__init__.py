@@ -1,14 +1,12 @@
 """Clouds of 3D points: one token per group of neighbours (Point-MAE, arXiv 2203.06604, section 3.1), or per cell of a grid."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,6 +17,10 @@ from mmssl_modalities.points.files import AMBIGUOUS, SUFFIXES
 from mmssl_modalities.points.processor import CENTERS, GROUPS, VALID, PointsProcessor
 from mmssl_modalities.points.starting import claim, suited
 from mmssl_modalities.points.views import depth_maps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["POINTS", "PointsAdapter", "PointsAugment", "PointsProcessor"]
 
@@ -116,8 +118,10 @@ def golden() -> tuple[dict[str, Any], dict[str, Any], list[list[float]], Float[T
     return settings, {}, points, torch.tensor([[0.0, 12, 1, 2], [0, 0, 1, 2]]), {"points": targets}
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: PointsProcessor) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: PointsProcessor) -> "Figure":
     """Up to four clouds, a row each: all groups, those that were seen, and with them the predictions of the hidden ones."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     centers = inputs[CENTERS][:PICTURED, :, None].float().cpu()
     points = inputs[GROUPS][:PICTURED, ..., :3].float().cpu() + centers
     b, _, k, _ = points.shape
@@ -137,7 +141,7 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
-def draw(axes: Axes, inputs: Inputs, row: int, _processor: PointsProcessor) -> None:
+def draw(axes: "Axes", inputs: Inputs, row: int, _processor: PointsProcessor) -> None:
     """One cloud from a corner above, near points dark."""
     real = inputs[VALID][row].cpu() if VALID in inputs else torch.ones(inputs[CENTERS].shape[1], dtype=torch.bool)
     points = (inputs[GROUPS][row, ..., :3] + inputs[CENTERS][row, :, None]).float().cpu()[real].flatten(0, 1).numpy()

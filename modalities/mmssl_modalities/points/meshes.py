@@ -70,7 +70,7 @@ def read_mesh(kind: str, data: bytes, path: Path | None, count: int) -> dict[str
     faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
     if not len(faces):
         raise ValueError(
-            f"it has {len(mesh.vertices):,} corners and no faces, so there is no surface to take points from. Save its points as "
+            "it has no faces, so there is no surface to take points from. Save its points as "
             ".xyz or .ply if it is a cloud, or drop it"
         )
     return {"points": sample_surface(np.asarray(mesh.vertices, dtype=np.float64), faces, count)}

@@ -32,6 +32,8 @@ def read_text_cloud(data: bytes) -> Shaped[np.ndarray, "..."]:
     names = _names(lines[0])
     if names is None and len(lines) > 1 and lines[0].split() == [str(len(lines) - 1)]:
         lines = lines[1:]  # .pts begins with the number of points
+    if names is not None and len(lines) == 1:
+        raise ValueError(f"it has no line with a point below the names of columns ({' '.join(names)[:80]})")
     rows = np.loadtxt(lines[1:] if names else lines, dtype=np.float64, ndmin=2, comments=None)
     if names is None:
         return rows

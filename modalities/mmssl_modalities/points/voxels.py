@@ -1,7 +1,6 @@
 """An order of points that depends on their values alone, and a tokenizer for large clouds: both in linear time."""
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int, UInt64
 
 CELLS = 1 << 20
@@ -46,6 +45,8 @@ def voxel_groups(
     With more than `max_voxels` cells, those of the lowest hash are kept, which lie evenly among the others. Cells come in the order
     of their coordinates. ValueError if the grid is too fine for the cloud's extent.
     """
+    import pandas as pd  # takes half a second, and few need it
+
     cells = np.floor(points / voxel_size)
     if np.abs(cells).max() >= CELLS:
         raise ValueError(

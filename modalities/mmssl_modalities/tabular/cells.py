@@ -11,13 +11,11 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 NUMBERS = (float, int, np.floating, np.integer, np.bool_, Decimal)
 CATEGORIES = (str, *NUMBERS)
 DATES = (date, np.datetime64)
-ABSENT = (None, "", pd.NA, pd.NaT)
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Instants are seconds since then, so that those of our time keep their precision."""
 SHINGLE = 3
@@ -30,8 +28,17 @@ _WORD = re.compile(r"[^\W_]{1,64}")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
+def absent() -> tuple[Any, ...]:
+    """What stands for a missing cell and is equal to itself."""
+    import pandas as pd  # takes half a second, and few need it
+
+    return (None, "", pd.NA, pd.NaT)
+
+
 def is_missing(cell: Any) -> bool:
     """Whether a cell holds nothing: None, NaN, pandas' NA and NaT, numpy's NaT, or empty text."""
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(cell, Decimal):
         return cell.is_qnan()  # a signalling NaN refuses to be compared
     if isinstance(cell, NUMBERS):

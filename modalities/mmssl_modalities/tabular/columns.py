@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from mmssl_modalities.tabular.cells import (
-    ABSENT,
     CATEGORIES,
+    absent,
     all_seconds,
     bag,
     bucket,
@@ -27,6 +26,9 @@ from mmssl_modalities.tabular.cells import (
     to_numbers,
     to_seconds,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["numeric", "categorical", "datetime", "text"]
 Scaling = Literal["standard", "quantile"]
@@ -147,7 +149,7 @@ class CategoricalColumn:
 
     @cached_property
     def _classes(self) -> dict[Any, int]:
-        return dict.fromkeys(ABSENT, MISSING) | {category: self.unknown + 1 + i for i, category in enumerate(self.categories)}
+        return dict.fromkeys(absent(), MISSING) | {category: self.unknown + 1 + i for i, category in enumerate(self.categories)}
 
     def encode(self, cell: Any) -> int:
         """The class of a cell; `MISSING` where it is missing."""
@@ -295,8 +297,10 @@ ClassColumn = CategoricalColumn | HashedColumn
 Column = NumericColumn | ClassColumn | DateColumn | TextColumn
 
 
-def encode_column(column: Column, cells: Cells | pd.Categorical) -> Shaped[np.ndarray, "n ..."]:
+def encode_column(column: Column, cells: "Cells | pd.Categorical") -> Shaped[np.ndarray, "n ..."]:
     """All cells of a column encoded; those of a pandas Categorical once per category. Errors name the row."""
+    import pandas as pd  # takes half a second, and few need it
+
     if not isinstance(cells, pd.Categorical):
         return column.encode_all(cells)
     used = cells.remove_unused_categories()

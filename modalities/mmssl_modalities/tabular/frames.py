@@ -2,21 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from mmssl_modalities.tabular.columns import Cells
 
-_COLUMN = (list, tuple, np.ndarray, pd.Series)
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _is_column(column: Any) -> bool:
+    import pandas as pd  # takes half a second, and few need it
+
+    return isinstance(column, list | tuple | np.ndarray | pd.Series)
 
 
 def is_columnar(raw: Any) -> bool:
     """Whether it is a table that holds columns, not rows."""
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(raw, Mapping):
-        return bool(raw) and all(isinstance(column, _COLUMN) for column in raw.values())
+        return bool(raw) and all(_is_column(column) for column in raw.values())
     return isinstance(raw, pd.DataFrame | pa.Table | pa.RecordBatch)
 
 
@@ -27,7 +35,7 @@ def rows_of(raw: Any) -> list[dict[Any, Any]]:
     return [dict(zip(table, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
-def columns_of(raw: Any, names: Sequence[str]) -> dict[str, Cells | pd.Categorical]:
+def columns_of(raw: Any, names: Sequence[str]) -> "dict[str, Cells | pd.Categorical]":
     """The named columns of a table or of a list of rows. KeyError with the name of one that is not there, and those that are."""
     if not is_columnar(raw) and not isinstance(raw, Mapping):
         return _turned(raw, names)
@@ -39,6 +47,8 @@ def columns_of(raw: Any, names: Sequence[str]) -> dict[str, Cells | pd.Categoric
 
 
 def _table(raw: Any) -> Mapping[Any, Any]:
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(raw, pa.Table | pa.RecordBatch):
         raw = raw.to_pandas(strings_to_categorical=True)
     if isinstance(raw, pd.DataFrame):
@@ -46,7 +56,7 @@ def _table(raw: Any) -> Mapping[Any, Any]:
             raise ValueError(f"a table needs different column names; got {', '.join(map(str, raw.columns))}")
         return {name: raw[name] for name in raw.columns}
     for name, column in raw.items():
-        if not isinstance(column, _COLUMN):
+        if not _is_column(column):
             raise TypeError(f"a column of a table is a list, an array or a Series; column {name!r} is {type(column).__name__}")
     lengths = {name: len(column) for name, column in raw.items()}
     if len(set(lengths.values())) != 1:
@@ -54,7 +64,7 @@ def _table(raw: Any) -> Mapping[Any, Any]:
     return raw
 
 
-def _turned(rows: Any, names: Sequence[str]) -> dict[str, Cells | pd.Categorical]:
+def _turned(rows: Any, names: Sequence[str]) -> "dict[str, Cells | pd.Categorical]":
     if not isinstance(rows, list | tuple) or not rows:
         raise TypeError(
             f"a table is a DataFrame, a pyarrow table, a dict of columns, or a list of one row or more; got {type(rows).__name__}"
@@ -70,8 +80,10 @@ def _turned(rows: Any, names: Sequence[str]) -> dict[str, Cells | pd.Categorical
         raise KeyError(error.args[0], list(next(row for row in rows if error.args[0] not in row))) from None
 
 
-def _column(column: Any) -> Cells | pd.Categorical:
+def _column(column: Any) -> "Cells | pd.Categorical":
     """A column in the form that encodes fastest: categories by code, numbers and dates as an array, else Python values."""
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(column, pd.Series):
         if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype):
             return pd.Categorical(column)  # type: ignore[return-value]  # generic in its stubs alone
@@ -84,6 +96,8 @@ def _column(column: Any) -> Cells | pd.Categorical:
 
 
 def _listed(column: Any) -> Sequence[Any]:
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(column, np.ndarray):
         return pd.Series(column).tolist() if column.dtype.kind == "M" and column.ndim == 1 else column.tolist()
     return column.tolist() if isinstance(column, pd.Series) else column

@@ -3,12 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmssl.modality import Inputs
@@ -16,6 +14,10 @@ from mmssl_modalities.tabular.columns import MISSING, CategoricalColumn, HashedC
 from mmssl_modalities.tabular.processor import CLASSES, DATES, NUMBERS, TEXTS, TabularProcessor
 from mmssl_modalities.tabular.shared import CELL_CLASSES, CELL_NUMBERS, CELL_WORDS, COUNTS
 from mmssl_modalities.tabular.tokens import text_values
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LISTED = 12
 """Columns of numbers in the legend."""
@@ -26,8 +28,10 @@ LONGEST = 24
 TITLES = {"numeric": "numbers", "datetime": "dates", "text": "texts"}
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: TabularProcessor) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: TabularProcessor) -> "Figure":
     """Hidden cells of the batch: predicted against true values, and how often the category of each column is right."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     covered, names = hidden.cpu().numpy(), _names(inputs, processor)
     figure = Figure(figsize=(4.5 * len(predictions), 4), layout="constrained")
     axes = dict(zip(predictions, figure.subplots(1, len(predictions), squeeze=False)[0], strict=True))
@@ -41,7 +45,7 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
-def draw(axes: Axes, inputs: Inputs, row: int, processor: TabularProcessor) -> None:
+def draw(axes: "Axes", inputs: Inputs, row: int, processor: TabularProcessor) -> None:
     """The first numbers, scaled, and categories of one row, a line each."""
     lines = list(islice(_words(inputs, row, processor), WRITTEN))
     axes.text(0, 1, "\n".join(lines), fontsize=7, family="monospace", va="top", parse_math=False)
@@ -109,13 +113,15 @@ def _cells(inputs: Inputs, predictions: dict[str, Tensor]) -> dict[str, tuple[np
 
 
 def _draw_numbers(
-    axes: Axes,
+    axes: "Axes",
     true: Float[np.ndarray, "b n t"],
     predicted: Float[np.ndarray, "b n t"],
     hidden: Bool[np.ndarray, "b n"],
     what: str,
     names: Sequence[str],
 ) -> None:
+    from matplotlib import colormaps  # only where something is drawn
+
     axes.set(xlabel="true value, scaled", ylabel="predicted", title=f"Hidden {what}")
     there = hidden[..., None] & ~np.isnan(true) & ~np.isnan(predicted)
     if not there.any():
@@ -135,7 +141,7 @@ def _draw_numbers(
 
 
 def _draw_categories(
-    axes: Axes,
+    axes: "Axes",
     true: Int[np.ndarray, "b n"],
     guesses: Int[np.ndarray, "b n"],
     hidden: Bool[np.ndarray, "b n"],

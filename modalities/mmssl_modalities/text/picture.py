@@ -3,17 +3,18 @@
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool
-from matplotlib import font_manager
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mmssl.modality import Inputs
 from mmssl_modalities.text.processor import IDS, LENGTHS, TextProcessor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PICTURED = 6
 """Texts in a picture."""
@@ -31,7 +32,7 @@ Cell = tuple[str, str | None, bool]
 """What a token is, what was predicted for it (None: it was seen), and whether that is right."""
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: TextProcessor) -> Figure:
+def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], processor: TextProcessor) -> "Figure":
     """The beginnings of up to six texts."""
     ids = inputs[IDS][:PICTURED].cpu().numpy()
     covered = hidden[: len(ids)].cpu().numpy()
@@ -46,7 +47,7 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return _draw(texts, _title(ids[covered], guesses[covered]))
 
 
-def draw(axes: Axes, inputs: Inputs, row: int, processor: TextProcessor) -> None:
+def draw(axes: "Axes", inputs: Inputs, row: int, processor: TextProcessor) -> None:
     """The beginning of one text, in short lines."""
     ids = inputs[IDS][row].tolist()
     length = int(inputs[LENGTHS][row, 0]) if LENGTHS in inputs else len(ids)
@@ -66,6 +67,8 @@ def _cell(name: Callable[[int], str], token: np.integer, guess: np.integer, hidd
 
 @cache
 def _has_glyph(character: str) -> bool:
+    from matplotlib import font_manager  # only where something is drawn
+
     if unicodedata.category(character)[0] in "CM":  # control characters, and marks that take no place of their own
         return False
     return font_manager.get_font(font_manager.findfont(FONT)).get_char_index(ord(character)) != 0
@@ -103,7 +106,9 @@ def _title(true: np.ndarray, guesses: np.ndarray) -> str:
     return f"Hidden tokens (shaded) and predictions: {right:.0%} right (always the most frequent: {common:.0%})"
 
 
-def _draw(texts: list[list[list[Cell]]], title: str) -> Figure:
+def _draw(texts: list[list[list[Cell]]], title: str) -> "Figure":
+    from matplotlib.figure import Figure  # only where something is drawn
+
     rows = sum(2 * len(lines) + 1 for lines in texts)
     figure = Figure(figsize=((COLUMNS + 2) * INCH_PER_COLUMN, (rows + 2) * INCH_PER_ROW))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -119,8 +124,10 @@ def _draw(texts: list[list[list[Cell]]], title: str) -> Figure:
     return figure
 
 
-def _draw_line(axes: Axes, line: list[Cell], top: int) -> None:
+def _draw_line(axes: "Axes", line: list[Cell], top: int) -> None:
     """One line of cells, and under it the predictions; tokens that were seen are drawn a run at a time."""
+    from matplotlib.patches import Rectangle  # only where something is drawn
+
     column, seen = 0, ""
     for cell in line:
         shown, guess, right = cell
@@ -136,6 +143,6 @@ def _draw_line(axes: Axes, line: list[Cell], top: int) -> None:
     _write(axes, column, top, seen, "black")
 
 
-def _write(axes: Axes, column: int, row: int, text: str, color: str) -> None:
+def _write(axes: "Axes", column: int, row: int, text: str, color: str) -> None:
     if text.strip():
         axes.text(column, row + 0.5, text[:COLUMNS], color=color, fontsize=SIZE, fontfamily=FONT, va="center", parse_math=False)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -235,6 +234,8 @@ class TextProcessor(Processor):
 
     def many(self, raw: Any) -> list[Any]:
         """The texts in a list, a pandas Series or a numpy array, or one text."""
+        import pandas as pd  # takes half a second, and few need it
+
         if isinstance(raw, np.ndarray | pd.Series):
             return list(np.atleast_1d(np.asarray(raw, object)))
         return super().many(raw)
@@ -272,6 +273,8 @@ class TextProcessor(Processor):
 
 def read_text(raw: Any) -> str:
     """The text of a raw sample. TypeError for what is no text; ValueError for what is not Unicode, and for nothing but space."""
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(raw, Mapping) and TEXT_KEY not in raw and is_document(raw):
         raw = read_document(raw)
     elif isinstance(raw, Mapping):

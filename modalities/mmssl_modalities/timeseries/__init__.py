@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -99,6 +99,23 @@ class TimeseriesAdapter(Adapter):
 
     def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
         return {VALUES: inputs[VALUES].masked_fill(~observed(inputs), 0)}
+
+    def places(self, length: int) -> int:
+        return -(-length // self.patch_size) + int(self.proj_statistics is not None)
+
+    def place(self, tokens: Tokens) -> Int[Tensor, "b n"]:
+        return tokens.coords[..., 0].round().long() + int(self.proj_statistics is not None)
+
+    def level(self, inputs: Inputs) -> Float[Tensor, "b 2"]:
+        if inputs[VALUES].shape[1] != 1:
+            raise ValueError(
+                f"what follows is told of one variable at a time; got series of {inputs[VALUES].shape[1]} channels. Pass each "
+                "channel as a series of its own"
+            )
+        if STATISTICS in inputs:
+            return inputs[STATISTICS][:, 0].float()
+        there = observed(inputs)
+        return moments(inputs[VALUES].masked_fill(~there, 0), there)[1][:, 0]
 
     def made_up(self, count: int, size: int) -> Inputs:
         shape = (count, self.channels or size, size * self.patch_size)

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mmssl.modality import Content, Odd
 from mmssl_modalities.timeseries.read import Layout, Series, read_series
@@ -15,6 +14,8 @@ _AXES: dict[Layout, str] = {"channels_first": "[channels, time]", "time_first": 
 
 def series_contents(samples: Iterable[Any], layout: Layout, signals: Sequence[str] | None = None) -> list[Content]:
     """One part for all series; those that cannot be read are passed over."""
+    import pandas as pd  # takes half a second, and few need it
+
     found: list[Series] = []
     of_arrays = True
     for raw in samples:

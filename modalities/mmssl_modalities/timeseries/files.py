@@ -8,7 +8,6 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-import pandas as pd
 
 SUFFIXES = (".npy", ".npz", ".edf", ".bdf", ".hea")
 MAX_VALUES = 2**28
@@ -77,6 +76,8 @@ def _library(name: str, formats: str) -> Any:
 
 def _edf(path: Path, signals: Sequence[str] | None) -> Any:
     """The physical values of an EDF or BDF recording."""
+    import pandas as pd  # takes half a second, and few need it
+
     pyedflib = _library("pyedflib", "EDF and BDF")
     with pyedflib.EdfReader(str(path)) as reader:
         names = [str(name).strip() for name in reader.getSignalLabels()]
@@ -90,6 +91,8 @@ def _edf(path: Path, signals: Sequence[str] | None) -> Any:
 
 def _wfdb(path: Path, signals: Sequence[str] | None) -> Any:
     """The physical values of a WFDB record, of which the header is named."""
+    import pandas as pd  # takes half a second, and few need it
+
     wfdb = _library("wfdb", "WFDB")
     header = wfdb.rdheader(str(path.with_suffix("")))
     names = [str(name) for name in header.sig_name or ()]

@@ -1,15 +1,19 @@
 """What the report draws of series: the curves, what was hidden of them, and what was predicted there."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmssl.modality import Inputs
 from mmssl_modalities.timeseries.processor import STATISTICS, VALUES, TimeseriesProcessor
 from mmssl_modalities.timeseries.tokens import expand, grid, moments, observed, packing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PICTURED = 6
 """Samples in a picture."""
@@ -19,8 +23,12 @@ APART = 5.0
 """Distance of two channels, in standard deviations."""
 
 
-def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: TimeseriesProcessor) -> Figure:
+def picture(
+    inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, Tensor], _processor: TimeseriesProcessor
+) -> "Figure":
     """Up to six samples, one below the other: their curves, hidden patches shaded, and the predictions there."""
+    from matplotlib.figure import Figure  # only where something is drawn
+
     inputs = {key: tensor.cpu() for key, tensor in inputs.items()}
     predicted = {key: tensor.float().cpu() for key, tensor in predictions.items()}
     # Of the whole batch: where its tokens lie depends on the longest series, which may be none of those drawn.
@@ -42,7 +50,7 @@ def picture(inputs: Inputs, hidden: Bool[Tensor, "b n"], predictions: dict[str, 
     return figure
 
 
-def draw(axes: Axes, inputs: Inputs, row: int, _processor: TimeseriesProcessor) -> None:
+def draw(axes: "Axes", inputs: Inputs, row: int, _processor: TimeseriesProcessor) -> None:
     """The curves of one sample, each by its own mean and deviation, as far as values are there."""
     values, there = inputs[VALUES][row : row + 1].float().cpu(), observed(inputs)[row : row + 1].cpu()
     length = int(there.any(1)[0].nonzero().max()) + 1 if there.any() else 1
@@ -78,7 +86,7 @@ def _by_channel(rows: Float[Tensor, "b r k f"], channels: int) -> Float[Tensor, 
     return rows if rows.shape[1] == channels else rows[:, 0].unflatten(2, (channels, -1)).transpose(1, 2)
 
 
-def _draw(axes: Axes, curves: Float[np.ndarray, "c t"], guess: Float[np.ndarray, "c t"], hidden: Bool[np.ndarray, "c t"]) -> None:
+def _draw(axes: "Axes", curves: Float[np.ndarray, "c t"], guess: Float[np.ndarray, "c t"], hidden: Bool[np.ndarray, "c t"]) -> None:
     time = np.arange(curves.shape[1])
     for channel, (curve, predicted, covered) in enumerate(zip(curves, guess, hidden, strict=True)):
         base = -APART * channel

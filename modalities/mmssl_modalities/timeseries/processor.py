@@ -5,7 +5,6 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
@@ -303,4 +302,6 @@ def _even(sample: Inputs) -> Float[Tensor, " t"]:
 
 
 def _is_number(item: Any) -> bool:
+    import pandas as pd  # takes half a second, and few need it
+
     return item is None or item is pd.NA or isinstance(item, int | float | np.number | np.bool_)

@@ -6,15 +6,17 @@ from datetime import date, datetime
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from mmssl_modalities.timeseries.files import SUFFIXES, is_file, read_series_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Layout = Literal["channels_first", "time_first"]
 
@@ -46,6 +48,8 @@ def read_series(raw: Any, layout: Layout, signals: Sequence[str] | None = None) 
 
     signals: of a recording in a file, which to read; None: all.
     """
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(raw, Series):
         return raw
     if isinstance(raw, Path) or (isinstance(raw, str) and raw.lower().endswith(SUFFIXES)):
@@ -69,11 +73,13 @@ def read_series(raw: Any, layout: Layout, signals: Sequence[str] | None = None) 
     return Series(values, times, rate if times is None else None)
 
 
-def _index_times(index: pd.Index, rate: float | None) -> Float[np.ndarray, " t"] | None:
+def _index_times(index: "pd.Index", rate: float | None) -> Float[np.ndarray, " t"] | None:
     """The times that the index of a pandas series gives: dates, periods, durations or numbers; None where it only counts samples.
 
     With a rate, whole numbers count samples, of which some may lack. ValueError or TypeError for an index that is no time.
     """
+    import pandas as pd  # takes half a second, and few need it
+
     way_out = "Sort by it (sort_index), or drop it if it means nothing (reset_index(drop=True))"
     if index.dtype == object and all(isinstance(item, date) for item in index):
         index = pd.DatetimeIndex(index)
@@ -93,7 +99,7 @@ def _index_times(index: pd.Index, rate: float | None) -> Float[np.ndarray, " t"]
         raise ValueError(f"the index of a series gives its times: {error}. {way_out}") from None
 
 
-def _counts(index: pd.Index) -> bool:
+def _counts(index: "pd.Index") -> bool:
     """Whether whole numbers rise by one from sample to sample, as in a part of a longer series."""
     return index.dtype.kind in "iu" and not index.hasnans and bool((np.diff(index.to_numpy().astype(np.int64)) == 1).all())
 
@@ -177,6 +183,8 @@ def _objects(array: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def _number(item: Any) -> float:
+    import pandas as pd  # takes half a second, and few need it
+
     if item is None or item is pd.NA:
         return np.nan
     if not isinstance(item, Real | Decimal | np.bool_):
@@ -200,8 +208,10 @@ def _by_channel(values: Float[np.ndarray, "..."], layout: Layout) -> Float[np.nd
     return values if layout == "channels_first" else values.T
 
 
-def _frame(frame: pd.Series | pd.DataFrame) -> Float[np.ndarray, "c t"]:
+def _frame(frame: "pd.Series | pd.DataFrame") -> Float[np.ndarray, "c t"]:
     """The columns of a DataFrame are its channels, in their order."""
+    import pandas as pd  # takes half a second, and few need it
+
     table = frame.to_frame() if isinstance(frame, pd.Series) else frame
     rows = []
     for number, name in enumerate(table.columns):
@@ -251,6 +261,8 @@ def _read_times(raw: Any, length: int) -> Float[np.ndarray, " t"]:
 
 
 def _elapsed(raw: Any) -> Float[np.ndarray, "..."]:
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(raw, pd.Series):
         raw = pd.Index(raw)
     if isinstance(raw, pd.PeriodIndex):

@@ -5,7 +5,6 @@ from numbers import Number
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mmssl.modality import Claim, Suited, readable
 from mmssl_modalities.timeseries.read import read_series
@@ -32,6 +31,8 @@ def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
 
 
 def _are_numbers(cell: Any) -> bool:
+    import pandas as pd  # takes half a second, and few need it
+
     if isinstance(cell, Mapping):
         cell = cell.get("values")
     if isinstance(cell, pd.Series | pd.DataFrame):
