@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, pipeline
 
 import mmssl
-from mmssl import MMSSLForClassification, MMSSLProcessor
+from mmssl import MMSSLForClassification, MMSSLModel, MMSSLProcessor
 from mmssl.modality import find
 from mmssl.training.run import Run
 
@@ -69,9 +69,9 @@ def test_features_by_pipeline(tmp_path: Path) -> None:
     run, samples = trained("image", tmp_path)
     served = pipeline("image-feature-extraction", model=str(run.model_folder), pool=True, return_tensors=True)
     processor = AutoImageProcessor.from_pretrained(run.model_folder)
-    model = MMSSLForClassification.from_pretrained(run.model_folder).eval()
+    model = MMSSLModel.from_pretrained(run.model_folder).eval()
     with torch.no_grad():
-        assert_close(served(samples[0]), model.pooled(dict(processor(samples[0], return_tensors="pt"))))
+        assert_close(served(samples[0]), model(**processor(samples[0], return_tensors="pt")).pooler_output)
 
 
 def test_the_tokenizer_gives_the_ids_of_the_processor(tmp_path: Path) -> None:
