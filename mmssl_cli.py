@@ -172,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, help="a .html page with pictures, or a .csv or .parquet file")
     command.set_defaults(run=search)
 
-    command = commands.add_parser("predict", help="labels, or forecasts, of a dataset by a model that was trained on labels")
+    command = commands.add_parser("predict", help="labels, or forecasts, of a dataset by a trained model")
     command.add_argument("model", help="folder of a model or of a run, or Hub id of a model")
     add_data_arguments(command)
     what = "part of the data; all of it if left out. Of forecasts test scores held-out windows; what comes next if left out"
