@@ -87,7 +87,9 @@ def notes(error: BaseException) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    top = argparse.ArgumentParser(prog="mmssl", description="Self-supervised pretraining: one recipe in, a Hugging Face model out.")
+    what = "Self-supervised pretraining: one recipe in, a Hugging Face model out."
+    top = argparse.ArgumentParser(prog="mmssl", description=what, add_help=False)
+    top.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)  # a line less: all commands fit a small terminal
     top.add_argument("--version", action="version", version=f"mmssl {version('mmssl')}")
     top.add_argument("--traceback", action="store_true", help="show the full stack of an error")
     top.set_defaults(processes=None, strategy=None)
