@@ -66,13 +66,13 @@ class _OldPaths(MetaPathFinder, Loader):
 
 
 class _Importing(threading.local):
-    """How many modules of transformers this thread is in the midst of importing."""
+    """How many modules of transformers and mmssl this thread is in the midst of importing."""
 
     count = 0
 
 
 class _Telling(SourceFileLoader):
-    """Imports a module of transformers, and then registers, where none that imports it is left half imported."""
+    """Imports a module, and then registers, unless one that imports it is still half imported: what is registered may need that."""
 
     importing = _Importing()
 
@@ -87,10 +87,10 @@ class _Telling(SourceFileLoader):
 
 
 class _Registering(MetaPathFinder):
-    """Finds transformers' modules as ever, and has mmssl's classes registered when they are imported."""
+    """Finds modules of transformers and mmssl as ever, and has mmssl's classes registered when they are imported."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path, target) if fullname.startswith("transformers.") else None
+        spec = PathFinder.find_spec(fullname, path, target) if fullname.startswith(("transformers.", "mmssl.")) else None
         if spec is not None and type(spec.loader) is SourceFileLoader:
             spec.loader = _Telling(fullname, spec.loader.path)
         return spec

@@ -272,14 +272,15 @@ def evaluate(
             batch_size=batch_size,
         )
         columns, history = column_map(name, column, label), History.read(folder)
-        if loaded.config.label_head is not None and loaded.label_head.forecasts:
+        known = table_format
+        if loaded.forecasts:
             forecast_file.refuse(label, None)
             known = forecast_file.as_trained(loaded.label_head, table_format)
-            where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(known))
+        where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(known))
+        if loaded.forecasts:
             sources = open_sources(options, where, None, history)
             return loaded, ForecastEvaluator(options, where, processor, name, sources, history, track_once())
-        where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(table_format))
-        return loaded, Evaluator(options, where, processor, loaded.config, history=History.read(folder), track=track_once())
+        return loaded, Evaluator(options, where, processor, loaded.config, history=history, track=track_once())
 
     start(TIMEOUT)
     with processes.one_for_all():
@@ -467,7 +468,7 @@ def predict(
         processor = MMSSLProcessor.from_pretrained(folder)  # first, as it says what is wrong with a folder that is none
         loaded = load_predictor(folder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         name = choose_modality(modality or loaded.label_head.modality, processor)
-        if loaded.label_head.forecasts:
+        if loaded.forecasts:
             forecast_file.refuse(label, keep)
             columns, known = column_map(name, column, None), forecast_file.as_trained(loaded.label_head, table_format)
             source = Source(path=data, split=split or NEXT, columns=columns, table_format=known)
@@ -483,13 +484,13 @@ def predict(
     with processes.one_for_all():
         processor, loaded, name, source, kept, labels, unseen = processes.together(opened, first_before=True)
         tell(source)
-        if loaded.label_head.forecasts:
+        if loaded.forecasts:
             told = forecast_file.forecast_source(loaded, processor, source, name, **options)
         else:
             found = list(predictions.predicted(loaded, processor, source, name, **options))
 
         def written() -> Predicted:
-            if loaded.label_head.forecasts:
+            if loaded.forecasts:
                 assert told is not None, "the first process has all forecasts"
                 table, judged = told
                 unread = source.num_rows - table.num_rows // loaded.label_head.size

@@ -121,8 +121,17 @@ class Batch:
         rows = None if self.rows is None else {name: move(found) for name, found in self.rows.items()}
         group = None if self.group is None else move(self.group)
         units = None if self.units is None else move(self.units)
-        found = replace(self, inputs=inputs, keys=move(self.keys), ids=move(self.ids), labels=labels, others=others)
-        return replace(found, rows=rows, group=group, units=units)
+        return replace(
+            self,
+            inputs=inputs,
+            keys=move(self.keys),
+            ids=move(self.ids),
+            labels=labels,
+            others=others,
+            rows=rows,
+            group=group,
+            units=units,
+        )
 
 
 def with_others(batches: Sequence[Batch]) -> list[Batch]:

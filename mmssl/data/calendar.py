@@ -70,11 +70,25 @@ def _even(times: Float[np.ndarray, " n"], step: float | None, origin: datetime |
     """A grid of equal steps."""
     for each in (float(np.median(np.diff(times))), step):
         if each:
-            places = (times - times[0]) / each
-            whole = np.round(places)
-            if np.abs(places - whole).max() <= EVEN and whole[-1] < MOST_GAPS * len(times):
-                return Grid(float(times[0]), each, origin), whole.astype(np.int64)
+            places = even_places(times, each)
+            if places is not None:
+                return Grid(float(times[0]), each, origin), places
     return None
+
+
+def even_places(times: Float[np.ndarray, " n"], step: float) -> Int[np.ndarray, " n"] | None:
+    """The place of each time on a grid of equal steps that begins at the first; None: they lie on none, or most of it is gaps."""
+    places = (times - times[0]) / step
+    whole = np.round(places)
+    fits = np.abs(places - whole).max() <= EVEN and whole[-1] < MOST_GAPS * len(times)
+    return whole.astype(np.int64) if fits else None
+
+
+def laid_out(values: Float[np.ndarray, "n c"], places: Int[np.ndarray, " n"]) -> Float[np.ndarray, "t c"]:
+    """Values at their places on a grid, NaN at the others."""
+    grid = np.full((int(places[-1]) + 1, values.shape[1]), np.nan)
+    grid[places] = values
+    return grid
 
 
 def _dated(grid: Grid, times: Float[np.ndarray, " n"]) -> tuple[Grid, Int[np.ndarray, " n"]] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from mmssl.data.calendar import EVEN, MOST_GAPS
+from mmssl.data.calendar import even_places, laid_out
 from mmssl.data.tables import Row, Table, lacks_value
 
 if TYPE_CHECKING:
@@ -76,13 +76,10 @@ class Curves:
         times = None if self.times is None else self.times[start:end] - self.times[start]
         if times is None or self.step is None or len(times) == 1:
             return {"values": self._frame(values)}
-        places = times / self.step
-        whole = np.round(places)
-        if np.abs(places - whole).max() > EVEN or whole[-1] >= MOST_GAPS * len(times):
+        places = even_places(times, self.step)
+        if places is None:
             return {"values": self._frame(values), "times": times}
-        grid = np.full((int(whole[-1]) + 1, values.shape[1]), np.nan)
-        grid[whole.astype(np.int64)] = values
-        return {"values": self._frame(grid), "rate": 1 / self.step}
+        return {"values": self._frame(laid_out(values, places)), "rate": 1 / self.step}
 
     def _frame(self, values: Float[np.ndarray, "t c"]) -> "pd.DataFrame":
         import pandas as pd  # takes half a second, and few need it

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from mmssl.data.calendar import Grid, grid_of
+from mmssl.data.calendar import Grid, grid_of, laid_out
 from mmssl.data.series import NAMES, SeriesTable
 from mmssl.data.tables import Table
 
@@ -101,9 +101,7 @@ def _of_series(table: SeriesTable) -> Variables:
             if gridded is None:
                 raise ValueError(_uneven(table, number))
             grid, places = gridded
-            whole = np.full((int(places[-1]) + 1, values.shape[1]), np.nan)
-            whole[places] = values
-            values = whole
+            values = laid_out(values, places)
         found.values.extend(np.ascontiguousarray(values.T))
         found.names.extend(names)
         found.titles.extend([table.titles[number]] * len(names))

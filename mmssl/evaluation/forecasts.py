@@ -244,7 +244,7 @@ class ForecastEvaluator:
 
 def check_windows(model: MMSSLModel, windows: Mapping[str, Any]) -> None:
     """ValueError unless a model tells what follows windows of these sizes."""
-    if model.config.label_head is None or not model.label_head.forecasts:
+    if not model.forecasts:
         raise ValueError(
             "data.forecast: the model does not forecast, so its forecasts cannot be scored; train it with the objective supervised"
         )
@@ -252,11 +252,3 @@ def check_windows(model: MMSSLModel, windows: Mapping[str, Any]) -> None:
     for key in ("context", "horizon"):
         if known[key] != windows[key]:
             raise ValueError(f"data.forecast.{key}: the model was trained with {known[key]}; got {windows[key]}")
-
-
-def of_model(model: MMSSLModel) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How windows are cut of series, and series made of rows, as a forecasting model was trained: keys of `ForecastOptions` and of
-    `SeriesOptions`."""
-    windows = dict(model.label_head.windows or {})
-    series = windows.pop("series")
-    return windows, series

@@ -148,10 +148,10 @@ def learned_parts(model: MMSSLModel, fresh: Iterator[str] | tuple[str, ...] = ()
 
 def merged(model: MMSSLModel) -> MMSSLModel:
     """A copy without adapters whose weights hold what they had learned; the model itself if it has none."""
-    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and few need it
-
     if not is_adapted(model):
         return model
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and few need it
+
     plain = copy.deepcopy(model)
     for name, part in list(plain.named_modules()):
         if isinstance(part, BaseTunerLayer):

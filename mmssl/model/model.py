@@ -167,6 +167,11 @@ class MMSSLModel(MMSSLPreTrainedModel):
             raise LookupError("this model predicts no labels: it is an encoder; fine-tune it with the objective supervised")
         return LabelHead(**self.config.label_head)
 
+    @property
+    def forecasts(self) -> bool:
+        """Whether the model tells what follows a series."""
+        return self.config.label_head is not None and self.label_head.forecasts
+
     def predicted(self, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b k"]:
         """What the label head gives for what it reads; `label_head` makes a loss, logits and probabilities of it."""
         assert self.heads is not None

@@ -70,7 +70,7 @@ def export_onnx(model: str | Path, folder: str | Path, modality: str | None = No
     source = model_of(model)
     loaded = load_model(source).eval().float()
     name = modality_of(loaded, modality)
-    if loaded.config.label_head is not None and loaded.label_head.forecasts:
+    if loaded.forecasts:
         raise ValueError(
             f"{model} forecasts series, and a graph of ONNX is made of encoders and of heads for labels alone: export it with "
             "--remote-code, which needs transformers and no mmssl"

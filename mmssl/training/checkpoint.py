@@ -260,10 +260,10 @@ def _decode(value: Any, tensors: dict[str, Any], change: Callable[[Any], Any]) -
         case "tensor":
             return change(tensors[content])
         case "pieces":
-            name, shape, kind = content
-            dtype = getattr(torch, kind, None)
+            name, shape, number = content
+            dtype = getattr(torch, number, None)
             if not isinstance(dtype, torch.dtype):
-                raise ValueError(f"{name} has the dtype {kind!r}, which is none of torch: the checkpoint is damaged")
+                raise ValueError(f"{name} has the dtype {number!r}, which is none of torch: the checkpoint is damaged")
             return change(Parts(name.partition(":")[2], shape, dtype, tensors.get(name, [])))
         case "complex":
             return torch.view_as_complex(_decode(content, tensors, change))
@@ -319,15 +319,15 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     try:
         manifest = json.loads(file.read_bytes())
         form, facts = manifest["format"], dict(manifest["files"])
-        known = facts.keys() == {TENSORS, STATE} if form == FORMAT else STATE in facts and all(map(_is_part, facts))
+        whole_files = facts.keys() == {TENSORS, STATE} if form == FORMAT else STATE in facts and all(map(_is_part, facts))
+        if form in (FORMAT, SHARDED) and not whole_files:
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is damaged: it is not a manifest. Use another checkpoint, or delete it") from None
     if form not in (FORMAT, SHARDED):
         raise ValueError(
             f"{file} has format {form!r}; this mmssl reads formats {FORMAT} and {SHARDED}. Use the mmssl that wrote it"
         )
-    if not known:
-        raise ValueError(f"{file} is damaged: it is not a manifest. Use another checkpoint, or delete it")
     return facts
 
 

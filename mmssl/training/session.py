@@ -23,7 +23,7 @@ from mmssl.report import contents, verdict
 from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream
 from mmssl.training.convert import describe
-from mmssl.training.ending import Ending, check_headed, restore_projectors
+from mmssl.training.ending import Ending, Scorer, check_headed, restore_projectors
 from mmssl.training.feed import Feed
 from mmssl.training.launch import check_alike, check_trackers, start
 from mmssl.training.loop import Made, Training, TrainingError, load_weights, run_steps
@@ -466,7 +466,7 @@ class Session:
             checkpoint.prune(self.run.checkpoints, self.options.keep_last)
 
     @property
-    def every_evaluator(self) -> list[tuple[str, Evaluator | ForecastEvaluator | PairEvaluator]]:
+    def every_evaluator(self) -> list[tuple[str, Scorer]]:
         """All that scores the model, by name."""
         return [*self.evaluators.items(), *self.pair_evaluators.items()]
 
@@ -513,12 +513,12 @@ class Session:
     def evaluator(self, scored: Scored) -> Evaluator | ForecastEvaluator:
         """What scores the model on one source: its forecasts, where it makes some."""
         model, settings = self.pieces.processor, self.pieces.objective.model.config
-        if settings.label_head is not None and self.pieces.objective.model.label_head.forecasts:
+        if self.pieces.objective.model.forecasts:
             name = choose_modality(scored.options.modality, model)
             known = (scored.options, scored.data, model, name, scored.sources, self.history, self.track)
             forecasts = ForecastEvaluator(*known)
             if forecasts.exposure(self.history).labelled:
-                say(
+                self.tell(
                     f"warning: this run, or one that it starts from, trains on what is forecast in {scored.sources.test}: there "
                     "will be no verdict. For one, pretrain with data.forecast too, so that the test part is left out"
                 )
@@ -552,7 +552,6 @@ class Session:
 
     def end(self, objective: Objective, stop: StopRequest) -> None:
         """As `finish`, with the whole objective."""
-        self.assembled = objective
         model = objective.published().eval()
         own = (self.recipe, self.run, model, self.pieces.processor, self.history)
         kind = objective.networks.publishes(objective.publish)
@@ -568,7 +567,7 @@ class Session:
         with self.run.after_training("scored"):
             tables = ending.score(dict(self.every_evaluator), lambda: self.stop_if_asked(stop))
         with self.run.after_training("reported"):
-            processes.by_first(lambda: ending.report(tables, self.pictures(), self.notes, print))
+            processes.by_first(lambda: ending.report(tables, self.pictures(objective), self.notes, print))
         say(verdict(tables, self.measured.flags()).beside(tables))
         say(f"model:  {self.run.model_folder}\nreport: {self.run.report_file}")
 
@@ -585,16 +584,16 @@ class Session:
             "flags": self.measured.flags(),
         }
 
-    def pictures(self) -> dict[str, Any]:
+    def pictures(self, whole: Objective) -> dict[str, Any]:
         """Pictures of every source. Whatever fails there is told, and leaves a picture out."""
-        objective, found = self.assembled.eval() if self.can_draw else None, dict[str, Any]()
+        objective, found = whole.eval() if self.can_draw else None, dict[str, Any]()
         if objective is None:
             print(f"the report has no pictures of the training: {self.run.checkpoints} has no checkpoint any more")
         for name, stream in self.streams.items():
             samples = Samples(stream, self.pieces.processor, self.labels, self.data.on_error)
             scored = [evaluator for key, evaluator in self.evaluators.items() if key in (name, ONLY)]
             try:
-                found.update(pictures_of(samples, objective, self.assembled.published(), scored))
+                found.update(pictures_of(samples, objective, whole.published(), scored))
             except Exception as error:
                 print(f"the report has no pictures of {stream.source}: {told(error)}")
         return found

@@ -15,7 +15,7 @@ SMALL: dict[str, Any] = {
     "evaluate.test_limit": 20,
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a label column that does not exist": ({"evaluate.columns": {"label": "targt"}}, "targt"),
+    "a label column that does not exist": ({"evaluate.columns": {"label": "targetx"}}, "targetx"),
     "a run to resume that is none": ({"resume": "sometimes"}, "sometimes"),
     "a kernel that is not installed": ({"train.attention": "flash_attention_2"}, "(?i)flash"),
     "data that are not there": ({"data.path": "no/such/folder"}, "no/such/folder"),

@@ -87,6 +87,8 @@ FIRST = {
     "mmssl": f"import mmssl; from transformers import {', '.join(AUTO)}",
     "transformers": f"from transformers import {', '.join(AUTO)}; import mmssl",
     "a model's class": f"from mmssl import MMSSLModel; from transformers import PreTrainedModel, {', '.join(AUTO)}",
+    "our processor": f"from mmssl import MMSSLProcessor; from transformers import {', '.join(AUTO)}",
+    "the room of our processor": f"from mmssl.processor import MMSSLProcessor; from transformers import {', '.join(AUTO)}",
     "another library": f"import mmssl, peft; from transformers import {', '.join(AUTO)}",
 }
 

@@ -3,6 +3,7 @@
 import heapq
 import math
 import re
+import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -37,15 +38,16 @@ def absent() -> tuple[Any, ...]:
 
 def is_missing(cell: Any) -> bool:
     """Whether a cell holds nothing: None, NaN, pandas' NA and NaT, numpy's NaT, or empty text."""
-    import pandas as pd  # takes half a second, and few need it
-
     if isinstance(cell, Decimal):
         return cell.is_qnan()  # a signalling NaN refuses to be compared
     if isinstance(cell, NUMBERS):
         return bool(cell != cell)
     if isinstance(cell, np.datetime64):
         return bool(np.isnat(cell))
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, str) and not cell)
+    if cell is None or isinstance(cell, str):
+        return not cell
+    pandas = sys.modules.get("pandas")  # before it is imported no cell can be its NA
+    return pandas is not None and (cell is pandas.NA or cell is pandas.NaT)
 
 
 def to_number(cell: Any, column: str) -> float:
