@@ -125,7 +125,7 @@ def test_recipe_bounds_the_smoothing() -> None:
     recipe = {"modalities": {"tabular": {}}, "objective": {"name": "supervised"}, "data": {"path": "x"}, "train": {"max_steps": 1}}
     assert load(recipe, ["objective.label_smoothing=0.1"]).objective == (
         "supervised",
-        {"kind": None, "order": None, "modality": None, "label_smoothing": 0.1, "class_weights": None},
+        {"kind": None, "order": None, "modality": None, "label_smoothing": 0.1, "class_weights": None, "reads": None},
     )
     with pytest.raises(RecipeError, match=r"objective\.label_smoothing: expected a number >= 0 and < 1, got 1"):
         load(recipe, ["objective.label_smoothing=1"])
