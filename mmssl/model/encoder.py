@@ -94,7 +94,7 @@ class Encoder(nn.Module):
         """Encode; `last` returns only that many tokens from the end (a decoder's queries).
 
         causal: a token attends only to itself and to those before it; prefix tokens come before all others.
-        Without `last`, padding that no sequence needs is not encoded: what stands there means nothing.
+        Without `last`, tokens that are not valid are padding: what no sequence needs is not encoded, and zeros stand there.
         """
         tokens = self.prepend(tokens)
         if last is not None:

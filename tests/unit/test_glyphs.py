@@ -4,6 +4,7 @@ import unicodedata
 from collections import defaultdict
 from functools import cache
 
+import matplotlib
 import numpy as np
 import pytest
 from fontTools.pens.areaPen import AreaPen
@@ -286,7 +287,7 @@ def test_it_goes_to_workers_with_its_own_rows_alone():
 
 
 def test_a_matplotlib_without_fonts_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(glyphs.matplotlib, "get_data_path", lambda: str(tmp_path))
+    monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
     with pytest.raises(
         FileNotFoundError, match=r"bundled:glyphs needs the fonts that come with matplotlib, and there is no .*DejaVuSans.ttf"
     ):

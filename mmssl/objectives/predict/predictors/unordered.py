@@ -28,5 +28,5 @@ class Unordered(Predictor):
         n = tokens.values.shape[1]
         context = Split(parts.seen, parts.seen, hidden_real=parts.seen_real).hidden_places(n)
         placeless = replace(tokens, coords=torch.zeros_like(tokens.coords), identity=None, valid=context)
-        encoded = encoder(placeless).tail(n)
+        encoded = encoder(placeless, last=n)  # of tokens outside the context as well, which are valid to no other one
         return Predicted(encoded.values, *self.places(tokens, parts))
