@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The report's pictures and curves take longer than the training."""
-    monkeypatch.setattr(Session, "pictures", lambda self: {})
+    monkeypatch.setattr(Session, "pictures", lambda *given: {})
     monkeypatch.setattr("mmssl.report.page.charts", lambda metrics, table: [])
 
 

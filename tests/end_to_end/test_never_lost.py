@@ -71,7 +71,7 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pictures and no charts, which take long."""
-    monkeypatch.setattr(Session, "pictures", lambda self: {})
+    monkeypatch.setattr(Session, "pictures", lambda *given: {})
     monkeypatch.setattr(page, "charts", lambda metrics, table: [])
 
 

@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(model.state_dict(), made / "weights.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
-        patch.setattr("mmssl.training.session.Session.pictures", lambda self: {})
+        patch.setattr("mmssl.training.session.Session.pictures", lambda *given: {})
         main(["train", "pairs.yaml"])
     return made
 

@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pairs.yaml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("mmssl.training.session.Session.pictures", lambda self: {})
+        patch.setattr("mmssl.training.session.Session.pictures", lambda *given: {})
         main(["train", "pairs.yaml"])
     return folder
 

@@ -114,7 +114,7 @@ def _work(request: Request, rank: int, port: int) -> NoReturn:
         os.environ.update(request.environment.get(str(rank), {}))
         arguments = [*request.arguments, *request.own.get(str(rank), [])]
         sys.argv = ["mmssl", *arguments]
-        Session.pictures = lambda self: {}  # type: ignore[method-assign]
+        Session.pictures = lambda *given: {}  # type: ignore[method-assign]
         sys.modules["mmssl.report.page"].charts = lambda metrics, table: []  # type: ignore[attr-defined]
         for name, value in request.planted.items():
             PLANTED[name](rank, value)

@@ -75,7 +75,7 @@ def in_a_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("honest"))
-        patch.setattr(Session, "pictures", lambda self: {})
+        patch.setattr(Session, "pictures", lambda *given: {})
         torch.set_num_threads(1)
         write_noise()
         yield

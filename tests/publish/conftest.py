@@ -215,7 +215,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     os.chdir(folder)
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmssl.training.session.Session.pictures", lambda self: {})
+        patch.setattr("mmssl.training.session.Session.pictures", lambda *given: {})
         made = api.train(folder / "tiny.yaml", [f"run.dir={folder}/runs", "run.name=tiny"])
     torch.set_num_threads(threads)
     os.chdir(here)

@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_be_loaded_is_not_sent(run: Run, hub: Any, monkeypa
 def test_a_published_recipe_runs_and_its_model_is_a_start(
     run: Run, hub: Any, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmssl.training.session.Session.pictures", lambda self: {})
+    monkeypatch.setattr("mmssl.training.session.Session.pictures", lambda *given: {})
     push(run.folder, "anna/tiny")
     again = ["train", "hf://anna/tiny", f"run.dir={tmp_path}", "run.name=again", "evaluate=null", "train.max_steps=2", "run.seed=1"]
     cli.main([*again, "init=anna/tiny"])

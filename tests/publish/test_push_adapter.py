@@ -24,7 +24,7 @@ OVERRIDES = ["objective={name: supervised}", "peft={name: lora, rank: 2}", "trai
 
 def adapted(run: Run, folder: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run that adapts a model with labels."""
-    monkeypatch.setattr("mmssl.training.session.Session.pictures", lambda self: {})
+    monkeypatch.setattr("mmssl.training.session.Session.pictures", lambda *given: {})
     cli.main(["train", str(run.recipe_file), f"init={base}", f"run.dir={folder}", "run.name=lora", "resume=never", *OVERRIDES])
     return Run(folder / "lora")
 

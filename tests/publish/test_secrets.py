@@ -40,7 +40,7 @@ HERE = Machine(
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmssl.publish.publishing.check_reload", lambda *given: 0.0)
     monkeypatch.setattr("mmssl.publish.local.Machine.here", classmethod(lambda cls: HERE))
-    monkeypatch.setattr("mmssl.training.session.Session.pictures", lambda self: {})
+    monkeypatch.setattr("mmssl.training.session.Session.pictures", lambda *given: {})
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ RECIPE: dict[str, Any] = {
 
 
 def test_a_recipe_warms_up_the_heads_of_a_saved_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmssl.training.session.Session.pictures", lambda self: {})
+    monkeypatch.setattr("mmssl.training.session.Session.pictures", lambda *given: {})
     monkeypatch.setattr("mmssl.report.page.charts", lambda metrics, table: [])
     where = {"run.dir": str(tmp_path)}
     first = mmssl.train(RECIPE, where)
