@@ -26,6 +26,9 @@ PARTS = {
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 """What `train --strategy` takes; `mmssl.training.asked` says what they mean."""
 
+APART = ("--processes", "--strategy", "--devices")
+"""Options that may stand anywhere among keys and their values."""
+
 USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError)
 """What wrong input raises: shown as one message, without our stack."""
 
@@ -201,6 +204,8 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help="validate a recipe and show what it would build")
     command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
     command.add_argument("overrides", nargs="*", metavar="key=value")
+    what = "would it fit on these: memory by strategy, bounds on the speed, what to type; as in 64xH100, 4x24GB"
+    command.add_argument("--devices", metavar="NxNAME", help=what)
     command.set_defaults(run=check)
 
     command = commands.add_parser("schema", help="print the JSON schema of a recipe, for editors")
@@ -252,11 +257,11 @@ def add_processes(command: argparse.ArgumentParser) -> None:
 
 
 def options_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is typed of a command without `--processes` and `--strategy`, and these; argparse takes none amid key=value."""
+    """What is typed of a command without `APART`, and these; argparse takes none amid key=value."""
     words, rest, taken = iter(arguments), list[str](), list[str]()
     for word in words:
         name, equals, _ = word.partition("=")
-        if any(len(name) > 3 and option.startswith(name) for option in ("--processes", "--strategy")):  # a beginning will do
+        if any(len(name) > 3 and option.startswith(name) for option in APART):  # a beginning will do
             taken += [word] if equals else [word, *itertools.islice(words, 1)]
         else:
             rest.append(word)
@@ -641,7 +646,7 @@ def check(options: argparse.Namespace) -> None:
     with loading():
         from mmssl import api
 
-    print(api.check(options.recipe, options.overrides))
+    print(api.check(options.recipe, options.overrides, devices=options.devices))
 
 
 def schema(options: argparse.Namespace) -> None:

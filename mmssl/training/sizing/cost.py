@@ -18,11 +18,11 @@ from mmssl.recipe import Recipe
 from mmssl.recipe.options import TrainOptions
 from mmssl.training.build import Pieces, build, cut_stream
 from mmssl.training.pace import first_batch
-from mmssl.training.sizing.trace import Traced, traced
+from mmssl.training.sizing.trace import Trace, Traced, traced
 from mmssl.training.sizing.weightless import weigh, weightless
 from mmssl.training.splits import open_splits
 
-READ = 256
+READ = 64
 """Samples of which tokens are counted, at most."""
 SAMPLES = 8
 """Samples of the smallest batch that is traced."""
@@ -134,8 +134,9 @@ def examples(recipe: Recipe, pieces: Pieces, stream: Stream, labels: Labels | No
     limit = READ if options.batch_tokens else min(READ, options.batch_size // options.accumulation)
     batch = first_batch(recipe, pieces, stream, labels, min(limit, len(stream.source)))
     counts = torch.zeros(len(batch), dtype=torch.int64)
-    for name, inputs in batch.inputs.items():
-        counts[batch.held(name)] += pieces.objective.model.count_tokens(name, inputs)
+    with torch.no_grad(), Trace(pieces.objective, batch):
+        for name, inputs in batch.inputs.items():
+            counts[batch.held(name)] += pieces.objective.model.count_tokens(name, inputs)
     return batch, counts
 
 

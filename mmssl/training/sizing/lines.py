@@ -52,8 +52,8 @@ def head(sized: Sized, plan: Plan) -> list[str]:
 
 
 def memory_table(rows: Sequence[Row], plan: Plan) -> list[str]:
-    """Memory of each strategy, in GB, or in MB where all are small."""
-    small = max(row.memory.total for row in rows) < 1e9
+    """Memory of each strategy, in GB, or in MB where the first needs less than one."""
+    small = rows[0].memory.total < 1e9
     lines = [f"{'MB' if small else 'GB':9}" + "".join(f"{name:>8}" for name in HEADS) + "  fits"]
     for row in rows:
         sizes = [*(getattr(row.memory, part) for part in PARTS), row.memory.total]

@@ -52,22 +52,23 @@ class Row:
 
 
 def plan_of(sized: Sized, fleet: Fleet) -> Plan:
-    """How the recipe's step is shared out. ValueError if it does not go up, with the nearest sizes that do."""
+    """How the recipe's step is shared out. ValueError if it does not go up."""
     options = sized.options
-    shares = fleet.count * options.accumulation
+    check_divides(options, fleet)
+    batch = options.batch_size
     if options.batch_tokens is not None:
-        return Plan(fleet, max(shares, options.batch_tokens // sized.longest), options.accumulation, options.gradient_checkpointing)
-    check_divides(options.batch_size, shares, fleet)
-    return Plan(fleet, options.batch_size, options.accumulation, options.gradient_checkpointing)
+        batch = max(fleet.count * options.accumulation, options.batch_tokens // sized.longest)
+    return Plan(fleet, batch, options.accumulation, options.gradient_checkpointing)
 
 
-def check_divides(batch_size: int, shares: int, fleet: Fleet) -> None:
-    """ValueError unless a batch is a multiple of devices x micro-batches."""
-    if batch_size % shares:
-        below, above = batch_size // shares * shares, -(-batch_size // shares) * shares
+def check_divides(options: TrainOptions, fleet: Fleet) -> None:
+    """ValueError, with the nearest sizes that are, unless a step's samples are a multiple of devices x micro-batches."""
+    batch, shares = options.batch_size, fleet.count * options.accumulation
+    if options.batch_tokens is None and batch % shares:
+        below, above = batch // shares * shares, -(-batch // shares) * shares
         nearest = f"{below} and {above} are" if below else f"{above} is"
         raise ValueError(
-            f"train.batch_size must be a multiple of processes x train.accumulation = {shares} on {fleet}; got {batch_size}: {nearest}"
+            f"train.batch_size must be a multiple of processes x train.accumulation = {shares} on {fleet}; got {batch}: {nearest}"
         )
 
 

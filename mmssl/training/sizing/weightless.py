@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """A block in which every parameter of a module is on the meta device: it has a shape and no values.
+    """A block in which the parameters of modules are on the meta device: they have a shape and no values.
 
-    Buffers are as ever: masks, statistics and tables of a step depend on them.
+    Single numbers, such as a temperature, are as ever, for they are read when an objective is built; so are buffers, on which masks,
+    statistics and tables of a step depend.
     """
     register = nn.Module.register_parameter
 
     def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
+        if parameter is not None and not parameter.is_meta and parameter.numel() > 1:
             parameter = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
         register(module, name, parameter)
 
