@@ -143,8 +143,8 @@ def check(recipe: RecipeLike, overrides: Overrides = (), *, devices: str | None 
     devices: such as 64xH100: whether it would fit on these, in the place of the summary: memory of each strategy on a device, what
         is sent in a step, bounds on the speed, and what to type; nothing of the model takes memory here.
 
-    The summary shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per sample, the shapes
-    of one batch, the loss of the untrained model, and the memory of a step.
+    The summary shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per
+    sample, the shapes of one batch, the loss of the untrained model, and the memory of a step.
 
     ValueError for what would train in vain: spans that leave nothing to see, a teacher that never moves, a warmup that the budget
     does not last for, parts of no parameter; for devices that are not known, or that cannot share the recipe's batch.

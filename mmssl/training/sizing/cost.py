@@ -113,7 +113,9 @@ def sized(recipe: Recipe) -> Sized:
         cut = cut_stream(stream, pieces.processor)
         batch, counts = examples(recipe, pieces, cut, splits.labels)
         count = FEW if sum(map(Tensor.numel, objective.parameters())) > LARGE else SAMPLES
-        costs.append(replace(cost(objective, chosen(batch, counts, count), options), tokens=float(counts.double().mean()), name=name))
+        costs.append(
+            replace(cost(objective, chosen(batch, counts, count), options), tokens=float(counts.double().mean()), name=name)
+        )
         longest, lacking = max(longest, int(counts.max())), lacking or batch.rows is not None
     samples = sum(len(stream.source) for stream in splits.streams.values())
     return Sized(objective, options, costs, longest, samples, lacking)

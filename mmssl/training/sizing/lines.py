@@ -65,7 +65,9 @@ def memory_table(rows: Sequence[Row], plan: Plan) -> list[str]:
 
 def short(size: float) -> str:
     """A number in at most seven signs."""
-    return f"{size:.0f}" if size >= 100 else f"{size:.1f}" if size >= 10 else f"{size:.2f}" if size >= 0.005 or not size else "<0.01"
+    return (
+        f"{size:.0f}" if size >= 100 else f"{size:.1f}" if size >= 10 else f"{size:.2f}" if size >= 0.005 or not size else "<0.01"
+    )
 
 
 def speed_table(rows: Sequence[Row], plan: Plan, tokens: float) -> list[str]:
@@ -86,8 +88,8 @@ def verdict(sized: Sized, plan: Plan, rows: Sequence[Row], typed: str) -> list[s
     """The smallest strategy that fits and what to type, or what to change."""
     limit = f"{ROOM:.0%} of {plan.fleet.device.memory:g} GB"
     note = (
-        "Nothing was run on such devices: memory is counted, and the speeds are bounds that the published peak and interconnect set, "
-        "not estimates."
+        "Nothing was run on such devices: memory is counted, and the speeds are bounds that the published peak and interconnect "
+        "set, not estimates."
     )
     best = smallest(rows)
     if best is not None:

@@ -1,7 +1,7 @@
 """One forward pass whose matrix products are counted, not computed, and what autograd would keep of it, not kept.
 
-Closed formulas (arXiv 2205.05198, equation 2: `s b h (34 + 5 a s / h)` bytes a layer) hold for one layer of one kind, without masks,
-views or predictors. Here the objective runs as it is, so that crops, hidden tokens, teachers, predictors and heads count as they are.
+Closed formulas (arXiv 2205.05198, equation 1: `s b h (34 + 5 a s / h)` bytes a layer) hold for one kind of layer, without masks,
+views or predictors. Here the objective runs as it is: crops, hidden tokens, teachers, predictors and heads count as they are.
 """
 
 from collections import Counter
@@ -47,8 +47,8 @@ class Token:
 class Traced:
     """What a forward pass costs.
 
-    kept: bytes that autograd would keep, without weights, buffers and the batch. casts: of these, copies of weights in another precision, which are the
-        same whatever the batch. coupled: of these, those of the loss of all samples of a step together.
+    kept: bytes that autograd would keep, without weights, buffers and the batch. casts: of these, copies of weights in another
+        precision, which are the same whatever the batch. coupled: of these, those of the loss of all samples of a step together.
     entering: bytes that autograd would keep if layers were run again in the backward pass, before any is; largest: those of the
         layer that keeps most.
     forward, backward: FLOPs of matrix products; again: of those in layers with gradient, which are run again.
@@ -198,6 +198,7 @@ def watched(objective: Objective, trace: Trace) -> Iterator[None]:
 
 def traced(objective: Objective, batch: Batch, half: torch.dtype | None) -> Traced:
     """What the forward pass of a batch costs that is a step of its own. half: what products are cast to; None: float32."""
+    objective.networks.make()
     trace = Trace(objective, batch)
     cast = torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None)
     with watched(objective, trace), torch.autograd.graph.saved_tensors_hooks(trace.keep, forbidden), trace, cast:

@@ -114,7 +114,11 @@ def refusal(name: str, sized: Sized) -> str:
     if name != "ddp" and options.precision == "fp16":
         return "train.precision=fp16"
     if name.startswith("zero"):
-        asked = {"train.compile": options.compile, "train.warm_heads": options.warm_heads, "samples without a modality": sized.lacking}
+        asked = {
+            "train.compile": options.compile,
+            "train.warm_heads": options.warm_heads,
+            "samples without a modality": sized.lacking,
+        }
         return next((what for what, is_so in asked.items() if is_so), "")
     return ""
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 def weightless() -> Iterator[None]:
     """A block in which the parameters of modules are on the meta device: they have a shape and no values.
 
-    Single numbers, such as a temperature, are as ever, for they are read when an objective is built; so are buffers, on which masks,
-    statistics and tables of a step depend.
+    Single numbers, such as a temperature, are as ever, for they are read when an objective is built; so are buffers, on which
+    masks, statistics and tables of a step depend.
     """
     register = nn.Module.register_parameter
 
