@@ -35,7 +35,8 @@ PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy",
 
 FREE = (
     *("run.dir", "run.name", "evaluate", "resume", "data.workers", "data.cache"),
-    *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.trackers", "train.timeout"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.async_save", "train.trackers"),
+    "train.timeout",
 )
 """Keys that may change on resume: they do not change what is learned."""
 ONE_WAY = ("data.on_error: 'raise' -> 'skip'",)
