@@ -20,6 +20,9 @@ from mmssl.data.processes import OtherFailed, Words
 from mmssl.training import checkpoint
 from mmssl.training.checkpoint import FORMAT, SHARDED, TENSORS, Packed
 
+MOMENT = 0.1
+"""Seconds."""
+
 
 class Saver:
     """Writes the checkpoints of a run, one at a time. Every process of the run has one, and calls it at the same steps.
@@ -57,9 +60,13 @@ class Saver:
 
         OSError if it cannot be written, MemoryError if there was no room for the copy; OtherFailed on the other processes.
         """
-        if self.writing is not None:
-            processes.together(self.writing.result)
-            self.writing = None
+        if self.writing is None:
+            return
+        # However long it takes: no time-out counts, but who is lost is noticed.
+        while processes.gathered_numbers([self.writing.busy()]).any():
+            pass
+        processes.together(self.writing.result)
+        self.writing = None
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
@@ -104,9 +111,14 @@ class Writing:
             self.thread = Thread(target=self._run, name=f"writing {path.name}", daemon=True)
         self.thread.start()
 
+    def busy(self) -> bool:
+        """Whether this process is still at it, a moment later."""
+        self.thread.join(MOMENT)
+        return self.thread.is_alive()
+
     def result(self) -> None:
-        """Wait for what this process writes; raises why it cannot."""
-        self.thread.join()
+        """Raises why this process could not do its part, once it is not busy any more."""
+        assert not self.thread.is_alive()
         if self.error is not None:
             raise self.error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mmssl.data import processes
 from mmssl.training import checkpoint
 
 ZERO = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed (the extra deepspeed)")
@@ -55,7 +56,7 @@ def contents(folder: Path, step: int) -> dict[str, bytes]:
 def test_a_checkpoint_is_the_same_as_one_that_training_waits_for(strategy: str, ask: Ask, folder: Path) -> None:
     """One process takes long to write step 6: the other two steps are made meanwhile, and their checkpoint waits for it."""
     command = ("train", "tiny.yaml", "--strategy", strategy, "train.checkpoint_every=6")
-    ask(folder, *command, while_writing={"rank": int(strategy != "ddp"), "step": 6, "what": "slow"}, **TWO)
+    ask(folder, *command, while_writing={"rank": int(strategy != "ddp"), "step": 6, "what": 2}, **TWO)
     ask(folder / "waits", *command, "train.async_save=false", **TWO)
     for step in (6, 8):
         assert contents(folder, step) == contents(folder / "waits", step)
@@ -105,12 +106,13 @@ def test_a_run_of_one_process_that_is_killed_while_it_writes(ask: Ask, folder: P
 
 
 def test_a_run_that_is_stopped_while_it_writes(ask: Ask, folder: Path) -> None:
-    """SIGTERM: both the checkpoint that is being written and that of the last step are there when the run has ended."""
-    stop = {"rank": 0, "step": 2}
-    slow = {"rank": 0, "step": 2, "what": "slow"}
-    (said,) = ask(folder, "train", "tiny.yaml", "train.checkpoint_every=1", codes=[143], stop_after=stop, while_writing=slow)
+    """SIGTERM: the checkpoint that is being written, and that of the last step, are there when the run has ended.
+
+    The other process waits for the first one, also for longer than for one that may be gone.
+    """
+    stop, slow = {"rank": 0, "step": 2}, {"rank": 0, "step": 2, "what": processes.GRACE + 2}
+    command = ("train", "tiny.yaml", "train.checkpoint_every=1")
+    said, _ = ask(folder, *command, codes=[143, 143], stop_after=stop, while_writing=slow, **TWO)
     assert "stopped after step 2; a checkpoint is written" in said
-    assert [path.name for path in sorted((folder / "runs" / "tiny" / "checkpoints").iterdir())] == [
-        "step-000000001",
-        "step-000000002",
-    ]
+    place = folder / "runs" / "tiny" / "checkpoints"
+    assert [path.name for path in sorted(place.iterdir())] == ["step-000000001", "step-000000002"]
