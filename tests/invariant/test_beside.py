@@ -89,7 +89,7 @@ def test_a_disk_that_is_full_on_one_process_ends_all(strategy: str, ask: Ask, fo
     full = {"rank": rank, "step": 4, "what": "full"}
     command = ("train", "tiny.yaml", "--strategy", strategy)
     found = ask(folder, *command, codes=[1, 1], while_writing=full, **TWO)
-    assert "mmssl: the disk is full: step-000000004 did not fit into runs/tiny/checkpoints. " in found[rank]
+    assert "the disk is full: step-000000004 did not fit into runs/tiny/checkpoints. " in found[rank]
     assert "The last good checkpoint there: step-000000002" in found[rank]
     if rank:
         assert "process 1 of 2 cannot write its part of the checkpoint runs/tiny/checkpoints/step-000000004; it says" in found[0]

@@ -133,7 +133,7 @@ class FullyShard(Strategy):
 
 def mesh_of(device: torch.device, world: int, shards: int | None) -> DeviceMesh:
     """The processes in their order; or, of several copies of the model, in rows of those that share one."""
-    if shards in (None, world):
+    if shards is None or shards == world:
         return init_device_mesh(device.type, (world,))
     return init_device_mesh(device.type, (world // shards, shards), mesh_dim_names=("dp_replicate", "dp_shard"))
 
