@@ -16,6 +16,7 @@ from mmssl.recipe import load
 from mmssl.training import launch
 from mmssl.training.asked import STRATEGIES, Asked, LaunchError, asked, check_shards, contradictions, take_over, taken
 from mmssl.training.launch import Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
+from mmssl.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 SLURM = {
@@ -296,3 +297,12 @@ def test_counts_that_are_refused(count: str, world: str, told: str, monkeypatch:
     monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(SystemExit, match=told):
         cli.main(["train", "quickstart", "--processes", count])
+
+
+@pytest.mark.parametrize("typed", ["", " --strategy=fsdp2 --dp-shard-size=2"])
+def test_the_command_that_continues_says_how_the_model_was_shared(typed: str, tmp_path: Path) -> None:
+    """Also where an Accelerate file said it, and nobody typed it."""
+    run = Run(tmp_path)
+    run.record(command=f"mmssl train a.yaml{typed}", processes=4, machines=1, strategy="fsdp2", dp_shard_size=2)
+    added = "" if typed else " --strategy=fsdp2 --dp-shard-size=2"
+    assert run.resume_command == f"mmssl train a.yaml{typed} resume={tmp_path} --processes=4{added}"
