@@ -59,9 +59,12 @@ class FullyShard(Strategy):
         return cast(FSDPModule, self.objective)
 
     def check_in_force(self) -> None:
-        """AssertionError unless every parameter is sharded, and the optimizer moves the shards."""
+        """AssertionError unless every parameter is sharded, all in one way, and the optimizer moves the shards."""
         plain = [name for name, parameter in self.objective.named_parameters() if not isinstance(parameter, DTensor)]
         assert not plain, f"fsdp2 was asked for, and these are not sharded: {plain[:3]}"
+        # A teacher that lies otherwise than the student would move towards other entries of it.
+        ways = {(str(here.device_mesh), here.placements) for here in map(as_sharded, self.objective.parameters())}
+        assert len(ways) == 1, f"parameters are sharded in different ways: {ways}"
         assert all(isinstance(parameter, DTensor) for group in self.optimizer.param_groups for parameter in group["params"])
 
     def within(self, work: Callable[[], T]) -> T:
@@ -144,10 +147,14 @@ def for_itself(objective: nn.Module) -> None:
             seen.add(id(parameter))
 
 
+def as_sharded(tensor: Tensor | None) -> DTensor:
+    assert isinstance(tensor, DTensor)
+    return tensor
+
+
 def local(tensor: Tensor | None) -> Tensor:
     """What this process holds."""
-    assert isinstance(tensor, DTensor)
-    return tensor.to_local()
+    return as_sharded(tensor).to_local()
 
 
 def start_of(tensor: DTensor) -> int:
