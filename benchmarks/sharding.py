@@ -101,16 +101,15 @@ class Runs:
             [sys.executable, str(TESTS / "many.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, folder: Path, processes: int, arguments: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Run a command in a folder that is made for it; see `found`."""
+    def run(self, folder: Path, processes: int, arguments: Sequence[str], **planted: Any) -> None:
+        """Run a command in a folder that is made for it; planted: see `many.py`."""
         folder.mkdir()
-        request = {"arguments": arguments, "processes": processes, "folder": str(folder), "seconds": 1200}
+        request = {"arguments": arguments, "processes": processes, "folder": str(folder), "seconds": 1200, "planted": planted}
         assert self.server.stdin is not None and self.server.stdout is not None
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
         if any(json.loads(self.server.stdout.readline())["codes"]):
             raise SystemExit((folder / "out-0.txt").read_text(encoding="utf-8"))
-        return found(folder)
 
 
 def main(only: Sequence[str], strategies: Sequence[str], counts: Sequence[int], steps: int, file: Path) -> None:
@@ -127,10 +126,12 @@ def main(only: Sequence[str], strategies: Sequence[str], counts: Sequence[int], 
             work = Path(place)
             own = [f"train.batch_size={BATCH}", f"train.max_steps={steps}", "train.log_every=1"]
             arguments = [*cases[OBJECTIVES[objective]].arguments(work), *own, "data.lacking=null"]
-            one = runs.run(work / "one", 1, arguments)
+            runs.run(work / "one", 1, arguments)
+            one = found(work / "one")
             for name, (count, more) in names.items():
                 if read(file).get(name, {"steps": None})["steps"] != steps:
-                    row = {"run": name, "steps": steps, **compared(runs.run(work / name, count, [*arguments, *more]), one)}
+                    runs.run(work / name, count, [*arguments, *more])
+                    row = {"run": name, "steps": steps, **compared(found(work / name), one)}
                     with file.open("a", encoding="utf-8") as rows:
                         rows.write(json.dumps(row) + "\n")
     print(table(read(file)))

@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from faults import FAULTS
+from held import held_written_down
 
 import mmssl_cli as cli
 from mmssl.data import Batch, Stream, processes
@@ -287,7 +288,7 @@ PLANTED: dict[str, Callable[[int, Any], None]] = {
     for found in (
         *(stop_after, signal_after, broken_after, elsewhere, slowed_down, weights_written_down),
         *(other_masks, gradient_summed, teacher_moved_twice, loss_of_one, sample_skipped),
-        *(saves_what_it_read, *FAULTS),
+        *(saves_what_it_read, held_written_down, *FAULTS),
     )
 }
 

@@ -242,6 +242,39 @@ def test_a_teacher_that_is_sharded_otherwise_does_not_begin(ask: Ask, alone: Who
     assert "parameters are sharded in different ways" in "".join(told)
 
 
+HALF, ALL = 0.5, 1.0
+SHARES = {
+    "fsdp2": {"parameters": HALF, "gradients": HALF, "moments": HALF, "teacher": HALF},
+    "zero1": {"parameters": ALL, "gradients": ALL, "moments": HALF, "teacher": ALL},
+    "zero2": {"parameters": ALL, "gradients": HALF, "moments": HALF, "teacher": ALL},
+    "zero3": {"parameters": HALF, "gradients": HALF, "moments": HALF, "teacher": HALF},
+}
+"""Of what one process holds, what each of two does, but for padding and, of zero3, what is in no layer."""
+DEEP = ("encoder.hidden_size=96", "encoder.num_hidden_layers=6", "train.accumulation=2", "train.max_steps=2")
+
+
+@pytest.fixture(scope="module")
+def held_alone(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, int]]:
+    """The command of a model most of which is layers, and the bytes that one process holds of it."""
+    folder = tmp_path_factory.mktemp("held")
+    arguments = [*CASES["jepa"].arguments(folder), *DEEP]
+    ask(folder, *arguments, held_written_down="held")
+    return arguments, json.loads((folder / "held-0.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("strategy", [pytest.param(each, marks=marks(each, each in ("zero1", "zero2"))) for each in SHARDED])
+def test_each_process_holds_its_share(
+    strategy: str, ask: Ask, held_alone: tuple[list[str], dict[str, int]], tmp_path: Path
+) -> None:
+    arguments, whole = held_alone
+    assert whole["moments"] == 2 * whole["parameters"]
+    ask(tmp_path, *arguments, "--strategy", strategy, processes=2, seconds=SECONDS, held_written_down="held")
+    for rank in range(2):
+        held = json.loads((tmp_path / f"held-{rank}.json").read_text(encoding="utf-8"))
+        shares = {kind: held[kind] / whole[kind] for kind in SHARES[strategy]}
+        assert shares == pytest.approx(SHARES[strategy], abs=0.04)
+
+
 REFUSED = [
     pytest.param(
         "masked", ("train.precision=fp16", "--strategy", "fsdp2"), "fsdp2 does not train with train.precision=fp16", id="fp16"
