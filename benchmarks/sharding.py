@@ -65,11 +65,12 @@ def flat(tensors: Mapping[str, Tensor], teacher: bool) -> Tensor:
 
 
 def compared(run: tuple[Tensor, Mapping[str, Tensor]], one: tuple[Tensor, Mapping[str, Tensor]]) -> dict[str, Any]:
-    """How far a run is from that of one process."""
-    found = {"losses": apart(run[0], one[0]), "student": apart(flat(run[1], False), flat(one[1], False))}
+    """How far a run is from another, and in which tensor most."""
+    found: dict[str, Any] = {"losses": apart(run[0], one[0]), "student": apart(flat(run[1], False), flat(one[1], False))}
     if any("networks.copies" in key for key in one[1]):
         found["teacher"] = apart(flat(run[1], True), flat(one[1], True))
-    return found
+    gaps = {name: float((run[1][name].double() - value.double()).abs().max()) for name, value in one[1].items() if value.numel()}
+    return found | {"worst": max(gaps, key=lambda name: gaps[name])}
 
 
 def apart(a: Tensor, b: Tensor) -> list[float]:
@@ -119,6 +120,7 @@ def main(only: Sequence[str], strategies: Sequence[str], counts: Sequence[int], 
         for strategy in strategies:
             layouts[f"{count} x {BATCH // count}, {strategy}"] = (count, ("--strategy", strategy))
     for objective in only:
+        accumulated = f"{objective}, {BATCH} accumulated"
         names = {f"{objective}, {layout}": asked for layout, asked in layouts.items()}
         if names.keys() <= {name for name, row in read(file).items() if row["steps"] == steps}:
             continue
@@ -132,9 +134,13 @@ def main(only: Sequence[str], strategies: Sequence[str], counts: Sequence[int], 
                 if read(file).get(name, {"steps": None})["steps"] != steps:
                     runs.run(work / name, count, [*arguments, *more])
                     row = {"run": name, "steps": steps, **compared(found(work / name), one)}
+                    if name.endswith("ddp") and (work / accumulated).exists():
+                        row["from accumulated"] = compared(found(work / name), found(work / accumulated))
                     with file.open("a", encoding="utf-8") as rows:
                         rows.write(json.dumps(row) + "\n")
     print(table(read(file)))
+    near = {name: row["from accumulated"] for name, row in read(file).items() if "from accumulated" in row}
+    print(f"\nFrom the run of {BATCH} micro-batches:\n{table(near)}")
 
 
 if __name__ == "__main__":

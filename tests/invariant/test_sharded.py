@@ -37,7 +37,10 @@ def neighbour(name: str) -> ModuleType:
 
 
 many = neighbour("test_many")
-CASES = many.CASES | {"pairs": many.Case("pairs/clip_glyphs", (*many.GLYPHS, "data.lacking=null"), many=("train.accumulation=2",))}
+CASES = many.CASES | {
+    "pairs": many.Case("pairs/clip_glyphs", (*many.GLYPHS, "data.lacking=null"), many=("train.accumulation=2",)),
+    "pairs of which some lack a part": many.Case("pairs/clip_glyphs", many.GLYPHS),
+}
 OTHERS = ("clusters", "jepa of two modalities", "pairs of which some lack a part", "swapped tokens, batch_tokens")
 SHORT = [("jepa", "fsdp2"), ("jepa", "zero3"), ("accumulation 2", "zero2")]
 """What is run each time; the rest is slow."""
@@ -300,3 +303,10 @@ def test_what_a_strategy_cannot_do_is_refused(case: str, arguments: tuple[str, .
     own = CASES[case].arguments(tmp_path / "data")
     (said,) = ask(tmp_path, *own, *arguments, codes=[1], seconds=SECONDS)
     assert re.search(told, said), said
+
+
+def test_processes_that_would_run_other_layers_are_stopped(ask: Ask, tmp_path: Path) -> None:
+    """Of few pairs most of which lack their text one process has none with a text, where the other has one."""
+    arguments = [*CASES["pairs of which some lack a part"].arguments(tmp_path), "data.lacking={text: 0.8}", "train.accumulation=4"]
+    said, _ = ask(tmp_path, *arguments, "--strategy", "fsdp2", processes=2, codes=[1, 1], seconds=SECONDS)
+    assert re.search(r"micro-batch \d of a step holds image.* on process 0 of 2 and .* on process 1 of 2, and fsdp2 trains", said)

@@ -1,7 +1,7 @@
 """FSDP2: parameters, gradients and optimizer state are sharded by torch's `fully_shard`, on GPUs and, by gloo, on a CPU alike."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -15,11 +15,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
-from mmssl.data import processes
+from mmssl.data import Batch, processes
 from mmssl.objectives import Objective
 from mmssl.training.pieces import Piece, flat
 from mmssl.training.sharding.skeleton import filled, layers, skeleton
-from mmssl.training.sharding.strategy import State, Strategy, check_architecture, with_leaves
+from mmssl.training.sharding.strategy import State, Strategy, check_alike, check_architecture, with_leaves
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class FullyShard(Strategy):
         self.reshard = reshard
 
     def prepare(self, make: Callable[[], Optimizer], *, clip: float | None, compiled: bool, accumulation: int) -> None:
-        self.limit = math.inf if clip is None else clip
+        self.limit, self.accumulation = math.inf if clip is None else clip, accumulation
         objective, device = self.objective, self.accelerator.device
         objective.networks.make()  # what is sharded cannot be copied
         for_itself(objective)
@@ -72,6 +72,9 @@ class FullyShard(Strategy):
             return self.objective.within(work)
         finally:
             self.root.reshard()  # a forward pass without a backward one leaves what the root holds gathered
+
+    def accept(self, batches: Sequence[Batch]) -> None:
+        check_alike(self.name, batches, self.objective.modalities, self.accumulation)
 
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:
         # `fully_shard` takes the mean over the processes; gradients of micro-batches add up.
