@@ -13,7 +13,7 @@ from jaxtyping import Int
 from mmssl.data.beside import beside_table
 from mmssl.data.forecast import ForecastOptions, WindowTable, forecast_table
 from mmssl.data.label_lists import TogetherTable, parted_table
-from mmssl.data.labels import Kind, Labels, natural_classes
+from mmssl.data.labels import Kind, Labels, missing, natural_classes
 from mmssl.data.named import Called, named_table
 from mmssl.data.paths import open_table
 from mmssl.data.series import SeriesOptions, series_table
@@ -314,6 +314,17 @@ class Source:
         found = Labels.read(self.cells(name), **self._label_place(name), kind=kind, like=like)
         units, kept = self._table.units, slice(None) if self._kept is None else self._kept
         return replace(found, column=name, units=None if units is None else units[kept], windows=self._table.windows)
+
+    def labelled(self, column: str | None = None) -> Int[np.ndarray, " k"]:
+        """The numbers of the rows that it keeps that have a label, ascending.
+
+        column: that holds the labels; None: the label column, without which, as without any label, all rows are named.
+        """
+        name, rows = column or self.columns.get(LABEL), np.arange(len(self._table)) if self._kept is None else self._kept
+        if not isinstance(name, str):
+            return rows
+        without = missing(self.cells(name), self._table.class_names(name))
+        return rows if without.all() else rows[~without]
 
     def natural_classes(self, column: str) -> Int[np.ndarray, " n"] | None:
         """Classes by which the rows may be grouped; None for a column of numbers. See `mmssl.data.labels.natural_classes`."""
