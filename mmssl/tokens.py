@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.draws import Draws
+
+if TYPE_CHECKING:
+    Count = int
+else:
+    Count = int | torch.SymInt
+    """A number that may stand for any in a graph that is being traced."""
 
 
 @overload
@@ -78,7 +84,7 @@ class Tokens:
     expert: str | None = None
     keys: Int[Tensor, " b"] | None = None
     sequence: Int[Tensor, "b n"] | None = None
-    num_sequences: int | torch.SymInt = 1
+    num_sequences: Count = 1
 
     def take(self, index: Int[Tensor, "b k"], real: Bool[Tensor, "b k"] | None = None) -> "Tokens":
         """The tokens at `index`; `real` marks the entries of `index` that count (None: all)."""
@@ -226,25 +232,26 @@ class Sequences:
     In a graph that is being traced no size depends on data: there all rows stay, with as many places as the tokens of a sample need
     that are shared out evenly.
 
-    rows: which sequences these are, `sample * count + sequence`, ascending. count: sequences of a sample.
+    rows: which sequences these are, `sample * count + sequence`, ascending. count: sequences of a sample. all: none is missing.
     index: of the tokens of each row in their sample. real: which of them count; None: all.
     place: where in its row each token of the samples stands. of_row: the row of each. valid: tokens of the samples that are real.
     """
 
     rows: Int[Tensor, " s"]
-    count: int | torch.SymInt
+    count: Count
     index: Int[Tensor, "s m"]
     real: Bool[Tensor, "s m"] | None
     place: Int[Tensor, "b n"]
     of_row: Int[Tensor, "b n"]
     valid: Bool[Tensor, "b n"] | None
+    all: bool
 
     @classmethod
     def of(
         cls,
         sequence: Int[Tensor, "b n"],
         valid: Bool[Tensor, "b n"] | None,
-        count: int | torch.SymInt,
+        count: Count,
         kept: Int[Tensor, " s"] | None = None,
     ) -> "Sequences":
         """The sequences of samples, their tokens in the order of the sample."""
@@ -261,19 +268,20 @@ class Sequences:
         real: Bool[Tensor, "s m"] | None = (column < sizes[..., None]).view(b * count, most)
         rank = torch.zeros_like(order).scatter(1, order, number.expand(b, n))
         place = (rank - start.gather(1, sequence)).clamp(0, most - 1)
-        rows = torch.arange(b * count, device=sequence.device)
+        rows, whole = torch.arange(b * count, device=sequence.device), True
         of_row = count * torch.arange(b, device=sequence.device)[:, None] + sequence
         if not tracing:
             present = sizes > 0
             present[:, 0] |= ~present.any(1)
             rows = present.flatten().nonzero()[:, 0] if kept is None else kept
+            whole = len(rows) == b * count
             of_row = torch.zeros(b * count, dtype=torch.int64, device=rows.device).scatter(
                 0, rows, torch.arange(len(rows), device=rows.device)
             )[of_row]
             assert real is not None
             index, real = index[rows], real[rows]
             real = None if bool(real.all()) else real
-        return cls(rows, count, index, real, place, of_row, valid)
+        return cls(rows, count, index, real, place, of_row, valid, whole)
 
     @property
     def sample(self) -> Int[Tensor, " s"]:
@@ -317,9 +325,8 @@ class Sequences:
 
         groups: of equal size, one after the other, in which `values` come; then so does the result.
         """
-        full = values
-        b = len(self.place)
-        if len(self.rows) < b * self.count:
+        full, b = values, self.place.shape[0]
+        if not self.all:
             full = values.new_zeros(b * self.count, *values.shape[1:]).index_copy(0, self.rows, values)
         return full.view(b, self.count, groups, -1, *values.shape[2:]).transpose(1, 2).flatten(1, 3)
 
@@ -330,13 +337,13 @@ class Sequences:
 
     def there(self, values: Shaped[Tensor, "s k"], real: Bool[Tensor, "s k"] | None, groups: int = 1) -> Bool[Tensor, "b h"] | None:
         """`fold` of which of the values of each row count; None: all do, and all rows are there."""
-        if real is None and len(self.rows) == len(self.place) * self.count:
+        if real is None and self.all:
             return None
         return self.fold(torch.ones_like(values, dtype=torch.bool) if real is None else real, groups)
 
     def mean(self, values: Float[Tensor, "s k d"]) -> Float[Tensor, "b k d"]:
         """The mean over the rows of each sample that hold a token."""
-        if self.real is None and self.valid is None and len(self.rows) == len(self.place) * self.count:
+        if self.real is None and self.valid is None and self.all:
             return self.fold(values).unflatten(1, (self.count, -1)).mean(1)
         held = torch.ones_like(self.rows, dtype=torch.bool) if self.real is None else self.real.any(1)
         weight = held.to(values.dtype)[:, None, None]

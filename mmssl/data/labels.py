@@ -170,8 +170,8 @@ def _present(column: Sequence[Any], class_names: Sequence[str] | None, place: _P
 
 
 _WITHOUT = (
-    "Drop such rows; or leave their labels empty, and train by an objective that learns none, as masked does: such rows then train, "
-    "and are left out of scores"
+    "Drop such rows; or leave their labels empty, and train by an objective that learns none, as masked does: then they train, and "
+    "are left out of scores"
 )
 
 

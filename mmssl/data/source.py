@@ -32,10 +32,10 @@ OnError = Literal["raise", "skip"]
 class Source:
     """A table of raw rows.
 
-    path: `bundled:digits`, `bundled:breast_cancer`, `bundled:wine`, `bundled:diabetes` or `bundled:glyphs`; a parquet, csv or
-        jsonl file; a folder of such files, with splits by file name (train*, test*, validation*); a folder of media files, whose
-        sub-folders name splits and classes, or a table beside them their labels; a pattern such as `shards/*.parquet`; or a
-        dataset on the Hugging Face Hub, `name` or `name:configuration`.
+    path: `bundled:digits`, `bundled:breast_cancer`, `bundled:wine`, `bundled:diabetes`, `bundled:glyphs` or, with the extra demo,
+        `bundled:ucr/NAME`; a parquet, csv or jsonl file; a folder of such files, with splits by file name (train*, test*,
+        validation*); a folder of media files, whose sub-folders name splits and classes, or a table beside them their labels; a
+        pattern such as `shards/*.parquet`; or a dataset on the Hugging Face Hub, `name` or `name:configuration`.
     split: one part of the data; None: all of it.
     columns: the dataset's column for a modality name or for "label"; several columns for a modality that reads a whole row. Bundled
         data and media folders know their label column.
