@@ -155,7 +155,9 @@ def repeated(batch: Batch, times: int) -> Batch:
     def again(tensor: Tensor) -> Tensor:
         return tensor.repeat(times, *[1] * (tensor.dim() - 1))
 
-    optional = {name: getattr(batch, name) for name in ("labels", "group", "units")}
+    def again_or_none(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else again(tensor)
+
     rows = batch.rows and {
         name: torch.cat([held + number * len(batch) for number in range(times)]) for name, held in batch.rows.items()
     }
@@ -165,7 +167,9 @@ def repeated(batch: Batch, times: int) -> Batch:
         keys=again(batch.keys),
         ids=again(batch.ids),
         rows=rows,
-        **{name: None if tensor is None else again(tensor) for name, tensor in optional.items()},
+        labels=again_or_none(batch.labels),
+        group=again_or_none(batch.group),
+        units=again_or_none(batch.units),
     )
 
 
@@ -185,12 +189,16 @@ def cost(objective: Objective, batch: Batch, options: TrainOptions) -> Cost:
     size = sum(tensor.nbytes for inputs in batch.inputs.values() for tensor in inputs.values())
     coupled = Curve.through(sizes, [each.coupled for each in found]) if objective.couples else Curve(0, 0)
     return Cost(
-        *(line(name) for name in ("kept", "entering", "largest")),
-        coupled,
-        *(line(name) for name in ("forward", "backward", "again")),
-        Curve(0, size / len(batch)),
-        found[0].casts,
-        found[0].calls,
+        kept=line("kept"),
+        entering=line("entering"),
+        largest=line("largest"),
+        coupled=coupled,
+        forward=line("forward"),
+        backward=line("backward"),
+        again=line("again"),
+        inputs=Curve(0, size / len(batch)),
+        casts=found[0].casts,
+        calls=found[0].calls,
         tokens=0.0,
     )
 

@@ -70,7 +70,7 @@ class Trace(TorchDispatchMode):
     """Counts products and gives zeros in their place."""
 
     def __init__(self, objective: Objective, batch: Batch) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.weights = {StorageWeakRef(parameter.untyped_storage()) for parameter in objective.parameters()}
         given = [tensor for inputs in batch.inputs.values() for tensor in inputs.values()]
         self.known = self.weights | {StorageWeakRef(tensor.untyped_storage()) for tensor in (*objective.buffers(), *given)}
