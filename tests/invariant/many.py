@@ -29,6 +29,8 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from faults import FAULTS
+from held import held_written_down
 
 import mmssl_cli as cli
 from mmssl.data import Batch, Stream, processes
@@ -264,21 +266,6 @@ def teacher_moved_twice(rank: int, value: bool) -> None:
     Networks.after_step = moved  # type: ignore[method-assign]
 
 
-def mean_left_out(rank: int, value: bool) -> None:
-    """The gradient is half of what it should be: the mean over the processes, where it should be the sum."""
-
-    def halved(self: Strategy, loss: torch.Tensor, last: bool) -> None:
-        loss.backward()
-
-    sharding().FullyShard.backward = halved
-
-
-def teacher_of_one(rank: int, value: bool) -> None:
-    """The second process does not move its part of the teacher."""
-    if rank == 1:
-        sharding().FullyShard.after_step = lambda self, move: None
-
-
 def saves_what_it_read(rank: int, value: bool) -> None:
     """A run that goes on writes its checkpoint again, also before it has made a step."""
     restore = Session.restore
@@ -288,13 +275,6 @@ def saves_what_it_read(rank: int, value: bool) -> None:
         self.saved = None
 
     Session.restore = restored  # type: ignore[method-assign]
-
-
-def sharding() -> Any:
-    """What shards, which takes long to import."""
-    import mmssl.training.sharding.fsdp as found
-
-    return found
 
 
 def loss_of_one(rank: int, value: bool) -> None:
@@ -329,7 +309,7 @@ PLANTED: dict[str, Callable[[int, Any], None]] = {
     for found in (
         *(stop_after, signal_after, broken_after, elsewhere, slowed_down, weights_written_down, while_writing),
         *(other_masks, gradient_summed, teacher_moved_twice, loss_of_one, sample_skipped),
-        *(mean_left_out, teacher_of_one, saves_what_it_read),
+        *(saves_what_it_read, held_written_down, *FAULTS),
     )
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
@@ -17,6 +18,7 @@ from mmssl.training import launch
 from mmssl.training.asked import STRATEGIES, Asked, LaunchError, asked, check_shards, contradictions, take_over, taken
 from mmssl.training.launch import Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
 from mmssl.training.run import Run
+from mmssl.training.sharding import zero
 
 ROOT = Path(__file__).parents[2]
 SLURM = {
@@ -197,6 +199,12 @@ def test_a_deepspeed_file_that_contradicts_the_recipe_is_told_key_by_key(tmp_pat
     file.write_text("[", encoding="utf-8")
     with pytest.raises(LaunchError, match=r"zero\.json cannot be read.*It must be a JSON object"):
         asked(ZERO | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
+
+
+def test_zero_without_deepspeed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero, "find_spec", lambda name: None)
+    with pytest.raises(LaunchError, match=r'DeepSpeed is not installed: pip install "mmssl\[deepspeed\]", or .*--strategy fsdp2'):
+        zero.imported(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "launch").glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 """FSDP2: parameters, gradients and optimizer state are sharded by torch's `fully_shard`, on GPUs and, by gloo, on a CPU alike."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -15,11 +15,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
-from mmssl.data import processes
+from mmssl.data import Batch, processes
 from mmssl.objectives import Objective
 from mmssl.training.pieces import Piece, flat
 from mmssl.training.sharding.skeleton import filled, layers, skeleton
-from mmssl.training.sharding.strategy import State, Strategy, check_architecture, with_leaves
+from mmssl.training.sharding.strategy import State, Strategy, check_alike, check_architecture, with_leaves
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class FullyShard(Strategy):
         self.reshard, self.shards = reshard, shards
 
     def prepare(self, make: Callable[[], Optimizer], *, clip: float | None, compiled: bool, accumulation: int) -> None:
-        self.limit = math.inf if clip is None else clip
+        self.limit, self.accumulation = math.inf if clip is None else clip, accumulation
         objective, device = self.objective, self.accelerator.device
         objective.networks.make()  # what is sharded cannot be copied
         for_itself(objective)
@@ -60,9 +60,12 @@ class FullyShard(Strategy):
         return cast(FSDPModule, self.objective)
 
     def check_in_force(self) -> None:
-        """AssertionError unless every parameter is sharded, and the optimizer moves the shards."""
+        """AssertionError unless every parameter is sharded, all in one way, and the optimizer moves the shards."""
         plain = [name for name, parameter in self.objective.named_parameters() if not isinstance(parameter, DTensor)]
         assert not plain, f"fsdp2 was asked for, and these are not sharded: {plain[:3]}"
+        # A teacher that lies otherwise than the student would move towards other entries of it.
+        ways = {(str(here.device_mesh), here.placements) for here in map(as_sharded, self.objective.parameters())}
+        assert len(ways) == 1, f"parameters are sharded in different ways: {ways}"
         assert all(isinstance(parameter, DTensor) for group in self.optimizer.param_groups for parameter in group["params"])
 
     def within(self, work: Callable[[], T]) -> T:
@@ -70,6 +73,9 @@ class FullyShard(Strategy):
             return self.objective.within(work)
         finally:
             self.root.reshard()  # a forward pass without a backward one leaves what the root holds gathered
+
+    def accept(self, batches: Sequence[Batch]) -> None:
+        check_alike(self.name, batches, self.objective.modalities, self.accumulation)
 
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:
         # `fully_shard` takes the mean over the processes; gradients of micro-batches add up.
@@ -152,10 +158,14 @@ def for_itself(objective: nn.Module) -> None:
             seen.add(id(parameter))
 
 
+def as_sharded(tensor: Tensor | None) -> DTensor:
+    assert isinstance(tensor, DTensor)
+    return tensor
+
+
 def local(tensor: Tensor | None) -> Tensor:
     """What this process holds."""
-    assert isinstance(tensor, DTensor)
-    return tensor.to_local()
+    return as_sharded(tensor).to_local()
 
 
 def start_of(tensor: DTensor) -> int:
