@@ -37,7 +37,7 @@ class Curve(NamedTuple):
     each: float
     pairs: float = 0.0
 
-    def __call__(self, samples: float) -> float:
+    def __call__(self, samples: int) -> float:
         return self.fixed + self.each * samples + self.pairs * samples**2
 
     @classmethod
@@ -71,13 +71,13 @@ class Cost:
     tokens: float
     name: str = ""
 
-    def activations(self, micro: float, whole: float, again: bool) -> float:
+    def activations(self, micro: int, whole: int, again: bool) -> float:
         """Bytes at the end of the forward pass of a micro-batch (and in the first layer of the backward one, where layers are run
         again), all in all. whole: samples of the step."""
         own = self.entering(micro) + self.largest(micro) if again else self.kept(micro)
         return own + self.casts + self.coupled(whole) + self.inputs(micro)
 
-    def flops(self, micro: float, again: bool) -> float:
+    def flops(self, micro: int, again: bool) -> float:
         """Of products of a micro-batch: forward and backward pass."""
         return self.forward(micro) + self.backward(micro) + (self.again(micro) if again else 0)
 
@@ -187,7 +187,7 @@ def cost(objective: Objective, batch: Batch, options: TrainOptions) -> Cost:
         return Curve.through(sizes[:2], [value(name, each) for each in found[:2]])
 
     size = sum(tensor.nbytes for inputs in batch.inputs.values() for tensor in inputs.values())
-    coupled = Curve.through(sizes, [each.coupled for each in found]) if objective.couples else Curve(0, 0)
+    coupled = Curve.through(sizes, [each.coupled for each in found]) if objective.couples else Curve(0.0, 0.0)
     return Cost(
         kept=line("kept"),
         entering=line("entering"),
@@ -196,7 +196,7 @@ def cost(objective: Objective, batch: Batch, options: TrainOptions) -> Cost:
         forward=line("forward"),
         backward=line("backward"),
         again=line("again"),
-        inputs=Curve(0, size / len(batch)),
+        inputs=Curve(0.0, size / len(batch)),
         casts=found[0].casts,
         calls=found[0].calls,
         tokens=0.0,

@@ -8,6 +8,9 @@ MACHINE = 8
 """Devices of a machine, as in the vendors' reference machines."""
 
 
+Number = int | float
+
+
 @dataclass(frozen=True)
 class Device:
     """An accelerator.
@@ -19,11 +22,11 @@ class Device:
     """
 
     name: str
-    memory: float
-    bf16: float | None = None
-    fp32: float | None = None
-    link: float | None = None
-    network: float | None = None
+    memory: Number
+    bf16: Number | None = None
+    fp32: Number | None = None
+    link: Number | None = None
+    network: Number | None = None
     source: str = ""
 
     def peak(self, half: bool) -> float | None:

@@ -42,7 +42,7 @@ class Weight(NamedTuple):
 
 def weights_of(objective: Objective) -> list[Weight]:
     """The parameters of an objective whose copies are made, in each place where one is."""
-    names = {id(layer): name for name, layer in objective.named_modules() for layer in [layer]}
+    names = {id(module): name for name, module in objective.named_modules()}
     inside = {id(part): names[id(layer)] for layer in layers(objective) for part in layer.modules()}
     found, seen = list[Weight](), set[int]()
     for path, module in objective.named_modules():
@@ -123,7 +123,7 @@ def ddp(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     """Each device holds all. DistributedDataParallel reduces gradients in buckets, which are as large as they are together."""
     learns = total(learning(weights))
     buckets = learns if count > 1 else 0.0
-    return Share(*own_and_copies(weights, learns, 2 * learns), communication=buckets, once=2 * ring(learns, count), each=0)
+    return Share(*own_and_copies(weights, learns, 2 * learns), communication=buckets, once=2 * ring(learns, count), each=0.0)
 
 
 def own_and_copies(weights: Sequence[Weight], gradients: float, optimizer: float) -> tuple[float, float, float, float]:
@@ -136,14 +136,14 @@ def zero1(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     """The moments are sharded, and what they move: DeepSpeed keeps a copy of its part of the weights."""
     learns = total(learning(weights))
     whole = own_and_copies(weights, learns, 3 * learns / count)
-    return Share(*whole, communication=4 * BUCKET, once=2 * ring(learns, count), each=0)
+    return Share(*whole, communication=4.0 * BUCKET, once=2 * ring(learns, count), each=0.0)
 
 
 def zero2(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     """As stage 1, and the gradient of each micro-batch is reduced and then kept in parts."""
     learns = total(learning(weights))
     whole = own_and_copies(weights, learns / count, 3 * learns / count)
-    return Share(*whole, communication=4 * BUCKET, once=ring(learns, count), each=ring(learns, count))
+    return Share(*whole, communication=4.0 * BUCKET, once=ring(learns, count), each=ring(learns, count))
 
 
 def zero3(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
@@ -167,7 +167,7 @@ def zero3(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
         learns / count,
         3 * learns / count,
         held(copies),
-        communication=4 * BUCKET + min(inside, 4 * LIVE),
+        communication=4.0 * BUCKET + min(inside, 4.0 * LIVE),
         once=ring(rest, count),
         each=ring(inside + again + learns, count),
     )
@@ -182,7 +182,7 @@ def fsdp2(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     """
 
     def held(some: Iterable[Weight]) -> float:
-        return sum(weight.fullest(count) for weight in some)
+        return float(sum(weight.fullest(count) for weight in some))
 
     units = dict[str, list[Weight]]()
     for weight in weights:
@@ -197,7 +197,7 @@ def fsdp2(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     reduced = max((held(learning(unit)) for unit in units.values()), default=0.0)
     gathered = (held(root) + held(learning(root)) + 2 * largest + 2 * reduced) * count
     copies = held(weight for weight in weights if weight.copied)
-    return Share(held(weights) - copies, learns, 2 * learns, copies, gathered, once=0, each=sent * (count - 1))
+    return Share(held(weights) - copies, learns, 2 * learns, copies, gathered, once=0.0, each=sent * (count - 1))
 
 
 STRATEGIES: Mapping[str, Callable[[Sequence[Weight], Calls, int], Share]] = {

@@ -55,14 +55,14 @@ class Traced:
     calls: of each layer, how often it runs in all, and with gradient.
     """
 
-    kept: float = 0
-    casts: float = 0
-    coupled: float = 0
-    entering: float = 0
-    largest: float = 0
-    forward: float = 0
-    backward: float = 0
-    again: float = 0
+    kept: float = 0.0
+    casts: float = 0.0
+    coupled: float = 0.0
+    entering: float = 0.0
+    largest: float = 0.0
+    forward: float = 0.0
+    backward: float = 0.0
+    again: float = 0.0
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -151,12 +151,13 @@ class Trace(TorchDispatchMode):
                 outside[token.storage] = token.size
             elif token.storage not in self.entered:
                 calls.setdefault(token.call, {})[token.storage] = token.size
-        found.kept = sum(places.values())
-        found.casts = sum(size for storage, size in places.items() if storage in self.casts)
-        found.coupled = sum(size for storage, size in places.items() if storage in self.coupled and storage not in self.casts)
-        found.entering = sum(size for storage, size in outside.items() if storage not in self.casts)
+        found.kept = float(sum(places.values()))
+        found.casts = float(sum(size for storage, size in places.items() if storage in self.casts))
+        coupled = self.coupled - self.casts
+        found.coupled = float(sum(size for storage, size in places.items() if storage in coupled))
+        found.entering = float(sum(size for storage, size in outside.items() if storage not in self.casts))
         within = [sum(size for storage, size in each.items() if storage not in self.casts) for each in calls.values()]
-        found.largest = max(within, default=0)
+        found.largest = float(max(within, default=0))
         found.calls = {name: (count, self.graded[name]) for name, count in self.runs.items()}
         return found
 
