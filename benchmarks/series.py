@@ -5,8 +5,8 @@
 Ours is the recipe `patchtst_etth1`, whose channels attend apart (`adapter.attention: channel`); and the same with tokens of all
 channels that attend to each other. The reference is `PatchTSTForPretraining` of the same width, depth, heads, patch and share of
 masked patches, with each of its attention kernels, without dropout and class token. Same batch, fused AdamW and clipping on all
-sides. All keep the memory that they free. The steps of all alternate in one process and on one thread. The numbers are medians of the
-time that the processor worked, so that other processes on the machine count for less than on the clock.
+sides. All keep the memory that they free. The steps of all alternate in one process and on one thread. The numbers are medians of
+the time that the processor worked, so that other processes on the machine count for less than on the clock.
 """
 
 import argparse
