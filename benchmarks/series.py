@@ -5,8 +5,8 @@
 Ours is the recipe `patchtst_etth1`, whose channels attend apart (`adapter.attention: channel`); and the same with tokens of all
 channels that attend to each other. The reference is `PatchTSTForPretraining` of the same width, depth, heads, patch and share of
 masked patches, with each of its attention kernels, without dropout and class token. Same batch, fused AdamW and clipping on all
-sides. All keep the memory that they free. The steps of all alternate in one process, so that a noisy machine slows all of them; the
-numbers are medians.
+sides. All keep the memory that they free. The steps of all alternate in one process and on one thread. The numbers are medians of
+the time that the processor worked, so that other processes on the machine count for less than on the clock.
 """
 
 import argparse
@@ -108,9 +108,9 @@ def alternate(steps: dict[str, Step], repeats: int) -> dict[str, float]:
         step()
     for _ in range(repeats):
         for name, step in steps.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             step()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(time.process_time() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
