@@ -148,6 +148,8 @@ They work at once and offline. Nothing is downloaded: the data come with package
 | `bundled:digits` | pictures of handwritten digits | train, test | target |
 | `bundled:breast_cancer`, `bundled:wine`, `bundled:diabetes` | tables | train, test | target |
 | `bundled:glyphs` | characters: `image`, `text`, `captions`, `points`, properties | train, test, characters, scripts | category |
+| `bundled:python` | lines of Python's own library: `words`, a tag for each word | train, test (other modules) | tags |
+| `synthetic:scenes` | made pictures of discs, squares and crosses, with label maps | train, test | label |
 
 `bundled:glyphs` has a row for each character of each text face of matplotlib. Use it to try paired data: any two of an image, a
 text, a point cloud and a table. A table reads the properties only. Name `script` in `columns.label` to score the script instead.
