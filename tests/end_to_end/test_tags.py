@@ -134,12 +134,13 @@ def test_tags_that_do_not_fit_are_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     own = lines(24, 0)
     rows = [{"tokens": words, "tags": list(tags)} for words, tags in zip(own["tokens"], own["tags"], strict=True)]
-    recipe = RECIPE | {"data": {"columns": {"text": "tokens", "label": "tags"}}, "evaluate": None, "train": {"max_steps": 1}}
+    recipe = RECIPE | {"data": {"columns": {"text": "tokens", "label": "tags"}}, "evaluate": None}
+    recipe |= {"train": {"max_steps": 1, "batch_size": 8}}
     bad = [*rows[:3], {"tokens": ["the", "dog"], "tags": ["other"]}, *rows[4:]]
     with pytest.raises(
         ValueError, match=r"row 3 of rows in memory, column tokens: a text needs a tag for each .*expected 2, got 1"
     ):
-        mmssl.train(recipe, rows=bad, run={"name": "a"}, train={"batch_size": 24})
+        mmssl.train(recipe, rows=bad, run={"name": "a"}, train={"batch_size": 32})
     bad = [*rows[:3], {"tokens": ["the", "dog"], "tags": None}, *rows[4:]]
     with pytest.raises(ValueError, match=r"row 3 of rows in memory, column tags: the labels are missing"):
         mmssl.train(recipe, rows=bad, run={"name": "b"})
