@@ -50,6 +50,7 @@ docs: $(VENV)/installed-dev ## Build the documentation in site/: mkdocs
 	@printf '\n== docs ==\n'
 	@$(BIN)/python docs/make_reference.py
 	@$(BIN)/python docs/make_papers.py
+	@$(BIN)/python docs/make_longer.py
 	@$(BIN)/python docs/make_masks.py
 	@$(BIN)/mkdocs build --strict --quiet && echo 'The documentation is in site/index.html.'
 

@@ -17,7 +17,7 @@ INTRODUCTION = """# From papers to recipes
 Each paper is a recipe: settings of shared parts. The settings are the keys of `objective` that the recipe sets. A result is what
 was measured here with the recipe: the linear probe of frozen features, if it says nothing else.
 
-<!-- Written by docs/make_papers.py from the headers of the recipes and docs/results/*.json: edit those instead. -->
+<!-- Written by docs/make_papers.py from the headers of the recipes and the files of docs/results: edit those instead. -->
 
 | paper | recipe | objective | settings | measured |
 |---|---|---|---|---|
@@ -42,7 +42,7 @@ def entry(name: str, path: Path, results: Sequence[Mapping[str, Any]]) -> list[s
     recipe = parse(path.read_text(encoding="utf-8"), name)
     objective = recipe["objective"]
     settings = "; ".join(f"{key}: {shown(value)}" for key, value in objective.items() if key != "name")
-    return [linked(title(opening)), f"`{name}`", objective["name"], settings or "defaults", measured(name, text, results)]
+    return [linked(title(opening)), f"`{name}`", objective["name"], settings or "defaults", measured(name, results)]
 
 
 def title(opening: str) -> str:
@@ -67,19 +67,18 @@ def shown(value: Any) -> str:
     return f"{value.get('name', '')} ({keys})" if keys else str(value.get("name", ""))
 
 
-def measured(name: str, text: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """What results files hold of a recipe, else the paragraph of its header that begins with Measured, else not yet."""
-    found = list(from_results(name, results))
-    if found:
-        return "; ".join(found)
-    paragraph = re.search(r"^Measured (.*?)(?=\n\s*\n|\Z)", text, re.MULTILINE | re.DOTALL)
-    return " ".join(paragraph.group(1).split()).rstrip(".") if paragraph else NOT_YET
+def measured(name: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """What results files hold of a recipe."""
+    return "; ".join(from_results(name, results)) or NOT_YET
 
 
 def from_results(name: str, results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A phrase for each dataset, or task by pairs: mean over seeds beside random weights, and raw features or chance."""
+    """A phrase for each dataset, or task by pairs: mean over seeds beside random weights, and raw features or chance.
+
+    Then one for each longer run, as the file has it.
+    """
     for content in results:
-        every = [cell for cell in content["cells"] if "recipe" in cell]
+        every = [cell for cell in content.get("cells", []) if "recipe" in cell]
         cells = [cell for cell in every if "probe" in cell]
         trained = [cell for cell in cells if cell["recipe"] == name and "steps" in cell]
         for dataset in dict.fromkeys(cell["dataset"] for cell in trained):
@@ -98,6 +97,10 @@ def from_results(name: str, results: Sequence[Mapping[str, Any]]) -> Iterator[st
                 for row in dict.fromkeys(cell["row"] for cell in pairs if cell["task"] == task)
             }
             yield f"{task.replace('_', ' ')} {', '.join(f'{row} {score:.1f}' for row, score in found.items())}"
+        for run in content.get("longer", []):
+            if run["recipe"] == name:
+                random = f" (random init {', '.join(map(str, run['random']))})" if "random" in run else ""
+                yield f"{run['data']}, {run['score']}: {', '.join(map(str, run['scores']))}{random}"
 
 
 def baseline(cells: Sequence[Mapping[str, Any]], name: str) -> list[float]:
@@ -108,7 +111,8 @@ def baseline(cells: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """All results files."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    longer = parse((folder / "longer.yaml").read_text(encoding="utf-8"), "longer.yaml")
+    return [*(json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))), {"longer": longer}]
 
 
 def main() -> None:

@@ -76,6 +76,11 @@ class Draws:
         """Draws for the batch so many times over, each time independent."""
         return Draws(torch.cat([self.fork(number).keys for number in range(times)]))
 
+    def of_sequences(self, sample: Int[Tensor, " s"], number: Int[Tensor, " s"]) -> "Draws":
+        """Independent draws for sequences, by their sample and their number in it; those of number 0 are its sample's own."""
+        own = self.keys[sample]
+        return Draws(torch.where(number == 0, own, mix((own ^ hash_text("sequence")) + number * _GOLDEN)))
+
     def uniform(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Uniform numbers in [0, 1) of shape `[b, *shape]`, float32."""
         return self.at(purpose, torch.arange(math.prod(shape), device=self.keys.device)[None]).view(len(self.keys), *shape)

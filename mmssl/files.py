@@ -103,11 +103,11 @@ def new_file(path: Path) -> Iterator[Path]:
         try:
             yield part
             _share(part)
-            _sync(part)
+            flush(part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-        _sync(path.parent)
+        flush(path.parent)
 
 
 @contextmanager
@@ -127,12 +127,12 @@ def new_folder(path: Path) -> Iterator[Path]:
             for below in list(part.rglob("*")):
                 if below.is_file():
                     _share(below)
-                _sync(below)
-            _sync(part)
+                flush(below)
+            flush(part)
             _put(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        _sync(path.parent)
+        flush(path.parent)
 
 
 def delete(path: Path) -> None:
@@ -202,7 +202,7 @@ def _share(path: Path) -> None:
         plain.unlink()
 
 
-def _sync(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -255,6 +255,8 @@ class Adapter(nn.Module, ABC):
     """True if valid tokens may have nothing to predict (a missing cell); such tokens are never hidden."""
     has_identity: bool = False
     """True if its tokens carry an identity (`Tokens.identity`)."""
+    apart: bool = False
+    """True if its samples hold several sequences that never attend to each other (`Tokens.sequence`)."""
     overlapping: bool = False
     """True if the stem mixes neighbouring tokens, so that hidden content can reach visible ones: unsafe for raw targets."""
 

@@ -1,6 +1,6 @@
-"""Small datasets that come with the packages that this one needs: they work at once, offline, on any machine."""
+"""Small datasets that come with the packages that this one needs, or an extra does: they work at once, offline, on any machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mmssl.data import glyphs
+from mmssl.data.archives import archive_table
 from mmssl.data.docstrings import docstrings
 from mmssl.data.python_lines import python_table
 from mmssl.data.tables import Row, RowTable, Table
@@ -99,15 +100,54 @@ _BUNDLED = {
     "wine": _Bundled(partial(_stratified, lambda: _table(_of_sklearn("load_wine")))),
 }
 NAMES = sorted(_BUNDLED)
+ARCHIVE = "ucr/"
+"""Begins the names of sets of the UCR / UEA archive, which come with aeon."""
+ENDS = ("_TRAIN.ts", "_TEST.ts")
+"""Of the files of a set, by its splits train and test."""
+NO_SET = "UnitTest"
+"""What aeon's own tests read: a part of another set."""
+
+
+def _archive() -> Path:
+    """The folder of the sets that come with aeon, which is not imported for them. ImportError with the extra that installs it."""
+    package = find_spec("aeon")
+    if package is None or package.origin is None:
+        raise ImportError(
+            f"bundled:{ARCHIVE}NAME is a set of the UCR / UEA archive that comes with aeon: pip install mmssl[demo]", name="aeon"
+        )
+    return Path(package.origin).parent / "datasets" / "data"
+
+
+def _of_archive(name: str) -> _Bundled:
+    """One set of the archive. LookupError with those that there are."""
+    folder = _archive()
+    places = [place for place in sorted(folder.glob("*")) if place.name != NO_SET]
+    names = [place.name for place in places if all((place / f"{place.name}{end}").is_file() for end in ENDS)]
+    if name not in names:
+        raise LookupError(_unknown(f"{ARCHIVE}{name}", [f"{ARCHIVE}{known}" for known in names]))
+
+    def opened(split: str | None) -> Table:
+        ends = [end for part, end in zip(("train", "test"), ENDS, strict=True) if split in (None, part)]
+        return archive_table("ts", [folder / name / f"{name}{end}" for end in ends], f"bundled:{ARCHIVE}{name}")
+
+    return _Bundled(opened)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """That there is no such dataset, and which there are."""
+    near = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"no bundled dataset {name!r}; there are {', '.join(known)}.{hint}"
 
 
 def bundled_table(name: str, split: str | None) -> Table:
     """The rows of a split of a bundled dataset, or all of them (None)."""
-    if name not in _BUNDLED:
-        near = get_close_matches(name, NAMES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise LookupError(f"no bundled dataset {name!r}; there are {', '.join(NAMES)}.{hint}")
-    found = _BUNDLED[name]
+    if name.startswith(ARCHIVE):
+        found = _of_archive(name.removeprefix(ARCHIVE))
+    elif name in _BUNDLED:
+        found = _BUNDLED[name]
+    else:
+        raise LookupError(_unknown(name, [*NAMES, f"{ARCHIVE}NAME (of the UCR / UEA archive)"]))
     if split is not None and split not in found.splits:
         raise LookupError(f"bundled:{name} has no split {split!r}; it has {', '.join(found.splits)}")
     table = found.open(split)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.data.dense import DENSE, are_maps, dense_told, read_dense
@@ -121,6 +121,15 @@ class Labels:
             raise ValueError(f"{where}: classification needs at least two classes; every row is {only}")
 
 
+def missing(column: Sequence[Any], class_names: Sequence[str] | None = None) -> Bool[np.ndarray, " n"]:
+    """Which cells of a column hold no label: nothing, blank text, or -1 where it points into `class_names`.
+
+    An empty list is the answer of a row that has none of several labels.
+    """
+    cells = [_plain(cell) for cell in column]
+    return np.array([is_missing(cell) or (class_names is not None and lacks_number(cell)) for cell in cells], dtype=bool)
+
+
 def natural_classes(
     column: Sequence[Any], *, where: str, class_names: Sequence[str] | None = None, row_of: Callable[[int], int] = int
 ) -> Int[np.ndarray, " n"] | None:
@@ -161,19 +170,18 @@ def _present(column: Sequence[Any], class_names: Sequence[str] | None, place: _P
     for position, cell in enumerate(cells):
         if not is_missing(cell) and not isinstance(cell, str | bool | int | float):
             raise TypeError(f"{place.row(position)}: labels are strings, booleans or numbers; got {_told(cell)}. {_way_out(cell)}")
-    unlabelled = class_names is not None
-    missing = [position for position, cell in enumerate(cells) if is_missing(cell) or (unlabelled and cell == UNLABELLED)]
-    if missing:
+    without = np.flatnonzero(missing(cells, class_names))
+    if len(without):
         raise ValueError(
-            f"{place.row(missing[0])}: the label is missing; every row needs one, and {len(missing):,} of "
+            f"{place.row(int(without[0]))}: the label is missing; every row needs one, and {len(without):,} of "
             f"{len(cells):,} have none. {_WITHOUT}"
         )
     return cells
 
 
 _WITHOUT = (
-    "Drop such rows; or use all rows without labels, by an objective that learns none, and "
-    "score on other data (evaluate.path) or not at all (evaluate=null)"
+    "Drop such rows; or leave their labels empty, and train by an objective that learns none, as masked does: then they train, and "
+    "are left out of scores"
 )
 
 
@@ -340,6 +348,11 @@ def _indices(cells: list[Any], names: Sequence[str], where: str) -> Shaped[np.nd
             f"known: {', '.join(map(repr, names[:_SHOWN]))}{', ...' if len(names) > _SHOWN else ''}"
         )
     return np.asarray([index[name] for name in named], dtype=np.int64)
+
+
+def lacks_number(cell: Any) -> bool:
+    """Whether a cell holds the number that stands for no class where the data name their classes."""
+    return isinstance(cell, int) and cell == UNLABELLED
 
 
 def is_missing(cell: Any) -> bool:

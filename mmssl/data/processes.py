@@ -34,7 +34,11 @@ asked_to_stop: Callable[[], bool] = bool
 
 
 class OtherFailed(RuntimeError):
-    """Another process of the run failed, or is gone. It says itself why, where it can."""
+    """Another process of the run failed, or is gone. It says itself why, where it can. lost: numbers of those that are gone."""
+
+    def __init__(self, message: str, lost: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 class FirstGone(OtherFailed):
@@ -195,6 +199,33 @@ def meet(word: Any) -> list[Any]:
     return [json.loads(_wait_for(store, f"{number}/{other}", other)) for other in range(world())]
 
 
+class Words:
+    """One word of each process to all others, said and heard in any thread: the steps go on meanwhile, and no collective is needed.
+
+    All processes make one at the same place. lost: processes whose words nobody waits for any more. until: nor for any after that
+    time, of `time.monotonic`.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.world, self.number = rank(), world(), next(_meetings)
+        self.lost: Sequence[int] = ()
+        self.until = float("inf")
+
+    def say(self, word: Any) -> None:
+        """A JSON value."""
+        _store().set(f"{self.number}/{self.rank}", json.dumps(word))
+
+    def of(self, other: int) -> Any:
+        """What another process says, once it has. OtherFailed if it never will."""
+        store, key = _store(), f"{self.number}/{other}"
+        while not store.check([key]):
+            over = other in self.lost or time.monotonic() > self.until
+            if (over or store.check([_key("failed", other)])) and not store.check([key]):
+                raise OtherFailed(f"process {other} of {self.world} is gone")
+            time.sleep(POLL)
+        return json.loads(store.get(key))
+
+
 def leave() -> None:
     """Part from the others. The first process, which may hold the store, goes last: who still waits there would lose contact.
 
@@ -237,7 +268,7 @@ def naming_the_lost(where: Callable[[], str]) -> Iterator[None]:
         if world() == 1 or not _is_lost_contact(error):
             raise
         lost, told = _who_is_lost(error)
-        raise (FirstGone if 0 in lost else OtherFailed)(told + where()) from error
+        raise (FirstGone if 0 in lost else OtherFailed)(told + where(), lost) from error
 
 
 def _leave_word(word: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from mmssl.data.beside import beside_table
 from mmssl.data.dense import DENSE, Places, read_places
 from mmssl.data.forecast import ForecastOptions, WindowTable, forecast_table
 from mmssl.data.label_lists import TogetherTable, parted_table
-from mmssl.data.labels import Kind, Labels, natural_classes
+from mmssl.data.labels import Kind, Labels, missing, natural_classes
 from mmssl.data.named import Called, named_table
 from mmssl.data.paths import open_table
 from mmssl.data.series import SeriesOptions, series_table
@@ -33,10 +33,10 @@ OnError = Literal["raise", "skip"]
 class Source:
     """A table of raw rows.
 
-    path: `bundled:digits`, `bundled:breast_cancer`, `bundled:wine`, `bundled:diabetes` or `bundled:glyphs`; a parquet, csv or
-        jsonl file; a folder of such files, with splits by file name (train*, test*, validation*); a folder of media files, whose
-        sub-folders name splits and classes, or a table beside them their labels; a pattern such as `shards/*.parquet`; or a
-        dataset on the Hugging Face Hub, `name` or `name:configuration`.
+    path: `bundled:digits`, `bundled:breast_cancer`, `bundled:wine`, `bundled:diabetes`, `bundled:glyphs` or, with the extra demo,
+        `bundled:ucr/NAME`; a parquet, csv or jsonl file; a folder of such files, with splits by file name (train*, test*,
+        validation*); a folder of media files, whose sub-folders name splits and classes, or a table beside them their labels; a
+        pattern such as `shards/*.parquet`; or a dataset on the Hugging Face Hub, `name` or `name:configuration`.
     split: one part of the data; None: all of it.
     columns: the dataset's column for a modality name or for "label"; several columns for a modality that reads a whole row. Bundled
         data and media folders know their label column.
@@ -325,6 +325,17 @@ class Source:
         kept = narrow if narrow._ends is None else narrow.evenly(narrow.num_rows)
         found = zip(rows, kept.rows(np.asarray(rows, dtype=np.int64)), strict=True)
         return [read_places(row[column], names, f"row {kept.row_number(i)} of {self}, column {column}") for i, row in found]
+
+    def labelled(self, column: str | None = None) -> Int[np.ndarray, " k"]:
+        """The numbers of the rows that it keeps that have a label, ascending.
+
+        column: that holds the labels; None: the label column, without which, as without any label, all rows are named.
+        """
+        name, rows = column or self.columns.get(LABEL), np.arange(len(self._table)) if self._kept is None else self._kept
+        if not isinstance(name, str):
+            return rows
+        without = missing(self.cells(name), self._table.class_names(name))
+        return rows if without.all() else rows[~without]
 
     def natural_classes(self, column: str) -> Int[np.ndarray, " n"] | None:
         """Classes by which the rows may be grouped; None for a column of numbers. See `mmssl.data.labels.natural_classes`."""

@@ -138,7 +138,8 @@ class Evaluator:
             rows.insert(1, Row(OWN, None, self.judged.score, seen=rows[0].seen))
             said = [f"{OWN}: {', '.join(self.judged.lines)}."]
         self._baselines = baselines = self._baselines or self._measure_baselines(model.device)
-        notes = [*([] if self.sources.note is None else [self.sources.note]), *told, *said]
+        lacking = [f"{line}." for line in self.sources.lacking()]
+        notes = [*([] if self.sources.note is None else [self.sources.note]), *lacking, *told, *said]
         if baselines.skipped:
             notes.append(f"Samples that could not be read, and are left out: {baselines.skipped:,}.")
         return Table(

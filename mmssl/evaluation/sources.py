@@ -1,6 +1,6 @@
 """The labelled rows that a model is scored on, and those that its readers are fitted on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -105,6 +105,7 @@ class Sources:
     """Labelled rows: `train`, that readers are fitted on, and `test`, that are scored.
 
     fifth: how they were parted where both are of one dataset. note: what a reader of the scores should know of it.
+    unlabelled: rows without a label, which neither part has, by the source that they are of: so many, of how many.
     """
 
     train: Source
@@ -113,21 +114,31 @@ class Sources:
     test_labels: Labels
     fifth: Fifth | None = None
     note: str | None = None
+    unlabelled: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def lacking(self, trained: Collection[str] = ()) -> list[str]:
+        """What is told of rows without a label, a line for each source; `trained`: the sources that a run trains on."""
+        return [
+            f"label {label_column(self.train)}: {count:,} of {total:,} rows of {name} have none: they "
+            + ("train, and are not scored" if name in trained else "are not scored")
+            for name, (count, total) in self.unlabelled.items()
+        ]
 
 
 def fifth_of(source: Source, column: str) -> Fifth:
-    """A fifth of all rows of the dataset of a source, of every class of a label column: the same for every limit, run and model.
+    """A fifth of all labelled rows of the dataset of a source, of every class of a label column: the same for every limit, run and
+    model.
 
     Whatever kind a user says: what one run held out as classes, another may score as numbers.
     """
-    whole = source.whole()
-    classes = whole.natural_classes(column)
-    groups = torch.zeros(len(whole)) if classes is None else torch.from_numpy(classes)
-    return Fifth(np.flatnonzero(probes.held_out(groups, SPLIT_SEED).numpy()), column)
+    rows = source.whole().labelled(column)
+    classes = source.select(rows).natural_classes(column)
+    groups = torch.zeros(len(rows)) if classes is None else torch.from_numpy(classes)
+    return Fifth(rows[probes.held_out(groups, SPLIT_SEED).numpy()], column)
 
 
 def check_parts(source: Source, labels: Labels, rows: Int[np.ndarray, " k"]) -> None:
-    """ValueError if the held-out `rows` of a whole dataset cannot be scored by what the others teach."""
+    """ValueError if `rows`, places among the labels of a whole dataset, cannot be scored by what the others teach."""
     if labels.kind == "classification":
         counts = np.bincount(labels.values, minlength=len(labels.names))
         enough = int((counts >= FEWEST_OF_A_CLASS).sum()) >= 2
@@ -158,8 +169,8 @@ def open_sources(
     """The data that `options` name; what they leave open is as in `data`, or in `rows` if those are given in its place.
 
     history: of the model that will be scored: a fifth of rows that it was not trained on is then the one that is scored.
-    Classes are those of all training rows: with a limit some may have no training sample.
-    ValueError for rows without labels, for too few of them, and if the test part has rows of the training part.
+    Classes are those of all training rows: with a limit some may have no training sample. Rows without a label are left out.
+    ValueError for data without labels, for too few of them, and if the test part has rows of the training part.
     """
     columns, path = options.columns, options.path or data.path
     if options.path is None:
@@ -178,7 +189,7 @@ def open_sources(
     whole = Source(path=path, split=options.train_split, columns=columns, **cells)
     if options.train_split is None and options.test_split is None:
         return in_fifths(whole, options, history, "A fifth of the rows are the test samples (train_split: null).")
-    required_labels(whole, kind=options.kind)
+    required_labels(whole.select(whole.labelled()), kind=options.kind)
     try:
         test = Source(path=path, split=options.test_split or "test", columns=columns, limit=options.test_limit, **cells)
     except LookupError as error:
@@ -190,26 +201,37 @@ def open_sources(
 
 def in_parts(whole: Source, test: Source, options: EvaluateOptions) -> Sources:
     """Two parts of the data. ValueError if one has rows of the other."""
-    classes, column = required_labels(whole, kind=options.kind), label_column(whole)
+    rows, scored = whole.labelled(), test.whole().labelled()
+    classes, column = required_labels(whole.select(rows), kind=options.kind), label_column(whole)
     inputs = [name for name in whole.column_names if name != column]
     if share_rows(parts_of(whole), parts_of(test)) or content_digits(whole, inputs) == content_digits(test, inputs):
         raise ValueError(
             f"evaluate: {test} has rows of {whole}, on which the readers are fitted, so they would be asked what they were told. "
             "Name another test_split, or leave it out: then a fifth of the rows is held out and scored, if there is no split 'test'"
         )
-    train = whole.select(np.arange(len(whole)), options.train_limit)
-    return Sources(train, required_labels(train, classes), test, required_labels(test, classes))
+    train, part = whole.select(rows, options.train_limit), test.select(scored, options.test_limit)
+    without = lacking(whole, rows) | lacking(test, scored)
+    return Sources(train, required_labels(train, classes), part, required_labels(part, classes), unlabelled=without)
 
 
 def in_fifths(whole: Source, options: EvaluateOptions, history: History | None, note: str) -> Sources:
     """Four fifths of the rows of a dataset, and one that is scored."""
-    labels, own = required_labels(whole, kind=options.kind), label_column(whole)
+    rows = whole.labelled()
+    labelled = whole.select(rows)
+    labels, own = required_labels(labelled, kind=options.kind), label_column(whole)
     assert own is not None, "labels were read from it"
     fifth = fifth_of(whole, (history or History()).held_out_by(whole) or own)
-    check_parts(whole, labels, fifth.rows)
-    others = np.setdiff1d(np.arange(len(whole)), fifth.rows)
-    train, test = whole.select(others, options.train_limit), whole.select(fifth.rows, options.test_limit)
-    return Sources(train, required_labels(train, labels), test, required_labels(test, labels), fifth, note)
+    scored = np.isin(rows, fifth.rows)
+    check_parts(labelled, labels, np.flatnonzero(scored))
+    train, test = whole.select(rows[~scored], options.train_limit), whole.select(rows[scored], options.test_limit)
+    without = lacking(whole, rows)
+    return Sources(train, required_labels(train, labels), test, required_labels(test, labels), fifth, note, without)
+
+
+def lacking(source: Source, rows: Int[np.ndarray, " k"]) -> dict[str, tuple[int, int]]:
+    """How many rows of a dataset are not among its labelled `rows`, and how many it has; empty if all are."""
+    total = len(source.whole())
+    return {str(source): (total - len(rows), total)} if len(rows) < total else {}
 
 
 def required_labels(source: Source, like: Labels | None = None, *, kind: Kind | None = None, scored: str | None = None) -> Labels:

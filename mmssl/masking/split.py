@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.tokens import gather
+from mmssl.tokens import Sequences, gather
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Axis = Literal["time", "depth", "height", "width"]
@@ -72,18 +72,50 @@ def split_in_order(
     valid: Bool[Tensor, "b n"] | None,
     available: Bool[Tensor, "b n"] | None,
     draws: Draws,
+    sequences: Sequences | None = None,
 ) -> Split:
     """`Sampler.split`, and `guided_by` before it, of sequences with padding anywhere: it is put last for the sampler.
 
     What is drawn for the k-th token of a sample then depends on the sample alone. In a batch of pictures of various widths padding
     lies between their rows, as much as the widest asks for.
+
+    sequences: those of samples that hold several, each of which is divided by itself; None: each sample is one.
     """
+    if sequences is not None:
+        guided = sampler.guided_by(lambda: sequences.gather(saliency()))
+        free = sequences.gather(available)
+        if free is not None and sequences.real is not None:
+            free = free & sequences.real
+        return of_samples(sequences, guided.split(sequences.gather(coords), sequences.real, free, sequences.draws(draws)))
     if valid is None:
         return sampler.guided_by(saliency).split(coords, None, available, draws)
     order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
     guided = sampler.guided_by(lambda: saliency().gather(1, order))
     parts = guided.split(gather(coords, order), gather(valid, order), gather(available, order), draws)
     return replace(parts, seen=order.gather(1, parts.seen), hidden=order.gather(1, parts.hidden))
+
+
+def of_samples(sequences: Sequences, parts: Split) -> Split:
+    """What is seen and hidden of samples, by what is of each of their sequences."""
+    return Split(
+        sequences.fold(sequences.index.gather(1, parts.seen)),
+        sequences.fold(sequences.index.gather(1, parts.hidden), parts.groups),
+        sequences.there(parts.seen, parts.seen_real),
+        sequences.there(parts.hidden, parts.hidden_real, parts.groups),
+        parts.groups,
+    )
+
+
+def of_sequences(sequences: Sequences, parts: Split) -> Split:
+    """The inverse of `of_samples`."""
+    seen_real, hidden_real = parts.seen_real, parts.hidden_real
+    return Split(
+        sequences.unfold(sequences.place.gather(1, parts.seen)),
+        sequences.unfold(sequences.place.gather(1, parts.hidden), parts.groups),
+        None if seen_real is None else sequences.unfold(seen_real),
+        None if hidden_real is None else sequences.unfold(hidden_real, parts.groups),
+        parts.groups,
+    )
 
 
 class Scored(Sampler):

@@ -7,6 +7,7 @@ from mmssl.model.encoder import Encoder as Encoder
 from mmssl.model.labels import LabelHead as LabelHead
 from mmssl.model.layers import initialise_all as initialise_all
 from mmssl.model.loading import no_weights_bar as no_weights_bar
+from mmssl.model.loading import without_deepspeed as without_deepspeed
 from mmssl.model.model import MMSSLModel as MMSSLModel
 from mmssl.model.registered import register
 from mmssl.model.tasks import MMSSLForClassification as MMSSLForClassification

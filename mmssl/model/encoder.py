@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.layers import AbsolutePositions, Chances, MMSSLLayer, Rotary, Shared, make_norm
-from mmssl.tokens import Tokens, cat, put
+from mmssl.tokens import Sequences, Tokens, cat, put
 
 
 class Encoder(nn.Module):
@@ -95,12 +95,30 @@ class Encoder(nn.Module):
 
         causal: a token attends only to itself and to those before it; prefix tokens come before all others.
         Without `last`, tokens that are not valid are padding: what no sequence needs is not encoded, and zeros stand there.
+        Of samples that hold several sequences each is encoded by itself, with prefix tokens of its own; those in the result are the
+        mean over the sequences.
         """
+        if (sequences := tokens.sequences()) is not None:
+            assert last is None, "a decoder gets each sequence by itself"
+            found = self.whole(sequences.take(tokens), causal)
+            return self.of_samples(tokens, sequences, found.values)
+        return self.whole(tokens, causal) if last is None else self.run(self.prepend(tokens), last, causal)
+
+    def whole(self, tokens: Tokens, causal: bool) -> Tokens:
+        """Encode samples each of which is one sequence."""
         tokens = self.prepend(tokens)
-        if last is not None:
-            return self.run(tokens, last, causal)
         packed, index = tokens.packed()
         return tokens.with_values(put(self.run(packed, None, causal).values, index, tokens.values.shape[1]))
+
+    def of_samples(self, tokens: Tokens, sequences: Sequences, values: Float[Tensor, "s m d"]) -> Tokens:
+        """Samples with what was made of each of their sequences, prefix tokens first."""
+        body = sequences.put(values[:, self.num_prefix :])
+        if not self.num_prefix:
+            return tokens.encoded(body)
+        valid = None if tokens.valid is None else F.pad(tokens.valid, (self.num_prefix, 0), value=True)
+        coords = F.pad(tokens.coords, (0, 0, self.num_prefix, 0))
+        prefix = sequences.mean(values[:, : self.num_prefix])
+        return replace(tokens, coords=coords, valid=valid, identity=None).encoded(torch.cat([prefix, body], 1))
 
     def answer(self, context: Tokens, places: Tokens, index: Int[Tensor, "b m"], valid: Bool[Tensor, "b m"] | None) -> Tokens:
         """As `forward` of the context and, behind it, the places at `index`, of which `m` it returns the last.
@@ -150,6 +168,9 @@ class Encoder(nn.Module):
 
         part: block = the tokens behind a layer; ffn = what its MLP adds to them, before the last residual connection.
         """
+        if (sequences := tokens.sequences()) is not None:
+            outputs = self.layer_outputs(sequences.take(tokens), count, part=part)
+            return [self.of_samples(tokens, sequences, output.values) for output in outputs]
         whole = self.prepend(tokens)
         tokens, index = whole.packed()
         x, found = tokens.values, list[Tokens]()

@@ -1,11 +1,13 @@
 """Saved weights that are all there, belong to the model, and are numbers: transformers replaces what is missing by random ones."""
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from accelerate.utils import other
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -35,6 +37,20 @@ def no_weights_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def without_deepspeed() -> Iterator[None]:
+    """Save a model without importing DeepSpeed, where it is installed, to ask whether the model is one of its engines.
+
+    Nothing is where nobody has imported it.
+    """
+    available = other.is_deepspeed_available
+    other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
+    try:
+        yield
+    finally:
+        other.is_deepspeed_available = available
 
 
 @contextmanager

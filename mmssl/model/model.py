@@ -177,8 +177,10 @@ class MMSSLModel(MMSSLPreTrainedModel):
         assert self.heads is not None
         return self.heads[LABEL](pooled)
 
-    def read(self, name: str, tokens: Tokens) -> Float[Tensor, "b p"]:
-        """What the label head reads of encoded tokens of a modality: they are pooled, or stand in a row."""
+    def read(self, name: str, tokens: Tokens) -> Float[Tensor, "b *n p"]:
+        """What the label head reads of encoded tokens of a modality: they are pooled, or stand in a row, or of places each."""
+        if self.label_head.dense:
+            return tokens.values[:, self.encoder.num_prefix :]
         count = self.label_head.tokens
         if count is None:
             return self.pool(tokens)
@@ -187,10 +189,10 @@ class MMSSLModel(MMSSLPreTrainedModel):
 
     def dense(self, name: str, tokens: Tokens, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b k *places"]:
         """Logits of the label head for places of samples, from the encoded tokens of a modality."""
-        adapter, body = self.adapter(name), tokens.values[:, self.encoder.num_prefix :]
-        return labels_of_places(adapter, name).laid_out(self.predicted(body), dict(inputs), self.label_head.detail or 1)
+        given = self.predicted(self.read(name, tokens))
+        return labels_of_places(self.adapter(name), name).laid_out(given, dict(inputs), self.label_head.detail or 1)
 
-    def labelled(self, name: str, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b k"]:
+    def labelled(self, name: str, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b *n k"]:
         """What the label head gives for the inputs of a modality, each sample in one piece."""
         known = {key: inputs[key] for key in self.adapter(name).input_names if key in inputs}
         return self.predicted(self.read(name, self.encode(name, known)))

@@ -168,7 +168,7 @@ class Encodings:
                 draws, mask = self.draws(view), self.views[view.modality][view.kind].mask
                 tokens = self.networks[network].embed(view.modality, self.inputs(view)).keyed(draws)
                 if mask is not None:
-                    split = split_in_order(mask, no_saliency, tokens.coords, tokens.valid, None, draws)
+                    split = split_in_order(mask, no_saliency, tokens.coords, tokens.valid, None, draws, tokens.sequences())
                     tokens = tokens.take(split.seen, split.seen_real)
                 if self.change is not None and network == "student":
                     tokens = self.change(self, view, tokens)

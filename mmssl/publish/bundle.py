@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mmssl import files
 from mmssl.evaluation import Shown, table_of
 from mmssl.evaluation.history import History
-from mmssl.model import faced, no_weights_bar
+from mmssl.model import faced, no_weights_bar, without_deepspeed
 from mmssl.model.auto import write_auto_files
 from mmssl.model.needed import write_needed
 from mmssl.model.sentence import write_sentence_files
@@ -37,7 +37,7 @@ def assemble(
 ) -> None:
     """Fill a folder with what is published of a run."""
     found.model.config.published = found.kind
-    with no_weights_bar():
+    with no_weights_bar(), without_deepspeed():
         faced(found.model).save_pretrained(folder)
     found.processor.save_pretrained(folder)
     write_sentence_files(folder, found.processor.processors)

@@ -13,7 +13,18 @@ from mmssl.evaluation.history import Trained
 from mmssl.evaluation.table import OWN, SHARES
 from mmssl.modality import find
 from mmssl.model import LabelHead
-from mmssl.report.card import MOST_CLASSES, WEIGHTS, confused, fenced, introduction, metric_type_of, named, pipeline_of, task_of
+from mmssl.report.card import (
+    MOST_CLASSES,
+    WEIGHTS,
+    confused,
+    fenced,
+    introduction,
+    metric_type_of,
+    named,
+    pipeline_of,
+    task_of,
+    task_type_of,
+)
 
 CURVES = "curves.png"
 MOST_COLUMNS = 20
@@ -126,7 +137,7 @@ def results(table: Shown) -> list[EvalResult]:
         values = {title: table.value(row, key) for key, title in titles.items()}
         found += [
             EvalResult(
-                task_type="feature-extraction",
+                task_type=task_type_of(table),
                 dataset_type=table.data,
                 dataset_name=table.data,
                 metric_type=metric_type_of(table, title),

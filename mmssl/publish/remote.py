@@ -5,7 +5,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from mmssl.model import MMSSLConfig, faced, load_model, no_weights_bar
+from mmssl.model import MMSSLConfig, faced, load_model, no_weights_bar, without_deepspeed
 from mmssl.model.loading import model_of
 from mmssl.model.needed import autos_of, name_classes, task_of
 from mmssl.model.public import saved_processor
@@ -92,7 +92,7 @@ def export_remote_code(model: str | Path, folder: str | Path) -> Exported:
     source = model_of(model)
     loaded, processor = load_model(source), saved_processor(source)
     with new_place(folder) as new:
-        with no_weights_bar():
+        with no_weights_bar(), without_deepspeed():
             faced(loaded).save_pretrained(new)
         processor.save_pretrained(new)
         write_sentence_files(new, processor.processors)

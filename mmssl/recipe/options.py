@@ -90,6 +90,7 @@ class TrainOptions:
     log_every: steps between rows of metrics.jsonl.
     checkpoint_every: steps between checkpoints; one is always written at the end and on interruption.
     keep_last: checkpoints kept.
+    async_save: write checkpoints beside the training, from a copy in main memory; false: training waits, and nothing is copied.
     trackers: experiment trackers, beside the local metrics.jsonl.
     timeout: seconds after which processes that wait in a step for one that is gone, or hangs, end the run.
     """
@@ -118,6 +119,7 @@ class TrainOptions:
     log_every: Whole = 10
     checkpoint_every: Whole = 500
     keep_last: Whole = 3
+    async_save: bool = True
     trackers: tuple[Tracker, ...] = ()
     timeout: Annotated[float, Field(gt=0)] = 600.0
 

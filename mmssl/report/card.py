@@ -15,6 +15,9 @@ from mmssl.model import LabelHead
 MOST_CLASSES = 20
 """Up to so many classes the card has a table of their confusion."""
 
+FEATURES, FORECASTING = "feature-extraction", "time-series-forecasting"
+"""Tasks, as the Hub calls them."""
+
 
 def model_card(
     *,
@@ -67,7 +70,7 @@ def task_of(head: LabelHead | None) -> str:
 def pipeline_of(head: LabelHead | None, modality: str) -> str | None:
     """The Hub's name of that task for a modality, where it has one."""
     if head is None:
-        return "feature-extraction"
+        return FEATURES
     task = task_of(head)
     return task if head.forecasts else find(modality).tasks.get(task)
 
@@ -90,7 +93,7 @@ def results(table: Shown) -> list[EvalResult]:
     scores += [(f"{named(table, title)} ({table.protocol})", table.value(first, key)) for key, title in table.titles.items()]
     return [
         EvalResult(
-            task_type="feature-extraction",
+            task_type=task_type_of(table),
             dataset_type=table.data,
             dataset_name=table.data,
             metric_type=metric_type_of(table, name),
@@ -99,6 +102,11 @@ def results(table: Shown) -> list[EvalResult]:
         )
         for name, score in scores
     ]
+
+
+def task_type_of(table: Shown) -> str:
+    """The Hub's name of what a table scores: forecasts, or features."""
+    return FORECASTING if isinstance(table, ForecastTable) else FEATURES
 
 
 def named(table: Shown, title: str) -> str:

@@ -100,12 +100,14 @@ def padding_invariance(name: str) -> None:
 def with_rubbish(tokens: Tokens, count: int) -> Tokens:
     """The tokens with `count` invalid ones of large values behind them."""
     b, _, d = tokens.values.shape
-    identity = tokens.identity
+    identity, sequence = tokens.identity, tokens.sequence
     return Tokens(
         torch.cat([tokens.values, torch.full((b, count, d), 1e3)], 1),
         torch.cat([tokens.coords, torch.full((b, count, 4), 7.0)], 1),
         torch.cat([tokens.valid_or_ones(), torch.zeros(b, count, dtype=torch.bool)], 1),
         None if identity is None else torch.cat([identity, torch.full((b, count, d), 1e3)], 1),
+        sequence=None if sequence is None else torch.cat([sequence, sequence.new_zeros(b, count)], 1),
+        num_sequences=tokens.num_sequences,
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ STRATEGIES = {
 """What `--strategy` takes, and what it means."""
 VARIABLE = "MMSSL_STRATEGY"
 """Where `--strategy` lies for the process, and for those that it starts."""
-FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
-NOT_DONE = {
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
-}
+SHARD_SIZE = "MMSSL_DP_SHARD_SIZE"
+"""Where `--dp-shard-size` lies."""
+FSDP, DEEPSPEED, PARALLEL = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG"
+NOT_DONE = {"ACCELERATE_USE_MEGATRON_LM": "Megatron-LM", PARALLEL: "a parallelism_config without fsdp_version: 2"}
 """What `accelerate launch` asks for by these variables, and mmssl does not do."""
 HOW = "torchrun --nproc_per_node N -m mmssl train RECIPE"
 
@@ -44,11 +43,14 @@ class Asked:
     """A strategy as it was asked for.
 
     name: a key of `STRATEGIES`. reshard: of fsdp2, whether a layer's weights are dropped between forward and backward pass.
-    file, settings: a DeepSpeed file and what it holds.
+    shards, copies: of fsdp2, how many processes share a copy of the model, and how many such copies there are; None: all processes
+        share one, and as many as it takes. file, settings: a DeepSpeed file and what it holds.
     """
 
     name: str = "ddp"
     reshard: bool = True
+    shards: int | None = None
+    copies: int | None = None
     file: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,7 +68,7 @@ class Asked:
 def asked(environment: Mapping[str, str]) -> Asked:
     """What the environment of a launch asks for. LaunchError for what mmssl does not do, or for two strategies at once."""
     for variable, what in NOT_DONE.items():
-        if said(environment, variable):
+        if said(environment, variable) and not (variable == PARALLEL and said(environment, FSDP)):
             refuse(
                 f"{what} was asked for ({variable}={environment[variable]}), and mmssl does not do that. It has --strategy "
                 f"{', '.join(STRATEGIES)}. Launch with accelerate launch --config_file recipes/launch/NAME.yaml -m mmssl train "
@@ -78,7 +80,34 @@ def asked(environment: Mapping[str, str]) -> Asked:
     theirs = fsdp(environment) if said(environment, FSDP) else deepspeed(environment) if said(environment, DEEPSPEED) else None
     if own is not None and theirs is not None and own != theirs.name:
         refuse(f"accelerate launch asks for {theirs.name}, and --strategy for {own}: leave one of them out")
-    return theirs or Asked(own or "ddp")
+    return with_shards(theirs or Asked(own or "ddp"), environment)
+
+
+def with_shards(wanted: Asked, environment: Mapping[str, str]) -> Asked:
+    """The same, with how many processes share a copy of the model, if `--dp-shard-size` says it."""
+    text = environment.get(SHARD_SIZE)
+    if text is None:
+        return wanted
+    if wanted.name != "fsdp2":
+        refuse(f"--dp-shard-size {text} is for --strategy fsdp2; {wanted.name} was asked for. Leave it out")
+    if not text.isdecimal() or wanted.shards not in (None, int(text)):
+        refuse(f"--dp-shard-size {text}: give a whole number, that of the Accelerate file if it has one ({wanted.shards})")
+    return replace(wanted, shards=int(text))
+
+
+def check_shards(wanted: Asked, world: int) -> None:
+    """LaunchError where the processes cannot be parted as fsdp2 is asked to. world: how many there are."""
+    shards, copies = wanted.shards, wanted.copies
+    if shards is None:
+        return
+    if shards < 2:
+        refuse(f"dp_shard_size={shards} shards nothing: give 2 or more, or launch with --strategy ddp")
+    if world % shards or copies not in (None, world // shards):
+        said = f"dp_shard_size={shards}" + (f" x dp_replicate_size={copies}" if copies else "")
+        refuse(
+            f"{said} does not fit {world} processes: dp_shard_size must divide them, and dp_replicate_size x dp_shard_size be "
+            "their number"
+        )
 
 
 def said(environment: Mapping[str, str], variable: str) -> bool:
@@ -99,7 +128,13 @@ def fsdp(environment: Mapping[str, str]) -> Asked:
     reshard = environment.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
     if reshard not in ("true", "false", "full_shard", "shard_grad_op"):
         refuse(f"fsdp_reshard_after_forward={reshard}: mmssl shards over all processes; set it to true or false")
-    return Asked("fsdp2", reshard=reshard in ("true", "full_shard"))
+    shards, copies = None, None
+    if said(environment, PARALLEL):
+        for name in ("TP", "CP", "SP"):
+            if (size := environment.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1")) != "1":
+                refuse(f"parallelism_config_{name.lower()}_size={size}: mmssl shares out samples and weights only; set it to 1")
+        copies, shards = (int(environment.get(f"PARALLELISM_CONFIG_DP_{name}_SIZE", "1")) for name in ("REPLICATE", "SHARD"))
+    return Asked("fsdp2", reshard=reshard in ("true", "full_shard"), shards=shards, copies=copies)
 
 
 def deepspeed(environment: Mapping[str, str]) -> Asked:
@@ -135,7 +170,7 @@ def take_over(environment: MutableMapping[str, str]) -> Asked:
     reads the same variables, and would load weights on the first process only. Called again it answers the same.
     """
     asked(environment)
-    for variable in (FSDP, DEEPSPEED):
+    for variable in (FSDP, DEEPSPEED, PARALLEL):
         if said(environment, variable):
             environment[f"MMSSL_{variable}"] = environment.pop(variable)
     return taken(environment)
@@ -143,7 +178,8 @@ def take_over(environment: MutableMapping[str, str]) -> Asked:
 
 def taken(environment: Mapping[str, str]) -> Asked:
     """What `take_over` found."""
-    kept = {variable: environment[f"MMSSL_{variable}"] for variable in (FSDP, DEEPSPEED) if f"MMSSL_{variable}" in environment}
+    moved = (FSDP, DEEPSPEED, PARALLEL)
+    kept = {variable: environment[f"MMSSL_{variable}"] for variable in moved if f"MMSSL_{variable}" in environment}
     return asked({**environment, **kept})
 
 

@@ -13,8 +13,9 @@ import logging
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mmssl import files
-from mmssl.data import processes
 from mmssl.training.pieces import Part, Parts, Piece, whole
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,43 @@ _TENSORS = re.compile(r"tensors(-\d{5}-of-\d{5})?\.safetensors")
 Scalar = None | bool | int | float | str
 
 
+@dataclass(frozen=True)
+class Packed:
+    """A state as it is written: the tree as JSON, and the tensors that this process writes, each in memory of its own."""
+
+    text: str
+    tensors: dict[str, torch.Tensor]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.text) + sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def packed(state: dict[str, Any], *, first: bool = True, copied: bool = False) -> Packed:
+    """A state that is ready to be written. TypeError that names the place of a value which cannot be; MemoryError: see below.
+
+    first: whether this process writes what all have alike, and not its pieces only.
+    copied: whether tensors that lie on the CPU are copied as well, so that what becomes of the state does not count any more.
+        MemoryError if there is no room for that.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    text = json.dumps(_encode(state, "state", tensors))
+    own = {name: tensor for name, tensor in tensors.items() if (tensor.numel() if _PIECE.fullmatch(name) else first)}
+    if not copied:
+        own = {name: tensor.cpu().resolve_neg().contiguous() for name, tensor in own.items()}
+        _separate(own)
+        return Packed(text, own)
+    try:
+        return Packed(text, _copies(own))
+    except (RuntimeError, MemoryError) as error:
+        size = sum(tensor.nbytes for tensor in own.values())
+        raise MemoryError(
+            f"the copy of {size / 1e6:,.1f} MB from which a checkpoint is written beside the training does not fit into main "
+            f"memory ({str(error).splitlines()[0]}). Write without a copy: train.async_save=false"
+        ) from error
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to the folder `path`, atomically; a checkpoint that is already there is replaced.
 
@@ -47,46 +84,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
     TypeError that names the place of any other value. OSError if the disk is full; it names the folder, the bytes needed and free,
     the last good checkpoint and the way out, and nothing of this one is left behind.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    text = json.dumps(_encode(state, "state", tensors))
-    _separate(tensors)
-    with _telling(path, len(text) + _size(tensors)), files.new_folder(path) as folder:
-        _write(folder, {TENSORS: _write_tensors(folder / TENSORS, tensors)}, text, FORMAT)
-
-
-def save_together(path: Path, state: dict[str, Any]) -> None:
-    """As `save`, of processes that shard a model: all call it with the same tree, in which each has its own `Piece` of a tensor.
-
-    Other tensors are written as the first process has them. Where one process fails, or is lost, so do all, and nothing is left.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    text, first = json.dumps(_encode(state, "state", tensors)), processes.is_first()
-    own = {name: tensor for name, tensor in tensors.items() if (tensor.numel() if _PIECE.fullmatch(name) else first)}
-    _separate(own)
-    name = f"tensors-{processes.rank():05}-of-{processes.world():05}.safetensors"
-    failed: OSError | SafetensorError | None = None
-    with ExitStack() as stack:
-        folder, facts = None, None
-        try:
-            stack.enter_context(_telling(path, _size(own)))
-            folder = stack.enter_context(files.new_folder(path)) if first else None
-        except OSError as error:
-            failed = error
-        where = processes.gathered(None if folder is None else str(folder))[0]
-        try:
-            if where is not None:
-                facts = _write_tensors(Path(where) / name, own)
-        except (OSError, SafetensorError) as error:
-            failed = error
-        everyone = processes.gathered((name, facts))
-        if failed is not None:
-            raise failed
-        if lost := [number for number, (_, fact) in enumerate(everyone) if fact is None]:
-            raise processes.OtherFailed(f"{processes.name(lost[0])} cannot write its part of the checkpoint {path}; it says why")
-        if first:
-            assert folder is not None
-            _write(folder, dict(everyone), text, SHARDED)
-    processes.gathered(None)  # the first process has renamed the folder
+    ready = packed(state)
+    with telling(path, ready.size), files.new_folder(path) as folder:
+        complete(folder, {TENSORS: write_tensors(folder / TENSORS, ready.tensors)}, ready.text, FORMAT)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
         return _encode_tensor(value, place, tensors)
     if isinstance(value, Piece):
         name = f"{len(tensors)}:{place}"
-        tensors[f"piece {value.start}:{name}"] = value.values.detach().cpu().contiguous()
+        tensors[f"piece {value.start}:{name}"] = value.values.detach()
         return {"pieces": [name, list(value.shape), str(value.values.dtype).removeprefix("torch.")]}
     if isinstance(value, np.ndarray):
         return {"array": _encode_tensor(_from_numpy(value, place), place, tensors)}
@@ -228,14 +228,14 @@ def _from_numpy(array: np.ndarray, place: str) -> torch.Tensor:
 
 
 def _encode_tensor(tensor: torch.Tensor, place: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """Put a tensor into `tensors`, contiguous and on the CPU. Complex numbers are written as pairs."""
+    """Put a tensor into `tensors`, as it lies. Complex numbers are written as pairs."""
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         raise TypeError(f"{place} is a {tensor.layout} tensor on {tensor.device}, {tensor.dtype}; only dense tensors can be saved")
     tensor = tensor.detach()
     if tensor.is_complex():
         return {"complex": _encode_tensor(torch.view_as_real(tensor.resolve_conj()), place, tensors)}
     name = f"{len(tensors)}:{place}"
-    tensors[name] = tensor.cpu().resolve_neg().contiguous()
+    tensors[name] = tensor
     return {"tensor": name}
 
 
@@ -247,6 +247,19 @@ def _separate(tensors: dict[str, torch.Tensor]) -> None:
         if storage in seen:
             tensors[name] = tensor.clone()
         seen.add(storage)
+
+
+def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in main memory; of what lies on an accelerator in page-locked memory, which takes them at the full rate of the bus."""
+    found, waiting = dict[str, torch.Tensor](), False
+    for name, tensor in tensors.items():
+        there = tensor.device.type != "cpu"
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=there)
+        found[name] = copy.copy_(tensor, non_blocking=there)
+        waiting |= there
+    if waiting:
+        torch.accelerator.synchronize()
+    return found
 
 
 def _decode(value: Any, tensors: dict[str, Any], change: Callable[[Any], Any]) -> Any:
@@ -275,12 +288,8 @@ def _decode(value: Any, tensors: dict[str, Any], change: Callable[[Any], Any]) -
             return {key: _decode(item, tensors, change) for key, item in content}
 
 
-def _size(tensors: dict[str, torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
 @contextmanager
-def _telling(path: Path, needed: int) -> Iterator[None]:
+def telling(path: Path, needed: int) -> Iterator[None]:
     """Say of an error of the disk which checkpoint it was, and how to go on; needed: its bytes."""
     try:
         yield
@@ -291,14 +300,14 @@ def _telling(path: Path, needed: int) -> Iterator[None]:
         raise OSError(number, f"cannot write checkpoint {path}: {error}") from error
 
 
-def _write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Write a file of tensors; its size and hash."""
+def write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Write a file of tensors; its size and hash, as a manifest has them."""
     save_file(tensors, file)
     return _facts(file)
 
 
-def _write(folder: Path, facts: dict[str, Any], text: str, form: int) -> None:
-    """What is beside the tensors; facts: of their files."""
+def complete(folder: Path, facts: Mapping[str, Any], text: str, form: int) -> None:
+    """Write what is beside the tensors. facts: of their files; text: the tree; form: `FORMAT`, or `SHARDED` for several files."""
     (folder / STATE).write_text(text, encoding="utf-8")
     facts = {**facts, STATE: _facts(folder / STATE)}
     (folder / MANIFEST).write_text(json.dumps({"format": form, "files": facts}, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from mmssl.data import processes
 from mmssl.data.options import ONLY
 from mmssl.evaluation import DenseEvaluator, Evaluator, ForecastEvaluator, Judged, PairEvaluator, Shown
 from mmssl.evaluation.history import History
-from mmssl.model import MMSSLModel, faced, no_weights_bar
+from mmssl.model import MMSSLModel, faced, no_weights_bar, without_deepspeed
 from mmssl.model.adaptation import merged, save_adapter
 from mmssl.model.auto import write_auto_files
 from mmssl.model.heads import read_projectors, write_projectors
@@ -94,7 +94,7 @@ class Ending:
     def write_model(self, path: Path) -> None:
         """The Hugging Face folder alone."""
         with files.new_folder(path) as folder:
-            with no_weights_bar():
+            with no_weights_bar(), without_deepspeed():
                 self.model.config.published = self.kind
                 faced(self.model).save_pretrained(folder)
             self.processor.save_pretrained(folder)

@@ -67,7 +67,12 @@ class Gallery:
 
     @classmethod
     def of(cls, source: Source, name: str, processor: MMSSLProcessor, on_error: OnError, like: Labels | None = None) -> "Gallery":
-        """Some samples of a source, evenly spaced, without rows that lack the modality; `like`: what its labels mean."""
+        """Some samples of a source, evenly spaced, without rows that lack the modality, or a label where others have one.
+
+        like: what its labels mean.
+        """
+        if len(rows := source.labelled()) < source.num_rows:
+            source = source.select(rows)
         some, modality, own = source.evenly(GALLERY), find(name), processor.processors[name]
         held = [row for row, found in enumerate(holdings(some, {name: (modality, own)})) if found]
         if held:

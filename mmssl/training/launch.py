@@ -17,7 +17,7 @@ from accelerate.utils import DistributedType, is_tensorboard_available, is_track
 from mmssl.data import processes
 from mmssl.plugins import points
 from mmssl.recipe import Recipe, changed_keys
-from mmssl.training.asked import HOW, LaunchError, asked, refuse, take_over, taken
+from mmssl.training.asked import HOW, LaunchError, asked, check_shards, refuse, take_over, taken
 
 TIMEOUT = 600.0
 """Seconds of `train.timeout` where the recipe cannot be read."""
@@ -90,6 +90,7 @@ def start(timeout: float) -> None:
     place = place_of(os.environ) or (Place(0, 1, 0, 1) if strategy.sharded else None)
     if place is None:
         return
+    check_shards(strategy, place.world)
     os.environ.update(RANK=f"{place.rank}", WORLD_SIZE=f"{place.world}")
     os.environ.update(LOCAL_RANK=f"{place.local_rank}", LOCAL_WORLD_SIZE=f"{place.local_world}")
     on_gpu = torch.cuda.is_available()

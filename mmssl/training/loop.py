@@ -308,6 +308,7 @@ class Training:
         if not self.objective.chooses:
             return micro, {}
         own = micro or [self.stand_in.to(self.device)]
+        self.strategy.accept(own)
         step = Step(self.clock, counts=bool(micro))
         with self.accelerator.autocast():
             kept, told = self.strategy.within(lambda: self.objective.chosen(own, step))
@@ -320,13 +321,14 @@ class Training:
 
         counts: whether they count: else they stand in on a process that has none, which must take part in every step.
         """
+        self.strategy.accept(micro)
         step, outputs, shares = self.what_is_known(micro, counts), list[Output](), self.options.accumulation
         for _ in range(shares - len(micro)):
             with self.accelerator.accumulate(*self.strategy.reduced):
                 pass  # Accelerate moves the optimizer at every `shares`-th: those without samples come first
         for number, batch in enumerate(micro):
             with self.accelerator.accumulate(*self.strategy.reduced):
-                self.strategy.expect(batch, last=self.accelerator.sync_gradients)
+                self.strategy.expect(last=self.accelerator.sync_gradients)
                 with self.accelerator.autocast():
                     output: Output = self.wrapped(batch, replace(step, number=number))
                 output = output if counts else Output(output.loss * 0, state=output.state)

@@ -35,7 +35,8 @@ PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy",
 
 FREE = (
     *("run.dir", "run.name", "evaluate", "resume", "data.workers", "data.cache"),
-    *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.trackers", "train.timeout"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_last", "train.async_save", "train.trackers"),
+    "train.timeout",
 )
 """Keys that may change on resume: they do not change what is learned."""
 ONE_WAY = ("data.on_error: 'raise' -> 'skip'",)
@@ -240,6 +241,8 @@ class Run:
         strategy = record.get("strategy", "ddp")
         if strategy != "ddp" and not any(word.startswith("--st") for word in start):  # an Accelerate file asked for it
             with_processes.append(f"--strategy={strategy}")
+        if (shards := record.get("dp_shard_size")) and not any(word.startswith("--dp") for word in start):
+            with_processes.append(f"--dp-shard-size={shards}")
         return shlex.join([*start, f"resume={self.folder}", *with_processes])
 
 
@@ -252,7 +255,8 @@ def open_together(recipe: Recipe, stack: ExitStack) -> tuple[Run, str]:
         files.sweep(run.folder)
         if not run.finished:
             run.go_on(recipe)
-            run.record(processes=processes.world(), machines=machines, strategy=taken(os.environ).name)
+            wanted = taken(os.environ)
+            run.record(processes=processes.world(), machines=machines, strategy=wanted.name, dp_shard_size=wanted.shards)
         return str(run.folder), run.record_file.read_text(encoding="utf-8")
 
     machines = len(set(processes.gathered(platform.node())))

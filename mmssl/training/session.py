@@ -42,6 +42,7 @@ from mmssl.training.run import (
     told,
     unfinished,
 )
+from mmssl.training.saving import Saver
 from mmssl.training.splits import Scored, open_pair_scores, open_splits
 from mmssl.training.start import run_to_continue
 
@@ -145,6 +146,9 @@ class Session:
         self.measured = Measured(self.training, self.streams)
         self.probes: dict[str, float] = {}
         self.shown: dict[str, float] = {}
+        self.saver = Saver(
+            run.checkpoints, keep=self.options.keep_last, beside=self.options.async_save, timeout=self.options.timeout
+        )
         self.saved: int | None = None
         self.can_draw, self.untold = True, set[str]()
         self.restore()
@@ -337,13 +341,18 @@ class Session:
 
             def on_step(made: Made) -> bool:
                 self.after_step(made, bar)
-                return stop.signum is not None
+                return stop.signum is not None or self.saver.failed
 
             try:
-                with self.run.telling_how_to_go_on(unless=TrainingError), processes.naming_the_lost(self.at_step):
+                with (
+                    self.run.telling_how_to_go_on(unless=TrainingError),
+                    self.saver.finishing(),
+                    processes.naming_the_lost(self.at_step),
+                ):
                     try:
                         run_steps(self.training, iter(self.feed), on_step)
                         self.save(bar)
+                        self.saver.settle()
                     except Exception as error:
                         self.save_what_was_done(error, bar)
                         raise
@@ -450,20 +459,17 @@ class Session:
             self.training.accelerator.log(row, step=self.training.counters.step)
 
     def save(self, bar: Progress | None) -> None:
-        """Write a checkpoint, and drop those beyond `keep_last`. What is not finite is never written: TrainingError."""
+        """Let a checkpoint be written, and those beyond `keep_last` be dropped. What is not finite never is: TrainingError."""
         step = self.training.counters.step
         self.read_measured(bar)
         if step != self.saved:
-            self.feed.share_skips()
-            state = self.training.state() | self.measured.state() | {"feed": self.feed.state()}
-            path = checkpoint.step_path(self.run.checkpoints, step)
-            if self.training.strategy.in_pieces:
-                checkpoint.save_together(path, state)
-            elif processes.is_first():
-                checkpoint.save(path, state)
+            self.saver.save(step, self.state, in_pieces=self.training.strategy.in_pieces)
             self.saved = step
-        if processes.is_first():
-            checkpoint.prune(self.run.checkpoints, self.options.keep_last)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        self.feed.share_skips()
+        return self.training.state() | self.measured.state() | {"feed": self.feed.state()}
 
     @property
     def every_evaluator(self) -> list[tuple[str, Scorer]]:

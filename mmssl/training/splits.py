@@ -44,6 +44,8 @@ class Splits:
         if self.labels is not None:
             notes += [stream.source.label_note(self.labels) for stream in self.streams.values()]
         notes += [part.train.label_note(part.train_labels) for part in parts]
+        trained = {str(stream.source) for stream in self.streams.values()}
+        notes += [line for part in parts for line in part.lacking(trained)]
         return tuple(dict.fromkeys(notes))
 
 

@@ -1,6 +1,8 @@
 """Forecasts by the command line: train on a table of one's own, the scores of the run, what comes next, the model in Python."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForTimeSeriesPrediction
 
 import mmssl
@@ -16,6 +19,16 @@ from mmssl.data.table_format import TableFormat
 from mmssl_cli import main
 
 CONTEXT, HORIZON, DAYS = 24, 4, 160
+WITHOUT_MMSSL = """
+import sys
+sys.modules["mmssl"] = None
+import json, numpy as np, torch
+from transformers import AutoModelForTimeSeriesPrediction, AutoProcessor
+model = AutoModelForTimeSeriesPrediction.from_pretrained("published", trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained("published", trust_remote_code=True)
+with torch.no_grad():
+    print(json.dumps(model(**processor(timeseries=list(np.load("seen.npy")))).logits.tolist()))
+"""
 RECIPE: dict[str, Any] = {
     "modalities": {"timeseries": {"adapter": {"patch_size": 8}, "augment": {"scale": 0.0}}},
     "encoder": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -107,6 +120,18 @@ def test_a_table_is_forecast(
     assert "forecasts of held-out windows" in Path("runs/tuned/report.html").read_text()
     main(["compare", "runs/tuned"])
     assert "MSE below ridge" in capsys.readouterr().out
+
+    # Scored again, and published.
+    main(["evaluate", "runs/tuned", "--data", "shops.csv", "--output", "again.json"])
+    assert json.loads(Path("again.json").read_text())["rows"] == json.loads(Path("runs/tuned/table.json").read_text())["rows"]
+    main(["push", "runs/tuned", "--dir", "published", "--license", "mit"])
+    assert "outputs differ by at most 0" in capsys.readouterr().out
+    (scored,) = {result.task_type for result in ModelCard.load("published/README.md").data.eval_results}
+    assert scored == "time-series-forecasting"
+    np.save("seen.npy", np.stack(seen))
+    done = subprocess.run([sys.executable, "-I", "-c", WITHOUT_MMSSL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), out.logits.tolist(), rtol=1e-5)
 
 
 def trained(tmp_path: Path, **sections: Any) -> Any:

@@ -79,7 +79,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Let whatever has a name that holds a text not fit on the disk any more; an empty text: everything fits again."""
     names: list[str] = []
-    sync, opened = files._sync, Path.open
+    sync, opened = files.flush, Path.open
 
     def check(path: Path) -> None:
         if any(name in str(path) for name in names):
@@ -94,7 +94,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             check(path)
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(files, "_sync", checked)
+    monkeypatch.setattr(files, "flush", checked)
     monkeypatch.setattr(Path, "open", opening)
 
     def fill(name: str) -> None:

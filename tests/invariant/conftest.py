@@ -56,8 +56,8 @@ def _send(
     request |= {"own": own or {}, "environment": environment or {}}
     server.stdin.write(json.dumps(request).encode() + b"\n")
     server.stdin.flush()
-    # The first request waits for the imports.
-    ready, _, _ = select.select([server.stdout], [], [], seconds + 120)
+    # The first request waits for the imports, on a machine that may have other work.
+    ready, _, _ = select.select([server.stdout], [], [], seconds + 600)
     line = server.stdout.readline() if ready else b""
     if not line:
         server.kill()

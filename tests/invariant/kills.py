@@ -2,12 +2,15 @@
 
     python tests/invariant/kills.py --kills 50
     python tests/invariant/kills.py --kills 30 --processes 2
+    python tests/invariant/kills.py --kills 15 --inside 5 --processes 2 --strategy zero2
 
 Half of the kills come at a random instant, half right before a random change of the disk (a file opened for writing, a folder made,
-renamed or removed), so that start-up, training, checkpoints and publishing are all hit. At last the finished run publishes once
-more, over its first model, and is killed right before each renaming: a model is there at any time. Every attempt is `mmssl train
-RECIPE resume=auto` in a process of its own: forked, so that none pays for the imports. Of several processes that share the run any
-one is killed; the others must end by themselves, or `NOTICED` seconds later by SIGTERM, which a launcher sends them.
+renamed or removed), so that start-up, training, checkpoints and publishing are all hit. Those `--inside` a checkpoint come first: a
+moment after its hidden folder appeared, and counted as such if that was still there afterwards. At last the finished run publishes
+once more, over its first model, and is killed right before each renaming: a model is there at any time; not with
+`--strategy`. Every attempt is `mmssl train RECIPE resume=auto` in a process of its own: forked, so that none pays for the imports.
+Of several processes that share the run any one is killed; the others must end by themselves, or `NOTICED` seconds later by SIGTERM,
+which a launcher sends them.
 """
 
 import argparse
@@ -29,9 +32,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from many import warm_up_sharding
 
 import mmssl_cli as cli
 from mmssl.training import checkpoint
+from mmssl.training.asked import STRATEGIES
 from mmssl.training.run import newest_of
 
 NAME = "tiny"
@@ -83,8 +88,9 @@ class Tally:
 class Workplace:
     """A temporary folder with the recipe, in which attempts are forked."""
 
-    def __init__(self, folder: Path, overrides: list[str], processes: int) -> None:
-        self.folder, self.overrides, self.processes = folder, overrides, processes
+    def __init__(self, folder: Path, overrides: list[str], processes: int, strategy: str | None) -> None:
+        self.folder, self.processes = folder, processes
+        self.overrides = [*overrides, *(["--strategy", strategy] if strategy else [])]
         self.recipe = folder / f"{NAME}.yaml"
         self.recipe.write_text(RECIPE, encoding="utf-8")
         self.log, self.count = folder / "log.txt", folder / "count.txt"
@@ -119,6 +125,10 @@ class Workplace:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
+
+    def writes(self, runs: Path) -> set[str]:
+        """Hidden folders of checkpoints that are not complete."""
+        return {str(path) for path in (runs / NAME / "checkpoints").glob(".*.partial")}
 
     def phase(self, runs: Path, child: int) -> str:
         """What the killed process was doing, judged by what it left."""
@@ -194,8 +204,8 @@ def result(runs: Path) -> Result:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     metrics = [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
     hidden = sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))
-    weights, tensors = folder / "model" / "model.safetensors", last_checkpoint(folder) / checkpoint.TENSORS
-    return Result(digest(weights), digest(tensors), hidden, metrics)
+    tensors = ", ".join(digest(file) for file in sorted(last_checkpoint(folder).glob("*.safetensors")))
+    return Result(digest(folder / "model" / "model.safetensors"), tensors, hidden, metrics)
 
 
 def digest(file: Path) -> str:
@@ -220,8 +230,37 @@ def differences(found: Result, expected: Result) -> list[str]:
     return lines
 
 
-def killed_run(place: Workplace, runs: Path, tally: Tally, seconds: float, changes: int, kills: int) -> None:
-    """Kill a run again and again, until it gets to its end or `kills` are reached; then let it end."""
+def killed_inside(place: Workplace, runs: Path, tally: Tally) -> bool:
+    """Kill a process while a checkpoint is written, of an attempt's first ones; whether the run was still to be killed."""
+    seen, number = place.writes(runs), random.randint(1, 4)
+    before, children = len(seen), place.fork(runs)
+    while True:
+        found = place.writes(runs) - seen
+        if found and len(seen | found) - before >= number:
+            time.sleep(random.uniform(0, 0.01))
+            os.kill(random.choice(children), signal.SIGKILL)
+            inside = bool(found & place.writes(runs))
+            break
+        seen |= found
+        if os.waitid(os.P_PID, children[0], os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            break
+        time.sleep(0.0005)
+    code = wait(children, 300)
+    if code == -signal.SIGKILL:
+        tally.phases["writing a checkpoint" if inside else "training"] += 1
+    elif code != 0:
+        sys.exit(f"an attempt failed with exit code {code}:\n{place.log.read_text(encoding='utf-8')}")
+    return code != 0
+
+
+def killed_run(place: Workplace, runs: Path, tally: Tally, seconds: float, changes: int, kills: int, inside: int) -> None:
+    """Kill a run again and again, until it gets to its end or `kills` are reached; then let it end.
+
+    inside: so many of all kills are first to come inside the writing of a checkpoint.
+    """
+    while tally.phases["writing a checkpoint"] < inside:
+        if not killed_inside(place, runs, tally):
+            return
     while True:
         last = tally.kills >= kills
         by_file = not last and random.random() < 0.5
@@ -291,22 +330,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--inside", type=int, default=0, help="so many of the kills first, while a checkpoint is written")
     parser.add_argument("--processes", type=int, default=1, help="that share the run")
+    parser.add_argument("--strategy", choices=STRATEGIES, help="by which they share it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for the recipe")
     options = parser.parse_args()
     random.seed(options.seed)
     warm_up()
+    if options.strategy:
+        warm_up_sharding()
     begin, tally = time.monotonic(), Tally()
     with tempfile.TemporaryDirectory(prefix="mmssl-kills-") as folder:
-        place = Workplace(Path(folder), options.overrides, options.processes)
+        place = Workplace(Path(folder), options.overrides, options.processes, options.strategy)
         expected, seconds, changes = uninterrupted(place, place.folder / "whole")
         print(f"without kills: {seconds:.1f} s, {changes} changes of the disk, weights {expected.weights[:16]}", flush=True)
         while tally.kills < options.kills:
             runs = place.folder / "killed"
-            killed_run(place, runs, tally, seconds, changes, options.kills)
+            killed_run(place, runs, tally, seconds, changes, options.kills, options.inside)
             tally.runs += 1
+            print(f"{tally.kills} kills in {tally.runs} runs, {time.monotonic() - begin:.0f} s", flush=True)
             tally.differences += differences(result(runs), expected)
-            if tally.kills >= options.kills:
+            if tally.kills >= options.kills and not options.strategy:
                 killed_while_replacing(place, runs, tally)
                 tally.differences += differences(result(runs), expected)
             shutil.rmtree(runs)

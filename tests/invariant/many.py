@@ -11,6 +11,7 @@ planted: changes that the processes make to mmssl before they start, each by its
 laws must find, and what a test wants to know or to happen. Pictures and curves of the report are left out of all runs.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -28,12 +29,15 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from faults import FAULTS
+from held import held_written_down
 
 import mmssl_cli as cli
 from mmssl.data import Batch, Stream, processes
 from mmssl.draws import Draws
 from mmssl.objectives.networks import Clock, Networks
 from mmssl.recipe import recipe as recipes
+from mmssl.training import checkpoint
 from mmssl.training.feed import Feed
 from mmssl.training.loop import Made, Training
 from mmssl.training.session import Session
@@ -211,6 +215,25 @@ def weights_written_down(rank: int, name: str) -> None:
     after_each_step(then)
 
 
+def while_writing(rank: int, value: Mapping[str, Any]) -> None:
+    """What happens while a process writes its part of a checkpoint: {"rank": 1, "step": 4, "what": "killed", "full" or seconds}."""
+    write = checkpoint.write_tensors
+
+    def written(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+        if f"step-{value['step']:09}" in str(file):
+            if value["what"] not in ("killed", "full"):
+                time.sleep(value["what"])
+            else:
+                file.write_bytes(b"half of it")
+                if value["what"] == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, tensors)
+
+    if rank == value["rank"]:
+        checkpoint.write_tensors = written
+
+
 def other_masks(rank: int, value: bool) -> None:
     """Each process draws other masks, and views, for the same sample."""
     Batch.draws = property(lambda self: Draws(self.keys).fork(1000 + rank) if rank else Draws(self.keys))  # type: ignore[assignment]
@@ -243,21 +266,6 @@ def teacher_moved_twice(rank: int, value: bool) -> None:
     Networks.after_step = moved  # type: ignore[method-assign]
 
 
-def mean_left_out(rank: int, value: bool) -> None:
-    """The gradient is half of what it should be: the mean over the processes, where it should be the sum."""
-
-    def halved(self: Strategy, loss: torch.Tensor, last: bool) -> None:
-        loss.backward()
-
-    sharding().FullyShard.backward = halved
-
-
-def teacher_of_one(rank: int, value: bool) -> None:
-    """The second process does not move its part of the teacher."""
-    if rank == 1:
-        sharding().FullyShard.after_step = lambda self, move: None
-
-
 def saves_what_it_read(rank: int, value: bool) -> None:
     """A run that goes on writes its checkpoint again, also before it has made a step."""
     restore = Session.restore
@@ -267,13 +275,6 @@ def saves_what_it_read(rank: int, value: bool) -> None:
         self.saved = None
 
     Session.restore = restored  # type: ignore[method-assign]
-
-
-def sharding() -> Any:
-    """What shards, which takes long to import."""
-    import mmssl.training.sharding.fsdp as found
-
-    return found
 
 
 def loss_of_one(rank: int, value: bool) -> None:
@@ -306,9 +307,9 @@ def sample_skipped(rank: int, value: bool) -> None:
 PLANTED: dict[str, Callable[[int, Any], None]] = {
     found.__name__: found
     for found in (
-        *(stop_after, signal_after, broken_after, elsewhere, slowed_down, weights_written_down),
+        *(stop_after, signal_after, broken_after, elsewhere, slowed_down, weights_written_down, while_writing),
         *(other_masks, gradient_summed, teacher_moved_twice, loss_of_one, sample_skipped),
-        *(mean_left_out, teacher_of_one, saves_what_it_read),
+        *(saves_what_it_read, held_written_down, *FAULTS),
     )
 }
 

@@ -21,6 +21,7 @@ from mmssl.training import checkpoint
 ZERO = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed (the extra deepspeed)")
 SECONDS = 400.0
 """A limit, for the first processes import what shards."""
+SHARDED = ("fsdp2", "zero1", "zero2", "zero3")
 
 Ask = Callable[..., list[str]]
 
@@ -36,30 +37,55 @@ def neighbour(name: str) -> ModuleType:
 
 
 many = neighbour("test_many")
-CASES = many.CASES | {"pairs": many.Case("pairs/clip_glyphs", (*many.GLYPHS, "data.lacking=null"), many=("train.accumulation=2",))}
+CASES = many.CASES | {
+    "pairs": many.Case("pairs/clip_glyphs", (*many.GLYPHS, "data.lacking=null"), many=("train.accumulation=2",)),
+    "pairs of which some lack a part": many.Case("pairs/clip_glyphs", many.GLYPHS),
+}
 OTHERS = ("clusters", "jepa of two modalities", "pairs of which some lack a part", "swapped tokens, batch_tokens")
-RUNS = [
-    pytest.param("jepa", "fsdp2", id="jepa-fsdp2"),
-    pytest.param("jepa", "zero3", id="jepa-zero3", marks=ZERO),
-    pytest.param("accumulation 2", "zero2", id="accumulation-zero2", marks=ZERO),
-    *(
-        pytest.param(case, strategy, id=f"{case}-{strategy}", marks=[pytest.mark.slow, *([ZERO] if strategy[0] == "z" else [])])
-        for case in ("masked", "accumulation 2", "teacher, prototypes, hidden tokens", "no teacher, smaller views", "pairs")
-        for strategy in ("fsdp2", "zero1", "zero2", "zero3")
-        if (case, strategy) != ("accumulation 2", "zero2")
-    ),
-    *(pytest.param(case, "fsdp2", id=f"{case}-fsdp2", marks=pytest.mark.slow) for case in OTHERS),
+SHORT = [("jepa", "fsdp2"), ("jepa", "zero3"), ("accumulation 2", "zero2")]
+"""What is run each time; the rest is slow."""
+LONG = [
+    *((case, strategy) for strategy in SHARDED for case in ("masked", "jepa", "accumulation 2", "pairs")),
+    *((case, strategy) for strategy in SHARDED for case in ("teacher, prototypes, hidden tokens", "no teacher, smaller views")),
+    *((case, "fsdp2") for case in OTHERS),
 ]
 
 
+def marks(strategy: str, slow: bool) -> list[pytest.MarkDecorator]:
+    return [*([ZERO] if strategy.startswith("zero") else []), *([pytest.mark.slow] if slow else [])]
+
+
+RUNS = [
+    pytest.param(case, strategy, id=f"{case}-{strategy}", marks=marks(strategy, (case, strategy) not in SHORT))
+    for case, strategy in dict.fromkeys((*SHORT, *LONG))
+]
+
+Whole = Callable[[str], tuple[list[str], Any]]
+
+
+@pytest.fixture(scope="module")
+def alone(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The command of a case, and what one process comes to with it: run once for all tests."""
+    known: dict[Any, tuple[list[str], Any]] = {}
+
+    def found(name: str) -> tuple[list[str], Any]:
+        case = CASES[name]
+        key = (case.recipe, case.overrides)
+        if key not in known:
+            folder = tmp_path_factory.mktemp("alone")
+            arguments = case.arguments(folder)
+            ask(folder, *arguments)
+            known[key] = arguments, many.result(folder)
+        return known[key]
+
+    return found
+
+
 @pytest.mark.parametrize(("case", "strategy"), RUNS)
-def test_a_sharded_run_ends_like_one_process(case: str, strategy: str, ask: Ask, tmp_path: Path) -> None:
-    own = CASES[case]
-    (tmp_path / "data").mkdir()
-    arguments = own.arguments(tmp_path / "data")
-    ask(tmp_path / "one", *arguments)
-    ask(tmp_path / "many", *arguments, *own.many, "--strategy", strategy, processes=2, seconds=SECONDS)
-    assert many.differences(many.result(tmp_path / "many"), many.result(tmp_path / "one")) == []
+def test_a_sharded_run_ends_like_one_process(case: str, strategy: str, ask: Ask, alone: Whole, tmp_path: Path) -> None:
+    arguments, expected = alone(case)
+    ask(tmp_path, *arguments, *CASES[case].many, "--strategy", strategy, processes=2, seconds=SECONDS)
+    assert many.differences(many.result(tmp_path), expected) == []
 
 
 def state_of(folder: Path, step: int) -> dict[str, Any]:
@@ -83,38 +109,77 @@ def unlike(a: Any, b: Any, place: str = "") -> list[str]:
     return [] if same else [place]
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", *(pytest.param(f"zero{n}", marks=[ZERO, pytest.mark.slow]) for n in (1, 2, 3))])
-def test_a_sharded_run_that_is_stopped_ends_in_the_same_bits(strategy: str, ask: Ask, tmp_path: Path) -> None:
+Through = Callable[[str], tuple[list[str], Path]]
+
+
+@pytest.fixture(scope="module")
+def through(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Through:
+    """The command of a run that writes checkpoints, and where two processes ran it that nobody stopped."""
+    known: dict[str, tuple[list[str], Path]] = {}
+
+    def found(strategy: str) -> tuple[list[str], Path]:
+        if strategy not in known:
+            data, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("through")
+            arguments = [*CASES["jepa"].arguments(data), "train.checkpoint_every=2", "--strategy", strategy]
+            ask(folder, *arguments, processes=2, seconds=SECONDS)
+            known[strategy] = arguments, folder
+        return known[strategy]
+
+    return found
+
+
+def stopped(ask: Ask, folder: Path, arguments: list[str]) -> Path:
+    """Where such a run lies that was stopped after step 4."""
+    ask(folder, *arguments, processes=2, seconds=SECONDS, codes=[143, 143], stop_after={"rank": 1, "step": 4})
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+@pytest.mark.parametrize("strategy", [pytest.param(each, marks=marks(each, each in ("zero1", "zero2"))) for each in SHARDED])
+def test_a_sharded_run_that_is_stopped_ends_in_the_same_bits(strategy: str, ask: Ask, through: Through, tmp_path: Path) -> None:
     """With its teacher, moments and counters; its checkpoints are of two files, and a damaged one is passed over."""
-    (tmp_path / "data").mkdir()
-    arguments = [*CASES["jepa"].arguments(tmp_path / "data"), "train.checkpoint_every=2", "--strategy", strategy]
-    two: dict[str, Any] = {"processes": 2, "seconds": SECONDS}
-    ask(tmp_path / "through", *arguments, **two)
-    ask(tmp_path / "stopped", *arguments, codes=[143, 143], stop_after={"rank": 1, "step": 4}, **two)
-    (run,) = (tmp_path / "stopped" / "runs").iterdir()
+    arguments, whole = through(strategy)
+    run = stopped(ask, tmp_path, arguments)
     last = run / "checkpoints" / "step-000000004"
     names = {f"tensors-0000{rank}-of-00002.safetensors" for rank in range(2)}
     assert {file.name for file in last.iterdir()} == {"manifest.json", "state.json", *names}
     assert json.loads((last / "manifest.json").read_text(encoding="utf-8"))["format"] == checkpoint.SHARDED
     damaged = last / "tensors-00001-of-00002.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    told = ask(tmp_path / "stopped", *arguments, "resume=auto", **two)
+    told = ask(tmp_path, *arguments, "resume=auto", processes=2, seconds=SECONDS)
     assert "continuing from runs/jepa_image/checkpoints/step-000000002, step 2" in told[0]
     assert f"ignoring a damaged checkpoint: runs/jepa_image/checkpoints/step-000000004/{damaged.name} is damaged" in told[0]
-    assert unlike(state_of(tmp_path / "stopped", 6), state_of(tmp_path / "through", 6)) == []
-    ask(
-        tmp_path / "stopped",
-        "convert",
-        str(last.with_name("step-000000006").relative_to(tmp_path / "stopped")),
-        "--output",
-        "teacher",
-    )
-    assert (
-        unlike(load_file(tmp_path / "stopped" / "teacher" / "model.safetensors"), load_file(run / "model" / "model.safetensors"))
-        == []
-    )
-    models = [next((tmp_path / name / "runs").rglob("model.safetensors")) for name in ("stopped", "through")]
-    assert unlike(load_file(models[0]), load_file(models[1])) == []
+    assert unlike(state_of(tmp_path, 6), state_of(whole, 6)) == []
+    end = last.with_name("step-000000006").relative_to(tmp_path)
+    ask(tmp_path, "convert", str(end), "--output", "teacher")
+    models = [
+        load_file(next(folder.rglob("model.safetensors"))) for folder in (run / "model", tmp_path / "teacher", whole / "runs")
+    ]
+    assert unlike(models[0], models[1]) == []
+    assert unlike(models[0], models[2]) == []
+
+
+LOST = [
+    ("fsdp2", "moments_of_one_dropped", "optimizer.state"),
+    ("zero2", "moments_of_one_dropped", "optimizer.state"),
+    ("zero3", "moments_of_one_dropped", "optimizer.state"),
+    ("fsdp2", "average_starts_again", "objective.networks.copies."),
+    ("zero3", "average_starts_again", "objective.networks.copies."),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "fault", "told"), [pytest.param(*each, id=f"{each[1]}-{each[0]}", marks=marks(each[0], False)) for each in LOST]
+)
+def test_what_is_lost_where_a_run_goes_on_is_found(
+    strategy: str, fault: str, told: str, ask: Ask, through: Through, tmp_path: Path
+) -> None:
+    """The law of the same bits, against faults in reading a checkpoint."""
+    arguments, whole = through(strategy)
+    stopped(ask, tmp_path, arguments)
+    ask(tmp_path, *arguments, "resume=auto", processes=2, seconds=SECONDS, **{fault: True})
+    assert [place for place in unlike(state_of(tmp_path, 6), state_of(whole, 6)) if place.startswith(f".{told}")] != []
 
 
 CHAIN = [
@@ -145,22 +210,72 @@ def test_a_checkpoint_goes_from_one_strategy_to_another_bit_by_bit(chain: tuple[
 
 
 FAULTS = [
-    ("fsdp2", "teacher_moved_twice", "objective.networks.copies."),
-    ("fsdp2", "other_masks", "weights differ by"),
-    ("fsdp2", "mean_left_out", "grad_norm is"),
-    ("fsdp2", "teacher_of_one", "objective.networks.copies."),
+    ("jepa", "fsdp2", "teacher_moved_twice", "objective.networks.copies."),
+    ("jepa", "fsdp2", "other_masks", "weights differ by"),
+    ("jepa", "fsdp2", "mean_left_out", "grad_norm is"),
+    ("jepa", "zero2", "mean_left_out", "grad_norm is"),
+    ("jepa", "zero3", "mean_left_out", "grad_norm is"),
+    ("jepa", "fsdp2", "teacher_of_one", "objective.networks.copies."),
+    ("jepa", "zero3", "teacher_of_one", "objective.networks.copies."),
+    ("jepa", "fsdp2", "teacher_elsewhere", "objective.networks.copies."),
+    ("jepa", "zero3", "teacher_elsewhere", "objective.networks.copies."),
+    ("pairs", "fsdp2", "negatives_of_its_own", "loss is"),
+    ("pairs", "zero2", "negatives_of_its_own", "loss is"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "fault", "told"), FAULTS, ids=[fault for _, fault, _ in FAULTS])
-def test_a_fault_planted_in_sharding_is_found(strategy: str, fault: str, told: str, ask: Ask, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    arguments = CASES["jepa"].arguments(tmp_path / "data")
-    ask(tmp_path / "one", *arguments)
-    ask(tmp_path / "many", *arguments, "--strategy", strategy, processes=2, seconds=SECONDS, **{fault: True})
-    lines = many.differences(many.result(tmp_path / "many"), many.result(tmp_path / "one"))
-    assert told in "\n".join(lines)
+@pytest.mark.parametrize(
+    ("case", "strategy", "fault", "told"),
+    [pytest.param(*each, id=f"{each[2]}-{each[1]}", marks=marks(each[1], False)) for each in FAULTS],
+)
+def test_a_fault_planted_in_sharding_is_found(
+    case: str, strategy: str, fault: str, told: str, ask: Ask, alone: Whole, tmp_path: Path
+) -> None:
+    arguments, expected = alone(case)
+    ask(tmp_path, *arguments, "--strategy", strategy, processes=2, seconds=SECONDS, **{fault: True})
+    assert told in "\n".join(many.differences(many.result(tmp_path), expected))
+
+
+@pytest.mark.slow
+def test_a_teacher_that_is_sharded_otherwise_does_not_begin(ask: Ask, alone: Whole, tmp_path: Path) -> None:
+    arguments, _ = alone("jepa")
+    planted: dict[str, Any] = {"codes": [1, 1], "seconds": SECONDS, "teacher_in_columns": True}
+    told = ask(tmp_path, *arguments, "--strategy", "fsdp2", processes=2, **planted)
+    assert "parameters are sharded in different ways" in "".join(told)
+
+
+HALF, ALL = 0.5, 1.0
+SHARES = {
+    "fsdp2": {"parameters": HALF, "gradients": HALF, "moments": HALF, "teacher": HALF},
+    "zero1": {"parameters": ALL, "gradients": ALL, "moments": HALF, "teacher": ALL},
+    "zero2": {"parameters": ALL, "gradients": HALF, "moments": HALF, "teacher": ALL},
+    "zero3": {"parameters": HALF, "gradients": HALF, "moments": HALF, "teacher": HALF},
+}
+"""Of what one process holds, what each of two does, but for padding and, of zero3, what is in no layer."""
+DEEP = ("encoder.hidden_size=96", "encoder.num_hidden_layers=6", "train.accumulation=2", "train.max_steps=2")
+
+
+@pytest.fixture(scope="module")
+def held_alone(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, int]]:
+    """The command of a model most of which is layers, and the bytes that one process holds of it."""
+    folder = tmp_path_factory.mktemp("held")
+    arguments = [*CASES["jepa"].arguments(folder), *DEEP]
+    ask(folder, *arguments, held_written_down="held")
+    return arguments, json.loads((folder / "held-0.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("strategy", [pytest.param(each, marks=marks(each, each in ("zero1", "zero2"))) for each in SHARDED])
+def test_each_process_holds_its_share(
+    strategy: str, ask: Ask, held_alone: tuple[list[str], dict[str, int]], tmp_path: Path
+) -> None:
+    arguments, whole = held_alone
+    assert whole["moments"] == 2 * whole["parameters"]
+    ask(tmp_path, *arguments, "--strategy", strategy, processes=2, seconds=SECONDS, held_written_down="held")
+    for rank in range(2):
+        held = json.loads((tmp_path / f"held-{rank}.json").read_text(encoding="utf-8"))
+        shares = {kind: held[kind] / whole[kind] for kind in SHARES[strategy]}
+        assert shares == pytest.approx(SHARES[strategy], abs=0.04)
 
 
 REFUSED = [
@@ -188,3 +303,10 @@ def test_what_a_strategy_cannot_do_is_refused(case: str, arguments: tuple[str, .
     own = CASES[case].arguments(tmp_path / "data")
     (said,) = ask(tmp_path, *own, *arguments, codes=[1], seconds=SECONDS)
     assert re.search(told, said), said
+
+
+def test_processes_that_would_run_other_layers_are_stopped(ask: Ask, tmp_path: Path) -> None:
+    """Of few pairs most of which lack their text one process has none with a text, where the other has one."""
+    arguments = [*CASES["pairs of which some lack a part"].arguments(tmp_path), "data.lacking={text: 0.8}", "train.accumulation=4"]
+    said, _ = ask(tmp_path, *arguments, "--strategy", "fsdp2", processes=2, codes=[1, 1], seconds=SECONDS)
+    assert re.search(r"micro-batch \d of a step holds image.* on process 0 of 2 and .* on process 1 of 2, and fsdp2 trains", said)

@@ -177,7 +177,7 @@ def test_other_split_is_numbered_like_the_training_split():
             ["a", np.float64("nan"), "b"],
             {},
             ValueError,
-            "Drop such rows; or use all rows without labels, by an objective that learns",
+            "Drop such rows; or leave their labels empty, and train by an objective that learns none",
         ),
         ([0, -1], {"class_names": ["a", "b"]}, ValueError, "row 1 of data.csv, column y: the label is missing"),
         (["a", None], {"row_of": lambda i: 10 * i}, ValueError, "row 10 of data.csv"),

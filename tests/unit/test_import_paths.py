@@ -68,6 +68,16 @@ def test_what_few_need_is_not_imported() -> None:
     assert imported("import mmssl.api", HEAVY) == []
 
 
+def test_a_model_is_saved_without_deepspeed(tmp_path: Path) -> None:
+    """Transformers would import it, where it is installed, to ask whether the model is one of its engines."""
+    code = f"""
+from mmssl.model.loading import without_deepspeed
+from mmssl.testing import small_model
+with without_deepspeed():
+    small_model('image').save_pretrained({str(tmp_path)!r})"""
+    assert imported(code, ("deepspeed",)) == []
+
+
 def test_check_imports_what_it_needs(tmp_path: Path) -> None:
     command = f"mmssl_cli.main(['check', 'recipes/quickstart.yaml', 'run.dir={tmp_path}'])"
     assert imported(f"import mmssl_cli; {command}", HEAVY) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
@@ -14,8 +15,10 @@ import mmssl_cli as cli
 from mmssl.data import processes
 from mmssl.recipe import load
 from mmssl.training import launch
-from mmssl.training.asked import STRATEGIES, LaunchError, asked, contradictions, take_over, taken
+from mmssl.training.asked import STRATEGIES, Asked, LaunchError, asked, check_shards, contradictions, take_over, taken
 from mmssl.training.launch import Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
+from mmssl.training.run import Run
+from mmssl.training.sharding import zero
 
 ROOT = Path(__file__).parents[2]
 SLURM = {
@@ -29,6 +32,11 @@ SLURM = {
 }
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+PARALLEL = {
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2",
+    "PARALLELISM_CONFIG_DP_SHARD_SIZE": "4",
+}
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "1",
@@ -110,7 +118,13 @@ def test_a_launch_that_would_train_alone(environment: dict[str, str], told: str)
         (ZERO | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param to cpu: mmssl does not offload"),
         ({"MMSSL_STRATEGY": "zero4"}, "--strategy zero4: there is none of that name; give one of ddp, fsdp2, zero1, zero2, zero3"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, r"Megatron-LM was asked for \(.*torchrun --nproc_per_node N -m mmssl"),
-        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "a parallelism_config was asked for"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "a parallelism_config without fsdp_version: 2 was asked for"),
+        (
+            FSDP2 | PARALLEL | {"PARALLELISM_CONFIG_TP_SIZE": "2"},
+            "parallelism_config_tp_size=2: mmssl shares out samples and weights",
+        ),
+        (FSDP2 | PARALLEL | {"MMSSL_DP_SHARD_SIZE": "8"}, r"--dp-shard-size 8: give .* that of the Accelerate file if .*\(4\)"),
+        ({"MMSSL_DP_SHARD_SIZE": "2"}, "--dp-shard-size 2 is for --strategy fsdp2; ddp was asked for. Leave it out"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set train.compile=true in the recipe"),
     ],
 )
@@ -146,6 +160,25 @@ def test_the_strategy_that_is_asked_for_is_mmssls_and_not_accelerates(environmen
     assert not {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & environment.keys()
 
 
+def test_how_many_processes_share_a_copy_of_the_model() -> None:
+    wanted = taken({"MMSSL_STRATEGY": "fsdp2", "MMSSL_DP_SHARD_SIZE": "4"})
+    assert (wanted.name, wanted.shards, wanted.copies) == ("fsdp2", 4, None)
+    environment = FSDP2 | PARALLEL
+    assert take_over(environment) == taken(environment) == taken(FSDP2 | PARALLEL)
+    assert "ACCELERATE_USE_PARALLELISM_CONFIG" not in environment
+    assert (taken(environment).shards, taken(environment).copies) == (4, 2)
+    check_shards(taken(environment), world=8)
+    for world, shards, copies in ((8, None, None), (8, 8, None), (8, 4, None), (8, 2, 4)):
+        check_shards(Asked("fsdp2", shards=shards, copies=copies), world)
+    for world, shards, copies, told in (
+        (8, 3, None, "dp_shard_size=3 does not fit 8 processes: dp_shard_size must divide them"),
+        (8, 2, 2, "dp_shard_size=2 x dp_replicate_size=2 does not fit 8 processes"),
+        (8, 1, 8, "dp_shard_size=1 shards nothing: give 2 or more, or launch with --strategy ddp"),
+    ):
+        with pytest.raises(LaunchError, match=told):
+            check_shards(Asked("fsdp2", shards=shards, copies=copies), world)
+
+
 def test_the_command_knows_the_strategies_without_importing_them() -> None:
     assert list(STRATEGIES) == list(cli.STRATEGIES)
 
@@ -168,6 +201,12 @@ def test_a_deepspeed_file_that_contradicts_the_recipe_is_told_key_by_key(tmp_pat
         asked(ZERO | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
 
 
+def test_zero_without_deepspeed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero, "find_spec", lambda name: None)
+    with pytest.raises(LaunchError, match=r'DeepSpeed is not installed: pip install "mmssl\[deepspeed\]", or .*--strategy fsdp2'):
+        zero.imported(torch.device("cpu"))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "launch").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_launch_file_asks_for_what_its_name_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `accelerate launch` reads it, without starting anything."""
@@ -177,7 +216,9 @@ def test_a_launch_file_asks_for_what_its_name_says(path: Path, monkeypatch: pyte
     prepare = prepare_deepspeed_cmd_env if arguments.use_deepspeed else prepare_multi_gpu_env
     found = prepare(arguments)
     environment = found[1] if isinstance(found, tuple) else found
-    assert asked({key: value for key, value in environment.items() if value is not None}).name == path.stem
+    wanted = asked({key: value for key, value in environment.items() if value is not None})
+    assert wanted.name + "_hybrid" * (wanted.shards is not None) == path.stem
+    assert (wanted.copies, wanted.shards) == ((2, 2) if "hybrid" in path.stem else (None, None))
 
 
 @pytest.mark.parametrize(
@@ -241,6 +282,10 @@ def test_code_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> N
     [
         (["train", "a.yaml", "--processes", "2", "train.lr=1"], ["train", "a.yaml", "train.lr=1"]),
         (["train", "--processes=2", "a.yaml"], ["train", "a.yaml"]),
+        (
+            ["train", "--processes=2", "--strategy", "fsdp2", "--dp-shard-size", "2", "a.yaml", "train.lr=1"],
+            ["train", "a.yaml", "train.lr=1", "--strategy=fsdp2", "--dp-shard-size=2"],
+        ),
         (["train", "--proc", "2", "a.yaml"], ["train", "a.yaml"]),
         (["embed", "m", "--data", "d", "--output", "o", "--proc=2"], ["embed", "m", "--data", "d", "--output", "o"]),
     ],
@@ -260,3 +305,12 @@ def test_counts_that_are_refused(count: str, world: str, told: str, monkeypatch:
     monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(SystemExit, match=told):
         cli.main(["train", "quickstart", "--processes", count])
+
+
+@pytest.mark.parametrize("typed", ["", " --strategy=fsdp2 --dp-shard-size=2"])
+def test_the_command_that_continues_says_how_the_model_was_shared(typed: str, tmp_path: Path) -> None:
+    """Also where an Accelerate file said it, and nobody typed it."""
+    run = Run(tmp_path)
+    run.record(command=f"mmssl train a.yaml{typed}", processes=4, machines=1, strategy="fsdp2", dp_shard_size=2)
+    added = "" if typed else " --strategy=fsdp2 --dp-shard-size=2"
+    assert run.resume_command == f"mmssl train a.yaml{typed} resume={tmp_path} --processes=4{added}"

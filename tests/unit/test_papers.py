@@ -1,24 +1,23 @@
 """The index of papers is current, and says what recipes and results say."""
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmssl_catalogue import recipes_found
+from mmssl_catalogue import header, recipes_found
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 RECIPE = """# Something (arXiv 2111.06377, section 3) on digits: details.
-#
-# {measured}
 modalities:
-  image: {{}}
+  image: {}
 objective:
   name: masked
-  mask: {{name: random, ratio: 0.5}}
-  targets: [{{name: hidden}}, {{name: raw, weight: 2.0}}]
+  mask: {name: random, ratio: 0.5}
+  targets: [{name: hidden}, {name: raw, weight: 2.0}]
 """
 
 
@@ -32,13 +31,32 @@ def test_page_is_current(module: dict[str, Any]) -> None:
     assert (DOCS / "papers.md").read_text(encoding="utf-8") == page, "run python docs/make_papers.py"
 
 
+def test_page_of_longer_runs_is_current() -> None:
+    longer = runpy.run_path(str(DOCS / "make_longer.py"))
+    runs = longer["entries"]()
+    assert longer["PAGE"].read_text(encoding="utf-8") == longer["page"](runs), "run python docs/make_longer.py"
+    assert {run["recipe"] for run in runs} <= set(recipes_found())
+
+
+def test_longer_run_stands_in_its_row(module: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(RECIPE, encoding="utf-8")
+    run = {"recipe": "a/b", "data": "digits", "score": "probe", "scores": [92.2, "93.3 (85.3)"], "random": [72.8]}
+    results = [{"longer": [run, run | {"recipe": "c/d"}]}]
+    assert module["entry"]("a/b", tmp_path / "b.yaml", results)[-1] == "digits, probe: 92.2, 93.3 (85.3) (random init 72.8)"
+
+
+def test_headers_hold_no_scores() -> None:
+    """Scores stand in the files of docs/results."""
+    for name, path in recipes_found().items():
+        paragraph = re.search(r"^Measured (?!by `python benchmarks/grid)", header(path), re.MULTILINE)
+        assert paragraph is None, f"{name}: scores belong into docs/results/longer.yaml"
+
+
 @pytest.mark.parametrize(
-    ("paragraph", "cells", "expected"),
+    ("cells", "expected"),
     [
-        ("Not yet measured here.", [], "not yet"),
-        ("Measured on 2 cores,\n# one seed: 55.4.", [], "on 2 cores, one seed: 55.4"),
+        ([], "not yet"),
         (
-            "Not yet measured here.",
             [
                 {"recipe": "a/b", "dataset": "digits", "row": "masked", "probe": 80.0, "steps": 5},
                 {"recipe": "a/b", "dataset": "digits", "row": "masked", "probe": 82.0, "steps": 5},
@@ -47,7 +65,6 @@ def test_page_is_current(module: dict[str, Any]) -> None:
             "digits 81.0 (2 seeds; random init 60.0)",
         ),
         (
-            "Not yet measured here.",
             [
                 {"recipe": "a/b", "dataset": "x", "task": "retrieval_test", "row": "pretrained", "main": 30.0, "steps": 5},
                 {"recipe": "a/b", "dataset": "x", "task": "retrieval_test", "row": "chance", "main": 0.5},
@@ -57,8 +74,8 @@ def test_page_is_current(module: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_row(module: dict[str, Any], paragraph: str, cells: list[Any], expected: str, tmp_path: Path) -> None:
-    (tmp_path / "b.yaml").write_text(RECIPE.format(measured=paragraph), encoding="utf-8")
+def test_row(module: dict[str, Any], cells: list[Any], expected: str, tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(RECIPE, encoding="utf-8")
     paper, name, objective, settings, measured = module["entry"]("a/b", tmp_path / "b.yaml", [{"cells": cells}])
     assert paper == "Something ([arXiv 2111.06377](https://arxiv.org/abs/2111.06377), section 3)"
     assert (name, objective) == ("`a/b`", "masked")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmssl.training import checkpoint
 from mmssl.training.pieces import Part, Parts, Piece, flat, whole
+from mmssl.training.saving import Saver
 
 VALUES = torch.arange(24.0).reshape(4, 3, 2)
 
@@ -40,10 +41,16 @@ def test_parts_that_are_missing_are_told() -> None:
         Parts("weight", (4, 6), torch.float32, [one])
 
 
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint in pieces, as the one process that there is."""
+    saver = Saver(path.parent, keep=1, beside=False, timeout=1.0)
+    saver.save(int(path.name.removeprefix("step-")), lambda: state, in_pieces=True)
+
+
 def written(path: Path) -> dict[str, Any]:
     """A checkpoint of two processes, as each of them would write its file; its state."""
     state: dict[str, Any] = {"w": Piece(VALUES.flatten()[:14], 0, (4, 3, 2)), "none": Piece(VALUES[0, 0, :0], 0, (0, 2)), "n": 3}
-    checkpoint.save_together(path, state)
+    save(path, state)
     name, text = path / "tensors-00000-of-00001.safetensors", (path / "manifest.json").read_text(encoding="utf-8")
     other = path / "tensors-00001-of-00002.safetensors"
     (key,) = json.loads((path / "state.json").read_text(encoding="utf-8"))["dict"][0][1].values()
@@ -88,7 +95,7 @@ def test_a_manifest_names_no_file_outside_of_its_folder(tmp_path: Path) -> None:
 
 def test_a_dtype_that_is_none_is_told(tmp_path: Path) -> None:
     path = tmp_path / "step-000000001"
-    checkpoint.save_together(path, {"w": Piece(torch.zeros(2), 0, (2,))})
+    save(path, {"w": Piece(torch.zeros(2), 0, (2,))})
     text = (path / "state.json").read_text(encoding="utf-8").replace("float32", "load")
     (path / "state.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="has the dtype 'load', which is none of torch: the checkpoint is damaged"):

@@ -348,18 +348,60 @@ def test_integer_labels_stay_classes_when_some_are_held_out() -> None:
     assert (labels.kind, len(labels.names), len(labels)) == ("classification", 21, 168)
 
 
-@pytest.mark.parametrize("objective", ["supervised", "masked"])
-def test_labels_of_some_rows_only(objective: str) -> None:
-    rows = cells()
-    for number in (5, 9):
-        rows[number]["kind"] = ""
-    write("some.csv", rows)
-    changes = {"data.path": "some.csv", "objective": {"name": objective}}
+WITHOUT = (5, 9)
+"""Rows that lack their label."""
+
+
+def some_labelled(seed: int = 0) -> list[dict[str, Any]]:
+    rows = cells(seed)
+    for number, blank in zip(WITHOUT, ("", "  "), strict=True):
+        rows[number]["kind"] = blank
+    return rows
+
+
+def test_an_objective_that_learns_labels_needs_them_all() -> None:
+    write("some.csv", some_labelled())
     message = r"row 5 of some.csv \(train\), column kind: the label is missing; every row needs one, and 2 of 61 have none\. Drop"
     with pytest.raises(ValueError, match=message):
-        open_splits(recipe(**changes))
-    if objective == "masked":
-        assert len(open_splits(recipe(**changes, evaluate=None)).streams["data"].source) == ROWS, "the way out"
+        open_splits(recipe(**{"data.path": "some.csv"}))
+
+
+def test_rows_without_a_label_train_and_are_not_scored() -> None:
+    """The fifth that is scored is that of the rows with labels, whether rows without one lie between them or not."""
+    write("some.csv", some_labelled())
+    write("labelled.csv", [row for row in some_labelled() if row["kind"].strip()])
+    splits = open_splits(recipe(**{"data.path": "some.csv", "objective": {"name": "masked"}}))
+    alone = open_splits(recipe(**{"data.path": "labelled.csv", "objective": {"name": "masked"}}))
+    assert len(splits.streams["data"].source) == ROWS
+    found, expected = splits.scored["data"].sources, alone.scored["data"].sources
+    for part in ("train", "test"):
+        mine, theirs = getattr(found, part), getattr(expected, part)
+        assert mine.rows(range(len(mine))) == theirs.rows(range(len(theirs)))
+        labels = getattr(found, f"{part}_labels")
+        assert labels.values.tolist() == getattr(expected, f"{part}_labels").values.tolist()
+        assert len(labels) == len(mine)
+    assert "label kind: 2 of 61 rows of some.csv (train) have none: they train, and are not scored" in splits.notes
+    assert not any("have none" in note for note in alone.notes)
+
+
+def test_rows_without_a_label_of_each_part_are_left_out_of_scores() -> None:
+    write("some/train.csv", some_labelled(1))
+    write("some/test.csv", some_labelled(2))
+    splits = open_splits(recipe(**{"data.path": "some", "objective": {"name": "masked"}, "evaluate.test_limit": 20}))
+    sources = splits.scored["data"].sources
+    assert (len(sources.train), len(sources.test)) == (ROWS - 2, 20), "a limit counts what is scored"
+    assert sources.lacking() == [
+        f"label kind: 2 of 61 rows of some ({part}) have none: they are not scored" for part in ("train", "test")
+    ]
+    told = [note for note in splits.notes if "have none" in note]
+    assert told == [sources.lacking({"some (train)"})[0], sources.lacking()[1]]
+
+
+def test_without_any_label_there_is_nothing_to_score() -> None:
+    write("none.csv", [row | {"kind": ""} for row in cells()])
+    with pytest.raises(ValueError, match=r"row 0 of none.csv \(train\), column kind: the label is missing.* 61 of 61 have none"):
+        open_splits(recipe(**{"data.path": "none.csv", "objective": {"name": "masked"}}))
+    assert len(open_splits(recipe(**{"data.path": "none.csv", "objective": {"name": "masked"}}, evaluate=None)).streams) == 1
 
 
 # What a user is told

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DIARY = ("log.md", "performance.md")
+DIARY = ("log.md",)
 """Pages of measurements by date."""
 GUIDES = [README, *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in DIARY)]
 LONGEST = 30

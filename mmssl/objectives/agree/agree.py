@@ -241,7 +241,7 @@ class Agree(Objective):
         if view.kind != GLOBAL or self.mask is None or self.mask_token is None:
             return tokens
         draws = seen.draws(view)
-        split = split_in_order(self.mask, no_saliency, tokens.coords, tokens.valid, None, draws)
+        split = split_in_order(self.mask, no_saliency, tokens.coords, tokens.valid, None, draws, tokens.sequences())
         chosen = draws.uniform("masked sample", 1) < self.mask_probability
         hidden = seen.hidden[self.hide, view] = split.hidden_places(tokens.values.shape[1]) & chosen
         return replace(tokens, values=torch.where(hidden[..., None], self.mask_token.to(tokens.values.dtype), tokens.values))

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Int, Num
 from torch import Tensor, nn
 
 from mmssl.data import Batch
@@ -21,6 +21,7 @@ from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel, initialise_all
 from mmssl.objectives.base import ALONE, Objective, Setup, Step
 from mmssl.objectives.networks import Clock, Published
+from mmssl.objectives.predict import sequences
 from mmssl.objectives.predict.baseline import Unexplained, Yardstick, constant, variety
 from mmssl.objectives.predict.distances import Chamfer, CrossEntropy, Loss, Mse
 from mmssl.objectives.predict.parts import Predicted, Predictor, Scene, Target, anything
@@ -80,6 +81,11 @@ class Predict(Objective):
             )
         if across != "none" and len(self.modalities) < 2:
             raise ValueError(f"objective.across needs two modalities or more in a row; the recipe has {self.modalities[0]} alone")
+        if across != "none" and (apart := [name for name in self.modalities if model.adapter(name).apart]):
+            raise ValueError(
+                f"objective.across: tokens of two modalities attend to each other, but those of {apart[0]!r} only within "
+                f"a sequence of a sample; set modalities.{apart[0]}.adapter.attention: all"
+            )
         identities = across != "none" or any(model.adapter(name).has_identity for name in self.modalities)
         self.predictor.prepare(model.config, identities=identities)
         width = model.config.hidden_size
@@ -257,7 +263,7 @@ class Predict(Objective):
     def weights_of(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
         """The weights of the terms of a batch of one modality."""
         scene = self.scene(batch.modality, self.view(batch, batch.modality), batch, step)
-        return self.weights_at(scene, *self.predictor.places(scene.tokens.repeat(self.masks), scene.parts))
+        return self.weights_at(scene, *sequences.places(self.predictor, scene.tokens.repeat(self.masks), scene.parts))
 
     def weights_at(self, scene: Scene, index: Tensor, real: Bool[Tensor, "b m"] | None) -> dict[str, Num[Tensor, ""]]:
         """The weights of the terms of a modality whose tokens at `index` are predicted."""
@@ -306,7 +312,7 @@ class Predict(Objective):
         """Which tokens the predictor gives other content than they have."""
         tokens = scene.tokens.repeat(self.masks)
         donors = self.donors(scene.name, scene.tokens, batch) if self.predictor.mixes else {}
-        return self.predictor.altered(tokens, scene.parts.hidden_places(tokens.values.shape[1]), scene.draws, **donors)
+        return sequences.altered(self.predictor, tokens, scene.parts, scene.draws, donors)
 
     def first_view(self, name: str) -> View:
         """The view of a modality whose hidden tokens are predicted."""
@@ -323,7 +329,7 @@ class Predict(Objective):
         available = anything(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
         if self.training and scene.name not in self.looked_at:
             self.looked_at.add(scene.name)
-            self.samplers[scene.name].refuse(scene.valid.sum(1))
+            self.samplers[scene.name].refuse(lengths(tokens))
         coords = tokens.coords.repeat(self.masks, 1, 1)
         valid, free = (None if mask is None else mask.repeat(self.masks, 1) for mask in (tokens.valid, available))
         parts = split_in_order(
@@ -333,6 +339,7 @@ class Predict(Objective):
             valid,
             free,
             scene.draws,
+            tokens.repeat(self.masks).sequences(),
         )
         if not parts.hidden.shape[1]:
             raise ValueError(
@@ -348,7 +355,8 @@ class Predict(Objective):
         others = [self.model.embed(name, self.view(batch, name, i)).keyed(batch.draws.fork(i)) for i in views]
         many = [tokens.repeat(self.masks) for tokens in (scene.tokens, *others)]
         donors = self.donors(name, scene.tokens, batch) if self.predictor.mixes else {}
-        return scene, self.predictor(self.model.encoder, many[0], scene.parts, scene.draws, many[1:], **donors)
+        encoder = self.model.encoder
+        return scene, sequences.predicted(self.predictor, encoder, many[0], scene.parts, scene.draws, many[1:], donors)
 
     def donors(self, name: str, tokens: Tokens, batch: Batch) -> dict[str, Any]:
         """The tokens of the whole optimizer step, in the views that the encoder sees, and which samples of it the batch has."""
@@ -420,6 +428,12 @@ class Predict(Objective):
                 return None
             found[key] = at_places(guess.float(), predicted, content.shape[1])
         return found
+
+
+def lengths(tokens: Tokens) -> Int[Tensor, " s"]:
+    """Tokens of each sequence."""
+    found = tokens.sequences()
+    return tokens.valid_or_ones().sum(1) if found is None else found.gather(tokens.valid_or_ones()).sum(1)
 
 
 def at_places(values: Tensor, predicted: Predicted, count: int) -> Tensor:

@@ -20,7 +20,7 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
     if wanted.stage is None:
         from mmssl.training.sharding.fsdp import FullyShard  # it takes seconds to import
 
-        return FullyShard(accelerator, objective, reshard=wanted.reshard)
+        return FullyShard(accelerator, objective, reshard=wanted.reshard, shards=wanted.shards)
     batch = options.batch_size if options.batch_tokens is None else None
     micro = None if batch is None else batch // (options.accumulation * accelerator.num_processes)
     wrong = contradictions(

@@ -1,7 +1,7 @@
 """FSDP2: parameters, gradients and optimizer state are sharded by torch's `fully_shard`, on GPUs and, by gloo, on a CPU alike."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -10,16 +10,16 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
-from mmssl.data import processes
+from mmssl.data import Batch, processes
 from mmssl.objectives import Objective
 from mmssl.training.pieces import Piece, flat
 from mmssl.training.sharding.skeleton import filled, layers, skeleton
-from mmssl.training.sharding.strategy import State, Strategy, check_architecture, with_leaves
+from mmssl.training.sharding.strategy import State, Strategy, check_alike, check_architecture, with_leaves
 
 T = TypeVar("T")
 
@@ -27,23 +27,24 @@ T = TypeVar("T")
 class FullyShard(Strategy):
     """Each layer of each encoder (student, teachers, decoders, predictors) is a unit, and all that is left is one.
 
-    A unit is gathered when its forward pass begins and dropped after it. reshard: see `Asked`.
+    A unit is gathered when its forward pass begins and dropped after it. Where `shards` processes hold a copy of the model between
+    them, the processes of the same place in each copy hold the same, and move it alike. reshard, shards: see `Asked`.
     """
 
     name = "fsdp2"
     sharded = in_pieces = True
 
-    def __init__(self, accelerator: Accelerator, objective: Objective, *, reshard: bool = True) -> None:
+    def __init__(self, accelerator: Accelerator, objective: Objective, *, reshard: bool = True, shards: int | None = None) -> None:
         super().__init__(accelerator, objective)
-        self.reshard = reshard
+        self.reshard, self.shards = reshard, shards
 
     def prepare(self, make: Callable[[], Optimizer], *, clip: float | None, compiled: bool, accumulation: int) -> None:
-        self.limit = math.inf if clip is None else clip
+        self.limit, self.accumulation = math.inf if clip is None else clip, accumulation
         objective, device = self.objective, self.accelerator.device
         objective.networks.make()  # what is sharded cannot be copied
         for_itself(objective)
         self.bones = skeleton(objective)
-        mesh = init_device_mesh(device.type, (processes.world(),))
+        self.mesh = mesh = mesh_of(device, processes.world(), self.shards)
         for layer in layers(objective):
             if compiled:
                 layer.compile()
@@ -59,9 +60,12 @@ class FullyShard(Strategy):
         return cast(FSDPModule, self.objective)
 
     def check_in_force(self) -> None:
-        """AssertionError unless every parameter is sharded, and the optimizer moves the shards."""
+        """AssertionError unless every parameter is sharded, all in one way, and the optimizer moves the shards."""
         plain = [name for name, parameter in self.objective.named_parameters() if not isinstance(parameter, DTensor)]
         assert not plain, f"fsdp2 was asked for, and these are not sharded: {plain[:3]}"
+        # A teacher that lies otherwise than the student would move towards other entries of it.
+        ways = {(str(here.device_mesh), here.placements) for here in map(as_sharded, self.objective.parameters())}
+        assert len(ways) == 1, f"parameters are sharded in different ways: {ways}"
         assert all(isinstance(parameter, DTensor) for group in self.optimizer.param_groups for parameter in group["params"])
 
     def within(self, work: Callable[[], T]) -> T:
@@ -70,6 +74,9 @@ class FullyShard(Strategy):
         finally:
             self.root.reshard()  # a forward pass without a backward one leaves what the root holds gathered
 
+    def accept(self, batches: Sequence[Batch]) -> None:
+        check_alike(self.name, batches, self.objective.modalities, self.accumulation)
+
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:
         # `fully_shard` takes the mean over the processes; gradients of micro-batches add up.
         (loss * processes.world()).backward()
@@ -77,7 +84,7 @@ class FullyShard(Strategy):
     def clip(self) -> Float[Tensor, ""]:
         gradients = [local(parameter.grad) for parameter in self.objective.parameters() if parameter.grad is not None]
         squares = torch.stack([gradient.norm().square() for gradient in gradients]).sum()
-        dist.all_reduce(squares)
+        dist.all_reduce(squares, group=self.mesh.get_group(self.mesh.ndim - 1))
         norm = squares.sqrt()
         if self.limit < math.inf:
             torch._foreach_mul_(gradients, (self.limit / (norm + 1e-6)).clamp(max=1.0))
@@ -130,6 +137,13 @@ class FullyShard(Strategy):
             yield objective
 
 
+def mesh_of(device: torch.device, world: int, shards: int | None) -> DeviceMesh:
+    """The processes in their order; or, of several copies of the model, in rows of those that share one."""
+    if shards is None or shards == world:
+        return init_device_mesh(device.type, (world,))
+    return init_device_mesh(device.type, (world // shards, shards), mesh_dim_names=("dp_replicate", "dp_shard"))
+
+
 def for_itself(objective: nn.Module) -> None:
     """Give each module parameters of its own. A copy shares those that do not learn, in another unit than the student's.
 
@@ -144,25 +158,33 @@ def for_itself(objective: nn.Module) -> None:
             seen.add(id(parameter))
 
 
+def as_sharded(tensor: Tensor | None) -> DTensor:
+    assert isinstance(tensor, DTensor)
+    return tensor
+
+
 def local(tensor: Tensor | None) -> Tensor:
     """What this process holds."""
-    assert isinstance(tensor, DTensor)
-    return tensor.to_local()
+    return as_sharded(tensor).to_local()
 
 
 def start_of(tensor: DTensor) -> int:
     """Where the local part begins in the flattened tensor, whose rows are shared out in equal chunks."""
-    (placement,) = tensor.placements
-    assert isinstance(placement, Shard) and placement.dim == 0
-    rows = math.ceil(tensor.shape[0] / tensor.device_mesh.size())
-    return min(rows * tensor.device_mesh.get_local_rank(), tensor.shape[0]) * math.prod(tensor.shape[1:])
+    *copies, placement = tensor.placements
+    assert isinstance(placement, Shard) and placement.dim == 0 and all(copy.is_replicate() for copy in copies)
+    mesh, last = tensor.device_mesh, tensor.device_mesh.ndim - 1
+    rows = math.ceil(tensor.shape[0] / mesh.size(last))
+    return min(rows * mesh.get_local_rank(last), tensor.shape[0]) * math.prod(tensor.shape[1:])
 
 
 def piece(tensor: Tensor) -> Tensor | Piece:
-    """What this process holds of a sharded tensor; any other as it is."""
+    """What this process holds of a sharded tensor, nothing where another copy's process has the same; any other as it is."""
     if not isinstance(tensor, DTensor):
         return tensor
-    return Piece(tensor.to_local().detach().reshape(-1), start_of(tensor), tuple(tensor.shape))
+    values, mesh = tensor.to_local().detach().reshape(-1), tensor.device_mesh
+    if any(mesh.get_local_rank(dim) for dim in range(mesh.ndim - 1)):
+        values = values[:0]
+    return Piece(values, start_of(tensor), tuple(tensor.shape))
 
 
 @torch.no_grad()

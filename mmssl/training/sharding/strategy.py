@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl.data import Batch
+from mmssl.data import Batch, processes
 from mmssl.objectives import Objective
+from mmssl.training.asked import refuse
 from mmssl.training.pieces import Parts, whole
 
 T = TypeVar("T")
@@ -63,7 +64,10 @@ class Strategy:
         """What takes the mean of the gradient by itself, and is to do so at the last micro-batch of a step alone."""
         return [] if self.in_pieces else [self.wrapped]
 
-    def expect(self, batch: Batch, last: bool) -> None:
+    def accept(self, batches: Sequence[Batch]) -> None:
+        """Called before anything is computed of the micro-batches of a step. LaunchError for what the strategy cannot train on."""
+
+    def expect(self, last: bool) -> None:
         """Called before the forward pass of a micro-batch; last: of those of a step."""
 
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:
@@ -119,6 +123,28 @@ class Strategy:
     def whole(self) -> Iterator[Objective | None]:
         """The objective whole, to score, publish and draw by; None on a process that has to wait for the first one meanwhile."""
         yield self.objective
+
+
+def check_alike(name: str, batches: Sequence[Batch], modalities: Sequence[str], accumulation: int) -> None:
+    """LaunchError unless each process has as many micro-batches in a step as the others, each with the same modalities in it.
+
+    Layers are gathered when they run: where one process runs them more often than another, they wait for each other, or take one
+    layer for the other.
+    """
+    own = [sum(2**bit for bit, each in enumerate(modalities) if each in batch.inputs) for batch in batches]
+    everyone = processes.gathered_numbers([*own, *[0] * (accumulation - len(own))]).long().tolist()
+    for number, (first, *others) in enumerate(zip(*everyone, strict=True)):
+        for process, other in enumerate(others, 1):
+            if other != first:
+                held = [
+                    ", ".join(each for bit, each in enumerate(modalities) if masks >> bit & 1) or "nothing"
+                    for masks in (first, other)
+                ]
+                refuse(
+                    f"micro-batch {number + 1} of a step holds {held[0]} on {processes.name(0)} and {held[1]} on "
+                    f"{processes.name(process)}, and {name} trains only where all run the same layers: make micro-batches larger "
+                    "(train.batch_size, train.accumulation), so that each has all modalities, or launch with --strategy ddp"
+                )
 
 
 def with_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:

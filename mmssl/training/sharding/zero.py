@@ -26,7 +26,7 @@ from mmssl.data import Batch, processes
 from mmssl.objectives import Objective
 from mmssl.training.asked import Asked, refuse
 from mmssl.training.pieces import Parts, Piece, flat
-from mmssl.training.sharding.strategy import State, Strategy, with_leaves
+from mmssl.training.sharding.strategy import State, Strategy, check_alike, with_leaves
 
 INSTALL = 'DeepSpeed is not installed: pip install "mmssl[deepspeed]", or launch with --strategy fsdp2, which shards as much'
 NEVER = 10**12
@@ -61,7 +61,7 @@ class Zero(Strategy):
     def prepare(self, make: Callable[[], Optimizer], *, clip: float | None, compiled: bool, accumulation: int) -> None:
         if compiled:
             refuse(f"{self.name} does not train with train.compile=true: leave it out, or launch with --strategy fsdp2")
-        self.limit = math.inf if clip is None else clip
+        self.limit, self.accumulation = math.inf if clip is None else clip, accumulation
         self.make_copies()
         self.objective.to(self.accelerator.device)
         optimizer = make()
@@ -141,7 +141,7 @@ class Zero(Strategy):
                 number += 1
         return found
 
-    def expect(self, batch: Batch, last: bool) -> None:
+    def accept(self, batches: Sequence[Batch]) -> None:
         """LaunchError for a micro-batch in which a sample lacks a modality.
 
         Gradients are reduced in the order in which they come: it must be the same on all processes, or they would be mixed up. And
@@ -149,12 +149,15 @@ class Zero(Strategy):
         """
         names = set(self.objective.modalities)
         if len(names) > 1:
-            lacks = batch.rows is not None or batch.inputs.keys() != names
+            lacks = any(batch.rows is not None or batch.inputs.keys() != names for batch in batches)
             if processes.gathered_numbers([lacks]).any():
                 refuse(
                     f"a sample lacks one of the modalities {', '.join(sorted(names))}, and {self.name} trains several only where "
                     "every sample has all of them: its gradients would be mixed up. Launch with --strategy fsdp2, which can"
                 )
+        check_alike(self.name, batches, self.objective.modalities, self.accumulation)
+
+    def expect(self, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
 
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:

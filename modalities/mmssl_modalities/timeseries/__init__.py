@@ -1,5 +1,6 @@
 """Series of numbers as patches along time (PatchTST, arXiv 2211.14730, section 3.1), their gaps and their scale kept."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -38,7 +39,8 @@ class TimeseriesAdapter(Adapter):
     and of which of them are observed. With mixed channels a token holds the patches of all channels, channel by channel.
 
     Time coordinate: the time of a patch's first sample over the nominal duration of a patch, so k for patch k of an evenly sampled
-    series; height: the number of the channel, 0 if mixed. The end of a series that fills no patch is padded as missing.
+    series; height: the number of the channel, 0 if mixed, or if channels attend apart. The end of a series that fills no patch is
+    padded as missing.
 
     With instance normalisation each channel (if mixed, all in one) has a token of its location and scale at time -1. With window
     normalisation each patch has mean 0 and standard deviation 1, and its mean and deviation beside it in its token (NuTime,
@@ -52,6 +54,8 @@ class TimeseriesAdapter(Adapter):
     statistics: with instance normalisation, whether location and scale are a token.
     stem: linear; conv = convolutions within each patch, pooled over it, in place of the linear map, for patterns that may lie
         anywhere.
+    attention: all = the tokens of all channels attend to each other; channel = those of each channel among themselves: it is
+        encoded as if it were a series of its own (PatchTST, section 3.1), at a cost in proportion to the number of channels.
     """
 
     input_names = (VALUES, OBSERVED, STATISTICS, TIMES)
@@ -65,6 +69,7 @@ class TimeseriesAdapter(Adapter):
         patch_size: Annotated[int, Field(gt=0)] = 16,
         statistics: bool = True,
         stem: Literal["linear", "conv"] = "linear",
+        attention: Literal["all", "channel"] = "all",
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -72,6 +77,12 @@ class TimeseriesAdapter(Adapter):
         self.by_window = processor.normalise == "window"
         if self.mixed and not processor.num_channels:
             raise ValueError("channels: mixed needs processor.num_channels: fit the processor on training series, or set it")
+        self.apart = attention == "channel"
+        if self.mixed and self.apart:
+            raise ValueError(
+                "adapter.attention: channel lets each channel attend to itself, but a token of channels: mixed holds all of them; "
+                "set processor.channels to independent, or attention to all"
+            )
         group = processor.num_channels if self.mixed and processor.num_channels else 1
         has_token = statistics and processor.normalise == "instance"
         self.numbers = NumericEmbedding() if has_token or self.by_window else None
@@ -95,7 +106,12 @@ class TimeseriesAdapter(Adapter):
         if self.proj_statistics is not None:
             statistics = self._embedded_statistics(inputs).to(self.proj_statistics.weight.dtype)
             values = torch.cat([self.proj_statistics(statistics), values], 2)
-        return Tokens(order.take(values), order.take(self._coords(inputs, values)), order.valid)
+        found = Tokens(order.take(values), order.take(self._coords(inputs, values)), order.valid)
+        if not self.apart:
+            return found
+        b, rows, count = values.shape[:3]
+        channel = torch.arange(rows, device=values.device)[:, None, None].expand(b, rows, count, 1)
+        return replace(found, sequence=order.take(channel)[..., 0], num_sequences=rows)
 
     def continuous(self, inputs: Inputs) -> dict[str, Tensor]:
         return {VALUES: inputs[VALUES].masked_fill(~observed(inputs), 0)}
@@ -187,7 +203,8 @@ class TimeseriesAdapter(Adapter):
             time = torch.arange(count - first, device=values.device, dtype=torch.float32)[None, None]
         coords = torch.zeros(b, rows, count, 4, device=values.device)
         coords[..., 0] = F.pad(time, (first, 0), value=-1)
-        coords[..., 2] = torch.arange(rows, device=values.device)[:, None]
+        if not self.apart:
+            coords[..., 2] = torch.arange(rows, device=values.device)[:, None]
         return coords
 
 
