@@ -16,6 +16,7 @@ from PIL import Image
 
 import mmssl
 from mmssl.model import MMSSLConfig
+from mmssl.model.adaptation import quiet
 from mmssl_cli import main
 
 NAMES = ["ground", "red", "blue"]
@@ -142,7 +143,8 @@ def test_adapters_keep_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     mmssl.train(RECIPE, run={"name": "lora"}, evaluate=None, train={"max_steps": 2}, init="runs/base/model", peft={"name": "lora"})
     config = MMSSLConfig.from_pretrained("runs/lora/adapter")
     base = mmssl.MMSSLForSemanticSegmentation.from_pretrained("runs/base/model", config=config)
-    adapted = PeftModel.from_pretrained(base, "runs/lora/adapter").eval()
+    with quiet():  # what peft asks of transformers is deprecated there
+        adapted = PeftModel.from_pretrained(base, "runs/lora/adapter").eval()
     whole = mmssl.MMSSLForSemanticSegmentation.from_pretrained("runs/lora/model").eval()
     inputs = mmssl.MMSSLProcessor.from_pretrained("runs/lora/model")(images=["data/test0.png", "data/test1.png"])
     labels = torch.zeros(2, *inputs["pixel_values"].shape[2:], dtype=torch.int64)
