@@ -135,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
     add_data_arguments(command)
     what = "label column (bundled data know theirs); several where each says of a label by 1 or 0 whether it applies"
     command.add_argument("--label", nargs="+", help=what)
-    kinds = ["classification", "regression", "multi_label"]
+    kinds = ["classification", "regression", "multi_label", "dense"]
     command.add_argument("--kind", choices=kinds, help="what the labels are; default: classes if text or few whole numbers")
     command.add_argument("--retrieval", action="store_true", help="let modalities find each other's samples, in place of probes")
     command.add_argument("--zero-shot", action="store_true", help="classify by the names of the classes, in place of probes")
@@ -573,7 +573,9 @@ def predict(options: argparse.Namespace) -> None:
         unread = f"; {found.unread:,} of them could not be read and have none" if found.unread else ""
         print(f"{found.rows:,} predictions in {options.output}{unread}")
         if found.judged is not None:
-            what = "windows" if found.judged.kind == "forecast" else "labels"
+            what = {"forecast": "windows", "semantic-segmentation": "label maps", "token-classification": "lists of tags"}.get(
+                found.judged.kind, "labels"
+            )
             print(f"{found.judged.num_test:,} {what}: {', '.join(found.judged.lines)}")
         if found.note is not None:
             print(f"note: {found.note}")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from mmssl.data import Batch, DataOptions, Labels, Source, Stream, Track, processes, silent
+from mmssl.data.dense import DENSE
 from mmssl.data.forecast import NEXT
 from mmssl.data.labels import Kind
 from mmssl.data.options import Rows
 from mmssl.data.source import OnError
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.evaluation import (
+    DenseEvaluator,
     EvaluateOptions,
     Evaluator,
     ForecastEvaluator,
@@ -27,7 +29,9 @@ from mmssl.evaluation import (
     Table,
     ZeroShotOptions,
     choose_modality,
+    dense_file,
     forecast_file,
+    labels_places,
     open_pairs,
     open_sources,
     predictions,
@@ -251,10 +255,11 @@ def evaluate(
     on_error: OnError = "raise",
     table_format: TableFormat = PLAIN,
     compare: Mapping[str, str] | None = None,
-) -> Table | ForecastTable:
+) -> Table | ForecastTable | PairTable:
     """Probe a saved model on labelled data beside raw features and random weights; `mmssl.evaluation.PROTOCOL` says how.
 
     Of a model that forecasts, the forecasts of held-out windows beside naive ones; `mmssl.evaluation.FORECAST_PROTOCOL` says how.
+    Of one that labels places, with kind="dense", what it says of them; `mmssl.evaluation.DENSE_PROTOCOL` says how.
 
     The table says what the model saw of the test samples, as far as its folder records what it was trained on.
 
@@ -267,7 +272,7 @@ def evaluate(
     compare: more models, folders or Hub ids, by the name of their row.
     """
 
-    def opened() -> tuple[MMSSLModel, Evaluator | ForecastEvaluator]:
+    def opened() -> tuple[MMSSLModel, Evaluator | ForecastEvaluator | DenseEvaluator]:
         refuse_open_clip(compare or {})
         folder = model_of(model)
         processor, loaded = load(folder)
@@ -292,6 +297,12 @@ def evaluate(
         if loaded.forecasts:
             sources = open_sources(options, where, None, history)
             return loaded, ForecastEvaluator(options, where, processor, name, sources, history, track_once())
+        head = loaded.config.label_head and loaded.label_head
+        if kind == DENSE or (kind is None and head and head.dense and label in (None, head.column)):
+            options = replace(options, kind="dense")
+            sources = open_sources(options, where, None, history)
+            labels_places(loaded, sources)
+            return loaded, DenseEvaluator(options, where, processor, name, sources, history, track_once())
         return loaded, Evaluator(options, where, processor, loaded.config, history=history, track=track_once())
 
     start(TIMEOUT)
@@ -469,6 +480,9 @@ def predict(
     A model that forecasts writes a row for each series, variable and step: the next steps of each series, or those of held-out
     windows (split="test"), beside what came; see `mmssl.evaluation.forecast_file.forecast_source`. Series are made of rows as in
     training, unless `table_format` says otherwise.
+
+    A model that labels places writes a list of classes for each text, or label maps of pictures into a folder beside the table; see
+    `mmssl.evaluation.dense_file.dense_source`.
     ValueError for an encoder without a label head, labels that it does not predict, or an output that is no such file.
     """
     output = Path(output)
@@ -487,6 +501,8 @@ def predict(
             return processor, loaded, name, source, [], None, predictions.Unseen.of(History.read(folder), source)
         source = Source(path=data, split=split, columns=column_map(name, column, label), table_format=table_format)
         kept = predictions.columns_to_keep(source, keep)
+        if loaded.label_head.dense:
+            return processor, loaded, name, source, kept, None, predictions.Unseen.of(History.read(folder), source)
         labels = None if label is None else predictions.labels_of(source, loaded)
         if labels is not None and (differs := unlike(loaded, labels)):
             raise ValueError(f"--label {label}: {differs}")
@@ -498,6 +514,9 @@ def predict(
         tell(source)
         if loaded.forecasts:
             told = forecast_file.forecast_source(loaded, processor, source, name, **options)
+        elif loaded.label_head.dense:
+            more: dict[str, Any] = {"keep": kept, "scored": label is not None, "unseen": unseen}
+            told = dense_file.dense_source(loaded, processor, source, name, output, **more, **options)
         else:
             found = list(predictions.predicted(loaded, processor, source, name, **options))
 
@@ -506,6 +525,10 @@ def predict(
                 assert told is not None, "the first process has all forecasts"
                 table, judged = told
                 unread = source.num_rows - table.num_rows // loaded.label_head.size
+            elif loaded.label_head.dense:
+                assert told is not None, "the first process has all predictions"
+                table, judged = told
+                unread = table.column(predictions.PREDICTION).null_count
             else:
                 table = predictions.table_of(loaded, found, source, kept, unseen)
                 judged = None if labels is None else predictions.judge(loaded, found, labels, unseen)

@@ -169,6 +169,20 @@ class Processor(ABC):
         """
         return raw
 
+    def labelled(self, raw: Any, labels: Int[np.ndarray, "*places"] | None) -> Inputs:
+        """The tensors of one raw sample, or of a piece of one, with those that say where the labels of its places belong.
+
+        labels: class numbers of the places that the whole sample has, the pixels of a picture or the words of a text, -100 for
+            those without a label; None: they are to be predicted. Raises what `__call__` does, and for labels of another size.
+        """
+        raise ValueError(
+            f"samples that {type(self).__name__} reads have no places with labels of their own (objective.kind: dense)"
+        )
+
+    def words(self, raw: Any) -> list[str] | None:
+        """The words of a raw sample, in order, where these are the places that have labels; None: they are not."""
+        return None
+
     def hub_tokenizer(self) -> Any:
         """A tokenizer of transformers that makes the same ids, where samples are texts; else None."""
         return None
@@ -309,9 +323,48 @@ class Adapter(nn.Module, ABC):
         """Mean and standard deviation of what each sample holds, in its own units, of samples of one variable."""
         raise LookupError("samples of this modality have no level by which what follows could be told")
 
+    dense: "Dense | None" = None
+    """How labels of places, such as pixels or words, belong to its tokens; None: places have no labels of their own."""
+
     def render(self, inputs: Inputs, size: int) -> "Rendering":
         """Views of each sample from outside, as pictures of `size` pixels a side, where `rendered_views` says that there are."""
         raise NotImplementedError(f"{type(self).__name__} has no views of a sample from outside")
+
+
+class Dense(ABC):
+    """How labels of the places of a sample belong to its tokens: those of the pixels of a picture, of the words of a text.
+
+    shape: what transformers calls the task: map = semantic segmentation, sequence = token classification.
+    labels: name of the tensor that holds class numbers, -100 where there is none; `Processor.labelled` makes it.
+    """
+
+    shape: Literal["map", "sequence"]
+    labels: str
+
+    def cells(self, detail: int) -> int:
+        """Predictions of each token, where a side of it has `detail` of them. ValueError for more than there can be."""
+        if detail != 1:
+            raise ValueError(f"objective.detail: a token of this modality has one label; got {detail}. Leave it out")
+        return 1
+
+    @abstractmethod
+    def laid_out(self, given: Float[Tensor, "b n _"], inputs: Inputs, detail: int) -> Float[Tensor, "b k *places"]:
+        """What tokens say of each class, `k * cells(detail)` values each, as logits in the places that they are of."""
+
+    @abstractmethod
+    def at_labels(self, logits: Float[Tensor, "b k *places"], inputs: Inputs) -> Float[Tensor, "b k *more"]:
+        """Logits at the places of the labels among the inputs."""
+
+    @abstractmethod
+    def answers(self, logits: Float[Tensor, "b k *places"], inputs: Inputs) -> list[Int[np.ndarray, "*whole"]]:
+        """The most likely class of every place of each whole sample, as its labels were given; -1 where this says nothing.
+
+        inputs: of `Processor.labelled` without labels.
+        """
+
+    @abstractmethod
+    def of_tokens(self, inputs: Inputs) -> Int[Tensor, "b n"]:
+        """The label of each token, of several the most frequent one; -100 for those without one."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from PIL import Image
 from mmssl.data import glyphs
 from mmssl.data.archives import archive_table
 from mmssl.data.docstrings import docstrings
+from mmssl.data.python_lines import python_table
 from mmssl.data.tables import Row, RowTable, Table
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ _BUNDLED = {
     "docstrings": _Bundled(partial(_stratified, docstrings)),
     "digits": _Bundled(_digits_of),
     "glyphs": _Bundled(glyphs.GlyphTable, glyphs.SPLITS),
+    "python": _Bundled(python_table),
     "wine": _Bundled(partial(_stratified, lambda: _table(_of_sklearn("load_wine")))),
 }
 NAMES = sorted(_BUNDLED)

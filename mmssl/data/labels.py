@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from mmssl.data.dense import DENSE, are_maps, dense_told, read_dense
 from mmssl.data.label_lists import are_lists, as_list, rarest, read_lists, told
 from mmssl.data.label_values import are_values, read_values, values_told, wrong
 from mmssl.data.tables import lacks_value
 
-Kind = Literal["classification", "regression", "multi_label"]
+Kind = Literal["classification", "regression", "multi_label", "dense"]
 
 FEW_CLASSES = 20
 """Up to so many distinct whole numbers are class numbers, however few rows there are."""
@@ -35,7 +36,8 @@ class Labels:
 
     names: class names in the order of their indices; empty for regression.
     values: int64 class indices, or float32 values for regression, `[n, k]` where rows hold lists of numbers; for multi_label
-        float32 `[n, k]`, 1 for each that a row has.
+        float32 `[n, k]`, 1 for each that a row has; for dense int64 `[n, k]`, how many places of a row have each class: the labels
+        of places are read with their sample (`mmssl.data.dense`).
     reason: what they are taken for and why, in words.
     column: name of the column that held them, where one did.
     shape: of the list of numbers, or lists of lists, that each row holds, `k` numbers in all; None: a row holds one label.
@@ -84,6 +86,9 @@ class Labels:
         fewer than two classes, or a class that `like` does not have; TypeError for cells that are no labels.
         """
         place = _Place(where, row_of)
+        if (kind if like is None else like.kind) == DENSE:
+            names, counts = read_dense(column, place.row, where, class_names, None if like is None else like.names)
+            return cls("dense", names, counts, dense_told(names, counts))
         if like is None and are_lists(column) and (kind == "regression" or (kind is None and are_values(column))):
             shape, numbers = read_values(column, place.row, where)
             return cls("regression", [], numbers, values_told(shape, numbers), shape=shape)
@@ -130,13 +135,18 @@ def natural_classes(
 ) -> Int[np.ndarray, " n"] | None:
     """Classes by which a column's rows may be grouped, whatever kind a user says, -1 one of them; None for numbers.
 
-    Of several labels a row, the rarest one.
+    Of several labels a row, the rarest one; None for label maps as well.
     """
     place = _Place(where, row_of)
+    if are_maps(column):
+        return None
     if are_lists(column):
         if are_values(column) or (class_names is None and _many_numbers(column)):
             return None
-        return rarest(read_lists(column, place.row, where, class_names)[1])
+        try:
+            return rarest(read_lists(column, place.row, where, class_names)[1])
+        except ValueError:  # no lists of labels, but perhaps labels of places: whoever reads them says what is wrong
+            return None
     cells = _named(_present(column, class_names, place), class_names, place)
     if _natural_kind(cells, cell_type := _cell_type(cells, place)) == "regression":
         return None

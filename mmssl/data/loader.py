@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmssl.data.batch import Batch
 from mmssl.data.budget import BudgetOrder
+from mmssl.data.dense import DENSE, read_places
 from mmssl.data.labels import Labels
 from mmssl.data.order import Order
 from mmssl.data.source import OnError, Source
@@ -73,7 +74,12 @@ class _Reader(Dataset[Batch | str]):
             raise ValueError(f"labels must have one value per row of {source}: expected {source.num_rows}, got {len(labels)}")
         # Of rows that pair modalities no sample is long (`cut`), and a processor refuses one that is.
         assert source.is_cut or len(modalities) > 1 or not any(processor.windowed for _, processor in modalities.values())
-        self.source = source.only([modality for modality, _ in modalities.values()])
+        self.dense: tuple[str, list[str]] | None = None
+        if labels is not None and labels.kind == DENSE:
+            assert labels.column is not None, "places are labelled in a column"
+            self.dense = labels.column, labels.names
+        column = () if self.dense is None else (self.dense[0],)
+        self.source = source.only([modality for modality, _ in modalities.values()], column)
         self.modalities = dict(modalities)
         self.pairs = len(self.modalities) > 1
         self.seed, self.name = seed, name
@@ -86,7 +92,7 @@ class _Reader(Dataset[Batch | str]):
         # Else all of a batch would be read twice where one sample is bad.
         faster = any(type(processor).batch is not Processor.batch for _, processor in modalities.values())
         self.lacking = lacking or {}
-        self.together = faster and not source.is_cut and not self.lacking
+        self.together = faster and not source.is_cut and not self.lacking and self.dense is None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -170,7 +176,8 @@ class _Reader(Dataset[Batch | str]):
                 raw = self.source.raw(modality, row)
                 if self.pairs and processor.absent(raw):
                     continue
-                sample[name] = processor(self._piece(index, processor, raw) if self.source.is_cut else raw)
+                whole = self._piece(index, processor, raw) if self.source.is_cut else raw
+                sample[name] = processor(whole) if self.dense is None else self._labelled(processor, whole, row)
             except _SAMPLE_ERRORS as error:
                 place = self.source.places(modality)
                 where = f"column {place}" if isinstance(place, str) else f"modality {name}"
@@ -178,6 +185,12 @@ class _Reader(Dataset[Batch | str]):
         if not sample:
             return f"row {self.source.row_number(index)} of {self.source} holds none of {', '.join(self.modalities)}"
         return sample
+
+    def _labelled(self, processor: Processor, raw: Any, row: Row) -> Inputs:
+        """The tensors of a raw sample whose places have labels."""
+        assert self.dense is not None
+        column, names = self.dense
+        return processor.labelled(raw, read_places(row[column], names, f"its labels, in column {column}"))
 
     def _piece(self, index: int, processor: Processor, raw: Any) -> Any:
         """The piece of its row that sample `index` is; the pieces of the last row are kept, for its other ones."""

@@ -57,9 +57,10 @@ class SourceOptions(TableFormat):
 class DataOptions(TableFormat):
     """What to learn from: where the samples are, and how they are read.
 
-    path: bundled:digits, bundled:breast_cancer, bundled:wine, bundled:diabetes, bundled:glyphs or bundled:ucr/NAME; a parquet, csv
-        or jsonl file; a folder of such files, or of media files; a pattern such as shards/*.parquet; or a dataset on the Hugging
-        Face Hub, name or name:configuration. Required unless there are sources, or rows in memory.
+    path: bundled:digits, bundled:breast_cancer, bundled:wine, bundled:diabetes, bundled:glyphs, bundled:python or
+        bundled:ucr/NAME; a parquet, csv or jsonl file; a folder of such files, or of media files; a pattern such as
+        shards/*.parquet; or a dataset on the Hugging Face Hub, name or name:configuration. Required unless there are sources, or
+        rows in memory.
     split: one part of the data; null: all of it.
     columns: the dataset's column for a modality name, for label, or for group, whose equal values say that rows belong together;
         several columns for a modality that reads a whole row, and for label: each holds 1 where its label applies, else 0.

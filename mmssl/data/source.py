@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mmssl.data.beside import beside_table
+from mmssl.data.dense import DENSE, Places, read_places
 from mmssl.data.forecast import ForecastOptions, WindowTable, forecast_table
 from mmssl.data.label_lists import TogetherTable, parted_table
 from mmssl.data.labels import Kind, Labels, missing, natural_classes
@@ -281,14 +282,14 @@ class Source:
         source.columns = self.columns | found
         return source
 
-    def only(self, modalities: Sequence[Modality]) -> "Source":
+    def only(self, modalities: Sequence[Modality], more: Sequence[str] = ()) -> "Source":
         """The same source, which reads no other columns than these modalities need; files that cells name are located, and numbers
-        that stand for names are these, but for a modality that reads a whole row."""
+        that stand for names are these, but for a modality that reads a whole row. more: columns to read as they are beside."""
         places = [self.places(modality) for modality in modalities]
-        names = dict.fromkeys(name for place in places for name in _names(place))
+        names = dict.fromkeys([*(name for place in places for name in _names(place)), *more])
         narrow = copy.copy(self)
         of_files = [place for modality, place in zip(modalities, places, strict=True) if modality.suffixes and not modality.lined]
-        media = [name for place in of_files for name in _names(place)]  # what is called like a file is still a text
+        media = [*(name for place in of_files for name in _names(place)), *more]  # what is called like a file is still a text
         single = [place for place in places if isinstance(place, str)]
         narrow._table = named_table(beside_table(self._table.select(list(names)), media, self._table.beside), single, self.called)
         narrow.columns = {modality.name: place for modality, place in zip(modalities, places, strict=True)}
@@ -311,9 +312,19 @@ class Source:
         if name is None:
             return None
         assert isinstance(name, str), "several were put together"
-        found = Labels.read(self.cells(name), **self._label_place(name), kind=kind, like=like)
+        where = self.located([name]) if DENSE in (kind, None if like is None else like.kind) else self
+        found = Labels.read(where.cells(name), **self._label_place(name), kind=kind, like=like)
         units, kept = self._table.units, slice(None) if self._kept is None else self._kept
         return replace(found, column=name, units=None if units is None else units[kept], windows=self._table.windows)
+
+    def dense_labels(self, rows: Sequence[int], names: Sequence[str]) -> list[Places]:
+        """The labels of the places of some rows that the source keeps, as numbers of the classes `names`."""
+        column = self.columns[LABEL]
+        assert isinstance(column, str), "several were put together"
+        narrow = self.located([column])
+        kept = narrow if narrow._ends is None else narrow.evenly(narrow.num_rows)
+        found = zip(rows, kept.rows(np.asarray(rows, dtype=np.int64)), strict=True)
+        return [read_places(row[column], names, f"row {kept.row_number(i)} of {self}, column {column}") for i, row in found]
 
     def labelled(self, column: str | None = None) -> Int[np.ndarray, " k"]:
         """The numbers of the rows that it keeps that have a label, ascending.

@@ -5,10 +5,12 @@ Every sample is drawn by its number alone, so that the same one is made at any t
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL import Image
 
 from mmssl.data.tables import Row, Table
 
@@ -107,6 +109,35 @@ def _shape(kind: str, random: Random, difficulty: float) -> Float[np.ndarray, "n
     return (stretched + 0.1 * difficulty * random.standard_normal((POINTS, 3))) @ rotation.T
 
 
+SCENES = "scenes"
+FIGURES = ("disc", "square", "cross")
+"""What stands in a scene: the classes 1, 2, 3 of its pixels; 0 is the ground."""
+SCENE = 32
+
+
+@cache
+def _scene(number: int, difficulty: float) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"]]:
+    """A picture of a few figures, each in front of the last, and the class of each of its pixels: the figure's shape.
+
+    Colours are drawn without regard to it.
+    """
+    random = np.random.default_rng(number)
+    rows, columns = np.mgrid[:SCENE, :SCENE]
+    classes = np.zeros((SCENE, SCENE), dtype=np.uint8)
+    picture = np.broadcast_to(random.uniform(0, 1, 3), (SCENE, SCENE, 3)).copy()
+    for _ in range(random.integers(1, 4)):
+        number, radius = int(random.integers(len(FIGURES))), random.uniform(4, 8)
+        down, right = (np.abs(place - random.uniform(4, SCENE - 4)) for place in (rows, columns))
+        inside = {
+            "disc": np.hypot(down, right) <= radius,
+            "square": np.maximum(down, right) <= 0.85 * radius,
+            "cross": (np.minimum(down, right) <= 0.35 * radius) & (np.maximum(down, right) <= radius),
+        }[FIGURES[number]]
+        classes[inside], picture[inside] = 1 + number, random.uniform(0, 1, 3)
+    noisy = picture + 0.3 * difficulty * random.standard_normal(picture.shape)
+    return (255 * noisy.clip(0, 1)).round().astype(np.uint8), classes
+
+
 class _Made(NamedTuple):
     """One kind of samples: the name of their column, their classes, and what makes one of a class."""
 
@@ -126,13 +157,13 @@ class SyntheticTable(Table):
     """Samples of one kind, made when they are read."""
 
     label = LABEL
+    note = ("the samples are synthetic: what is learned of them says little of real data",)
 
     def __init__(self, kind: str, difficulty: float, split: str | None) -> None:
         self._kind, self._difficulty = MADE[kind], difficulty
-        start = SIZES["train"] if split == "test" else 0
-        self._numbers = range(start, start + sum(SIZES.values() if split is None else (SIZES[split],)))
+        self._numbers = numbers_of(split)
         self.columns = [self._kind.column, LABEL]
-        self.notes = ["the samples are synthetic: what is learned of them says little of real data"]
+        self.notes = self.note
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -150,11 +181,37 @@ class SyntheticTable(Table):
         return self._kind.make(self._class(index), np.random.default_rng(self._numbers[index]), self._difficulty)
 
 
+class SceneTable(Table):
+    """Pictures of figures with a label map each, made when they are read."""
+
+    label = LABEL
+
+    def __init__(self, difficulty: float, split: str | None) -> None:
+        self._difficulty, self._numbers = difficulty, numbers_of(split)
+        self.columns, self.notes = ["image", LABEL], SyntheticTable.note
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        made = (_scene(self._numbers[i], self._difficulty) for i in indices)
+        return [dict(zip(self.columns, map(Image.fromarray, scene), strict=True)) for scene in made]
+
+    def column(self, name: str) -> list[Any]:
+        return [row[name] for row in self.rows(range(len(self)))]
+
+
+def numbers_of(split: str | None) -> range:
+    """The numbers of the samples of a split, or of all."""
+    start = SIZES["train"] if split == "test" else 0
+    return range(start, start + sum(SIZES.values() if split is None else (SIZES[split],)))
+
+
 def synthetic_table(name: str, split: str | None) -> Table:
     """The rows of a split of a synthetic set, or all of them (None). name: of the set, with its difficulty as in `tones:0.5`."""
     kind, colon, said = name.partition(":")
-    if kind not in MADE:
-        raise LookupError(f"no synthetic dataset {kind!r}; there are {', '.join(MADE)}")
+    if kind not in (*MADE, SCENES):
+        raise LookupError(f"no synthetic dataset {kind!r}; there are {', '.join((*MADE, SCENES))}")
     try:
         difficulty = float(said) if colon else DIFFICULTY
     except ValueError:
@@ -164,6 +221,6 @@ def synthetic_table(name: str, split: str | None) -> Table:
         raise ValueError(f"synthetic:{name}: {what}, as in {kind}:0.5; got {said!r}")
     if split is not None and split not in SIZES:
         raise LookupError(f"synthetic:{name} has no split {split!r}; it has {', '.join(SIZES)}")
-    table = SyntheticTable(kind, difficulty, split)
+    table: Table = SceneTable(difficulty, split) if kind == SCENES else SyntheticTable(kind, difficulty, split)
     table.parts = [f"synthetic:{name}/{part}" for part in (SIZES if split is None else (split,))]
     return table

@@ -1,5 +1,8 @@
 """What a frozen model's features are worth, beside raw features and random weights."""
 
+from mmssl.evaluation.dense import DENSE_PROTOCOL as DENSE_PROTOCOL
+from mmssl.evaluation.dense import DenseEvaluator as DenseEvaluator
+from mmssl.evaluation.dense import labels_places as labels_places
 from mmssl.evaluation.features import Features as Features
 from mmssl.evaluation.features import embed as embed
 from mmssl.evaluation.features import extract as extract

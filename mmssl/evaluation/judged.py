@@ -18,7 +18,20 @@ from mmssl.evaluation.forecast_table import MSE
 from mmssl.evaluation.table import MAP
 from mmssl.model import LabelHead, MMSSLModel
 
-PREDICTS = {"regression": "numbers", "classification": "one class", "multi_label": "any number of labels"}
+PREDICTS = {
+    "regression": "numbers",
+    "classification": "one class",
+    "multi_label": "any number of labels",
+    "dense": "a class for each place",
+}
+UNITS = {
+    "regression": "R2",
+    "forecast": MSE,
+    "multi_label": f"{MAP} in %",
+    "semantic-segmentation": "mean IoU in %",
+    "token-classification": "macro F1 in %",
+}
+"""What the score of each kind is, but for accuracy."""
 BINS = 15
 """Bins of confidence, of equal width (arXiv 1706.04599, section 2)."""
 
@@ -78,7 +91,7 @@ class Judged:
     """Predictions beside the truth.
 
     score: accuracy or, of several labels a row, mean average precision in percent, or R2; of forecasts the mean squared error in
-        units of each variable. scores: others, by their titles.
+        units of each variable; of labels of places mean IoU or macro F1 in percent. scores: others, by their titles.
     names: of the classes; confusion: how many samples of class i (row) were taken for class j; empty for a regression, and for
         several labels a row.
     bins: of confidence, those that hold predictions.
@@ -145,8 +158,11 @@ class Judged:
     @property
     def lines(self) -> list[str]:
         """The scores in words."""
-        unit = {"regression": "R2", "forecast": MSE, "multi_label": f"{MAP} in %"}.get(self.kind, "accuracy in %")
-        percent = ("balanced accuracy", "macro F1", "micro F1", "exact match", "expected calibration error")
+        unit = UNITS.get(self.kind, "accuracy in %")
+        percent = (
+            *("balanced accuracy", "macro F1", "micro F1", "exact match", "expected calibration error"),
+            *("pixel accuracy", "token accuracy"),
+        )
         shown = {unit: f"{self.score:.3f}" if self.kind in ("regression", "forecast") else f"{self.score:.1f}"}
         shown |= {title: f"{value:.1f} %" if title in percent else f"{value:.3g}" for title, value in self.scores.items()}
         return [f"{title}: {value}" for title, value in shown.items()]

@@ -151,7 +151,24 @@ def linear_classify(
     groups: hold out each of these groups of training samples in turn, as where the test samples come from groups of their own.
     ValueError if no class has two training samples, or if there is only one group.
     """
-    train, test = _standardise(train, test)
+    problem, reader, best = _classifier(train, labels, seed, groups)
+    return LinearProbe(problem.predict(reader(test)), best, problem.converged)
+
+
+def classifier(
+    train: Float[Tensor, "n d"], labels: Int[Tensor, " n"], *, seed: int = 0
+) -> Callable[[Float[Tensor, "m d"]], Int[Tensor, " m"]]:
+    """What `linear_classify` fits, to be asked of any features."""
+    problem, reader, _ = _classifier(train, labels, seed, None)
+    return lambda features: problem.predict(reader(features))
+
+
+def _classifier(
+    train: Float[Tensor, "n d"], labels: Int[Tensor, " n"], seed: int, groups: Shaped[Tensor, " n"] | None
+) -> tuple["_Logistic", Callable[[Float[Tensor, "m d"]], Float[Tensor, "m d"]], float]:
+    """A fitted logistic regression, what it is given of features, and its penalty."""
+    standardise = _standardiser(train)
+    train = standardise(train)
     basis, curvature = _principal_axes(train)
     problem = _Logistic(train @ basis, labels, curvature)
     outs = [_held_out_part(labels, labels, seed)] if groups is None else _each_group(groups)
@@ -166,7 +183,7 @@ def linear_classify(
 
     best = _best_strength(score)
     problem.fit(best)
-    return LinearProbe(problem.predict(test @ basis), best, problem.converged)
+    return problem, lambda features: standardise(features) @ basis, best
 
 
 def linear_labels(
@@ -228,11 +245,16 @@ def _each_group(groups: Shaped[Tensor, " n"]) -> list[Bool[Tensor, " n"]]:
 
 def _standardise(train: Float[Tensor, "n d"], test: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
     """Zero mean and unit variance by the statistics of `train`; a constant feature becomes zero."""
+    standardise = _standardiser(train)
+    return standardise(train), standardise(test)
+
+
+def _standardiser(train: Float[Tensor, "n d"]) -> Callable[[Float[Tensor, "m d"]], Float[Tensor, "m d"]]:
     variance, mean = torch.var_mean(train, 0, correction=0)
     std = variance.sqrt()
     constant = std <= 1e-6 * mean.abs()
     scale = torch.where(constant, 0.0, 1 / std)
-    return (train - mean) * scale, (test - mean) * scale
+    return lambda features: (features - mean) * scale
 
 
 def _ridge(

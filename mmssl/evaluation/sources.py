@@ -10,6 +10,7 @@ from jaxtyping import Int
 from pydantic import Field
 
 from mmssl.data import DataOptions, Labels, Source
+from mmssl.data.dense import DENSE
 from mmssl.data.forecast import TEST
 from mmssl.data.identity import content_digits, parts_of, share_rows
 from mmssl.data.label_values import differ
@@ -61,9 +62,10 @@ class EvaluateOptions:
     test_split: part that is scored; null: `test` if the data have it, else a fifth of train_split, on which a run that learns
         labels does not train.
     columns: columns as in data.columns; with the data of the section data they add to its columns.
-    kind: what the labels are: classification, regression (a number or a list of them a row), or multi_label (a list of labels a
-        row); null: as the objective takes them, if it learns the same column, else lists of decimals are regressed, other lists
-        are several labels, text, booleans and few distinct whole numbers are classes, other numbers are regressed.
+    kind: what the labels are: classification, regression (a number or a list of them a row), multi_label (a list of labels a
+        row), or dense (a label map or a list of tags a row), of a model that predicts such; null: as the objective takes them, if
+        it learns the same column, else lists of decimals are regressed, other lists are several labels, text, booleans and few
+        distinct whole numbers are classes, other numbers are regressed.
     modality: which of the model's modalities to score; null: the only one.
     train_limit: keep that many training rows, evenly spaced.
     test_limit: keep that many test rows, evenly spaced; of each part for retrieval and zero_shot.
@@ -147,6 +149,8 @@ def check_parts(source: Source, labels: Labels, rows: Int[np.ndarray, " k"]) -> 
         enough = bool((held.any(0) & (held.sum(0) < counts)).any())
         need = f"a label that at least {FEWEST_OF_A_CLASS} rows have"
         has = ", ".join(f"{count:.0f} of {name!r}" for name, count in zip(labels.names[:8], counts, strict=False))
+    elif labels.kind == DENSE:
+        enough, need, has = len(labels) >= FEWEST_VALUES, f"at least {FEWEST_VALUES} rows", f"{len(labels)} rows"
     else:
         enough = len(labels) >= FEWEST_VALUES and differ(labels.values[rows])
         need = f"at least {FEWEST_VALUES} rows whose values differ"

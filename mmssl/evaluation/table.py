@@ -25,7 +25,7 @@ BASELINES = (RANDOM, RAW)
 NAME_WIDTH = 20
 """Characters of a model's name that stand on one line of a terminal, however many scores there are."""
 RETRIEVAL, ZERO_SHOT = "retrieval", "zero-shot classification"
-PAIR_BASELINES = (RANDOM, CHANCE, FREQUENT)
+PAIR_BASELINES = (RANDOM, RAW, CHANCE, FREQUENT)
 SCORES = {"knn": "20-NN", "probe": "linear probe"}
 """Fields of a row that are scores, with their titles."""
 
@@ -305,9 +305,9 @@ class PairRow:
 
 @dataclass(frozen=True)
 class PairTable(Shown):
-    """Scores of models that map modalities into one space.
+    """Scores of models that map modalities into one space, or label places of samples.
 
-    task: `RETRIEVAL` or `ZERO_SHOT`. data: what was scored. num_test: pairs, or samples.
+    task: `RETRIEVAL`, `ZERO_SHOT` or the scores of places. data: what was scored. num_test: pairs, or samples.
     columns: title of each score. headline: the scores whose mean the verdict is about, with what to call it.
     """
 

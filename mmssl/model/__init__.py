@@ -13,7 +13,9 @@ from mmssl.model.registered import register
 from mmssl.model.tasks import MMSSLForClassification as MMSSLForClassification
 from mmssl.model.tasks import MMSSLForLabels as MMSSLForLabels
 from mmssl.model.tasks import MMSSLForRegression as MMSSLForRegression
+from mmssl.model.tasks import MMSSLForSemanticSegmentation as MMSSLForSemanticSegmentation
 from mmssl.model.tasks import MMSSLForTimeSeriesPrediction as MMSSLForTimeSeriesPrediction
+from mmssl.model.tasks import MMSSLForTokenClassification as MMSSLForTokenClassification
 from mmssl.model.tasks import faced as faced
 from mmssl.model.tasks import load_model as load_model
 from mmssl.model.tasks import load_predictor as load_predictor

@@ -1,10 +1,12 @@
 """What pipelines look for beside a model of one modality: an image processor, a feature extractor, or a tokenizer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import torch.nn.functional as F
+from torch import Tensor
 from transformers import BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_utils import BaseImageProcessor
@@ -42,6 +44,22 @@ class MMSSLImageProcessor(Served, BaseImageProcessor):  # type: ignore[misc]
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
         """The tensors of one sample, or of several."""
         return self.processor(images, **options)
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Tensor]:
+        """A label map of each picture from what a model for semantic segmentation gives, its logits interpolated bilinearly.
+
+        target_sizes: height and width of each picture; None: label maps are as large as the logits. ValueError for other numbers.
+        """
+        logits = outputs.logits
+        if target_sizes is None:
+            return list(logits.argmax(1))
+        if len(target_sizes) != len(logits):
+            raise ValueError(f"target_sizes must be a height and width for each of {len(logits)} pictures; got {len(target_sizes)}")
+        sizes = [tuple(int(side) for side in size) for size in target_sizes]
+        parts = zip(logits.split(1), sizes, strict=True)
+        return [F.interpolate(own, size, mode="bilinear", align_corners=False).argmax(1)[0] for own, size in parts]
 
 
 class MMSSLFeatureExtractor(Served, FeatureExtractionMixin):  # type: ignore[misc]

@@ -10,15 +10,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-LabelKind = Literal["classification", "ordinal", "multi_label", "regression"]
-PROBLEMS: Mapping[str, str] = {
+LabelKind = Literal["classification", "ordinal", "multi_label", "regression", "dense"]
+PROBLEMS: Mapping[str, str | None] = {
     "classification": "single_label_classification",
     "ordinal": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
+    "dense": None,
 }
-"""transformers' `problem_type` of each kind."""
-NEWER = ("shape", "windows", "tokens")
+"""transformers' `problem_type` of each kind; models that label places have none there."""
+IGNORED, VOID = -100, 255
+"""transformers' labels of places that have none: of tokens, and of pixels."""
+DENSE_FACES = {"map": "MMSSLForSemanticSegmentation", "sequence": "MMSSLForTokenClassification"}
+DENSE_TASKS = {"map": "semantic-segmentation", "sequence": "token-classification"}
+NEWER = ("shape", "windows", "tokens", "places", "detail")
 """Settings that models of earlier versions lack: they are written where they say something."""
 
 
@@ -26,7 +31,8 @@ NEWER = ("shape", "windows", "tokens")
 class LabelHead:
     """What a model predicts, as its configuration holds it; the names of classes are transformers' `id2label`.
 
-    kind: one class of several; ordinal = the same where classes have an order; multi_label = any number of classes; regression.
+    kind: one class of several; ordinal = the same where classes have an order; multi_label = any number of classes; regression;
+        dense = one class of several for each place of a sample, such as a pixel or a word.
     size: how many classes, or numbers; 1 for regression without a `shape`.
     column: name of the column that held the labels.
     modality: the one that the label is told from; None: any of the model.
@@ -39,6 +45,8 @@ class LabelHead:
         learned gain. None: labels are no forecast.
     tokens: how many tokens are read in a row, in order of time (PatchTST's flattening, arXiv 2211.14730, section 3.1); None: what
         is read is pooled.
+    places: of dense, what transformers takes them for: map = semantic segmentation, sequence = token classification.
+    detail: of dense, predictions on a side of each token; None: one.
     """
 
     kind: LabelKind
@@ -50,8 +58,12 @@ class LabelHead:
     shape: list[int] | None = None
     windows: dict[str, Any] | None = None
     tokens: int | None = None
+    places: Literal["map", "sequence"] | None = None
+    detail: int | None = None
 
     def __post_init__(self) -> None:
+        if (self.kind == "dense") != (self.places is not None):
+            raise ValueError(f"a label head of kind dense, and no other, says what its places are; got {self.kind}, {self.places}")
         if self.shape is not None and (self.kind != "regression" or math.prod(self.shape) != self.size):
             raise ValueError(f"a {self.kind} head of {self.size} outputs cannot give lists of numbers of shape {self.shape}")
 
@@ -71,13 +83,29 @@ class LabelHead:
         return steps[0] == steps[1] and all(getattr(self, part) == getattr(other, part) for part in parts)
 
     @property
+    def dense(self) -> bool:
+        """Whether it labels places of a sample."""
+        return self.places is not None
+
+    @property
     def face(self) -> str:
         """The name of the class of a model with this head."""
+        if self.places is not None:
+            return DENSE_FACES[self.places]
         numbers = "MMSSLForTimeSeriesPrediction" if self.forecasts else "MMSSLForRegression"
         return numbers if self.kind == "regression" else "MMSSLForClassification"
 
     @property
-    def problem(self) -> str:
+    def task(self) -> str:
+        """What a model with this head does, as tags of the Hub say it."""
+        if self.places is not None:
+            return DENSE_TASKS[self.places]
+        if self.kind != "regression":
+            return "classification"
+        return "time-series-forecasting" if self.forecasts else "regression"
+
+    @property
+    def problem(self) -> str | None:
         """transformers' name of the kind."""
         return PROBLEMS[self.kind]
 
@@ -90,7 +118,9 @@ class LabelHead:
         return [f"{column}_{number}" for number in range(self.size)]
 
     def build(self, width: int) -> nn.Module:
-        """The module on pooled outputs of this width; what it gives is for the methods below."""
+        """The module on pooled outputs of this width, or on tokens; what it gives is for the methods below."""
+        if self.dense:
+            return nn.Linear(width, self.size * (self.detail or 1) ** 2)
         return Ordinal(width, self.size) if self.kind == "ordinal" else nn.Linear(width, self.size)
 
     def logits(self, given: Float[Tensor, "b k"], level: Float[Tensor, "b 2"] | None = None) -> Float[Tensor, "b k"]:

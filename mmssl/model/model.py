@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
-from mmssl.modality import Adapter, Inputs, find
+from mmssl.modality import Adapter, Dense, Inputs, find
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.encoder import Encoder
 from mmssl.model.heads import Head, LogitScale
@@ -134,8 +134,8 @@ class MMSSLModel(MMSSLPreTrainedModel):
 
     def labelled_size(self, head: LabelHead) -> int:
         """Width of what a label head reads. ValueError: that of the modalities differs."""
-        if head.tokens is not None:
-            return head.tokens * self.config.hidden_size
+        if head.tokens is not None or head.dense:
+            return (head.tokens or 1) * self.config.hidden_size
         sizes = {self.pooled_size(name) for name in ([head.modality] if head.modality else self.adapters)}
         if len(sizes) > 1:
             raise ValueError("pooling='concat' gives modalities vectors of different widths, but there is one head; choose mean")
@@ -172,20 +172,27 @@ class MMSSLModel(MMSSLPreTrainedModel):
         """Whether the model tells what follows a series."""
         return self.config.label_head is not None and self.label_head.forecasts
 
-    def predicted(self, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b k"]:
+    def predicted(self, pooled: Float[Tensor, "*b p"]) -> Float[Tensor, "*b k"]:
         """What the label head gives for what it reads; `label_head` makes a loss, logits and probabilities of it."""
         assert self.heads is not None
         return self.heads[LABEL](pooled)
 
-    def read(self, name: str, tokens: Tokens) -> Float[Tensor, "b p"]:
-        """What the label head reads of encoded tokens of a modality: they are pooled, or stand in a row."""
+    def read(self, name: str, tokens: Tokens) -> Float[Tensor, "b *n p"]:
+        """What the label head reads of encoded tokens of a modality: they are pooled, or stand in a row, or of places each."""
+        if self.label_head.dense:
+            return tokens.values[:, self.encoder.num_prefix :]
         count = self.label_head.tokens
         if count is None:
             return self.pool(tokens)
         body = tokens.tail(tokens.values.shape[1] - self.encoder.num_prefix)
         return in_a_row(body, self.adapter(name).place(body), count)
 
-    def labelled(self, name: str, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b k"]:
+    def dense(self, name: str, tokens: Tokens, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b k *places"]:
+        """Logits of the label head for places of samples, from the encoded tokens of a modality."""
+        given = self.predicted(self.read(name, tokens))
+        return labels_of_places(self.adapter(name), name).laid_out(given, dict(inputs), self.label_head.detail or 1)
+
+    def labelled(self, name: str, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b *n k"]:
         """What the label head gives for the inputs of a modality, each sample in one piece."""
         known = {key: inputs[key] for key in self.adapter(name).input_names if key in inputs}
         return self.predicted(self.read(name, self.encode(name, known)))
@@ -324,6 +331,13 @@ class MMSSLModel(MMSSLPreTrainedModel):
             logits = scale(unit[a] @ unit[b].mT)
             found |= {f"logits_per_{a}": logits, f"logits_per_{b}": logits.mT}
         return found
+
+
+def labels_of_places(adapter: Adapter, name: str) -> Dense:
+    """How labels of places belong to the tokens of a modality. ValueError where places have none."""
+    if adapter.dense is None:
+        raise ValueError(f"labels of places (objective.kind: dense): samples of {name} have no places with labels of their own")
+    return adapter.dense
 
 
 def of_samples(pooled: Float[Tensor, "b p"], owners: Int[Tensor, "b 2"], name: str) -> Float[Tensor, "c p"]:

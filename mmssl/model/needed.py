@@ -15,13 +15,18 @@ from mmssl.model.labels import LabelHead
 FILE = "mmssl_needed"
 TASKS = ("AutoModelForAudioClassification", "AutoModelForImageClassification", "AutoModelForSequenceClassification")
 """The Auto classes under which a model with a label head is registered."""
-FORECASTS = ("AutoModelForTimeSeriesPrediction",)
-"""That under which one is registered that forecasts."""
+OTHERS = {
+    "time-series-forecasting": ("AutoModelForTimeSeriesPrediction",),
+    "semantic-segmentation": ("AutoModelForSemanticSegmentation",),
+    "token-classification": ("AutoModelForTokenClassification",),
+}
+"""Those under which one is registered that does something else than label samples, by its task."""
 
 SOURCE = '''"""This model needs the package mmssl: pip install mmssl, and import mmssl before the model is loaded."""
 
 try:
     from mmssl import MMSSLForClassification, MMSSLForRegression, MMSSLForTimeSeriesPrediction, MMSSLModel, MMSSLProcessor
+    from mmssl import MMSSLForSemanticSegmentation, MMSSLForTokenClassification
     from mmssl.model import MMSSLConfig
 except ModuleNotFoundError as error:
     if error.name != "mmssl":
@@ -41,7 +46,7 @@ def task_of(config: MMSSLConfig) -> str:
 def autos_of(config: MMSSLConfig) -> tuple[str, ...]:
     """The Auto classes of a model with a label head."""
     assert config.label_head is not None
-    return FORECASTS if LabelHead(**config.label_head).forecasts else TASKS
+    return OTHERS.get(LabelHead(**config.label_head).task, TASKS)
 
 
 def write_needed(folder: Path, config: MMSSLConfig) -> None:

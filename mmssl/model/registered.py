@@ -9,7 +9,13 @@ from types import ModuleType
 
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.model import MMSSLModel
-from mmssl.model.tasks import MMSSLForClassification, MMSSLForRegression, MMSSLForTimeSeriesPrediction
+from mmssl.model.tasks import (
+    MMSSLForClassification,
+    MMSSLForRegression,
+    MMSSLForSemanticSegmentation,
+    MMSSLForTimeSeriesPrediction,
+    MMSSLForTokenClassification,
+)
 from mmssl.processor import MMSSLProcessor
 
 AUTO = "transformers.models.auto."
@@ -35,6 +41,8 @@ def _models(auto: ModuleType) -> None:
     for kind in ("Image", "Audio", "Sequence"):
         vars(auto)[f"AutoModelFor{kind}Classification"].register(MMSSLConfig, predicting)
     auto.AutoModelForTimeSeriesPrediction.register(MMSSLConfig, MMSSLForTimeSeriesPrediction)
+    auto.AutoModelForSemanticSegmentation.register(MMSSLConfig, MMSSLForSemanticSegmentation)
+    auto.AutoModelForTokenClassification.register(MMSSLConfig, MMSSLForTokenClassification)
 
 
 def _processor(auto: ModuleType) -> None:

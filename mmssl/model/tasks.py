@@ -3,17 +3,18 @@
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
+import torch.nn.functional as F
 from torch import Tensor
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import SemanticSegmenterOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils.output_capturing import capture_outputs
 
 from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
-from mmssl.model.labels import LabelHead, LabelKind
+from mmssl.model.labels import IGNORED, VOID, LabelHead, LabelKind
 from mmssl.model.loading import load_whole
-from mmssl.model.model import MMSSLModel
+from mmssl.model.model import MMSSLModel, labels_of_places
 from mmssl.model.public import is_public, open_public
 
 
@@ -97,8 +98,67 @@ class MMSSLForTimeSeriesPrediction(MMSSLForLabels):
         )
 
 
+class MMSSLForPlaces(MMSSLForLabels):
+    """An encoder that tells a class for each place of a sample; one of the two below."""
+
+    places: ClassVar[Literal["map", "sequence"]]
+
+    @classmethod
+    def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
+        return LabelHead(kind="dense", size=config.num_labels, places=cls.places)
+
+    def of_places(self, labels: Tensor | None, inputs: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
+        """The loss, where there are labels, and logits `[b, k, *places]`."""
+        name, found = self.one_of(inputs)
+        adapter = self.adapter(name)
+        known = {key: found[key] for key in adapter.input_names if key in found}
+        logits = self.dense(name, self.encode(name, known), known)
+        if labels is None:
+            return None, logits
+        dense = labels_of_places(adapter, name)
+        truth = labels.masked_fill(labels == VOID, IGNORED) if self.places == "map" else labels
+        at = dense.at_labels(logits, {**known, dense.labels: truth})
+        return F.cross_entropy(at.float(), truth, ignore_index=IGNORED), logits
+
+
+class MMSSLForSemanticSegmentation(MMSSLForPlaces):
+    """An encoder that tells a class for each pixel of a picture.
+
+    `logits` are `[b, k, h, w]`, smaller than the picture; `post_process_semantic_segmentation` of the image processor makes label
+    maps of them. With `labels` `[b, h, w]`, 255 where a pixel has none, its loss is that of logits interpolated to their size.
+    """
+
+    places = "map"
+
+    @capture_outputs  # type: ignore[untyped-decorator]
+    def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
+        loss, logits = self.of_places(labels, inputs)
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+
+class MMSSLForTokenClassification(MMSSLForPlaces):
+    """An encoder that tells a class for each token of a text, trained on the first token of each word.
+
+    `logits` are `[b, n, k]`, `labels` `[b, n]`, -100 where a token has none.
+    """
+
+    places = "sequence"
+
+    @capture_outputs  # type: ignore[untyped-decorator]
+    def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
+        loss, logits = self.of_places(labels, inputs)
+        return TokenClassifierOutput(loss=loss, logits=logits.mT)
+
+
 FACES: Mapping[str, type[MMSSLForLabels]] = {
-    face.__name__: face for face in (MMSSLForClassification, MMSSLForRegression, MMSSLForTimeSeriesPrediction)
+    face.__name__: face
+    for face in (
+        MMSSLForClassification,
+        MMSSLForRegression,
+        MMSSLForTimeSeriesPrediction,
+        MMSSLForSemanticSegmentation,
+        MMSSLForTokenClassification,
+    )
 }
 
 

@@ -63,6 +63,11 @@ class KnowledgeDistillation(Labelling):
                 f"objective.teacher.model: {teacher.model} forecasts series; what it tells is measured by what it saw. Name one "
                 "that predicts labels, or learn from the series themselves (data.forecast, objective supervised)"
             )
+        if head.dense:
+            raise ValueError(
+                f"objective.teacher.model: {teacher.model} labels places of a sample, and what is learned here is a label of each "
+                "sample. Name a model that predicts one"
+            )
         names = [head.modality] if head.modality else self.modalities
         if wrong := [name for name in names if name not in self.modalities or name not in config.modalities]:
             raise ValueError(

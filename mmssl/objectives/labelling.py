@@ -7,9 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmssl.data import Batch
+from mmssl.modality import Inputs
 from mmssl.model import LabelHead
 from mmssl.objectives.base import Objective
 from mmssl.objectives.terms import Term, Terms
+from mmssl.tokens import Tokens
 
 
 class Labelling(Objective, ABC):
@@ -32,9 +34,13 @@ class Labelling(Objective, ABC):
 
     def given(self, batch: Batch) -> Float[Tensor, "b k"]:
         """What the student's head gives for a random view of each sample of one modality."""
+        return self.model.predicted(self.model.read(batch.modality, self.encoded(batch)[1])).float()
+
+    def encoded(self, batch: Batch) -> tuple[Inputs, Tokens]:
+        """A random view of each sample of one modality, and what the student's encoder makes of it."""
         name = batch.modality
-        tokens = self.model.embed(name, self.view(batch, name)).keyed(batch.draws.fork(0))
-        return self.model.predicted(self.model.read(name, self.model.encoder(tokens))).float()
+        view = self.view(batch, name)
+        return view, self.model.encoder(self.model.embed(name, view).keyed(batch.draws.fork(0)))
 
     @staticmethod
     def nothing(batch: Batch) -> Terms:

@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.data import Batch, Labels
+from mmssl.data.dense import DENSE
 from mmssl.model import LabelHead, MMSSLModel
 from mmssl.model.labels import LabelKind
 from mmssl.objectives.base import Setup, Step
+from mmssl.objectives.dense import balance, dense_head, dense_terms, named_classes
 from mmssl.objectives.labelling import Labelling
 from mmssl.objectives.networks import AVERAGE
 from mmssl.objectives.terms import Mean, Metric, Term, Terms
@@ -25,20 +27,23 @@ class Supervised(Labelling):
     """A linear head on the pooled output: cross-entropy for classes, binary for each of several labels, squared error for values.
 
     A list of numbers in each row, all of one shape, is a regression with several outputs, each in units of its own spread. With
-    `data.forecast` the label is what follows each window of a series.
+    `data.forecast` the label is what follows each window of a series. With `kind: dense` each pixel of a picture has a label, in a
+    label map, or each word of a text, in a list of tags: cross-entropy over all that have one.
 
     The head is published with the model, which then predicts. A head that `init` brings for the same labels is trained on.
 
     kind: what the labels are: classification, ordinal (classes with an order: that of numbers, or `order`), multi_label (a list of
-        labels a row, or a column of 0 and 1 for each), or regression (a number a row, or a list of them); null: lists of decimals
-        are regressed, other lists are several labels, text, booleans and few distinct whole numbers are classes, other numbers
-        are regressed.
+        labels a row, or a column of 0 and 1 for each), regression (a number a row, or a list of them), or dense (a label map or a
+        list of tags a row: a class for each pixel, or word); null: lists of decimals are regressed, other lists are several labels,
+        text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     order: of ordinal, the names of all classes from the lowest to the highest; null: numbers in their order.
     modality: of rows that hold several modalities, the one from which the label is told; null: there is one.
     label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
     class_weights: balanced = a sample counts in inverse proportion to how many training samples its class has; null: all alike.
     reads: of a forecast, what its head reads: tokens = all of them in order of time (PatchTST, arXiv 2211.14730, section 3.1);
         pooled = one vector of each window; null: tokens.
+    classes: of dense labels that are numbers, the names of the classes from 0 on; null: the numbers.
+    detail: of dense labels of pixels, predictions on a side of each patch, between which is interpolated.
     """
 
     needs_labels = True
@@ -48,12 +53,14 @@ class Supervised(Labelling):
         model: MMSSLModel,
         setup: Setup,
         *,
-        kind: Literal["classification", "ordinal", "multi_label", "regression"] | None = None,
+        kind: Literal["classification", "ordinal", "multi_label", "regression", "dense"] | None = None,
         order: list[str] | None = None,
         modality: str | None = None,
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         class_weights: Literal["balanced"] | None = None,
         reads: Literal["tokens", "pooled"] | None = None,
+        classes: Annotated[list[str], Field(min_length=2)] | None = None,
+        detail: Annotated[int, Field(gt=0)] = 1,
     ) -> None:
         super().__init__(model, setup)
         labels = setup.labels
@@ -62,7 +69,7 @@ class Supervised(Labelling):
         if kind is not None and labels.kind != ("classification" if kind == "ordinal" else kind):
             raise ValueError(f"objective.kind is {kind}, but the labels were read for {labels.kind}; read them with kind={kind!r}")
         for key, value in (("label_smoothing", label_smoothing), ("class_weights", class_weights)):
-            if value and labels.kind != "classification":
+            if value and labels.kind not in ("classification", DENSE):
                 raise ValueError(
                     f"objective.{key} is about one class of several, but the labels are for {labels.kind}; leave it out"
                 )
@@ -70,14 +77,23 @@ class Supervised(Labelling):
             raise ValueError("objective.label_smoothing spreads over classes without an order; with kind=ordinal leave it out")
         if modality is not None and modality not in self.modalities:
             raise ValueError(f"objective.modality is {modality!r}, but the recipe has {', '.join(self.modalities)}")
+        if labels.kind != DENSE and (classes is not None or detail != 1):
+            raise ValueError("objective.classes and detail are about labels of places (kind: dense); leave them out")
         self.label_smoothing = label_smoothing
+        self.numbers, self.balance = None, None
+        if labels.kind == DENSE:
+            if reads is not None or order is not None:
+                raise ValueError("objective.reads and order say nothing of labels of places (kind: dense); leave them out")
+            named = named_classes(labels, classes)
+            self.wear(dense_head(labels, model, self.modalities, len(named), detail), named)
+            self.balance = balance(labels, len(named)) if class_weights else None
+            return
         names = in_order(labels, kind, order)
         self.numbers = None if names == labels.names else torch.tensor([names.index(name) for name in labels.names])
         if reads is not None and labels.windows is None:
             raise ValueError("objective.reads is about forecasts (data.forecast); leave it out, what is read of others is pooled")
         head = head_of(labels, kind or labels.kind, modality)
         self.wear(head if labels.windows is None else forecasting(head, labels, model, self.modalities, reads), names)
-        self.balance = None
         if class_weights:
             counts = np.bincount(labels.values, minlength=len(names))
             self.balance = torch.tensor(len(labels) / np.maximum(counts, 1) / len(names), dtype=torch.float32)
@@ -86,6 +102,9 @@ class Supervised(Labelling):
         batch = self.read(batch)
         if not len(batch):
             return self.nothing(batch)
+        if self.head.dense:
+            inputs, tokens = self.encoded(batch)
+            return dense_terms(self.model, batch.modality, inputs, tokens, self.balance, self.label_smoothing)
         predicted = self.given(batch)
         assert batch.labels is not None
         truth = batch.labels if self.numbers is None else self.numbers.to(batch.labels.device)[batch.labels]
@@ -99,6 +118,8 @@ class Supervised(Labelling):
         return None if self.balance is None else self.balance.to(batch.ids.device)[batch.labels]
 
     def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
+        if self.head.dense:
+            return super().weights(batch, step)  # of the places that a view shows
         mine = self.read(batch)
         counted = self.counted(mine) if len(mine) else None
         return {"loss": torch.tensor(len(mine), device=batch.ids.device) if counted is None else counted.sum()}

@@ -70,9 +70,10 @@ def export_onnx(model: str | Path, folder: str | Path, modality: str | None = No
     source = model_of(model)
     loaded = load_model(source).eval().float()
     name = modality_of(loaded, modality)
-    if loaded.forecasts:
+    if loaded.config.label_head is not None and (loaded.forecasts or loaded.label_head.dense):
+        does = "forecasts series" if loaded.forecasts else "labels places"
         raise ValueError(
-            f"{model} forecasts series, and a graph of ONNX is made of encoders and of heads for labels alone: export it with "
+            f"{model} {does}, and a graph of ONNX is made of encoders and of heads for labels alone: export it with "
             "--remote-code, which needs transformers and no mmssl"
         )
     processor = MMSSLProcessor.from_settings({name: loaded.config.modalities[name]["processor"]})

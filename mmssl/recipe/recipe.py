@@ -158,7 +158,7 @@ class Recipe:
         return any(type(part).constructor.predicts for part in self._objectives)
 
     @property
-    def label_kind(self) -> Literal["classification", "regression", "multi_label"] | None:
+    def label_kind(self) -> Literal["classification", "regression", "multi_label", "dense"] | None:
         """What the objective takes its labels for, if its key `kind` says it."""
         kinds = {part.values().get("kind") for part in self._learners}
         kinds = {"classification" if kind == "ordinal" else kind for kind in kinds}

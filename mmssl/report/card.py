@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmssl.evaluation import RETRIEVAL, ZERO_SHOT, ForecastTable, Judged, PairTable, Shown, Table
+from mmssl.evaluation import DENSE_PROTOCOL, RETRIEVAL, ZERO_SHOT, ForecastTable, Judged, PairTable, Shown, Table
 from mmssl.evaluation.table import MAP, OWN, SHARES
 from mmssl.modality import find
 from mmssl.model import LabelHead
@@ -64,9 +64,7 @@ def model_card(
 
 def task_of(head: LabelHead | None) -> str:
     """What a model with this head does, as tags of the Hub say it."""
-    if head is None or head.kind != "regression":
-        return "classification"
-    return FORECASTING if head.forecasts else "regression"
+    return "classification" if head is None else head.task
 
 
 def pipeline_of(head: LabelHead | None, modality: str) -> str | None:
@@ -118,6 +116,8 @@ def named(table: Shown, title: str) -> str:
 
 def metric_type_of(table: Shown, name: str) -> str:
     """What the Hub calls a score of that name."""
+    if isinstance(table, PairTable) and table.protocol == DENSE_PROTOCOL:
+        return {"mean IoU": "mean_iou", "macro F1": "f1"}.get(name.partition(" (")[0], "accuracy")
     if isinstance(table, ForecastTable):
         return "mse" if name.startswith("MSE") else "mae"
     if table.metric != "accuracy":
@@ -141,6 +141,9 @@ def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
     data = " and ".join(modalities)
     if head is None:
         return f"A self-supervised encoder for {data} data, pretrained with mmssl."
+    if head.dense:
+        place = {"map": "pixel", "sequence": "word"}[head.places or "map"]
+        return f"A model that predicts the class of each {place} of {data} data, trained on labels with mmssl."
     what = {"regression": "number" if head.shape is None else "numbers", "multi_label": "labels"}.get(head.kind, "class")
     if head.windows is not None:
         steps = f"the next {head.windows['horizon']} steps of {data} data from the {head.windows['context']} before"
@@ -154,6 +157,7 @@ def predicting(head: LabelHead, modality: str) -> str:
     keyword = find(modality).keyword
     values = "next_steps = logits" if head.forecasts else f"values = logits.reshape{(-1, *(head.shape or ()))}"
     last = {
+        "dense": "label_map = logits.argmax(1)" if head.places == "map" else "tags = logits.argmax(2)",
         "regression": "value = logits[:, 0]" if head.shape is None else values,
         "multi_label": "labels = [model.config.id2label[int(number)] for number in (logits[0] > 0).nonzero()]",
     }.get(head.kind, "label = model.config.id2label[int(logits[0].argmax())]")

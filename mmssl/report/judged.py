@@ -28,7 +28,8 @@ def judged_figures(judged: Mapping[str, Judged]) -> "dict[str, Figure]":
             continue
         of = f" on {name}" if len(judged) > 1 else ""
         found[f"{OWN}{of}: classes (rows) and what they were taken for, in % of each class"] = confusion(one)
-        found[f"{OWN}{of}: confidence and how often it is right"] = calibration(one)
+        if one.bins:
+            found[f"{OWN}{of}: confidence and how often it is right"] = calibration(one)
     return found
 
 

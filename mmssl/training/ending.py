@@ -9,7 +9,7 @@ from torch import nn
 from mmssl import files
 from mmssl.data import processes
 from mmssl.data.options import ONLY
-from mmssl.evaluation import Evaluator, ForecastEvaluator, Judged, PairEvaluator, Shown
+from mmssl.evaluation import DenseEvaluator, Evaluator, ForecastEvaluator, Judged, PairEvaluator, Shown
 from mmssl.evaluation.history import History
 from mmssl.model import MMSSLModel, faced, no_weights_bar, without_deepspeed
 from mmssl.model.adaptation import merged, save_adapter
@@ -31,7 +31,7 @@ FROM_RECORD = (
 )
 """What the report says of a run beside its scores and pictures."""
 
-Scorer = Evaluator | ForecastEvaluator | PairEvaluator
+Scorer = Evaluator | ForecastEvaluator | DenseEvaluator | PairEvaluator
 
 
 def projectors_of(headed: MMSSLModel) -> nn.ModuleDict:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmssl.data import Batch, Labels, Source, batches, cut
+from mmssl.data.dense import DENSE
 from mmssl.data.loader import holdings
 from mmssl.data.source import OnError
 from mmssl.evaluation.features import evaluating, merge_pieces
@@ -76,7 +77,8 @@ class Gallery:
         held = [row for row, found in enumerate(holdings(some, {name: (modality, own)})) if found]
         if held:
             some = some.select(np.array([some.row_number(row) for row in held]))
-        return cls(some, some.labels(like=like), modality, own, on_error)
+        labels = None if like is not None and like.kind == DENSE else some.labels(like=like)
+        return cls(some, labels, modality, own, on_error)
 
     def read(self, source: Source, size: int) -> Iterator[Batch]:
         """Batches of the modality."""

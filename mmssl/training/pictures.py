@@ -8,7 +8,7 @@ import torch
 
 from mmssl.data import Batch, Labels, Stream, batches
 from mmssl.data.source import OnError
-from mmssl.evaluation import Evaluator, ForecastEvaluator
+from mmssl.evaluation import DenseEvaluator, Evaluator, ForecastEvaluator
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Objective
@@ -38,7 +38,10 @@ class Samples:
 
 
 def pictures_of(
-    samples: Samples, objective: Objective | None, model: MMSSLModel, evaluators: Sequence[Evaluator | ForecastEvaluator]
+    samples: Samples,
+    objective: Objective | None,
+    model: MMSSLModel,
+    evaluators: Sequence[Evaluator | ForecastEvaluator | DenseEvaluator],
 ) -> Iterator[tuple[str, Any]]:
     """Pictures by title: views and the objective's own (without the objective: none of them), then neighbours and a map.
 

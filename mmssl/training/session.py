@@ -11,7 +11,7 @@ from mmssl.data import Source, processes, silent
 from mmssl.data.identity import files_digits
 from mmssl.data.options import ONLY, Rows
 from mmssl.data.processes import OtherFailed
-from mmssl.evaluation import Evaluator, ForecastEvaluator, PairEvaluator, choose_modality
+from mmssl.evaluation import DenseEvaluator, Evaluator, ForecastEvaluator, PairEvaluator, choose_modality, labels_places
 from mmssl.evaluation.history import History, Trained
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model
@@ -516,7 +516,7 @@ class Session:
             say(f"warning: no scores at step {self.training.counters.step}: {text}. Training goes on; mend it before it ends")
         self.untold.add(text)
 
-    def evaluator(self, scored: Scored) -> Evaluator | ForecastEvaluator:
+    def evaluator(self, scored: Scored) -> Evaluator | ForecastEvaluator | DenseEvaluator:
         """What scores the model on one source: its forecasts, where it makes some."""
         model, settings = self.pieces.processor, self.pieces.objective.model.config
         if self.pieces.objective.model.forecasts:
@@ -529,11 +529,15 @@ class Session:
                     "will be no verdict. For one, pretrain with data.forecast too, so that the test part is left out"
                 )
             return forecasts
-        if scored.options.heads:
-            check_headed(self.pieces.objective)
-        found = Evaluator(
-            scored.options, scored.data, model, settings, sources=scored.sources, history=self.history, track=self.track
-        )
+        found: Evaluator | DenseEvaluator
+        if labels_places(self.pieces.objective.model, scored.sources):
+            name = choose_modality(scored.options.modality, model)
+            found = DenseEvaluator(scored.options, scored.data, model, name, scored.sources, self.history, self.track)
+        else:
+            if scored.options.heads:
+                check_headed(self.pieces.objective)
+            more: dict[str, Any] = {"sources": scored.sources, "history": self.history, "track": self.track}
+            found = Evaluator(scored.options, scored.data, model, settings, **more)
         if found.exposure(self.history).labelled:
             self.tell(
                 f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "

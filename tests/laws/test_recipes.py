@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, ViTConfig, ViTImageProcessor, ViTModel
@@ -119,11 +120,24 @@ def example_data(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
         held = [row[column] for row in example_rows(list(recipe.modalities))]
         rows = [{column: raw["values"] if isinstance(raw, dict) else raw} for raw in held]
         return rows, keys | {"data.columns": None, "data.series": None, "data.forecast": {"horizon": 4, "context": 16}}
+    if recipe.label_kind == "dense":
+        (name,) = recipe.modalities
+        held = labelled_places(find(name).example(ROWS, 0))
+        rows = [{find(name).columns[0]: raw, "label": label} for raw, label in held]
+        return rows, keys | {"data.columns": {"label": "label"}, "objective.classes": None}
     if sources is None:
         columns = {"label": "label"} | ({"group": "label"} if "group" in (recipe.section("data").columns or {}) else {})
         return example_rows(list(recipe.modalities)), keys | {"data.columns": columns}
     rows = {name: example_rows(list(options.modalities or (name,))) for name, options in sources.items()}
     return rows, keys | {f"data.sources.{name}.columns": {"label": "label"} for name in sources}
+
+
+def labelled_places(samples: list[Any]) -> list[tuple[Any, Any]]:
+    """Pictures with label maps, and texts, as lists of words, with tags."""
+    if isinstance(samples[0], str):
+        words = [text.split() for text in samples]
+        return [(each, ["ab"[len(word) % 2] for word in each]) for each in words]
+    return [(image, np.asarray(image.convert("L")) // 128) for image in samples]
 
 
 def own_columns(recipe: Recipe) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mmssl.model.positions import GridPositions
 from mmssl.tokens import Tokens
 from mmssl_modalities.image.augment import ImageAugment
 from mmssl_modalities.image.decode import SUFFIXES
+from mmssl_modalities.image.dense import DensePatches
 from mmssl_modalities.image.processor import PIXELS, SIZES, ImageProcessor, Positive
 from mmssl_modalities.image.starting import claim, suited
 
@@ -83,6 +84,7 @@ class ImageAdapter(Adapter):
         values = patch_size * patch_size * processor.channels
         self.proj = nn.Linear(values, width)
         self.target_sizes = {"pixels": values}
+        self.dense = DensePatches(patch_size)
         self.patch = Patch(patch_size, patch_size, processor.channels)
         self.axes = {PIXELS: {2: Axis("height", patch_size), 3: Axis("width", patch_size)}}
 
@@ -294,7 +296,7 @@ IMAGE = Modality(
         {"crop": (0.2, 0.8), "size": 32, "shift": 2, "flip": 0.5, "blur": 0.5},
     ),
     served="image_processor",
-    tasks={"classification": "image-classification"},
+    tasks={"classification": "image-classification", "semantic-segmentation": "image-segmentation"},
     claim=claim,
     suited=suited,
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmssl.draws import Draws
 from mmssl.modality import Inputs, check_range
-from mmssl_modalities.image.processor import PIXELS, SIZES, ImageProcessor
+from mmssl_modalities.image.processor import LABELS, NO_LABEL, PIXELS, SIZES, ImageProcessor
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -85,7 +85,10 @@ class ImageAugment:
         return bound
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
-        """One random view of a batch. The view of a sample depends on its own key, size and pixels only."""
+        """One random view of a batch. The view of a sample depends on its own key, size and pixels only.
+
+        Labels of pixels move with them, each pixel with the label of the nearest one.
+        """
         view, pixels = dict(inputs), inputs[PIXELS]
         sizes = inputs.get(SIZES, torch.tensor(pixels.shape[-2:], device=pixels.device).expand(len(pixels), 2))
         if self.size is not None:
@@ -97,6 +100,9 @@ class ImageAugment:
             (self.blur, self._blur),
             (self.solarize, self._solarize),
         )
+        if LABELS in view and (self.crop or self.shift or self.flip):
+            labels = self._move(sizes, view[LABELS][:, None].float(), shown, draws, nearest=True)
+            view[LABELS] = torch.where(_inside(labels, shown), labels, NO_LABEL)[:, 0].long()
         with torch.autocast(pixels.device.type, enabled=False):  # would round colours to bfloat16
             for wanted, stage in stages:
                 if wanted:
@@ -106,9 +112,17 @@ class ImageAugment:
         return view | {PIXELS: pixels}
 
     def _move(
-        self, sizes: Int[Tensor, "b 2"], pixels: Float[Tensor, "b c h w"], shown: Int[Tensor, "b 2"], draws: Draws
+        self,
+        sizes: Int[Tensor, "b 2"],
+        pixels: Float[Tensor, "b c h w"],
+        shown: Int[Tensor, "b 2"],
+        draws: Draws,
+        nearest: bool = False,
     ) -> Float[Tensor, "b c h2 w2"]:
-        """Read every pixel of views of sizes `shown` from the place, in rows and columns, where flip, shift and crop find it."""
+        """Read every pixel of views of sizes `shown` from the place, in rows and columns, where flip, shift and crop find it.
+
+        nearest: of what lies between pixels the value of the nearest one.
+        """
         shape = pixels.shape[-2:] if self.size is None else (self.size, self.size)
         places = [torch.arange(n, device=pixels.device, dtype=torch.float32).expand(len(pixels), n) for n in shape]
         end, last = ((extent.float() - 1)[..., None].unbind(1) for extent in (sizes, shown))
@@ -124,6 +138,8 @@ class ImageAugment:
         corner, box = crop_boxes(sizes.float(), self.crop, draws)
         start, scale = (part[..., None].unbind(1) for part in (corner, box / shown))
         rows, columns = (torch.minimum((start[i] + (places[i] + 0.5) * scale[i] - 0.5).clamp(min=0), end[i]) for i in range(2))
+        if nearest:
+            return _read_at(pixels, rows.round().long(), columns.round().long())
         if self.size is None:
             return _read_between(pixels, rows, columns)
         weights = (_triangles(part, scale[i], sizes[:, i], pixels.shape[2 + i]) for i, part in enumerate((rows, columns)))

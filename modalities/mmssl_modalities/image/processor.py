@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -30,6 +30,10 @@ from mmssl_modalities.image.decode import (
 
 PIXELS = "pixel_values"
 SIZES = "pixel_sizes"
+LABELS = "pixel_labels"
+WHOLE = "pixel_whole"
+"""Class numbers of the pixels of a labelled image; height and width of one before it was resized."""
+NO_LABEL = -100
 
 Positive = Annotated[int, Field(gt=0)]
 Statistic = float | list[float] | None
@@ -73,6 +77,7 @@ class ImageProcessor(Processor):
         the mean over them.
     """
 
+    padding = {LABELS: NO_LABEL}  # noqa: RUF012 (a constant of the base)
     whole = "pages: first"
     free = frozenset({"pages", "size", "resize", "cut", "resample", "max_pixels", "max_tokens", "enlarge"})
 
@@ -205,9 +210,12 @@ class ImageProcessor(Processor):
         self._normalise_by(mean.tolist() if self.mean is None else self.mean, std.tolist() if self.std is None else self.std)
 
     def __call__(self, raw: Any) -> Inputs:
+        return self._normalised(to_floats(self._picture(raw)))
+
+    def _normalised(self, values: Float[np.ndarray, "c h w"]) -> Inputs:
+        """The tensor of an image. ValueError for values of another range than the training images had."""
         if not self.fitted:
             raise ValueError("processor.mean and std are not known yet: call fit(images) with the training images, or set both")
-        values = to_floats(self._picture(raw))
         if values.max() > BRIGHTEST and self._in_unit_range:
             raise ValueError(
                 f"a float image is taken as it is, and the training images lay between 0 and 1; this one goes up to "
@@ -217,6 +225,34 @@ class ImageProcessor(Processor):
         values += self.offset
         return {PIXELS: torch.from_numpy(values)}
 
+    def labelled(self, raw: Any, labels: Int[np.ndarray, "*places"] | None) -> Inputs:
+        """The image with the labels of its pixels, resized as it is, each pixel by the nearest one.
+
+        ValueError for a label map of another size, and where part of the image would be cut off, which then had no predictions.
+        """
+        if self.pages == "all":
+            raise ValueError("processor.pages: all takes several images of one file, but a label map is of one. Set it to first")
+        picture = read_image(raw, self.channels, self.max_pixels, self.channel_names)
+        height, width = size_of(picture)
+        if self._box(height, width) != (0.0, 0.0, float(width), float(height)):
+            raise ValueError(
+                f"the image is {height} high and {width} wide, and processor.resize: {self.resize} (cut {self.cut}) leaves part of "
+                "it out, whose pixels would have no predictions. Set resize: squash and cut: 1.0, or size: null, which keeps each "
+                "image's own size"
+            )
+        found = self._normalised(to_floats(self._at_final_size(picture)))
+        found[WHOLE] = torch.tensor([height, width])
+        if labels is None:
+            return found
+        if labels.shape != (height, width):
+            got = " x ".join(map(str, labels.shape))
+            raise ValueError(
+                f"the label map must be as large as its image, {height} x {width} (height x width); got {got}. Save one of its size"
+            )
+        final = found[PIXELS].shape[1:]
+        image = Image.fromarray(labels.astype(np.int32)).resize((final[1], final[0]), Image.Resampling.NEAREST)
+        return found | {LABELS: torch.from_numpy(np.asarray(image).astype(np.int64))}
+
     @property
     def _in_unit_range(self) -> bool:
         """Whether mean and std are those of values in [0, 1]."""
@@ -224,7 +260,9 @@ class ImageProcessor(Processor):
 
     def _picture(self, raw: Any) -> Picture:
         """The image at its final size."""
-        picture = read_image(raw, self.channels, self.max_pixels, self.channel_names)
+        return self._at_final_size(read_image(raw, self.channels, self.max_pixels, self.channel_names))
+
+    def _at_final_size(self, picture: Picture) -> Picture:
         height, width = size_of(picture)
         final = self._final_size(height, width)
         if (height, width) == final and self.cut == 1:
@@ -265,6 +303,11 @@ class ImageProcessor(Processor):
         """Stack images. If sizes differ, pad with zeros at bottom and right, and add `pixel_sizes`, height and width."""
         pixels = [sample[PIXELS] for sample in samples]
         batch = {PIXELS: pad_stack(pixels)}
+        batch |= {
+            name: pad_stack([sample[name] for sample in samples], self.padding.get(name, 0))
+            for name in (LABELS, WHOLE)
+            if name in samples[0]
+        }
         if any(image.shape != pixels[0].shape for image in pixels):
             batch[SIZES] = torch.tensor([image.shape[1:] for image in pixels])
         return batch

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens, both_valid, numbered
 from mmssl_modalities.text.augment import TextAugment
+from mmssl_modalities.text.dense import DenseWords
 from mmssl_modalities.text.documents import LINED, SUFFIXES
 from mmssl_modalities.text.picture import draw, picture
 from mmssl_modalities.text.processor import IDS, LENGTHS, MASK, MORE, MORE_LENGTHS, TextProcessor, Window
@@ -47,6 +48,7 @@ class TextAdapter(Adapter):
         vocab_size: Annotated[int, Field(gt=0)] | None = None,
     ) -> None:
         super().__init__()
+        self.dense = DenseWords()
         ids = processor.tokens.size
         if vocab_size is not None and vocab_size < ids:
             raise ValueError(f"adapter.vocab_size={vocab_size} is less than the {ids} ids of the tokenizer. Raise it")
@@ -149,7 +151,7 @@ TEXT = Modality(
     public=public,
     strong=({"crop": (0.5, 0.9), "delete": 0.1, "replace": 0.2, "shuffle": 2},),
     served="tokenizer",
-    tasks={"classification": "text-classification"},
+    tasks={"classification": "text-classification", "token-classification": "token-classification"},
     claim=claim,
     suited=suited,
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmssl.draws import Draws, most
 from mmssl.modality import Inputs, check_range
+from mmssl_modalities.text.dense import LABELS
 from mmssl_modalities.text.processor import IDS, LENGTHS, MORE, MORE_LENGTHS, TextProcessor
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -49,6 +50,7 @@ class TextAugment:
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
         """One random view of a batch; at least one token of every text is left."""
+        refuse_labels(self, inputs)
         view, ids = dict(inputs), inputs[IDS]
         lengths = inputs.get(LENGTHS, torch.tensor(ids.shape[1], device=ids.device).expand(len(ids), 1))
         if self.caption == "drawn" and MORE in inputs:
@@ -98,6 +100,7 @@ class Framed:
     processor: TextProcessor
 
     def __call__(self, inputs: Inputs, draws: Draws) -> Inputs:
+        refuse_labels(self.augment, inputs)
         before, after, fill = self.processor.before, self.processor.after, self.processor.fill
         first, beside = len(before), len(before) + len(after)
         ids = inputs[IDS]
@@ -125,6 +128,12 @@ class Framed:
         """How many tokens of each text are its own, where texts are filled up."""
         others = [token for token in (*self.processor.before, *self.processor.after) if token != fill]
         return (ids != fill).sum(-1, keepdim=True) - len(others)
+
+
+def refuse_labels(augment: TextAugment, inputs: Inputs) -> None:
+    """ValueError where tokens have labels of their own, and would be moved or exchanged."""
+    if LABELS in inputs and augment != TextAugment(caption=augment.caption):
+        raise ValueError("augment: words that have tags stay where they are; leave crop, delete, replace and shuffle out")
 
 
 def drawn(

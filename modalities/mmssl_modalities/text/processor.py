@@ -12,6 +12,18 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.modality import Inputs, Processor, Reference, pad_stack
+from mmssl_modalities.text.dense import (
+    COUNT,
+    LABELS,
+    NO_LABEL,
+    NO_WORD,
+    PADDING,
+    WORDS,
+    between_spaces,
+    first_tokens,
+    joined,
+    words_of,
+)
 from mmssl_modalities.text.documents import is_document, read_document
 from mmssl_modalities.text.tokenizers import (
     NUM_BYTES,
@@ -42,14 +54,20 @@ NGRAMS = (3, 4)
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 """What stands between two sentences."""
 Id = Annotated[int, Field(ge=0)]
-Captions = Literal["one", "list", "sentences"]
+Captions = Literal["one", "list", "sentences", "words"]
+SEVERAL = ("list", "sentences")
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A part of a long text, as token ids: what `TextProcessor.pieces` makes, and `TextProcessor` takes."""
+    """A part of a long text, as token ids: what `TextProcessor.pieces` makes, and `TextProcessor` takes.
+
+    words: of each token the number of the word that it begins, else -1, and count: how many words the text has; where it is words.
+    """
 
     ids: Ids
+    words: Ids | None = None
+    count: int = 0
 
 
 class TextProcessor(Processor):
@@ -68,12 +86,14 @@ class TextProcessor(Processor):
         an error. A long text that is paired with a sample of another modality cannot be cut.
     overlap: tokens that two neighbouring windows share.
     captions: one = a raw text is one; list = it may be a list of captions of the same thing; sentences = each sentence of it, or of
-        each in the list, is a caption (DreamLIP, arXiv 2403.17007). The first is the text, unless augment.caption draws another.
+        each in the list, is a caption (DreamLIP, arXiv 2403.17007). The first is the text, unless augment.caption draws another;
+        words = it may be a list of the words of one text, which are joined by spaces, as where each word has a tag.
     before, after: ids of special tokens that are put in front of every text and behind it, such as those of [CLS] and [SEP].
     fill: id of a token that fills short texts up to max_tokens, and is seen by attention, as SigLIP's; null: they stay short.
     tokenizer_json: what a tokenizer.json holds, as `settings()` returns it; null: trained by `fit`, or loaded.
     """
 
+    padding = PADDING
     whole = "long_texts: truncate"
     free = frozenset({"max_tokens", "long_texts", "overlap", "captions"})
 
@@ -174,13 +194,16 @@ class TextProcessor(Processor):
         return ids
 
     def absent(self, raw: Any) -> bool:
-        several = self.captions != "one" and isinstance(raw, list | tuple)
+        several = self.captions != "one" and isinstance(raw, list | tuple | np.ndarray)
         return all(super(TextProcessor, self).absent(caption) for caption in raw) if several else super().absent(raw)
 
     def _captions(self, raw: Any) -> list[Any]:
         """The captions of a raw sample without empty ones; what is no list, or empty altogether, is judged as a text."""
         if self.captions == "one" or isinstance(raw, Window):
             return [raw]
+        if self.captions == "words":
+            words = words_of(raw)
+            return [raw if words is None else " ".join(words)]
         found = ([each for each in raw if not self.absent(each)] or [None]) if isinstance(raw, list | tuple) else [raw]
         if self.captions == "list":
             return found
@@ -188,7 +211,7 @@ class TextProcessor(Processor):
 
     def __call__(self, raw: Any) -> Inputs:
         first, *others = [self._bounded(caption) for caption in self._captions(raw)]
-        if self.captions == "one":
+        if self.captions not in SEVERAL:
             return {IDS: first}
         none = torch.zeros(0, 0, dtype=torch.int64)
         lengths = torch.tensor([len(other) for other in others], dtype=torch.int64)
@@ -206,15 +229,65 @@ class TextProcessor(Processor):
             )
         if not self.special:
             return torch.from_numpy(ids[: self.room])
-        framed = [*self.before, *ids[: self.room].tolist(), *self.after]
+        return torch.tensor(self._framed(ids, self.before, self.after, self.fill or 0))
+
+    def _framed(self, ids: Ids, before: Sequence[int], after: Sequence[int], fill: int) -> list[int]:
+        """What stands in the places of a text between those of special tokens, filled up where texts are."""
+        framed = [*before, *ids[: self.room].tolist(), *after]
         missing = 0 if self.fill is None else self.max_tokens - len(framed)
-        return torch.tensor([*framed, *[self.fill or 0] * missing])
+        return [*framed, *[fill] * missing]
+
+    def labelled(self, raw: Any, labels: Int[np.ndarray, "*places"] | None) -> Inputs:
+        """The ids of a text of words, with the label of each word at its first token; a str has the words between its spaces.
+
+        ValueError where there are not as many labels as words.
+        """
+        if self.captions != "words":
+            raise ValueError(
+                "tags belong to the words of a text: set processor.captions: words, which reads a list of words, or a text whose "
+                "words stand between spaces"
+            )
+        window = raw if isinstance(raw, Window) else self._worded(raw)
+        assert window.words is not None, "it was cut of words"
+        if labels is not None and labels.shape != (window.count,):
+            got = " x ".join(map(str, labels.shape))
+            raise ValueError(
+                f"a text needs a tag for each of its words: expected {window.count}, got {got}. Correct or drop the row"
+            )
+        none = [NO_WORD] * len(self.before), [NO_WORD] * len(self.after)
+        words = torch.tensor(self._framed(window.words, *none, NO_WORD))
+        found = {IDS: self._bounded(window), WORDS: words, COUNT: torch.tensor([window.count])}
+        if labels is None:
+            return found
+        known = torch.from_numpy(labels)[words.clamp(min=0)] if len(labels) else torch.full_like(words, NO_LABEL)
+        return found | {LABELS: known.masked_fill(words < 0, NO_LABEL)}
+
+    def words(self, raw: Any) -> list[str]:
+        found = words_of(raw)
+        return re.findall(r"\S+", read_text(raw)) if found is None else found
+
+    def _worded(self, raw: Any) -> Window:
+        """A text of words, with the number of the word that each token begins."""
+        words = words_of(raw)
+        text, begins = (read_text(raw), between_spaces(read_text(raw))) if words is None else joined(words)
+        return Window(self._ids(text), first_tokens(begins, self.tokens.starts(text)), len(begins))
 
     def pieces(self, raw: Any) -> list[Any]:
         """The text, if it is short enough; else windows of almost equal length, which give all of its tokens back in order."""
+        if self.windowed and self.captions == "words":
+            return self._pieces_of_words(raw)
         if not self.windowed or self.captions != "one" or len(ids := self._ids(raw)) <= self.room:
             return [raw]
         return [Window(ids[first:last]) for first, last in windows(len(ids), self.room, self.overlap)]
+
+    def _pieces_of_words(self, raw: Any) -> list[Any]:
+        """Windows that know which words their tokens begin."""
+        whole = self._worded(raw)
+        assert whole.words is not None
+        if len(whole.ids) <= self.room:
+            return [raw]
+        cuts = windows(len(whole.ids), self.room, self.overlap)
+        return [Window(whole.ids[first:last], whole.words[first:last], whole.count) for first, last in cuts]
 
     def plain(self, raw: Any) -> str:
         """The text, of several captions the first."""
@@ -222,7 +295,7 @@ class TextProcessor(Processor):
 
     def beginning(self, raw: Any) -> Any:
         """As many of the first tokens as have room beside special ones."""
-        return Window(self._ids(raw)[: self.room])
+        return Window(self._ids(self._captions(raw)[0])[: self.room])
 
     def hub_tokenizer(self) -> Any:
         """For `AutoTokenizer`: the same ids as `input_ids`, with an `attention_mask`, cut at `max_tokens` if asked."""
@@ -249,7 +322,12 @@ class TextProcessor(Processor):
         batch = {IDS: pad_stack(ids)}
         if any(len(row) != len(ids[0]) for row in ids):
             batch[LENGTHS] = torch.tensor([[len(row)] for row in ids])
-        if self.captions != "one":
+        batch |= {
+            name: pad_stack([sample[name] for sample in samples], self.padding.get(name, 0))
+            for name in (LABELS, WORDS, COUNT)
+            if name in samples[0]
+        }
+        if self.captions in SEVERAL:
             batch |= {name: pad_stack([sample[name] for sample in samples]) for name in (MORE, MORE_LENGTHS)}
         return batch
 
@@ -268,7 +346,7 @@ class TextProcessor(Processor):
         """Counted words and a linear model."""
         from mmssl_modalities.text.reference import counted_words  # scikit-learn, which only tables of scores need
 
-        return counted_words(read_text)
+        return counted_words(self.plain if self.captions == "words" else read_text)
 
 
 def read_text(raw: Any) -> str:
@@ -292,7 +370,8 @@ def read_text(raw: Any) -> str:
     elif isinstance(raw, list | tuple):
         raise TypeError(
             f"a text is a str, bytes of UTF-8, or a dict {{{TEXT_KEY!r}: ...}}; got {type(raw).__name__} of {len(raw)}. Pass "
-            "several texts as a list of samples; where they are captions of one thing, set processor.captions: list"
+            "several texts as a list of samples; where they are captions of one thing, set processor.captions: list; where "
+            "they are the words of one text, captions: words"
         )
     else:
         kind = type(raw).__name__

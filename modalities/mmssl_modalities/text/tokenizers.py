@@ -34,6 +34,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> Ids: ...
 
+    def starts(self, text: str) -> Ids:
+        """For each id of a text the place of its first character that is no space; -1 where there is none."""
+        ...
+
     def decode(self, ids: Sequence[int] | Ids) -> str: ...
 
     def token(self, number: int) -> str:
@@ -49,6 +53,10 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> Ids:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+
+    def starts(self, text: str) -> Ids:
+        owner = np.repeat(np.arange(len(text)), [len(letter.encode()) for letter in text])
+        return np.array([-1 if text[place].isspace() else place for place in owner.tolist()], dtype=np.int64)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text; where the ids cut a character apart, the replacement character."""
@@ -97,9 +105,22 @@ class FastTokenizer:
             ids = [number for part in self._inside_special.split(text) for number in self._plain(part)]
         return np.asarray(ids, np.int64)
 
+    def starts(self, text: str) -> Ids:
+        parts = [text] if self.special.keys().isdisjoint(self._plain(text)) else self._inside_special.split(text)
+        found, place = list[int](), 0
+        for part in parts:
+            for start, end in self._encoded(part).offsets:
+                inner = next((at for at in range(start, end) if not part[at].isspace()), None)
+                found.append(-1 if inner is None else place + inner)
+            place += len(part)
+        return np.asarray(found, np.int64)
+
     def _plain(self, text: str) -> list[int]:
+        return self._encoded(text).ids
+
+    def _encoded(self, text: str) -> tokenizers.Encoding:
         try:
-            return self.backend.encode(text, add_special_tokens=False).ids
+            return self.backend.encode(text, add_special_tokens=False)
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"tokenizer {self.name!r} cannot encode this text: {error}") from error
 

@@ -1,0 +1,88 @@
+"""What a model says of the places of every row of a source, as a table that is written to a file, and label maps beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from mmssl import files
+from mmssl.data import Source, processes
+from mmssl.data.dense import VOID, Places
+from mmssl.evaluation.dense import Counted, Told, confusion, own_words, told
+from mmssl.evaluation.judged import Judged, class_names
+from mmssl.evaluation.predictions import HELD_OUT, PREDICTION, ROW, Unseen, as_stored, kept_columns
+from mmssl.model import MMSSLModel
+from mmssl.processor import MMSSLProcessor
+
+MAPS = "_maps"
+"""What follows the name of a table in that of the folder of its label maps."""
+
+
+def dense_source(
+    model: MMSSLModel,
+    processor: MMSSLProcessor,
+    source: Source,
+    name: str,
+    output: Path,
+    *,
+    keep: Sequence[str],
+    scored: bool,
+    unseen: Unseen,
+    **options: Any,
+) -> tuple[pa.Table, Judged | None] | None:
+    """What a model says of the places of each row, as a table, and what it is worth; None on other processes.
+
+    Columns: `row`, those to keep, `held_out` where a part of the rows was held out of training, and `prediction`: a list of
+    classes, one for each word, null for a word that has no token; or of pictures the file of a label map, class numbers in each
+    pixel, in the folder `<output>_maps` beside `output`. A row that could not be read has none.
+    scored: whether the rows have labels to compare with. options: as of `told`.
+    """
+    head, names = model.label_head, class_names(model)
+    found = told(model, processor.processors[name], source, name, own_words(model, name), **options)
+    counts, samples = np.zeros((len(names), len(names) + 1), dtype=np.int64), 0
+    judged_rows = unseen.among(torch.arange(source.num_rows)).numpy()
+    said: list[Any] = [None] * source.num_rows
+
+    def count(one: Told) -> int:
+        if not scored or not judged_rows[one.row]:
+            return 0
+        (truth,) = source.dense_labels([one.row], names)
+        counts[:] += confusion(truth, one.places, len(names), f"row {source.row_number(one.row)} of {source}")
+        return 1
+
+    if head.places == "map" and processes.is_first():
+        folder = output.with_name(f"{output.stem}{MAPS}")
+        with files.new_folder(folder) as new:
+            for one in found:
+                samples += count(one)
+                file = f"{source.row_number(one.row):06d}.png"
+                picture(one.places, len(names)).save(new / file)
+                said[one.row] = f"{folder.name}/{file}"
+    else:
+        stored = as_stored(names)
+        for one in found:
+            samples += count(one)
+            said[one.row] = [None if number < 0 else stored[number] for number in one.places.tolist()]
+    if not processes.is_first():
+        return None
+    assert head.places is not None, "it labels places"
+    judged = Counted(counts, samples).judged(head.task, head.places, names) if samples else None
+    return table_of(source, said, keep, unseen, judged_rows), judged
+
+
+def table_of(source: Source, said: list[Any], keep: Sequence[str], unseen: Unseen, held: Any) -> pa.Table:
+    """The rows of the file."""
+    rows = pa.array([source.row_number(i) for i in range(source.num_rows)], pa.int64())
+    columns: dict[str, Any] = {ROW: pa.chunked_array([rows])} | kept_columns(source, keep)
+    if unseen.rows is not None:
+        columns[HELD_OUT] = pa.array(held)
+    return pa.table(columns | {PREDICTION: pa.array(said)})
+
+
+def picture(places: Places, classes: int) -> Image.Image:
+    """A label map as a picture, of 16 bits where there are more classes than 8 can tell beside `VOID`."""
+    return Image.fromarray(places.astype(np.uint8 if classes <= VOID else np.uint16))
