@@ -11,7 +11,7 @@ from mmssl.training.sizing.verdict import ROOM, Plan, Row, changes, dearest, pla
 
 WIDTH = 80
 PARTS = ("weights", "gradients", "optimizer", "copies", "buffers", "activations", "communication")
-HEADS = ("weights", "grads", "optim", "copies", "buffers", "activ", "comm", "total")
+HEADS = ("weights", "grads", "optim", "copies", "buffers", "acts", "comm", "total")
 
 
 def report(sized: Sized, fleet: Fleet, recipe: str, overrides: Sequence[str]) -> list[str]:
