@@ -391,6 +391,10 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
+FEW = 8
+"""Files of a folder that a message names."""
+
+
 def find_recipe(source: str | Path) -> Path:
     """The file of a recipe given by its path (ending in .yaml or .yml), by its name among those that come with mmssl, or by hf://.
 
@@ -410,8 +414,12 @@ def find_recipe(source: str | Path) -> Path:
         raise FileNotFoundError(f"{len(matches)} recipes are called {str(source)!r}; give the path of one: {listed}")
     names = [short for name in found for short in (name, name.rpartition("/")[2])]
     hint = suggest(path.stem if is_path else str(source), names)
-    listed = ", ".join(found) or "none"
-    raise FileNotFoundError(f"no recipe {str(source)!r}{hint} Give the path of a .yaml file, or one of the names: {listed}")
+    beside = sorted(file.name for file in path.parent.glob("*.y*ml")) if is_path and path.parent.is_dir() else []
+    there = f"; there are {', '.join(beside[:FEW])}{', ...' if len(beside) > FEW else ''}" if beside else ""
+    raise FileNotFoundError(
+        f"no recipe {str(source)!r}{hint} Give the path of a .yaml file{there}, or one of the {len(found)} names that "
+        "`mmssl list recipes` shows"
+    )
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -626,9 +626,12 @@ def test_recipes_found_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):
         find_recipe("mae_digit")
     with pytest.raises(
-        FileNotFoundError, match=r"no recipe 'quickstat.yaml'; did you mean 'quickstart'\? .* names: image/mae_digits, "
+        FileNotFoundError,
+        match=r"no recipe 'quickstat.yaml'; did you mean 'quickstart'\? .* one of the 4 names that `mmssl list recipes` ",
     ):
         find_recipe("quickstat.yaml")
+    with pytest.raises(FileNotFoundError, match=r"Give the path of a .yaml file; there are mae_digits.yaml, twice.yaml, or"):
+        find_recipe(digits.with_name("nothing.yaml"))
 
 
 def test_recipes_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
