@@ -27,7 +27,7 @@ PARTS = {
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 """What `train --strategy` takes; `mmssl.training.asked` says what they mean."""
 
-APART = ("--processes", "--strategy", "--dp-shard-size")
+APART = ("--processes", "--strategy", "--dp-shard-size", "--devices")
 """Options that may stand anywhere."""
 
 USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError)
@@ -208,6 +208,8 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help="validate a recipe and show what it would build")
     command.add_argument("recipe", help="path or name of a recipe, or hf://REPO for that of a published model")
     command.add_argument("overrides", nargs="*", metavar="key=value")
+    what = "would it fit on these: memory by strategy, bounds on the speed, what to type; as in 64xH100, 4x24GB"
+    command.add_argument("--devices", metavar="NxNAME", help=what)
     command.set_defaults(run=check)
 
     command = commands.add_parser("schema", help="print the JSON schema of a recipe, for editors")
@@ -316,8 +318,8 @@ def table_format(options: argparse.Namespace) -> Any:
 def loading() -> Iterator[None]:
     """Say on a terminal, for as long as it takes, that the libraries are imported: some seconds in which nothing else is seen.
 
-    What they bring lives as long as the process, so the garbage collector doesn't look at it: not while it comes, not later, and not
-    at the end. That is two seconds of seven for `mmssl check`.
+    What they bring lives as long as the process, so the garbage collector doesn't look at it: not while it comes, not later, not at
+    the end. That is two seconds of seven for `mmssl check`.
     """
     shown = sys.stderr.isatty() and is_first()
     fresh = "torch" not in sys.modules
@@ -662,7 +664,7 @@ def check(options: argparse.Namespace) -> None:
     with loading():
         from mmssl import api
 
-    print(api.check(options.recipe, options.overrides))
+    print(api.check(options.recipe, options.overrides, devices=options.devices))
 
 
 def schema(options: argparse.Namespace) -> None:

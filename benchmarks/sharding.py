@@ -88,10 +88,19 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = ["| objective, layout, strategy | losses: largest, mean | student and heads | teacher |", "|---|---|---|---|"]
-    for name, row in rows.items():
+    order = [f"{objective}, {layout}" for objective in OBJECTIVES for layout in layouts((2, 4, 8), tuple(STRATEGIES))]
+    for name, row in sorted(rows.items(), key=lambda item: order.index(item[0])):
         cells = ["{:.0e}, {:.0e}".format(*row[part]) if part in row else "none" for part in ("losses", "student", "teacher")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def layouts(counts: Sequence[int], strategies: Sequence[str]) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """How a step is shared: processes, and arguments."""
+    found: dict[str, tuple[int, tuple[str, ...]]] = {f"{BATCH} accumulated": (1, (f"train.accumulation={BATCH}",))}
+    for count in counts:
+        found |= {f"{count} x {BATCH // count}, {strategy}": (count, ("--strategy", strategy)) for strategy in strategies}
+    return found
 
 
 class Runs:
@@ -115,13 +124,9 @@ class Runs:
 
 def main(only: Sequence[str], strategies: Sequence[str], counts: Sequence[int], steps: int, file: Path) -> None:
     cases, runs = neighbour("test_many").CASES, Runs()
-    layouts: dict[str, tuple[int, tuple[str, ...]]] = {f"{BATCH} accumulated": (1, (f"train.accumulation={BATCH}",))}
-    for count in counts:
-        for strategy in strategies:
-            layouts[f"{count} x {BATCH // count}, {strategy}"] = (count, ("--strategy", strategy))
     for objective in only:
         accumulated = f"{objective}, {BATCH} accumulated"
-        names = {f"{objective}, {layout}": asked for layout, asked in layouts.items()}
+        names = {f"{objective}, {layout}": asked for layout, asked in layouts(counts, strategies).items()}
         if names.keys() <= {name for name, row in read(file).items() if row["steps"] == steps}:
             continue
         with tempfile.TemporaryDirectory() as place:

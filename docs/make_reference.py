@@ -141,12 +141,13 @@ signs of a pattern (`t[1].csv`, `data[1]/`) is a name if there is such a file or
 
 ## Bundled sets
 
-They work at once and offline. Nothing is downloaded: the data come with packages that mmssl needs.
+They work at once and offline. Nothing is downloaded: the data come with packages that mmssl needs, or that an extra installs.
 
 | `data.path` | what it holds | splits | label |
 |---|---|---|---|
 | `bundled:digits` | pictures of handwritten digits | train, test | target |
 | `bundled:breast_cancer`, `bundled:wine`, `bundled:diabetes` | tables | train, test | target |
+| `bundled:ucr/GunPoint` and others: `pip install mmssl[demo]` | series of the UCR / UEA archive, of aeon | train, test | label |
 | `bundled:glyphs` | characters: `image`, `text`, `captions`, `points`, properties | train, test, characters, scripts | category |
 | `bundled:python` | lines of Python's own library: `words`, a tag for each word | train, test (other modules) | tags |
 | `synthetic:scenes` | made pictures of discs, squares and crosses, with label maps | train, test | label |

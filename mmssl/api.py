@@ -66,6 +66,10 @@ from mmssl.training.pace import first_batch
 from mmssl.training.progress import track
 from mmssl.training.run import Run
 from mmssl.training.session import Session, pretrain, rehearsal
+from mmssl.training.sizing.cost import sized
+from mmssl.training.sizing.devices import fleet
+from mmssl.training.sizing.lines import report
+from mmssl.training.sizing.verdict import check_divides
 from mmssl.training.vain import budget_in_steps, refuse_vain
 
 logger = logging.getLogger(__name__)
@@ -137,16 +141,24 @@ def new(
     return New(recipe, (*found.lines(), estimate(recipe, track).line()))
 
 
-def check(recipe: RecipeLike, overrides: Overrides = (), **sections: Any) -> str:
+def check(recipe: RecipeLike, overrides: Overrides = (), *, devices: str | None = None, **sections: Any) -> str:
     """Validate a recipe and build what it describes without training; returns a summary.
 
-    Shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per sample, the shapes
-    of one batch, the loss of the untrained model, and the memory of a step.
+    devices: such as 64xH100: whether it would fit on these, in the place of the summary: memory of each strategy on a device, what
+        is sent in a step, bounds on the speed, and what to type; nothing of the model takes memory here.
+
+    The summary shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per
+    sample, the shapes of one batch, the loss of the untrained model, and the memory of a step.
 
     ValueError for what would train in vain: spans that leave nothing to see, a teacher that never moves, a warmup that the budget
-    does not last for, parts of no parameter.
+    does not last for, parts of no parameter; for devices that are not known, or that cannot share the recipe's batch.
     """
+    asked = None if devices is None else fleet(devices)
     checked = read(recipe, overrides, sections)
+    if asked is not None:
+        check_divides(checked.section("train"), asked)
+        typed = [*overrides] if isinstance(overrides, Sequence) else []
+        return "\n".join(report(sized(checked), asked, str(recipe) if isinstance(recipe, str | Path) else "RECIPE", typed))
     with rehearsal(checked) as (session, told):
         return "\n".join(summary(session, told))
 

@@ -137,8 +137,8 @@ def _map(cell: Any, place: str) -> Int[np.ndarray, "h w"]:
     picture, name = _opened(cell, place)
     if picture.mode not in MODES:
         raise ValueError(
-            f"{place}: {name} is no label map: its pixels are {picture.mode}, not single class numbers. Save it with one channel of "
-            f"whole numbers (modes L, P or I;16 of Pillow), {VOID} where a pixel has no label"
+            f"{place}: {name} is no label map: its pixels are {picture.mode}, not single class numbers. Save it with one channel "
+            f"of whole numbers (modes L, P or I;16 of Pillow), {VOID} where a pixel has no label"
         )
     values = np.asarray(picture).astype(np.int64)
     return np.where(values == VOID, IGNORED, values)

@@ -1,0 +1,155 @@
+"""Which strategies fit, how fast they can be at most, and what to change where none fits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mmssl.recipe.options import TrainOptions
+from mmssl.training.sizing.cost import Cost, Sized
+from mmssl.training.sizing.devices import Fleet
+from mmssl.training.sizing.memory import STRATEGIES, Memory, Share, weights_of
+
+ROOM = 0.9
+"""Share of a device's memory that may be used: the rest is for the driver, for what lives shortly, and for gaps."""
+MOST = 4096
+"""Devices, at most, that are advised."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a step is shared out. micro: samples of a micro-batch on a device."""
+
+    fleet: Fleet
+    batch: int
+    accumulation: int
+    again: bool
+
+    @property
+    def micro(self) -> int:
+        return max(1, self.batch // (self.accumulation * self.fleet.count))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A strategy on these devices.
+
+    sent: bytes that a device sends in a step. computing, sending: seconds of a step, at least; None: the device's figures are not
+    known. refused: why it does not train this recipe; empty: it does.
+    """
+
+    name: str
+    memory: Memory
+    sent: float
+    computing: float | None
+    sending: float | None
+    refused: str
+    fits: bool
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a step, at least: as if it computed and sent at the same time."""
+        known = [each for each in (self.computing, self.sending) if each is not None]
+        return max(known) if self.computing is not None else None
+
+
+def plan_of(sized: Sized, fleet: Fleet) -> Plan:
+    """How the recipe's step is shared out. ValueError if it does not go up."""
+    options = sized.options
+    check_divides(options, fleet)
+    batch = options.batch_size
+    if options.batch_tokens is not None:
+        batch = max(fleet.count * options.accumulation, options.batch_tokens // sized.longest)
+    return Plan(fleet, batch, options.accumulation, options.gradient_checkpointing)
+
+
+def check_divides(options: TrainOptions, fleet: Fleet) -> None:
+    """ValueError, with the nearest sizes that are, unless a step's samples are a multiple of devices x micro-batches."""
+    batch, shares = options.batch_size, fleet.count * options.accumulation
+    if options.batch_tokens is None and batch % shares:
+        below, above = batch // shares * shares, -(-batch // shares) * shares
+        nearest = f"{below} and {above} are" if below else f"{above} is"
+        raise ValueError(
+            f"train.batch_size must be a multiple of processes x train.accumulation = {shares} on {fleet}; got {batch}: {nearest}"
+        )
+
+
+def dearest(sized: Sized, plan: Plan) -> Cost:
+    """Of several sources that whose activations are largest."""
+    return max(sized.costs, key=lambda cost: cost.activations(plan.micro, plan.batch, plan.again))
+
+
+def rows_of(sized: Sized, plan: Plan) -> list[Row]:
+    """All strategies; on one device the only one that there is."""
+    cost, weights = dearest(sized, plan), weights_of(sized.objective)
+    buffers = float(sum(buffer.nbytes for buffer in sized.objective.buffers()))
+    activations = cost.activations(plan.micro, plan.batch, plan.again)
+    count, device = plan.fleet.count, plan.fleet.device
+    peak, link = device.peak(sized.options.precision != "fp32"), device.sends(count)
+    flops = cost.flops(plan.micro, plan.again) * plan.accumulation
+    if plan.accumulation > 1 and sized.objective.couples:
+        flops += cost.forward(plan.micro) * plan.accumulation  # see `Objective.prepared`
+    found = []
+    for name, of in STRATEGIES.items():
+        if count == 1 and name != "ddp":
+            continue
+        share: Share = of(weights, cost.calls, count)
+        memory, sent = share.memory(buffers, activations), share.sent(plan.accumulation)
+        refused = refusal(name, sized)
+        found.append(
+            Row(
+                name,
+                memory,
+                sent,
+                None if peak is None else flops / peak,
+                None if link is None else sent / link,
+                refused,
+                not refused and memory.total <= ROOM * device.memory * 1e9,
+            )
+        )
+    return found
+
+
+def refusal(name: str, sized: Sized) -> str:
+    """Why a strategy does not train a recipe; see `mmssl.training.sharding.choice`."""
+    options: TrainOptions = sized.options
+    if name != "ddp" and options.precision == "fp16":
+        return "train.precision=fp16"
+    if name.startswith("zero"):
+        asked = {
+            "train.compile": options.compile,
+            "train.warm_heads": options.warm_heads,
+            "samples without a modality": sized.lacking,
+        }
+        return next((what for what, is_so in asked.items() if is_so), "")
+    return ""
+
+
+def smallest(rows: Sequence[Row]) -> Row | None:
+    """Of those that fit the one that shards least."""
+    return next((row for row in rows if row.fits), None)
+
+
+def changes(sized: Sized, plan: Plan) -> list[str]:
+    """What would make it fit, each by itself, where none does; empty: nothing of that would."""
+    found = list[str]()
+
+    def fits(other: Plan) -> Row | None:
+        return smallest(rows_of(sized, other))
+
+    if not plan.again and (row := fits(replace(plan, again=True))):
+        found.append(f"train.gradient_checkpointing=true, with {row.name}")
+    for again in (plan.again, True):
+        share = plan.batch // plan.fleet.count
+        several = [each for each in range(plan.accumulation + 1, share + 1) if share % each == 0]
+        less = next(((each, row) for each in several if (row := fits(replace(plan, accumulation=each, again=again)))), None)
+        if less is not None:
+            with_it = " and train.gradient_checkpointing=true" if again and not plan.again else ""
+            found.append(f"train.accumulation={less[0]}{with_it}, with {less[1].name}")
+            break
+    count = plan.fleet.count
+    while (count := count * 2) <= min(MOST, plan.batch // plan.accumulation):
+        if plan.batch % (count * plan.accumulation):
+            break
+        if row := fits(replace(plan, fleet=replace(plan.fleet, count=count))):
+            found.append(f"{count} of these devices, with {row.name}")
+            break
+    return found
