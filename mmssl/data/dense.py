@@ -134,13 +134,13 @@ def _listed(cell: Any, place: str) -> Shaped[np.ndarray, "*places"]:
 
 def _map(cell: Any, place: str) -> Int[np.ndarray, "h w"]:
     """The pixels of a label map."""
-    image, name = _opened(cell, place)
-    if image.mode not in MODES:
+    picture, name = _opened(cell, place)
+    if picture.mode not in MODES:
         raise ValueError(
-            f"{place}: {name} is no label map: its pixels are {image.mode}, not single class numbers. Save it with one channel of "
-            f"whole numbers (modes L, P or I;16 of Pillow), {VOID} where a pixel has no label"
+            f"{place}: {name} is no label map: its pixels are {picture.mode}, not single class numbers. Save it with one channel "
+            f"of whole numbers (modes L, P or I;16 of Pillow), {VOID} where a pixel has no label"
         )
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(picture).astype(np.int64)
     return np.where(values == VOID, IGNORED, values)
 
 
@@ -157,8 +157,8 @@ def _opened(cell: Any, place: str) -> tuple[Image.Image, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(data) if data is not None else name)
-            image.load()
+            picture = Image.open(BytesIO(data) if data is not None else name)
+            picture.load()
     except FileNotFoundError:
         raise ValueError(
             f"{place}: no label map {name}; paths are relative to the working directory, {Path.cwd()}, and in a table first to the "
@@ -166,7 +166,7 @@ def _opened(cell: Any, place: str) -> tuple[Image.Image, str]:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{place}: the label map {name} cannot be read: {error}. Replace it, or drop the row") from None
-    return image, name
+    return picture, name
 
 
 def dense_told(names: Sequence[str], counts: Int[np.ndarray, "n k"]) -> str:

@@ -81,7 +81,7 @@ NO_MODALITY = {
     "mmssl/data/bundled.py": {"image"},
     "mmssl/data/docstrings.py": {"text"},
     "mmssl/data/glyphs.py": {"image", "text", "points"},
-    "mmssl/data/synthetic.py": {"audio", "points"},
+    "mmssl/data/synthetic.py": {"audio", "image", "points"},
     "mmssl/recipe/messages.py": {"text"},
 }
 ORDINARY = {"text", "points"}
