@@ -133,10 +133,9 @@ def test_missing_data(refused: Refused) -> None:
     several = "{path: null, sources: {image: {path: digit.csv}}}"
     assert "data.sources.image.path: no file or folder digit.csv" in refused(f"data={several}")
     assert "bundled:digits has no split 'dev'; it has train, test" in refused("data.split=dev")
-    message = (
-        "no bundled dataset 'digit'; there are breast_cancer, diabetes, digits, docstrings, glyphs, wine. Did you mean 'digits'?"
-    )
-    assert message in refused("data.path=bundled:digit")
+    message = refused("data.path=bundled:digit")
+    assert "no bundled dataset 'digit'; there are breast_cancer, diabetes, digits, docstrings" in message
+    assert "Did you mean 'digits'?" in message
     message = "bundled:digits (train) has no column 'pixels', named for 'image' in `columns`; it has image, target."
     assert message in refused("data.columns={image: pixels}")
     assert "batch_size must be between 1 and the 64 rows of bundled:digits (train); got 128" in refused("train.batch_size=128")

@@ -1,5 +1,6 @@
 """`mmssl new` on data that nobody hopes for: each is told clearly, or handled as documented, and nothing is lost without a word."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from pydantic import TypeAdapter
 import mmssl
 from mmssl.data import Source
 from mmssl.data.table_format import TableFormat
+from mmssl_cli import main
 
 RANDOM = np.random.default_rng(0)
-SCORED = {"evaluate": {"path": "labelled.csv", "columns": {"tabular": ["a", "b"], "label": "kind"}, "random_draws": 1}}
 KEYS = {"by": "id", "time": "time", "values": ["x", "y"]}
 
 
@@ -103,15 +104,18 @@ def test_times_in_no_order_are_sorted_and_double_ones_refused(tmp_path: Path, mo
         mmssl.new(path, table_format=form)
 
 
-def test_labels_of_some_rows_are_told_with_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_a_label_train_and_are_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [f"{a},{b},{'xy'[row % 2] if row % 3 else ''}" for row, (a, b) in enumerate(zip(numbers(90), numbers(90), strict=True))]
     table("some.csv", "a,b,kind", *lines)
-    with pytest.raises(ValueError, match=r"row 0 of some\.csv.*30 of 90 have none\..*score on other data \(evaluate\.path\)"):
-        mmssl.new("some.csv", label="kind")
-    table("labelled.csv", "a,b,kind", *(line for line in lines if not line.endswith(",")))
-    mmssl.new("some.csv", "all.yaml")
-    run = mmssl.train(
-        "all.yaml", {"train.max_steps": 2, "train.max_minutes": None, "data.columns": {"tabular": ["a", "b"]}} | SCORED
-    )
-    assert run.table_file.exists()
+    mmssl.new("some.csv", "all.yaml", label="kind")
+    main(["train", "all.yaml", "train.max_steps=2", "train.max_minutes=null", "run.name=all"])
+    told = capsys.readouterr().out
+    assert "label kind: 30 of 90 rows of some.csv (train) have none: they train, and are not scored" in told
+    scored = json.loads(Path("runs/all/table.json").read_text())
+    assert scored["num_train"] + scored["num_test"] == 60
+    assert json.loads(Path("runs/all/training.json").read_text())["trained"][0]["rows"] == 90
+    with pytest.raises(SystemExit, match=r"row 0 of some\.csv.*30 of 90 have none\. Drop such rows; or leave their labels empty"):
+        main(["train", "all.yaml", "objective={name: supervised}", "run.name=labelled"])

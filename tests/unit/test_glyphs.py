@@ -236,9 +236,7 @@ def test_rows_that_must_not_be_told_apart_have_one_number():
 
 def test_it_is_known_by_name():
     assert "glyphs" in NAMES
-    with pytest.raises(
-        LookupError, match=r"there are breast_cancer, diabetes, digits, docstrings, glyphs, wine. Did you mean 'glyphs'"
-    ):
+    with pytest.raises(LookupError, match=r"there are breast_cancer, .*, glyphs, .* Did you mean 'glyphs'"):
         Source(path="bundled:glyph")
     with pytest.raises(LookupError, match="bundled:glyphs has no split 'val'; it has train, test, characters, scripts"):
         opened("val")

@@ -123,10 +123,9 @@ def test_smoothing_of_numbers_is_refused() -> None:
 
 def test_recipe_bounds_the_smoothing() -> None:
     recipe = {"modalities": {"tabular": {}}, "objective": {"name": "supervised"}, "data": {"path": "x"}, "train": {"max_steps": 1}}
-    assert load(recipe, ["objective.label_smoothing=0.1"]).objective == (
-        "supervised",
-        {"kind": None, "order": None, "modality": None, "label_smoothing": 0.1, "class_weights": None, "reads": None},
-    )
+    name, settings = load(recipe, ["objective.label_smoothing=0.1"]).objective
+    assert name == "supervised" and settings["label_smoothing"] == 0.1
+    assert settings == load(recipe).objective[1] | {"label_smoothing": 0.1}
     with pytest.raises(RecipeError, match=r"objective\.label_smoothing: expected a number >= 0 and < 1, got 1"):
         load(recipe, ["objective.label_smoothing=1"])
 
