@@ -319,7 +319,7 @@ def loading() -> Iterator[None]:
     """Say on a terminal, for as long as it takes, that the libraries are imported: some seconds in which nothing else is seen.
 
     What they bring lives as long as the process, so the garbage collector doesn't look at it: not while it comes, not later, not at
-    the end. That is two seconds of seven for `mmssl check`.
+    the end.
     """
     shown = sys.stderr.isatty() and is_first()
     fresh = "torch" not in sys.modules

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import Step, alternate
+from step import Step, alternate, optimizer_step
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
@@ -146,19 +146,8 @@ def our_step(made: Session, batches: Iterator[Batch]) -> Step:
 
 def their_step(module: nn.Module, loss_of: Callable[[Batch], Loss], batches: list[Batch]) -> Step:
     """A step of a transformers model."""
-    module.train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
     losses = itertools.cycle([loss_of(batch) for batch in batches])
-
-    def step() -> Tensor:
-        loss = next(losses)()
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
-    return step
+    return optimizer_step(module, lambda: next(losses)())
 
 
 def main() -> None:

@@ -10,12 +10,12 @@ the time that the processor worked, so that other processes on the machine count
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from typing import Literal
 
 import torch
+from step import Step, alternate, optimizer_step
 from torch import Tensor, nn
 from transformers import PatchTSTConfig, PatchTSTForPretraining
 
@@ -35,8 +35,6 @@ RECIPE = "patchtst_etth1"
 APART, TOGETHER, PEER = "mmssl, channels apart", "mmssl, all channels", "transformers"
 KERNELS = ("eager", "sdpa")
 """What `train.attention` takes on a CPU; each side is tried with both."""
-
-Step = Callable[[], Tensor]
 
 
 def ours(
@@ -87,32 +85,8 @@ def make_step(name: str, kernel: Literal["eager", "sdpa"], options: argparse.Nam
     """A function that makes one optimizer step on random series."""
     torch.manual_seed(0)
     module, loss_of = peer(options, kernel) if name == PEER else ours(options, "channel" if name == APART else "all", kernel)
-    module.train()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
     values = torch.randn(options.batch_size, options.channels, options.length)
-
-    def step() -> Tensor:
-        loss: Tensor = loss_of(values)
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss
-
-    return step
-
-
-def alternate(steps: dict[str, Step], repeats: int) -> dict[str, float]:
-    """Median seconds of each step, all of them in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(repeats):
-        for name, step in steps.items():
-            begin = time.process_time()
-            step()
-            seconds[name].append(time.process_time() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return optimizer_step(module, lambda: loss_of(values))
 
 
 def main() -> None:
@@ -126,7 +100,7 @@ def main() -> None:
     shape = f"{options.channels} channels x {options.length} steps, width {options.width}, {options.depth} layers"
     print(f"one thread, torch {torch.__version__}, {shape}, batch {options.batch_size}, {options.repeats} repeats")
     steps = {f"{name}, {kernel}": make_step(name, kernel, options) for name in (APART, TOGETHER, PEER) for kernel in KERNELS}
-    medians = alternate(steps, options.repeats)
+    medians = alternate(steps, options.repeats, time.process_time)
     best = min(medians[f"{PEER}, {kernel}"] for kernel in KERNELS)
     print("| | ms a step | series/s | ratio |")
     print("|---|---:|---:|---:|")

@@ -1,7 +1,7 @@
 """How far sharded runs end from the run of one process: the table of docs/scale.md.
 
     python benchmarks/sharding.py                          # all objectives, strategies and layouts
-    python benchmarks/sharding.py --only jepa --processes 2 --steps 10 --rows /tmp/rows.jsonl
+    python benchmarks/sharding.py --only jepa --processes 2 --steps 10 --rows rows.jsonl
 
 Each objective trains on one process with batches of 8; then with 8 micro-batches, and shared among processes by each strategy,
 from the same seed, in float32. Compared are the losses of all steps, and every tensor of the objective at the end (student,

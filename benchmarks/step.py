@@ -94,13 +94,18 @@ def make_step(name: str, dtype: str, batch_size: int) -> Step:
     """A function that makes one optimizer step on random pixels."""
     torch.manual_seed(0)
     module, loss_of = ours(batch_size) if name == OURS else peer(name.rpartition(" ")[2])
+    pixels = torch.randn(batch_size, 3, SIDE, SIDE)
+    return optimizer_step(module, lambda: loss_of(pixels), half=dtype == "bf16")
+
+
+def optimizer_step(module: nn.Module, loss_of: Callable[[], Tensor], *, half: bool = False) -> Step:
+    """A function that makes one step of training: loss, gradient, clipping, fused AdamW. half: under autocast to bf16."""
     module.train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
-    pixels = torch.randn(batch_size, 3, SIDE, SIDE)
 
     def step() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-            loss = loss_of(pixels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = loss_of()
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
@@ -110,7 +115,7 @@ def make_step(name: str, dtype: str, batch_size: int) -> Step:
     return step
 
 
-def alternate(steps: dict[str, Step], repeats: int) -> dict[str, float]:
+def alternate(steps: dict[str, Step], repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """Median seconds of each step, all of them in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -118,9 +123,9 @@ def alternate(steps: dict[str, Step], repeats: int) -> dict[str, float]:
         step()
     for _ in range(repeats):
         for name, step in steps.items():
-            begin = time.perf_counter()
+            begin = clock()
             step()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -371,9 +371,16 @@ def _check_sizes(source: Source, order: Order | BudgetOrder, batch_size: int | N
         held = f" ({source.num_held_out} more are held out for scores)" if source.num_held_out else ""
         raise ValueError(f"batch_size must be between 1 and the {len(source)} rows of {source}{held}; got {batch_size}")
     if batch_size % num_shares:
-        below, above = batch_size // num_shares * num_shares, -(-batch_size // num_shares) * num_shares
-        nearest = f"{below} and {above} are" if below else f"{above} is"
-        raise ValueError(f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}: {nearest}")
+        raise ValueError(
+            f"batch_size must be a multiple of processes x micro-batches = {num_shares}; got {batch_size}: "
+            f"{nearest_multiples(batch_size, num_shares)}"
+        )
+
+
+def nearest_multiples(size: int, shares: int) -> str:
+    """The sizes next to one that are multiples of `shares`, and above 0, as a message ends."""
+    below, above = size // shares * shares, -(-size // shares) * shares
+    return f"{below} and {above} are" if below else f"{above} is"
 
 
 def holdings(source: Source, modalities: Modalities, *, track: Track = silent) -> Iterator[set[str]]:

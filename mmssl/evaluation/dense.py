@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmssl.data import Batch, DataOptions, Labels, Source, Track, batches, cut, processes, silent
+from mmssl.data import Batch, DataOptions, Source, Track, batches, cut, processes, silent
 from mmssl.data.dense import DENSE, IGNORED, Places
-from mmssl.data.source import LABEL, OnError
+from mmssl.data.source import OnError
 from mmssl.evaluation import probes
-from mmssl.evaluation.features import answers, evaluating, random_init, rows_of_pieces
+from mmssl.evaluation.features import Reading, answers, evaluating, random_init, rows_of_pieces
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.judged import Judged, class_names
 from mmssl.evaluation.protocol import DRAW, sentence
-from mmssl.evaluation.scorable import TRIED
+from mmssl.evaluation.scorable import check_readable
 from mmssl.evaluation.sources import EvaluateOptions, Sources
 from mmssl.evaluation.table import FREQUENT, OWN, RANDOM, RAW, TUNED, PairRow, PairTable
 from mmssl.modality import Dense, Inputs, Processor, find
@@ -53,30 +53,11 @@ Say = Callable[[Inputs], Float[Tensor, "b k *places"]]
 """Logits for the places of a batch."""
 
 
-class Placed(Processor):
-    """Another processor that reads samples whose places are to be predicted."""
-
-    def __init__(self, processor: Processor) -> None:
-        self.processor = processor
-
-    @property
-    def windowed(self) -> bool:
-        return self.processor.windowed
-
-    def pieces(self, raw: Any) -> list[Any]:
-        return self.processor.pieces(raw)
-
-    def settings(self) -> dict[str, Any]:
-        return self.processor.settings()
+class Placed(Reading):
+    """A processor that reads samples whose places are to be predicted."""
 
     def __call__(self, raw: Any) -> Inputs:
         return self.processor.labelled(raw, None)
-
-    def collate(self, samples: Sequence[Inputs]) -> Inputs:
-        return self.processor.collate(samples)
-
-    def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
-        return self.processor.features(inputs)
 
 
 @dataclass(frozen=True)
@@ -148,12 +129,16 @@ class Counted:
     @classmethod
     def of(cls, predicted: Iterator[Told], source: Source, names: Sequence[str]) -> "Counted":
         """From what is said of rows, beside their labels in the source."""
-        found, samples = np.zeros((len(names), len(names) + 1), dtype=np.int64), 0
+        found = cls(np.zeros((len(names), len(names) + 1), dtype=np.int64), 0)
         for one in predicted:
-            (truth,) = source.dense_labels([one.row], names)
-            found += confusion(truth, one.places, len(names), f"row {source.row_number(one.row)} of {source}")
-            samples += 1
-        return cls(found, samples)
+            found = found.with_row(one, source, names)
+        return found
+
+    def with_row(self, one: Told, source: Source, names: Sequence[str]) -> "Counted":
+        """With what is said of one more row."""
+        (truth,) = source.dense_labels([one.row], names)
+        more = confusion(truth, one.places, len(names), f"row {source.row_number(one.row)} of {source}")
+        return Counted(self.counts + more, self.samples + 1)
 
     def scores(self, shape: str) -> dict[str, float]:
         """In percent, by the keys of `TITLES`."""
@@ -204,7 +189,7 @@ class DenseEvaluator:
         self.judged: Judged | None = None
         self._baselines: list[PairRow] | None = None
         for source, labels in ((sources.train, sources.train_labels), (sources.test, sources.test_labels)):
-            check_labelled(source, labels, name, processor.processors[name], data.on_error)
+            check_readable(source, name, processor.processors[name], data.on_error, labels=labels)
 
     def exposure(self, history: History) -> Exposure:
         """What a model of that history saw of the test samples."""
@@ -225,8 +210,7 @@ class DenseEvaluator:
         own = (processor or self.processor).processors[self.modality]
         names, test = class_names(model), self.sources.test
         found = Counted.of(told(model, own, test, self.modality, say, title=title, **options), test, names)
-        plain = processes.by_first(lambda: (found.counts.tolist(), found.samples))
-        return Counted(np.array(plain[0], dtype=np.int64), plain[1])
+        return counted_by_first(lambda: found)
 
     def table(self, model: MMSSLModel, *, name: str | None = None, others: Mapping[str, str | Path] | None = None) -> PairTable:
         """A row for the predictions of `model`, for those of other saved models (name: folder or Hub id), and for each baseline."""
@@ -334,32 +318,39 @@ class DenseEvaluator:
         """The most frequent class of each word, where places are words; those that training samples lack: of all places."""
         modality, processor = find(self.modality), self.processor.processors[self.modality]
 
-        def words_of(source: Source, row: int) -> list[str] | None:
+        def words_of(source: Source) -> Iterator[list[str] | None]:
             narrow = source.only([modality])
-            return processor.words(narrow.raw(modality, narrow.rows([row])[0]))
+            return (processor.words(narrow.raw(modality, narrow.rows([row])[0])) for row in range(source.num_rows))
 
-        if words_of(self.sources.train, 0) is None:
+        train, test = self.sources.train, self.sources.test
+        if next(words_of(train)) is None:
             return None
 
-        def rows(source: Source) -> Iterator[tuple[int, list[str], Places]]:
-            for row in range(source.num_rows):
-                yield row, words_of(source, row) or [], source.dense_labels([row], names)[0]
-
-        def measured() -> tuple[list[list[int]], int]:
+        def measured() -> Counted:
             seen = defaultdict[str, Counter[int]](Counter)
-            for _, words, labels in rows(self.sources.train):
-                for word, number in zip(words, labels.tolist(), strict=False):
+            for row, words in enumerate(words_of(train)):
+                (labels,) = train.dense_labels([row], names)
+                for word, number in zip(words or [], labels.tolist(), strict=False):
                     seen[word][number] += number != IGNORED
             best = {word: max(found, key=lambda number: (found[number], -number)) for word, found in seen.items()}
             said = (
-                Told(row, np.array([best.get(word, frequent) for word in words], dtype=np.int64))
-                for row, words, _ in rows(self.sources.test)
+                Told(row, np.array([best.get(word, frequent) for word in words or []], dtype=np.int64))
+                for row, words in enumerate(words_of(test))
             )
-            found = Counted.of(said, self.sources.test, names)
-            return found.counts.tolist(), found.samples
+            return Counted.of(said, test, names)
 
-        counts, samples = processes.by_first(measured)
-        return Counted(np.array(counts, dtype=np.int64), samples)
+        return counted_by_first(measured)
+
+
+def counted_by_first(measure: Callable[[], Counted]) -> Counted:
+    """What the first process counts, on all of them."""
+
+    def plain() -> tuple[list[list[int]], int]:
+        found = measure()
+        return found.counts.tolist(), found.samples
+
+    counts, samples = processes.by_first(plain)
+    return Counted(np.array(counts, dtype=np.int64), samples)
 
 
 def labels_places(model: MMSSLModel, sources: Sources) -> bool:
@@ -377,29 +368,3 @@ def labels_places(model: MMSSLModel, sources: Sources) -> bool:
 def drawn_model(model: MMSSLModel, seed: int) -> MMSSLModel:
     """The same architecture with random weights."""
     return random_init(model.config, seed).to(model.device)
-
-
-def check_labelled(source: Source, labels: Labels, name: str, processor: Processor, on_error: OnError) -> None:
-    """Read the first rows of a source with their labels. ValueError if they are not what the model reads, or do not fit them.
-
-    on_error: "skip" wants only one of them to be readable.
-    """
-    modality = find(name)
-    place, label = source.places(modality), source.columns[LABEL]
-    if place == label:
-        raise ValueError(
-            f"evaluate: column {label!r} of {source} is the label, and {name} would be read from it: name another column"
-        )
-    failed = list[ValueError]()
-    for number in range(min(TRIED, source.num_rows)):
-        one = source.select(np.array([source.row_number(number)]))
-        known = Labels(labels.kind, labels.names, labels.values[number : number + 1], column=labels.column)
-        try:
-            next(batches(cut(one, {name: (modality, processor)}), {name: (modality, processor)}, 1, labels=known))
-        except ValueError as error:
-            failed.append(error)
-            continue
-        if on_error == "skip":
-            return
-    if failed:
-        raise ValueError(f"evaluate: {failed[0]}")

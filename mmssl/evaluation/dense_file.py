@@ -12,7 +12,7 @@ from PIL import Image
 from mmssl import files
 from mmssl.data import Source, processes
 from mmssl.data.dense import VOID, Places
-from mmssl.evaluation.dense import Counted, Told, confusion, own_words, told
+from mmssl.evaluation.dense import Counted, Told, own_words, told
 from mmssl.evaluation.judged import Judged, class_names
 from mmssl.evaluation.predictions import HELD_OUT, PREDICTION, ROW, Unseen, as_stored, kept_columns
 from mmssl.model import MMSSLModel
@@ -43,34 +43,30 @@ def dense_source(
     """
     head, names = model.label_head, class_names(model)
     found = told(model, processor.processors[name], source, name, own_words(model, name), **options)
-    counts, samples = np.zeros((len(names), len(names) + 1), dtype=np.int64), 0
+    counted = Counted.of(iter(()), source, names)
     judged_rows = unseen.among(torch.arange(source.num_rows)).numpy()
     said: list[Any] = [None] * source.num_rows
 
-    def count(one: Told) -> int:
-        if not scored or not judged_rows[one.row]:
-            return 0
-        (truth,) = source.dense_labels([one.row], names)
-        counts[:] += confusion(truth, one.places, len(names), f"row {source.row_number(one.row)} of {source}")
-        return 1
+    def count(one: Told, before: Counted) -> Counted:
+        return before.with_row(one, source, names) if scored and judged_rows[one.row] else before
 
     if head.places == "map" and processes.is_first():
         folder = output.with_name(f"{output.stem}{MAPS}")
         with files.new_folder(folder) as new:
             for one in found:
-                samples += count(one)
+                counted = count(one, counted)
                 file = f"{source.row_number(one.row):06d}.png"
                 picture(one.places, len(names)).save(new / file)
                 said[one.row] = f"{folder.name}/{file}"
     else:
         stored = as_stored(names)
         for one in found:
-            samples += count(one)
+            counted = count(one, counted)
             said[one.row] = [None if number < 0 else stored[number] for number in one.places.tolist()]
     if not processes.is_first():
         return None
     assert head.places is not None, "it labels places"
-    judged = Counted(counts, samples).judged(head.task, head.places, names) if samples else None
+    judged = counted.judged(head.task, head.places, names) if counted.samples else None
     return table_of(source, said, keep, unseen, judged_rows), judged
 
 

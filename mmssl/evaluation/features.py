@@ -218,8 +218,8 @@ def raw_features(
     return joined([(values, batch.labels, batch.ids) for values, batch in merged])
 
 
-class _Raw(Processor):
-    """Another processor whose only tensor is its features, so that workers and `on_error` treat both alike."""
+class Reading(Processor):
+    """Another processor, of which a subclass reads samples in its own way, so that workers and `on_error` treat both alike."""
 
     def __init__(self, processor: Processor) -> None:
         self.processor = processor
@@ -233,6 +233,16 @@ class _Raw(Processor):
 
     def settings(self) -> dict[str, Any]:
         return self.processor.settings()
+
+    def collate(self, samples: Sequence[Inputs]) -> Inputs:
+        return self.processor.collate(samples)
+
+    def features(self, inputs: Inputs) -> Float[np.ndarray, " f"]:
+        return self.processor.features(inputs)
+
+
+class _Raw(Reading):
+    """A processor whose only tensor is its features."""
 
     def __call__(self, raw: Any) -> Inputs:
         features: Float[np.ndarray, " f"] = self.processor.features(self.processor(raw))

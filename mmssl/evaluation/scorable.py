@@ -1,6 +1,7 @@
 """What can be known of labelled data before anything is trained: whether scores on them will have a meaning."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -62,10 +63,18 @@ def chosen_by(labels: Labels, seed: int) -> Bool[np.ndarray, " n"]:
     return probes.held_out(groups, seed).numpy()
 
 
-def check_readable(source: Source, name: str, processor: Processor, on_error: OnError, inputs: Collection[str]) -> None:
+def check_readable(
+    source: Source,
+    name: str,
+    processor: Processor,
+    on_error: OnError,
+    inputs: Collection[str] = (),
+    labels: Labels | None = None,
+) -> None:
     """Read the first rows of a source. ValueError if they are not what the model reads, or hold the answer as well.
 
     on_error: "skip" wants only one of them to be readable. inputs: columns that the model was trained on.
+    labels: of all rows, where they have to fit the samples: those of places.
     """
     modality, label = find(name), source.columns[LABEL]
     place = source.places(modality)
@@ -77,7 +86,8 @@ def check_readable(source: Source, name: str, processor: Processor, on_error: On
     for number in range(min(TRIED, source.num_rows)):
         one = source.select(np.array([source.row_number(number)]))
         try:
-            next(batches(cut(one, modalities), modalities, 1))
+            known = None if labels is None else replace(labels, values=labels.values[number : number + 1])
+            next(batches(cut(one, modalities), modalities, 1, labels=known))
         except ValueError as error:
             failed.append(error)
             continue

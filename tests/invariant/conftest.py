@@ -17,6 +17,7 @@ LIMIT = 90.0
 
 
 Ask = Callable[..., list[str]]
+Whole = Callable[[str], tuple[list[str], Any]]
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,29 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     ):
         yield partial(_send, server, log)
         # It ends when nobody can ask it any more.
+
+
+@pytest.fixture(scope="module")
+def alone(
+    request: pytest.FixtureRequest, ask: Ask, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[list[str], Any]]:
+    """The command of a case of a file, and what one process comes to with it: run once for all cases that share it.
+
+    The file has its `CASES`, and says by `result` what a folder holds in the end.
+    """
+    known: dict[Any, tuple[list[str], Any]] = {}
+
+    def found(name: str) -> tuple[list[str], Any]:
+        case = request.module.CASES[name]
+        key = (case.recipe, case.overrides)
+        if key not in known:
+            folder = tmp_path_factory.mktemp("alone")
+            arguments = case.arguments(folder)
+            ask(folder, *arguments)
+            known[key] = arguments, request.module.result(folder)
+        return known[key]
+
+    return found
 
 
 def _send(

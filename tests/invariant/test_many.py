@@ -268,24 +268,6 @@ CASES = {
 Whole = Callable[[str], tuple[list[str], Result]]
 
 
-@pytest.fixture(scope="module")
-def alone(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """The command of a case, and what one process comes to with it: run once for all cases that share it."""
-    known: dict[Any, tuple[list[str], Result]] = {}
-
-    def found(name: str) -> tuple[list[str], Result]:
-        case = CASES[name]
-        key = (case.recipe, case.overrides)
-        if key not in known:
-            folder = tmp_path_factory.mktemp("alone")
-            arguments = case.arguments(folder)
-            ask(folder, *arguments)
-            known[key] = arguments, result(folder)
-        return known[key]
-
-    return found
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_many_processes_end_like_one(name: str, ask: Ask, alone: Whole, tmp_path: Path) -> None:
     arguments, expected = alone(name)

@@ -37,6 +37,7 @@ def neighbour(name: str) -> ModuleType:
 
 
 many = neighbour("test_many")
+result = many.result
 CASES = many.CASES | {
     "pairs": many.Case("pairs/clip_glyphs", (*many.GLYPHS, "data.lacking=null"), many=("train.accumulation=2",)),
     "pairs of which some lack a part": many.Case("pairs/clip_glyphs", many.GLYPHS),
@@ -61,24 +62,6 @@ RUNS = [
 ]
 
 Whole = Callable[[str], tuple[list[str], Any]]
-
-
-@pytest.fixture(scope="module")
-def alone(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """The command of a case, and what one process comes to with it: run once for all tests."""
-    known: dict[Any, tuple[list[str], Any]] = {}
-
-    def found(name: str) -> tuple[list[str], Any]:
-        case = CASES[name]
-        key = (case.recipe, case.overrides)
-        if key not in known:
-            folder = tmp_path_factory.mktemp("alone")
-            arguments = case.arguments(folder)
-            ask(folder, *arguments)
-            known[key] = arguments, many.result(folder)
-        return known[key]
-
-    return found
 
 
 @pytest.mark.parametrize(("case", "strategy"), RUNS)

@@ -17,7 +17,8 @@ from mmssl.objectives.agree.clip import Clip
 from mmssl.plugins import points
 from mmssl.recipe.options import TrainOptions
 from mmssl.testing.small import SMALL, batch_of, small_model, small_processor
-from mmssl.training.sizing.cost import attend, chosen, cost
+from mmssl.training.loop import set_attention
+from mmssl.training.sizing.cost import chosen, cost
 from mmssl.training.sizing.weightless import weigh, weightless
 from mmssl_catalogue import MODALITIES
 
@@ -80,7 +81,7 @@ def check(make: Made, precision: str = "fp32", again: bool = False) -> None:
         empty.networks.make()
     weigh(empty)
     for each in (objective, empty):
-        attend(each, "sdpa")
+        set_attention(each, "sdpa", torch.device("cpu"))
     if again:
         for module in objective.modules():
             if isinstance(module, Encoder):

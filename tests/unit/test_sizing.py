@@ -13,7 +13,8 @@ from mmssl import api
 from mmssl.recipe.options import TrainOptions
 from mmssl.recipe.recipe import load
 from mmssl.testing.small import objective_of
-from mmssl.training.sizing.cost import Curve, Sized, attend, sized
+from mmssl.training.loop import set_attention
+from mmssl.training.sizing.cost import Curve, Sized, sized
 from mmssl.training.sizing.devices import DEVICES, Fleet, fleet
 from mmssl.training.sizing.memory import BUCKET, STRATEGIES, Weight
 from mmssl.training.sizing.trace import traced
@@ -145,7 +146,7 @@ def test_weights_take_no_memory_until_they_are_written() -> None:
 @pytest.mark.parametrize("kind", ["masked", "jepa", "contrast"])
 def test_products_are_counted_as_torch_counts_those_that_are_computed(kind: str) -> None:
     objective, batch = objective_of(kind, "tabular")
-    attend(objective, "eager")  # torch counts no other attention on a CPU
+    set_attention(objective, "eager", torch.device("cpu"))  # torch counts no other attention on a CPU
     found = traced(objective, batch, None)
     with FlopCounterMode(display=False) as counter:
         output = objective(batch)

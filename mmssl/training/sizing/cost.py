@@ -11,12 +11,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mmssl.data import Batch, Labels, Stream
-from mmssl.model import Encoder
 from mmssl.objectives import Objective
 from mmssl.objectives.networks import AVERAGE, Moving
 from mmssl.recipe import Recipe
 from mmssl.recipe.options import TrainOptions
 from mmssl.training.build import Pieces, build, cut_stream
+from mmssl.training.loop import set_attention
 from mmssl.training.pace import first_batch
 from mmssl.training.sizing.trace import Trace, Traced, traced
 from mmssl.training.sizing.weightless import weigh, weightless
@@ -107,7 +107,8 @@ def sized(recipe: Recipe) -> Sized:
             objective.networks.want(AVERAGE, Moving(options.ema, options.ema))
         objective.networks.make()
     weigh(objective)
-    attend(objective, options.attention)
+    # As on an accelerator: but for eager, no matrix of all pairs is kept, by whatever kernel.
+    set_attention(objective, "eager" if options.attention == "eager" else "sdpa", torch.device("cpu"))
     costs, longest, lacking = [], 0, len(splits.streams) > 1
     for name, stream in splits.streams.items():
         cut = cut_stream(stream, pieces.processor)
@@ -119,15 +120,6 @@ def sized(recipe: Recipe) -> Sized:
         longest, lacking = max(longest, int(counts.max())), lacking or batch.rows is not None
     samples = sum(len(stream.source) for stream in splits.streams.values())
     return Sized(objective, options, costs, longest, samples, lacking)
-
-
-def attend(objective: Objective, attention: str) -> None:
-    """Attention as on an accelerator: but for eager, no matrix of all pairs is kept, by whatever kernel."""
-    kernel = "eager" if attention == "eager" else "sdpa"
-    objective.model.set_attn_implementation(kernel)
-    for module in objective.modules():
-        if isinstance(module, Encoder):
-            module.config._attn_implementation = kernel
 
 
 def examples(recipe: Recipe, pieces: Pieces, stream: Stream, labels: Labels | None) -> tuple[Batch, Int[Tensor, " b"]]:

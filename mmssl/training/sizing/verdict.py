@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mmssl.data.loader import nearest_multiples
 from mmssl.recipe.options import TrainOptions
 from mmssl.training.sizing.cost import Cost, Sized
 from mmssl.training.sizing.devices import Fleet
@@ -65,10 +66,9 @@ def check_divides(options: TrainOptions, fleet: Fleet) -> None:
     """ValueError, with the nearest sizes that are, unless a step's samples are a multiple of devices x micro-batches."""
     batch, shares = options.batch_size, fleet.count * options.accumulation
     if options.batch_tokens is None and batch % shares:
-        below, above = batch // shares * shares, -(-batch // shares) * shares
-        nearest = f"{below} and {above} are" if below else f"{above} is"
         raise ValueError(
-            f"train.batch_size must be a multiple of processes x train.accumulation = {shares} on {fleet}; got {batch}: {nearest}"
+            f"train.batch_size must be a multiple of processes x train.accumulation = {shares} on {fleet}; got {batch}: "
+            f"{nearest_multiples(batch, shares)}"
         )
 
 
