@@ -125,6 +125,7 @@ def wav2vec2(made: Session, kernel: str, _: bool) -> tuple[nn.Module, Callable[[
         shape = (len(waves), int(model._get_feat_extract_output_lengths(waves.shape[1])))
         places = (torch.arange(shape[1]) < lengths[:, None]).long()
         hidden = _compute_mask_indices(shape, mask.ratio, mask.length, attention_mask=places, min_masks=mask.least)
+        hidden[hidden.sum(1) < 2, :2] = True  # recordings shorter than a span; a negative needs a second place
         negatives = torch.from_numpy(_sample_negative_indices(shape, settings.num_negatives, hidden))
         marked = torch.from_numpy(hidden)
 

@@ -186,10 +186,13 @@ def test_embeddings_of_selfie_learn_from_being_the_target() -> None:
 
 def test_largest_logit_is_logged_with_the_z_loss() -> None:
     logits, target = torch.tensor([[[1.0, -7.0, 2.0]]]), torch.tensor([[2]])
+    counted = torch.tensor([[True]])
     loss = CrossEntropy(z_loss=1e-4, temperature=0.5)
     value, _ = loss(logits, target, None, Draws(keys(0, 0, torch.arange(1))))
     z = math.log(math.exp(2) + math.exp(-14) + math.exp(4))
     assert value.item() == pytest.approx(z - 4 + 1e-4 * z**2, rel=1e-5)
-    assert loss.metrics(logits) == {"largest_logit": torch.tensor(14.0)} and not CrossEntropy().metrics(logits)
+    assert loss.metrics(logits, counted) == {"largest_logit": torch.tensor(14.0)} and not CrossEntropy().metrics(logits, counted)
+    many, some = torch.cat([logits, 100 * logits], 1), torch.tensor([[True, False]])
+    assert loss.metrics(many, some) == {"largest_logit": torch.tensor(14.0)}, "a place that is not counted"
     objective, batch = objective_of("masked", "text", predictor=MaskToken(), targets=[Raw(loss=CrossEntropy(z_loss=1e-4))])
     assert objective(batch).metrics["largest_logit"].value > 0

@@ -40,8 +40,8 @@ class Loss(ABC):
         """Which tokens have a target, as a call says too: those that lack no value (NaN), or have a class (-100 = none)."""
         return ~target.isnan().any(-1) if target.is_floating_point() else target != -100
 
-    def metrics(self, predicted: Tensor) -> dict[str, Float[Tensor, ""]]:
-        """Detached scalars about predictions, to be logged; of several parts of a target the largest."""
+    def metrics(self, predicted: Tensor, counted: Bool[Tensor, "b m"]) -> dict[str, Float[Tensor, ""]]:
+        """Detached scalars about the predictions that are counted, to be logged; of several parts of a target the largest."""
         return {}
 
 
@@ -105,15 +105,18 @@ class CrossEntropy(Loss):
     classes = True
 
     def __call__(self, predicted: Tensor, target: Tensor, real: Bool[Tensor, "b m"] | None, draws: Draws) -> PerToken:
-        logits = predicted.float() / self.temperature
+        logits = predicted.float() if self.temperature == 1 else predicted.float() / self.temperature
         if target.is_floating_point():
             loss, there = soft_classification(logits, target)
         else:
             loss, there = classification(logits, target, self.label_smoothing)
-        return loss + self.z_loss * logits.logsumexp(-1).square(), there
+        return (loss + self.z_loss * logits.logsumexp(-1).square() if self.z_loss else loss), there
 
-    def metrics(self, predicted: Tensor) -> dict[str, Float[Tensor, ""]]:
-        return {"largest_logit": predicted.detach().float().abs().amax() / self.temperature} if self.z_loss else {}
+    def metrics(self, predicted: Tensor, counted: Bool[Tensor, "b m"]) -> dict[str, Float[Tensor, ""]]:
+        if not self.z_loss:
+            return {}
+        logits = predicted.detach().masked_fill(~counted[..., None], 0).float().abs()
+        return {"largest_logit": (logits.amax() if logits.numel() else logits.new_zeros(())) / self.temperature}
 
 
 @dataclass(frozen=True, kw_only=True)

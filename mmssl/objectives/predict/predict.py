@@ -39,8 +39,10 @@ class Heads(nn.ModuleDict):
     def __init__(self, target: Target, width: int, sizes: Mapping[str, int]) -> None:
         super().__init__({key: target.head(width, size) for key, size in sizes.items()})
 
-    def forward(self, hidden: Tensor) -> dict[str, Tensor]:
-        return {key: head(hidden) for key, head in self.items()}
+    def forward(self, hidden: Tensor, only: Mapping[str, Bool[Tensor, "b m"]] | None = None) -> dict[str, Tensor]:
+        """A prediction of each part at all places; of those in `only` at k places alone, as `[1, k, size]`."""
+        where = {} if only is None else only
+        return {key: head(hidden[where[key]][None] if key in where else hidden) for key, head in self.items()}
 
 
 class Predict(Objective):
@@ -214,30 +216,35 @@ class Predict(Objective):
     def target_term(
         self, number: int, scene: Scene, predicted: Predicted, values: Mapping[str, Tensor]
     ) -> tuple[Term, Yardstick | None, dict[str, Metric]]:
-        """The loss of one target over all its parts and the places that have one, what a constant prediction loses, and metrics."""
-        losses, counted, constants, metrics = [], [], [], dict[str, list[Tensor]]()
-        for key, guess in self.guesses(number, scene, predicted).items():
-            truth = self.truth(number, scene, predicted, key, values[key])
-            if truth.is_floating_point() and isinstance(self.head(number, scene.name)[key], nn.Identity):
-                same_width(guess, truth)
-            loss = self.loss_of(number, scene.name, truth)
-            each, there = loss(guess, truth, predicted.real, scene.draws)
-            counts = there if predicted.real is None else there & predicted.real
-            losses.append(each)
-            counted.append(counts)
-            for name, value in loss.metrics(guess.masked_fill(~counts[..., None], 0)).items():
+        """The loss of one target over all its parts and the places that have one, what a constant prediction loses, and metrics.
+
+        Of classes the head answers only at places that count: a vocabulary of logits for each padded place would be most of a step.
+        """
+        heads = self.head(number, scene.name)
+        truths = {key: self.truth(number, scene, predicted, key, values[key]) for key in heads}
+        chosen = {key: self.loss_of(number, scene.name, truth) for key, truth in truths.items()}
+        counted = {key: loss.there(truths[key]) for key, loss in chosen.items()}
+        if predicted.real is not None:
+            counted = {key: there & predicted.real for key, there in counted.items()}
+        latent = self.every_target[number].from_latent and predicted.latent is not None
+        only = {key: counted[key] for key, truth in truths.items() if not truth.is_floating_point()}
+        losses, constants, metrics = [], [], dict[str, list[Tensor]]()
+        for key, guess in heads(predicted.latent if latent else predicted.values, only).items():
+            loss, truth, counts = chosen[key], truths[key], counted[key]
+            if key in only:
+                each, _ = loss(guess, truth[counts][None], None, scene.draws)
+                losses.append(each.new_zeros(counts.shape).masked_scatter(counts, each))
+            else:
+                if isinstance(heads[key], nn.Identity):
+                    same_width(guess, truth)
+                losses.append(loss(guess, truth, predicted.real, scene.draws)[0])
+            for name, value in loss.metrics(guess, counts[counts][None] if key in only else counts).items():
                 metrics.setdefault(name, []).append(value)
             if scene.diagnose:
                 constants.append(constant(loss, truth, counts, predicted.real, scene.draws, guess.shape[-1]))
-        term = Term.tokens(torch.stack(losses), torch.stack(counted))
+        term = Term.tokens(torch.stack(losses), torch.stack([*counted.values()]))
         yardstick = Yardstick(self.every_target[number].weight, term.measured, tuple(constants)) if scene.diagnose else None
         return term, yardstick, {name: Largest(torch.stack(values).amax()) for name, values in metrics.items()}
-
-    def guesses(self, number: int, scene: Scene, predicted: Predicted) -> dict[str, Tensor]:
-        """The prediction of each part of a target."""
-        latent = self.every_target[number].from_latent and predicted.latent is not None
-        guesses: dict[str, Tensor] = self.head(number, scene.name)(predicted.latent if latent else predicted.values)
-        return guesses
 
     def truth(self, number: int, scene: Scene, predicted: Predicted, key: str, values: Tensor) -> Tensor:
         """The target of a part at the places that are predicted. ValueError for anything but a value for every token."""
