@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -97,6 +97,17 @@ class Tokens:
             identity=gather(self.identity, index),
             sequence=gather(self.sequence, index),
         )
+
+    def rows(self, index: Int[Tensor, " k"]) -> "Tokens":
+        """Some samples of the batch; what one tensor holds for all of them stays one tensor."""
+
+        def part(whole: Tensor | None) -> Any:
+            if whole is None:
+                return None
+            return whole[:1].expand(len(index), *whole.shape[1:]) if len(whole) > 1 and whole.stride(0) == 0 else whole[index]
+
+        names = ("values", "coords", "valid", "identity", "keys", "sequence")
+        return replace(self, **{name: part(getattr(self, name)) for name in names})
 
     def sequences(self, kept: Int[Tensor, " s"] | None = None) -> "Sequences | None":
         """Its sequences, each of which is to be a row of a batch; None where each sample is one.

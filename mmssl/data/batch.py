@@ -79,12 +79,11 @@ class Batch:
         """The samples that hold a modality, and nothing else of them; an empty batch where none does."""
         return self.of(name) if name in self.inputs else Batch({}, self.keys[:0], self.ids[:0])
 
-    def both(self, a: str, b: str) -> tuple["Batch", "Batch"] | None:
-        """The samples that hold two modalities, as a batch of each; None if there are none."""
-        first, second = self.of(a), self.of(b)
+    def in_both(self, a: str, b: str) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]] | None:
+        """The samples that hold two modalities: their places among those of each; None if there are none."""
         held = [self.held(name) for name in (a, b)]
-        kept = [torch.nonzero(torch.isin(mine, other))[:, 0] for mine, other in (held, held[::-1])]
-        return None if not len(kept[0]) else (first.take(kept[0]), second.take(kept[1]))
+        first, second = (torch.nonzero(torch.isin(mine, other))[:, 0] for mine, other in (held, held[::-1]))
+        return (first, second) if len(first) else None
 
     def take(self, rows: Int[Tensor, " k"]) -> "Batch":
         """Some samples, by their places, which ascend."""

@@ -97,8 +97,10 @@ def test_rows_may_lack_a_modality_but_not_all() -> None:
     (batch,) = batches(Source.from_rows(rows), modalities, 6)
     assert (batch.held("image").tolist(), batch.held("text").tolist()) == ([0, 1, 2, 3, 5], [1, 2, 4, 5])
     assert len(batch.inputs["text"]["input_ids"]) == 4
-    both = batch.both("image", "text")
-    assert both is not None and both[0].ids.tolist() == both[1].ids.tolist() == [1, 2, 5]
+    both = batch.in_both("image", "text")
+    assert both is not None
+    for name, places in zip(("image", "text"), both, strict=True):
+        assert batch.of(name).take(places).ids.tolist() == [1, 2, 5]
     rows[1] = {"image": None, "text": float("nan")}
     with pytest.raises(ValueError, match="row 1 of rows in memory holds none of image, text"):
         list(batches(Source.from_rows(rows), modalities, 6))

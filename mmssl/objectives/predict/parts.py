@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -20,6 +20,7 @@ from mmssl.objectives.terms import Metric, Term
 from mmssl.tokens import Tokens
 
 Found = TypeVar("Found")
+Made = TypeVar("Made", Tokens, list[Tokens])
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Scene:
     shared: what a network makes of the view, where other parts of an objective may ask for it too; None: nobody else does.
     view: what the student sees; None: `inputs`.
     differ: says which tokens the predictor gives other content than they have.
+    part_of: a scene of the same modality, of which this one has some samples, and which: what networks make of them is taken there.
     """
 
     networks: Networks
@@ -51,6 +53,7 @@ class Scene:
     shared: Callable[[str], Tokens] | None = None
     view: Inputs | None = None
     differ: Callable[["Scene"], Bool[Tensor, "b n"]] | None = None
+    part_of: tuple["Scene", Int[Tensor, " k"]] | None = None
 
     @property
     def model(self) -> MMSSLModel:
@@ -91,14 +94,41 @@ class Scene:
     @torch.no_grad()
     def embedded(self, network: str) -> Tokens:
         """What a copy of the model makes of `inputs` before its encoder."""
-        return self.once(f"embedded by {network}", lambda: self.networks[network].embed(self.name, self.inputs))
+        return self.made(f"embedded by {network}", lambda scene: scene.networks[network].embed(scene.name, scene.inputs))
 
     @torch.no_grad()
     def encoded(self, network: str) -> Tokens:
         """What a copy of the model makes of `inputs`, prefix tokens first."""
-        if self.shared is not None:
-            return self.shared(network)
-        return self.once(f"encoded by {network}", lambda: self.networks[network].encoder(self.embedded(network)))
+
+        def encode(scene: Scene) -> Tokens:
+            if scene.shared is not None:
+                return scene.shared(network)
+            found: Tokens = scene.networks[network].encoder(scene.embedded(network))
+            return found
+
+        return self.made(f"encoded by {network}", encode)
+
+    @torch.no_grad()
+    def layers(self, network: str, count: int, part: Literal["block", "ffn"]) -> list[Tokens]:
+        """What the `count` top layers of a copy of the model make of `inputs`, prefix tokens first; see `Encoder.layer_outputs`."""
+
+        def encode(scene: Scene) -> list[Tokens]:
+            found: list[Tokens] = scene.networks[network].encoder.layer_outputs(scene.embedded(network), count, part=part)
+            return found
+
+        return self.made(f"{count} layers of {network}, {part}", encode)
+
+    def made(self, key: str, make: Callable[["Scene"], Made]) -> Made:
+        """What a network makes of each sample, computed once for all scenes that have some of them."""
+        if self.part_of is None:
+            return self.once(key, lambda: make(self))
+        whole, rows = self.part_of
+
+        def some() -> Any:
+            found = whole.made(key, make)
+            return found.rows(rows) if isinstance(found, Tokens) else [tokens.rows(rows) for tokens in found]
+
+        return self.once(key, some)
 
     def once(self, key: str, compute: Callable[[], Found]) -> Found:
         """What `compute` gives, computed at the first call with this key."""

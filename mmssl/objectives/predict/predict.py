@@ -4,10 +4,10 @@ A sampler hides tokens, a predictor encodes what is left and answers at the hidd
 and losses how far it is from that. All of them are parts of a recipe; a paper is a setting of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import count, permutations
 from typing import Any, Literal, cast
 
 import torch
@@ -133,24 +133,57 @@ class Predict(Objective):
         return loss
 
     def terms(self, batch: Batch, step: Step) -> Terms:
-        parts = self.apart(batch) if self.across != "only" else []
+        scenes, found = self.scenes(batch, step), dict[str, Terms]()
+        for own in self.apart(batch) if self.across != "only" else []:
+            scene = scenes[own.modality]
+            found[own.modality] = self.terms_at(scene, self.answered(scene, own), step)
         if not batch.paired:
-            return self.terms_of(parts[0], step) if parts else Terms({})
-        found = {part.modality: self.terms_of(part, step) for part in parts}
-        found |= {f"{a.modality}_to_{b.modality}": self.terms_across(a, b, step) for a, b in self.paired(batch)}
+            return next(iter(found.values()), Terms({}))
+        for key, context, scene in self.across_scenes(batch, scenes):
+            found[key] = self.terms_across(context, scene, step)
         terms = {f"{key}_{name}": term for name, each in found.items() for key, term in each.terms.items()}
         return Terms(terms, {f"{key}_{name}": value for name, each in found.items() for key, value in each.metrics.items()})
 
-    def paired(self, batch: Batch) -> list[tuple[Batch, Batch]]:
-        """For each ordered pair of modalities, where they predict one another, the samples that hold both, as a batch of each."""
-        names = [name for name in batch.inputs if name in self.modalities] if self.across != "none" else []
-        found = [batch.both(a, b) for a in names for b in names if a != b]
-        return [pair for pair in found if pair is not None]
+    def scenes(self, batch: Batch, step: Step) -> dict[str, Scene]:
+        """What there is to predict of each modality, for the samples that hold it."""
+        found = dict[str, Scene]()
+        for own in self.apart(batch):
+            name = own.modality
+            inputs = self.view(own, name) if step.seen is None else step.seen.inputs(self.first_view(name))
+            found[name] = self.scene(name, inputs, own, step)
+        return found
 
-    def terms_across(self, a: Batch, b: Batch, step: Step) -> Terms:
-        """The terms of one modality predicted from another one of the same samples."""
-        scene, context = self.across_scene(a, b, step)
-        tokens, first = self.joined(context, scene.tokens, b.modality), context.values.shape[1]
+    def across_scenes(self, batch: Batch, scenes: Mapping[str, Scene]) -> Iterator[tuple[str, Tokens, Scene]]:
+        """Each ordered pair of modalities that predict one another: a name, tokens of one, what to predict of the other.
+
+        Of the samples that hold both. Networks encode each modality once for all pairs.
+        """
+        for a, b in permutations(scenes if self.across != "none" else (), 2):
+            if (places := batch.in_both(a, b)) is not None:
+                context, asked = places
+                yield f"{a}_to_{b}", scenes[a].tokens.rows(context), self.some(scenes[b], batch.of(b).take(asked), asked)
+
+    def some(self, scene: Scene, batch: Batch, rows: Int[Tensor, " k"]) -> Scene:
+        """The scene of some of its samples, which `batch` holds."""
+        inputs, view = ({key: x[rows] for key, x in whole.items()} for whole in (scene.inputs, scene.view or scene.inputs))
+        return replace(
+            scene,
+            inputs=inputs,
+            view=view,
+            tokens=scene.tokens.rows(rows),
+            draws=self.draws_of(batch),
+            divide=partial(self.divide, inputs=view),
+            differ=partial(self.differ, batch=batch),
+            part_of=(scene, rows),
+        )
+
+    def draws_of(self, batch: Batch) -> Draws:
+        """Random numbers of the samples, once for each mask."""
+        return batch.draws.repeat(self.masks) if self.masks > 1 else batch.draws
+
+    def terms_across(self, context: Tokens, scene: Scene, step: Step) -> Terms:
+        """The terms of one modality predicted from the tokens of another one of the same samples."""
+        tokens, first = self.joined(context, scene.tokens, scene.name), context.values.shape[1]
         parts = Split(
             torch.arange(first, device=tokens.values.device).expand(len(scene.parts.hidden), first),
             scene.parts.hidden + first,
@@ -160,11 +193,6 @@ class Predict(Objective):
         )
         predicted = self.predictor(self.model.encoder, tokens.repeat(self.masks), parts, scene.draws)
         return self.terms_at(scene, replace(predicted, index=predicted.index - first), step)
-
-    def across_scene(self, a: Batch, b: Batch, step: Step) -> tuple[Scene, Tokens]:
-        """What is to be predicted, of one modality, and the tokens of the other one, from which it is."""
-        context = self.model.embed(a.modality, self.view(a, a.modality)).keyed(a.draws.fork(0))
-        return self.scene(b.modality, self.view(b, b.modality), b, replace(step, seen=None)), context
 
     def joined(self, context: Tokens, asked: Tokens, name: str) -> Tokens:
         """The tokens of two modalities in a row; those that are asked for carry the mark of theirs."""
@@ -185,12 +213,6 @@ class Predict(Objective):
         """The samples of each modality of rows that pair several, which are predicted each from itself."""
         names = [name for name in batch.inputs if name in self.modalities]
         return [batch.of(name) for name in names] if batch.paired else [batch]
-
-    def terms_of(self, batch: Batch, step: Step) -> Terms:
-        """The terms of a batch of one modality."""
-        name, seen = batch.modality, step.seen
-        inputs = self.view(batch, name) if seen is None else seen.inputs(self.first_view(name))
-        return self.terms_at(*self.predict(name, inputs, batch, step), step)
 
     def terms_at(self, scene: Scene, predicted: Predicted, step: Step) -> Terms:
         """The terms of what was predicted of a modality."""
@@ -258,19 +280,15 @@ class Predict(Objective):
 
     @torch.no_grad()
     def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
-        parts = self.apart(batch) if self.across != "only" else []
+        scenes, found = self.scenes(batch, step), dict[str, dict[str, Num[Tensor, ""]]]()
+        for name, scene in (scenes if self.across != "only" else {}).items():
+            places = sequences.places(self.predictor, scene.tokens.repeat(self.masks), scene.parts)
+            found[name] = self.weights_at(scene, *places)
         if not batch.paired:
-            return self.weights_of(parts[0], step) if parts else {}
-        found = {part.modality: self.weights_of(part, step) for part in parts}
-        for a, b in self.paired(batch):
-            scene, _ = self.across_scene(a, b, step)
-            found[f"{a.modality}_to_{b.modality}"] = self.weights_at(scene, scene.parts.hidden, scene.parts.hidden_real)
+            return next(iter(found.values()), {})
+        for key, _, scene in self.across_scenes(batch, scenes):
+            found[key] = self.weights_at(scene, scene.parts.hidden, scene.parts.hidden_real)
         return {f"{key}_{name}": weight for name, each in found.items() for key, weight in each.items()}
-
-    def weights_of(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
-        """The weights of the terms of a batch of one modality."""
-        scene = self.scene(batch.modality, self.view(batch, batch.modality), batch, step)
-        return self.weights_at(scene, *sequences.places(self.predictor, scene.tokens.repeat(self.masks), scene.parts))
 
     def weights_at(self, scene: Scene, index: Tensor, real: Bool[Tensor, "b m"] | None) -> dict[str, Num[Tensor, ""]]:
         """The weights of the terms of a modality whose tokens at `index` are predicted."""
@@ -303,17 +321,14 @@ class Predict(Objective):
 
     def scene(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> Scene:
         """What targets see of one view."""
-        tokens, draws = self.model.embed(name, inputs).keyed(batch.draws.fork(0)), batch.draws
-        if self.masks > 1:
-            draws = draws.repeat(self.masks)
+        tokens = self.model.embed(name, inputs).keyed(batch.draws.fork(0))
         seen = batch.inputs[name] if self.clean else inputs
         divide, shared = partial(self.divide, inputs=inputs), None
         if step.seen is not None and not self.clean and self.views[name][self.first_view(name).kind].mask is None:
             shared = partial(self.encoded, step.seen, self.first_view(name))
         differ = partial(self.differ, batch=batch)
-        return Scene(
-            self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, step.diagnose, shared, inputs, differ
-        )
+        draws, diagnose = self.draws_of(batch), step.diagnose
+        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, diagnose, shared, inputs, differ)
 
     def differ(self, scene: Scene, batch: Batch) -> Bool[Tensor, "b n"]:
         """Which tokens the predictor gives other content than they have."""
@@ -358,12 +373,16 @@ class Predict(Objective):
     def predict(self, name: str, inputs: Inputs, batch: Batch, step: Step = ALONE) -> tuple[Scene, Predicted]:
         """What was seen and hidden of one view, and the predictor's answer at the places that are predicted."""
         scene = self.scene(name, inputs, batch, step)
-        views = range(1, self.predictor.views)
+        return scene, self.answered(scene, batch)
+
+    def answered(self, scene: Scene, batch: Batch) -> Predicted:
+        """The predictor's answer at the places of a scene that are predicted, of the samples in `batch`."""
+        name, views = scene.name, range(1, self.predictor.views)
         others = [self.model.embed(name, self.view(batch, name, i)).keyed(batch.draws.fork(i)) for i in views]
         many = [tokens.repeat(self.masks) for tokens in (scene.tokens, *others)]
         donors = self.donors(name, scene.tokens, batch) if self.predictor.mixes else {}
         encoder = self.model.encoder
-        return scene, sequences.predicted(self.predictor, encoder, many[0], scene.parts, scene.draws, many[1:], donors)
+        return sequences.predicted(self.predictor, encoder, many[0], scene.parts, scene.draws, many[1:], donors)
 
     def donors(self, name: str, tokens: Tokens, batch: Batch) -> dict[str, Any]:
         """The tokens of the whole optimizer step, in the views that the encoder sees, and which samples of it the batch has."""

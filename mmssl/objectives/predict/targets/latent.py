@@ -106,6 +106,6 @@ class Latent(Target):
         if self.layers == 1 and self.part == "block":
             found = [scene.encoded(self.teacher)]
         else:
-            found = scene.networks[self.teacher].encoder.layer_outputs(tokens, self.layers, part=self.part)
+            found = scene.layers(self.teacher, self.layers, self.part)
         count = tokens.values.shape[1]
         return torch.stack([normalise(one.tail(count).values.float(), tokens.valid, self.how) for one in found]).mean(0)
