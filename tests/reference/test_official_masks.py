@@ -59,7 +59,11 @@ def s3prl(rows: int, size: int, ratio: float, length: int) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [20, 500, 1500])
-@pytest.mark.parametrize(("ratio", "length", "least"), [(0.65, 10, 2), (0.15, 7, 1)], ids=["wav2vec 2.0", "TERA"])
+@pytest.mark.parametrize(
+    ("ratio", "length", "least"),
+    [(0.65, 10, 2), (0.8, 10, 2), (0.8, 5, 2), (0.15, 7, 1)],
+    ids=["wav2vec 2.0", "HuBERT", "MERT", "TERA"],
+)
 def test_runs_have_the_share_and_the_lengths_of_the_official_masks(size: int, ratio: float, length: int, least: int) -> None:
     ours = hidden_of(Runs(ratio=ratio, length=length, least=least), sequence(200, size))
     theirs = fairseq(200, size, ratio, length, least) if least > 1 else s3prl(200, size, ratio, length)
@@ -100,9 +104,18 @@ def test_spans_that_leave_nothing_to_see_are_refused() -> None:
 def test_recipes_along_time_hide_spans_of_the_papers_length() -> None:
     paths = {name: path for name, path in recipes_found().items() if name.startswith("audio/")}
     found = {name: parse(path.read_text(), name)["objective"].get("mask") for name, path in paths.items()}
-    sounds = ("wav2vec2", "hubert", "wavlm", "unispeech_sat", "mert", "bestrq")
-    assert all(found[f"audio/{name}_spoken_digits"]["length"] == 10 for name in sounds)
-    assert found["audio/tera_spoken_digits"] == {"name": "runs", "ratio": 0.15, "length": 7}
+    official = {
+        "wav2vec2": (0.65, 10, 2),  # fairseq's wav2vec2.py, which its base configuration keeps
+        "hubert": (0.8, 10, 2),  # hubert_base_librispeech.yaml, as section IV.C of the paper: 8 % of the places
+        "wavlm": (0.8, 10, 2),  # both as HuBERT; src/examples/hubert/scripts/pretrain.sh of microsoft/UniSpeech
+        "unispeech_sat": (0.8, 10, 2),
+        "mert": (0.8, 5, 2),  # MERT_RVQ-VAE_CQT_95M.yaml
+        "tera": (0.15, 7, 1),  # config_model.yaml of s3prl's pretrain/tera
+    }
+    for name, settings in official.items():
+        mask = found[f"audio/{name}_spoken_digits"]
+        assert (mask["ratio"], mask["length"], mask.get("least", 1)) == settings, name
+    assert found["audio/bestrq_spoken_digits"]["length"] == 10
 
 
 def around(seen: Tensor, side: int) -> Tensor:
@@ -236,6 +249,8 @@ def test_official_numbers_of_the_page_are_those_of_the_code_here(masks: dict[str
     for size, place in ((20, 0), (500, 1), (1500, 2)):
         for text, mask in (
             ("runs (ratio 0.65, length 10, least 2)", fairseq(200, size, 0.65, 10, 2)),
+            ("runs (ratio 0.8, length 10, least 2)", fairseq(200, size, 0.8, 10, 2)),
+            ("runs (ratio 0.8, length 5, least 2)", fairseq(200, size, 0.8, 5, 2)),
             ("runs (ratio 0.15, length 7)", s3prl(200, size, 0.15, 7)),
         ):
             share, run = map(float, official[text][place].split(", "))

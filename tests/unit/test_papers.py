@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mmssl.recipe.yaml12 import parse
 from mmssl_catalogue import header, recipes_found
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -19,6 +20,10 @@ objective:
   mask: {name: random, ratio: 0.5}
   targets: [{name: hidden}, {name: raw, weight: 2.0}]
 """
+
+
+SCORES = re.compile(r"^Measured (?!by `python benchmarks/grid)|one seed|seeds 0|\d\d\.\d \(\d", re.MULTILINE)
+"""How scores begin, and how they are written."""
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +53,27 @@ def test_longer_run_stands_in_its_row(module: dict[str, Any], tmp_path: Path) ->
 def test_headers_hold_no_scores() -> None:
     """Scores stand in the files of docs/results."""
     for name, path in recipes_found().items():
-        paragraph = re.search(r"^Measured (?!by `python benchmarks/grid)", header(path), re.MULTILINE)
-        assert paragraph is None, f"{name}: scores belong into docs/results/longer.yaml"
+        found = SCORES.search(header(path))
+        assert found is None, f"{name}: scores belong into docs/results/longer.yaml"
+
+
+def names_the_optimizer(name: str, found: dict[str, Path], known: tuple[str, ...] = ()) -> bool:
+    """Whether a header, or one that it sends its readers to, says how the optimizer is set."""
+    text, stems = header(found[name]), {each.split("/")[-1]: each for each in found}
+    others = [stems[word] for word in re.findall(r"\w+", text) if word in stems and stems[word] not in (name, *known)]
+    said = re.search(r"AdamW|betas|clip|optimizer", text) is not None
+    return said or any(names_the_optimizer(other, found, (*known, name)) for other in others)
+
+
+def test_headers_of_papers_say_what_the_optimizer_is(module: dict[str, Any]) -> None:
+    """No paper but MAE has the betas, the decay and the clipping that a recipe gets by default."""
+    found = recipes_found()
+    for name, path in found.items():
+        settings = parse(path.read_text(encoding="utf-8"), name)["train"]
+        if name.startswith(("grid/", "start/")) or {"betas", "clip_norm", "weight_decay"} <= set(settings):
+            continue
+        if module["entry"](name, path, []) is not None:
+            assert names_the_optimizer(name, found), f"{name}: say in the header how AdamW is set, and how in the paper"
 
 
 @pytest.mark.parametrize(
