@@ -29,14 +29,16 @@ import pyarrow.parquet as pq
 from grid import DATASETS, ROOT, Cells, limits_of, machine, spread
 
 import mmssl
-from mmssl import api, files
+from mmssl import files
 from mmssl.data import DataOptions
 from mmssl.evaluation import EvaluateOptions, Evaluator
 from mmssl.model import load_model
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, load
 from mmssl.recipe.yaml12 import parse
-from mmssl.training.build import build, trainable
+from mmssl.training.build import build, cut_stream, trainable
+from mmssl.training.checking import fixed_bytes, forward_cost
+from mmssl.training.pace import first_batch
 from mmssl.training.run import Run, facts
 from mmssl.training.splits import open_splits
 
@@ -185,9 +187,9 @@ def cost(recipe: Recipe, batch_size: int = BATCH) -> dict[str, Any]:
     splits = open_splits(recipe)
     pieces = build(recipe, splits.streams, splits.labels)
     (stream,) = splits.streams.values()
-    batch = api.first_batch(recipe, pieces, api.cut_stream(stream, pieces.processor), splits.labels, batch_size)
-    _, kept = api.forward_cost(pieces.objective, batch)
-    fixed = api.fixed_bytes(pieces.objective, recipe.section("train"))
+    batch = first_batch(recipe, pieces, cut_stream(stream, pieces.processor), splits.labels, batch_size)
+    _, kept = forward_cost(pieces.objective, batch)
+    fixed = fixed_bytes(pieces.objective, recipe.section("train"))
     return {"learns": 100 * trainable(pieces.objective.model), "mebibytes": (fixed + kept) / 2**20}
 
 

@@ -202,7 +202,7 @@ def scores(row: Row, evaluator: Evaluator, model: MMSSLModel | None) -> dict[str
     if model is not None:
         features = extract(model, evaluator.processor, evaluator.sources.test, evaluator.modality, title="rank")
         rank = effective_rank(features.values).item()
-    return {"probe": factor * row.probe, "knn": factor * row.knn, "rank": rank}
+    return {"probe": factor * row.probe, "knn": None if row.knn is None else factor * row.knn, "rank": rank}
 
 
 def spent(run: Run) -> dict[str, Any]:

@@ -22,13 +22,13 @@ from torch import nn
 from mmssl.data import Batch, Labels
 from mmssl.draws import keys
 from mmssl.masking import Random
-from mmssl.modality import find
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Clock, Objective, Setup
 from mmssl.objectives.predict import Jepa, Masked
 from mmssl.objectives.predict.predictors import Transformer
 from mmssl.objectives.supervised import Supervised
 from mmssl.training.loop import set_attention
+from mmssl_modalities.image import ImageProcessor
 
 RATIOS = (0.5, 0.75, 0.9)
 MASKS = (1, 2, 4, 8)
@@ -42,7 +42,7 @@ Step = Callable[[], None]
 def model_of(side: int, patch: int, width: int, layers: int) -> MMSSLModel:
     """An encoder of `(side / patch)^2` tokens."""
     torch.manual_seed(0)
-    settings = find("image").processor(size=side, mean=0.5, std=0.5).settings()
+    settings = ImageProcessor(size=side, mean=0.5, std=0.5).settings()
     modalities = {"image": {"processor": settings, "adapter": {"patch_size": patch}}}
     shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // 64}
     return MMSSLModel(MMSSLConfig(modalities=modalities, drop_path_rate=0.0, **shape))

@@ -32,6 +32,7 @@ from mmssl.training.allocator import keep_freed_memory
 from mmssl.training.run import Run
 from mmssl.training.session import Session
 from mmssl_modalities.audio.processor import LENGTHS, STRIDE, WAVEFORM
+from mmssl_modalities.text import TextProcessor
 
 OURS = "mmssl"
 KERNELS = ("eager", "sdpa")
@@ -59,6 +60,7 @@ def bert(made: Session, kernel: str, sparse: bool) -> tuple[nn.Module, Callable[
     """BERT of the same size, and how it makes a loss of a batch."""
     config = made.training.objective.model.config
     text = made.pieces.processor.processors["text"]
+    assert isinstance(text, TextProcessor)
     model = BertForMaskedLM(
         BertConfig(
             vocab_size=text.tokens.size,
@@ -174,8 +176,8 @@ def main() -> None:
         medians = alternate(steps, options.repeats)
     lengths = [next(value for name, value in each.items() if "length" in name) for (each,) in (b.inputs.values() for b in batches)]
     filled = sum(float(each.sum()) for each in lengths) / sum(float(each.max()) * len(each) for each in lengths)
-    size = f"width {options.width}, {options.depth} layers, batch {options.batch_size}, {filled:.0%} of a padded batch is filled"
-    print(f"{options.what}: {size}, {torch.get_num_threads()} threads, torch {torch.__version__}, medians of {options.repeats}")
+    about = f"width {options.width}, {options.depth} layers, batch {options.batch_size}, {filled:.0%} of a padded batch is filled"
+    print(f"{options.what}: {about}, {torch.get_num_threads()} threads, torch {torch.__version__}, medians of {options.repeats}")
     print("| | ms a step | samples/s | ratio |")
     print("|---|---:|---:|---:|")
     for name, seconds in medians.items():

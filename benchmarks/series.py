@@ -21,7 +21,6 @@ from transformers import PatchTSTConfig, PatchTSTForPretraining
 
 from mmssl.data import Batch
 from mmssl.draws import keys
-from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Setup
 from mmssl.objectives.predict import Masked
@@ -30,10 +29,11 @@ from mmssl.recipe import recipe
 from mmssl.training.allocator import keep_freed_memory
 from mmssl.training.loop import set_attention
 from mmssl.training.start import make_config
+from mmssl_modalities.timeseries import TimeseriesProcessor
 
 RECIPE = "patchtst_etth1"
 APART, TOGETHER, PEER = "mmssl, channels apart", "mmssl, all channels", "transformers"
-KERNELS = ("eager", "sdpa")
+KERNELS: tuple[Literal["eager", "sdpa"], ...] = ("eager", "sdpa")
 """What `train.attention` takes on a CPU; each side is tried with both."""
 
 
@@ -44,7 +44,7 @@ def ours(
     sizes = [f"encoder.hidden_size={options.width}", f"encoder.num_hidden_layers={options.depth}"]
     sizes += [f"encoder.num_attention_heads={options.heads}", f"modalities.timeseries.adapter.attention={attention}"]
     chosen = recipe.load(RECIPE, sizes)
-    processor = find("timeseries").processor(num_channels=options.channels, length=options.length)
+    processor = TimeseriesProcessor(num_channels=options.channels, length=options.length)
     model = MMSSLModel(make_config(chosen, MMSSLProcessor({"timeseries": processor})))
     objective = Masked(model, Setup(), **chosen.objective[1])
     set_attention(objective, kernel, torch.device("cpu"))

@@ -88,6 +88,7 @@ def classical(folder: Path, seeds: int) -> dict[str, list[float]]:
     processor = find("timeseries").processor()
     processor.fit(list(train))
     reference = processor.reference()
+    assert reference is not None, "series have one"
     readers = {
         "1-NN Euclid": [make_pipeline(flat, KNeighborsClassifier(1))],
         "ridge": [make_pipeline(flat, RidgeClassifierCV(np.logspace(-3, 3, 13)))],

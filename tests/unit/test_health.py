@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import mmssl
-from mmssl.api import teacher_lines
 from mmssl.objectives.predict.targets import Latent
 from mmssl.recipe.options import TrainOptions
 from mmssl.testing import objective_of
+from mmssl.training.checking import teacher_lines
 from mmssl.training.health import PATIENCE, RULES, Flag, Watch
 from mmssl.training.loop import TrainingError
 from mmssl.training.run import Run
