@@ -138,7 +138,7 @@ def check(recipe: RecipeLike, overrides: Overrides = (), *, devices: str | None 
     The summary shows what the samples hold (the columns of a table, their kinds, and what looks odd), parameters, tokens per
     sample, the shapes of one batch, the loss of the untrained model, and the memory of a step.
 
-    ValueError for what would train in vain: spans that leave nothing to see, a teacher that never moves, a warmup that the budget
+    ValueError for what would train in vain: masks that leave nothing to see, a teacher that never moves, a schedule that the budget
     does not last for, parts of no parameter; for devices that are not known, or that cannot share the recipe's batch.
     """
     asked = None if devices is None else fleet(devices)

@@ -8,7 +8,7 @@ from mmssl.masking.multiblock import MultiBlock
 from mmssl.masking.rolled import RolledBlock
 from mmssl.masking.runs import Runs
 from mmssl.masking.scored import Block, Column, Random, Span
-from mmssl.masking.split import AXES, Axis, Ratio, Sampler, Scored, Split, of_sequences, split_in_order
+from mmssl.masking.split import AXES, Axis, Ratio, Sampler, Scored, Split, look_at, of_sequences, split_in_order
 from mmssl.masking.subset import Subset
 from mmssl.modality import MaskPreference
 from mmssl.plugins import Parts
@@ -56,6 +56,7 @@ __all__ = [
     "Split",
     "Subset",
     "Tube",
+    "look_at",
     "of_sequences",
     "preferred",
     "split_in_order",

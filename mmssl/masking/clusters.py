@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmssl.draws import Draws, below
 from mmssl.masking.multiblock import extent_of
-from mmssl.masking.split import Ratio, Scored, ranks, share
+from mmssl.masking.split import Ratio, Scored, ranks, share, some
 from mmssl.tokens import gather
 
 AT_ONCE = 32
@@ -48,6 +48,16 @@ class Clusters(Scored):
         if self.extra is not None and self.side[0] < self.side[1]:
             raise ValueError(
                 f"extra counts boxes of one side; got a side from {self.side[0]} to {self.side[1]}. Set both to one number"
+            )
+
+    def refuse(self, lengths: Int[Tensor, " b"]) -> None:
+        """ValueError as of any ratio, and if half of the samples have fewer tokens than one side of a box."""
+        super().refuse(lengths)
+        short = int(((lengths < self.side[0]) & (lengths > 1)).sum())
+        if 2 * short >= len(lengths):
+            raise ValueError(
+                f"a box of {self.side[0]} tokens a side is longer than {some(short, lengths)}: tokens would be hidden one by one. "
+                f"Set its side to at most {max(1, int(lengths.median()) // 2)}, or make tokens of smaller parts"
             )
 
     def __call__(

@@ -37,6 +37,9 @@ class Tube(Scored):
     ratio: Ratio = 0.9
     axis: Axis = "time"
 
+    def refuse(self, lengths: Int[Tensor, " b"]) -> None:
+        """Nothing: the ratio counts tubes, not tokens."""
+
     def __call__(
         self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], draws: Draws
     ) -> tuple[Float[Tensor, "b n"], Int[Tensor, " b"]]:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.masking.split import AXES, Axis, Ratio, Scored
+from mmssl.masking.split import AXES, Axis, Ratio, Scored, some
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -52,11 +52,11 @@ class Runs(Scored):
         return (~hidden).float(), hidden.sum(1)
 
     def refuse(self, lengths: Int[Tensor, " b"]) -> None:
+        """ValueError if half of the samples are no longer than a span."""
         short = int((lengths <= self.length).sum())
         if 2 * short >= len(lengths):
             raise ValueError(
-                f"objective.mask: a span of {self.length} places leaves nothing to see of {short} of the {len(lengths)} samples of "
-                f"the first step, which have {int(lengths.min())} to {int(lengths.max())} tokens. Set mask.length to at most "
+                f"a span of {self.length} places leaves nothing to see of {some(short, lengths)}. Set its length to at most "
                 f"{max(1, (int(lengths.median()) - 1) // 2)}, make tokens of smaller parts, or train on longer samples"
             )
 

@@ -123,6 +123,9 @@ class Column(Scored):
 
     ratio: Ratio = 0.3
 
+    def refuse(self, lengths: Int[Tensor, " b"]) -> None:
+        """Nothing: a probability leaves something to see sooner or later."""
+
     def __call__(
         self, coords: Float[Tensor, "b n 4"], available: Bool[Tensor, "b n"], draws: Draws
     ) -> tuple[Float[Tensor, "b n"], Int[Tensor, " b"]]:

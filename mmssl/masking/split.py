@@ -1,5 +1,6 @@
 """What a mask is: index of the seen and of the hidden tokens of every sample, exact in number, padded where samples differ."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.tokens import Sequences, gather
+from mmssl.tokens import Sequences, Tokens, gather
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Axis = Literal["time", "depth", "height", "width"]
@@ -47,7 +48,10 @@ class Sampler(ABC):
         return self
 
     def refuse(self, lengths: Int[Tensor, " b"]) -> None:
-        """ValueError if samples of so many tokens, those of a run's first step, are no samples for these settings."""
+        """ValueError if samples of so many tokens, those of a run's first step, are no samples for these settings.
+
+        The message begins with what is wrong: `look_at` puts the key of the recipe before it.
+        """
 
     @abstractmethod
     def split(
@@ -63,6 +67,23 @@ class Sampler(ABC):
             ones. A sample keeps at least one seen token; with two or more available tokens, at least one is hidden. Padding is
             neither.
         """
+
+
+def look_at(sampler: Sampler, tokens: Tokens, key: str) -> None:
+    """ValueError if the sampler refuses the samples, each of their sequences by itself. key: where the recipe has the sampler."""
+    there, sequences = tokens.valid_or_ones(), tokens.sequences()
+    if not len(there):
+        return
+    try:
+        sampler.refuse((there if sequences is None else sequences.gather(there)).sum(1))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def some(count: int, lengths: Int[Tensor, " b"]) -> str:
+    """So many of the samples of the first step, in words."""
+    low, high = int(lengths.min()), int(lengths.max())
+    return f"{count} of the {len(lengths)} samples of the first step, which have {low} to {high} tokens"
 
 
 def split_in_order(
@@ -122,6 +143,16 @@ class Scored(Sampler):
     """A sampler that gives every token a score and every sample a count; the tokens with the lowest scores are hidden."""
 
     ratio: float
+
+    def refuse(self, lengths: Int[Tensor, " b"]) -> None:
+        """ValueError if half of the samples are so short that the ratio is all of their tokens; single tokens are none."""
+        short = int(((share(lengths, self.ratio) >= lengths) & (lengths > 1)).sum())
+        if 2 * short >= len(lengths):
+            middle = int(lengths.median())
+            raise ValueError(
+                f"a ratio of {self.ratio:g} leaves nothing to see of {some(short, lengths)}. Set its ratio to at most "
+                f"{math.floor(100 * (middle - 1) / middle) / 100:g}, or make tokens of smaller parts"
+            )
 
     @abstractmethod
     def __call__(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmssl.data import Batch, Labels
 from mmssl.draws import Draws
+from mmssl.masking import Sampler, look_at
 from mmssl.modality import Augment as Augment
 from mmssl.modality import Inputs, Others, Processor, mixing
 from mmssl.model import MMSSLModel
@@ -20,6 +21,7 @@ from mmssl.objectives.networks import AVERAGE, Clock, Networks, Published
 from mmssl.objectives.terms import Metric, Terms
 from mmssl.objectives.together import Share, Whole, nothing, whole_step
 from mmssl.objectives.views import GLOBAL, Change, Encodings, Views, augmented
+from mmssl.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -111,7 +113,7 @@ class Objective(nn.Module, ABC):
             self.networks = Networks(model)
         else:
             object.__setattr__(self, "networks", setup.networks)  # no submodule: they belong to the objective that it is a part of
-        self.setup = setup
+        self.setup, self.looked_at = setup, set[str]()
 
     @property
     def model(self) -> MMSSLModel:
@@ -203,7 +205,13 @@ class Objective(nn.Module, ABC):
 
     def encodings(self, batch: Batch) -> Encodings:
         """Views of a batch and what networks make of them, not yet computed."""
-        return Encodings(self.networks, batch, self.views, self.change)
+        return Encodings(self.networks, batch, self.views, self.change, self.look_at)
+
+    def look_at(self, sampler: Sampler, tokens: Tokens, key: str, name: str = "") -> None:
+        """Let a sampler refuse the samples of a run's first step; name: what it is asked for again under the same key."""
+        if self.training and f"{key} {name}" not in self.looked_at:
+            self.looked_at.add(f"{key} {name}")
+            look_at(sampler, tokens, key)
 
     @property
     def change(self) -> Change | None:

@@ -103,6 +103,11 @@ def no_saliency() -> Tensor:
 
 
 Change = Callable[["Encodings", View, Tokens], Tokens]
+Look = Callable[[Sampler, Tokens, str], None]
+
+
+def nothing_to_say(sampler: Sampler, tokens: Tokens, key: str) -> None:
+    """What looks at masks outside of an objective."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class Encodings:
     """What networks make of the views of a batch.
 
     views: per modality its kinds of views. change: what is done to the student's tokens of a view before they are encoded.
+    look_at: called with a mask, the tokens that it divides, and the key where the recipe has it.
     passes: how often each network's encoder ran. hidden: places that `change` hid in views.
     """
 
@@ -117,6 +123,7 @@ class Encodings:
     batch: Batch
     views: Mapping[str, Mapping[str, Views]]
     change: Change | None = None
+    look_at: Look = nothing_to_say
     passes: Counter[str] = field(default_factory=Counter)
     hidden: dict[tuple[Change | None, View], Bool[Tensor, "_ _"]] = field(default_factory=dict)
     _inputs: dict[View, Inputs] = field(default_factory=dict)
@@ -168,6 +175,7 @@ class Encodings:
                 draws, mask = self.draws(view), self.views[view.modality][view.kind].mask
                 tokens = self.networks[network].embed(view.modality, self.inputs(view)).keyed(draws)
                 if mask is not None:
+                    self.look_at(mask, tokens, f"modalities.{view.modality}.views.{view.kind}.mask")
                     split = split_in_order(mask, no_saliency, tokens.coords, tokens.valid, None, draws, tokens.sequences())
                     tokens = tokens.take(split.seen, split.seen_real)
                 if self.change is not None and network == "student":

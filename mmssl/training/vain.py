@@ -12,6 +12,8 @@ POINTS = 2000
 """Points at which the course of the learning rate is read."""
 PEAK = 0.99
 """Share of its peak that the learning rate must come to."""
+LONG = 10**12
+"""Steps after which every phase that is counted in steps is over."""
 
 
 def budget_in_steps(options: TrainOptions, samples: int) -> int:
@@ -23,11 +25,11 @@ def budget_in_steps(options: TrainOptions, samples: int) -> int:
 
 
 def refuse_vain(objective: Objective, options: TrainOptions, steps: int) -> None:
-    """ValueError if a teacher never moves, the learning rate never comes to its peak, or a part of `train.parts` has no parameter.
+    """ValueError if a teacher never moves, the budget is too short for the schedule, or a part of `train.parts` has no parameter.
 
     steps: the budget, see `budget_in_steps`.
     """
-    if problems := [*still_teachers(objective), *endless_warmup(options, steps)]:
+    if problems := [*still_teachers(objective), *(endless_warmup(options, steps) or unfinished(options, steps))]:
         raise ValueError("\n".join(problems))
     parameter_groups(
         objective,
@@ -60,4 +62,17 @@ def endless_warmup(options: TrainOptions, steps: int) -> Sequence[str]:
         f"train.schedule: the learning rate comes to {highest:.0%} of train.lr and no further: the budget is {steps:,} steps, and "
         "the warmup is longer, or leaves nothing before the decay. Shorten train.schedule.warmup, give it as a share (0.05), or "
         "raise the budget"
+    ]
+
+
+def unfinished(options: TrainOptions, steps: int) -> Sequence[str]:
+    """What to say if the budget ends in a phase of the learning rate that is counted in steps, as the cooldown of `infinite`."""
+    if not steps:
+        return []
+    ends, would = options.schedule(steps, 1.0), options.schedule(LONG, 1.0)
+    if abs(ends - would) <= (1 - PEAK) * max(ends, would) + 1e-6:
+        return []
+    return [
+        f"train.schedule: the budget of {steps:,} steps ends while the learning rate is at {ends:.1%} of train.lr, on its way to "
+        f"{would:.1%}: a phase that is counted in steps is longer. Shorten train.schedule.cooldown, or raise the budget"
     ]

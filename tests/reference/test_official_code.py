@@ -90,6 +90,8 @@ def test_the_noise_of_flexpredict_is_that_of_its_code() -> None:
 def test_recipes_publish_and_pool_what_the_official_code_does() -> None:
     assert recipe("image/data2vec_cifar10")["objective"]["publish"] == "student"  # mae_image_classification.py loads state["model"]
     assert recipe("tabular/tjepa_adult")["encoder"]["pooling"] == "concat"  # linear_probing.py reads all tokens, flattened
+    nepa = recipe("image/nepa_cifar10")  # run_nepa.py evaluates the average, and says where patches are by RoPE alone
+    assert nepa["train"]["ema"] == 0.9999 and nepa["encoder"]["absolute_positions"] is False
 
 
 def test_what_is_left_of_a_teachers_first_weights() -> None:

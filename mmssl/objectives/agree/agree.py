@@ -240,6 +240,7 @@ class Agree(Objective):
         """Tokens of a global view with the mask token at hidden places, in the share `mask_probability` of the samples."""
         if view.kind != GLOBAL or self.mask is None or self.mask_token is None:
             return tokens
+        self.look_at(self.mask, tokens, "objective.mask", view.modality)
         draws = seen.draws(view)
         split = split_in_order(self.mask, no_saliency, tokens.coords, tokens.valid, None, draws, tokens.sequences())
         chosen = draws.uniform("masked sample", 1) < self.mask_probability

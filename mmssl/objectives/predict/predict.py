@@ -68,7 +68,6 @@ class Predict(Objective):
         check(model, self.modalities, targets)
         self.samplers = {name: mask or preferred(find(name).mask) for name in self.modalities}
         self.masks, self.clean = masks, view == "clean"
-        self.looked_at = set[str]()
         self.predictor = predictor
         self.predictor.masks = masks
         if not predictor.everywhere and any(target.everywhere for target in targets):
@@ -349,9 +348,7 @@ class Predict(Objective):
         """Which tokens of a view are seen and hidden. ValueError if none can be hidden, or the first do not fit the mask."""
         tokens, adapter = scene.tokens, self.model.adapter(scene.name)
         available = anything(adapter.target(inputs)) if adapter.sparse_target else tokens.valid
-        if self.training and scene.name not in self.looked_at:
-            self.looked_at.add(scene.name)
-            self.samplers[scene.name].refuse(lengths(tokens))
+        self.look_at(self.samplers[scene.name], tokens, "objective.mask", scene.name)
         coords = tokens.coords.repeat(self.masks, 1, 1)
         valid, free = (None if mask is None else mask.repeat(self.masks, 1) for mask in (tokens.valid, available))
         parts = split_in_order(
@@ -454,12 +451,6 @@ class Predict(Objective):
                 return None
             found[key] = at_places(guess.float(), predicted, content.shape[1])
         return found
-
-
-def lengths(tokens: Tokens) -> Int[Tensor, " s"]:
-    """Tokens of each sequence."""
-    found = tokens.sequences()
-    return tokens.valid_or_ones().sum(1) if found is None else found.gather(tokens.valid_or_ones()).sum(1)
 
 
 def at_places(values: Tensor, predicted: Predicted, count: int) -> Tensor:
