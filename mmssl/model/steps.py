@@ -10,6 +10,10 @@ from torch import Tensor
 from mmssl.modality import IGNORED, Dense, Inputs
 
 
+BEHIND = 1 << 40
+"""More than any number of places."""
+
+
 class DenseSteps(Dense):
     """A linear map of each token gives `detail` logits of each class; those of tokens at one time, such as the channels of a
     series, are averaged; between them is interpolated, as `torch.nn.functional.interpolate` does in linear mode.
@@ -59,9 +63,9 @@ class DenseSteps(Dense):
 
     def at(self, logits: Float[Tensor, "b k m"], inputs: Inputs, steps: int) -> Float[Tensor, "b k t"]:
         """Logits of so many steps."""
-        last = logits.shape[2] - 1
-        detail = logits.shape[2] // self.times(inputs)[1]
-        place = (self.positions(inputs, steps) * detail - 0.5).clamp(min=0, max=last)
+        sizes = (logits.shape[2], self.times(inputs)[1])  # as tensors: in a graph of ONNX sizes are no numbers to count with
+        cells, tokens = (torch.arange(size, device=logits.device, dtype=torch.float32).amax(0) + 1 for size in sizes)
+        place = (self.positions(inputs, steps) * (cells / tokens) - 0.5).clamp(min=0).minimum(cells - 1)
         lower = place.floor()
         weight = (place - lower).to(logits.dtype)
         index = [each.long().expand(len(logits), -1)[:, None].expand(-1, logits.shape[1], -1) for each in (lower, place.ceil())]
@@ -92,7 +96,7 @@ class DenseSteps(Dense):
 def last_before(there: Bool[Tensor, "b m"]) -> Int[Tensor, "b m"]:
     """For each place the last one up to it that is there; for those before the first one, that."""
     count = there.shape[1]
-    order = (torch.arange(count, device=there.device) + count * ~there).argsort(dim=1)  # no stable sort, which ONNX lacks
+    order = (torch.arange(count, device=there.device) + BEHIND * ~there).argsort(dim=1)  # no stable sort, which ONNX lacks
     return order.gather(1, (there.long().cumsum(1) - 1).clamp(min=0))
 
 
