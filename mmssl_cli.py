@@ -34,6 +34,13 @@ USER_ERRORS = (ValueError, TypeError, LookupError, OSError, RuntimeError, Import
 """What wrong input raises: shown as one message, without our stack."""
 
 
+PREDICTED = {
+    "forecast": "windows",
+    "semantic-segmentation": "label maps",
+    "token-classification": "lists of tags",
+    "frame-classification": "lists of labels",
+}
+"""What predictions of a kind are called, where they are no labels."""
 NOT_SCORED = 3
 """Exit code of a run that is trained and has published its model, but is not scored or has no report."""
 
@@ -573,9 +580,7 @@ def predict(options: argparse.Namespace) -> None:
         unread = f"; {found.unread:,} of them could not be read and have none" if found.unread else ""
         print(f"{found.rows:,} predictions in {options.output}{unread}")
         if found.judged is not None:
-            what = {"forecast": "windows", "semantic-segmentation": "label maps", "token-classification": "lists of tags"}.get(
-                found.judged.kind, "labels"
-            )
+            what = PREDICTED.get(found.judged.kind, "labels")
             print(f"{found.judged.num_test:,} {what}: {', '.join(found.judged.lines)}")
         if found.note is not None:
             print(f"note: {found.note}")

@@ -151,6 +151,7 @@ They work at once and offline. Nothing is downloaded: the data come with package
 | `bundled:glyphs` | characters: `image`, `text`, `captions`, `points`, properties | train, test, characters, scripts | category |
 | `bundled:python` | lines of Python's own library: `words`, a tag for each word | train, test (other modules) | tags |
 | `synthetic:scenes` | made pictures of discs, squares and crosses, with label maps | train, test | label |
+| `synthetic:states` | made series of four states, with the state of each step | train, test | label |
 
 `bundled:glyphs` has a row for each character of each text face of matplotlib. Use it to try paired data: any two of an image, a
 text, a point cloud and a table. A table reads the properties only. Name `script` in `columns.label` to score the script instead.

@@ -15,6 +15,7 @@ from typing import Any
 _HOMES = {
     "MMSSLConfig": "mmssl.model",
     "MMSSLForClassification": "mmssl.model",
+    "MMSSLForFrameClassification": "mmssl.model",
     "MMSSLForRegression": "mmssl.model",
     "MMSSLForSemanticSegmentation": "mmssl.model",
     "MMSSLForTimeSeriesPrediction": "mmssl.model",

@@ -26,6 +26,9 @@ from mmssl_catalogue import points
 
 T = TypeVar("T")
 
+IGNORED, VOID = -100, 255
+"""The class numbers of places that have no label, as in transformers: of any place, and in the pixels of a label map."""
+
 Inputs = dict[str, Tensor]
 """The tensors of one sample (no batch dimension) or of one batch (with it), by input name."""
 
@@ -332,13 +335,14 @@ class Adapter(nn.Module, ABC):
 
 
 class Dense(ABC):
-    """How labels of the places of a sample belong to its tokens: those of the pixels of a picture, of the words of a text.
+    """How labels of the places of a sample belong to its tokens: of the pixels of a picture, the words of a text, steps in time.
 
-    shape: what transformers calls the task: map = semantic segmentation, sequence = token classification.
+    shape: what transformers calls the task: map = semantic segmentation, sequence = token classification, steps = frame
+        classification.
     labels: name of the tensor that holds class numbers, -100 where there is none; `Processor.labelled` makes it.
     """
 
-    shape: Literal["map", "sequence"]
+    shape: Literal["map", "sequence", "steps"]
     labels: str
 
     def cells(self, detail: int) -> int:
@@ -350,6 +354,10 @@ class Dense(ABC):
     @abstractmethod
     def laid_out(self, given: Float[Tensor, "b n _"], inputs: Inputs, detail: int) -> Float[Tensor, "b k *places"]:
         """What tokens say of each class, `k * cells(detail)` values each, as logits in the places that they are of."""
+
+    def outputs(self, logits: Float[Tensor, "b k *places"], inputs: Inputs) -> Float[Tensor, "b k *more"]:
+        """The same logits as a model gives them to whoever has no labels."""
+        return logits
 
     @abstractmethod
     def at_labels(self, logits: Float[Tensor, "b k *places"], inputs: Inputs) -> Float[Tensor, "b k *more"]:

@@ -1,4 +1,4 @@
-"""Labels of places: of each pixel of a picture a class number, of each word of a text a tag."""
+"""Labels of places: of each pixel of a picture a class number, of each word of a text, or step in time, a label."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,11 @@ from jaxtyping import Int, Shaped
 from PIL import Image
 
 from mmssl.data.tables import lacks_value
+from mmssl.modality import IGNORED, VOID
 
 DENSE = "dense"
-IGNORED = -100
-"""The number of a place without a label, as in transformers."""
-VOID = 255
-"""What says so in the pixels of a label map, as in transformers."""
+NOTHING = ""
+"""Among labels that are texts: a place that has none."""
 MAP_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")
 """Of files that may hold label maps: their compression leaves numbers as they are."""
 MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
@@ -24,7 +23,7 @@ MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 SHOWN = 8
 
 Places = Int[np.ndarray, "*places"]
-"""Class numbers of the places of a sample: `[height, width]`, or `[words]`; `IGNORED` where there is no label."""
+"""Class numbers of the places of a sample: `[height, width]`, `[words]` or `[steps]`; `IGNORED` where there is no label."""
 
 
 def are_maps(cells: Sequence[Any]) -> bool:
@@ -67,7 +66,7 @@ def _names(given: Sequence[Shaped[np.ndarray, "*places"]], where: str) -> list[s
     if len(kinds) > 1:
         raise ValueError(f"{where}: the labels of places must all be texts, or all class numbers; got both. Write them alike")
     if kinds == {"U"}:
-        return sorted({str(item) for places in given for item in np.unique(places)})
+        return sorted({str(item) for places in given for item in np.unique(places)} - {NOTHING})
     return [str(number) for number in range(max((int(places.max()) for places in given if places.size), default=-1) + 1)]
 
 
@@ -80,15 +79,15 @@ def numbered(places: Shaped[np.ndarray, "*places"], names: Sequence[str], place:
     """Labels as numbers of the classes `names`. ValueError for one that is none of them."""
     if places.dtype.kind == "U":
         known = {name: number for number, name in enumerate(names)}
-        if unseen := sorted({str(item) for item in places} - known.keys()):
+        if unseen := sorted({str(item) for item in places} - known.keys() - {NOTHING}):
             raise ValueError(f"{place}: {told(unseen)} is no class that is known; there are {told(names)}")
-        return np.array([known[str(item)] for item in places], dtype=np.int64)
+        return np.array([known.get(str(item), IGNORED) for item in places], dtype=np.int64)
     there = places[places != IGNORED]
     if there.size and not 0 <= int(there.min()) <= int(there.max()) < len(names):
         bad = sorted({int(number) for number in np.unique(there) if not 0 <= number < len(names)})
         raise ValueError(
             f"{place}: class numbers are from 0 to {len(names) - 1} ({told(names)}); got {told([str(number) for number in bad])}. "
-            f"Pixels without a label are {VOID}, words without one {IGNORED}"
+            f"Pixels without a label are {VOID}, words and steps without one {IGNORED}"
         )
     return places
 
@@ -101,20 +100,23 @@ def told(names: Sequence[str]) -> str:
 def raw_places(cell: Any, place: str) -> Shaped[np.ndarray, "*places"]:
     """What a cell says of each place: int64 numbers, `IGNORED` for those without a label, or texts."""
     if lacks_value(cell):
-        raise ValueError(f"{place}: the labels are missing; every row needs a label map, or a list of tags. Drop such rows")
+        raise ValueError(f"{place}: the labels are missing; every row needs a label map, or a list of labels. Drop such rows")
     if isinstance(cell, np.ndarray | list | tuple):
         return _listed(cell, place)
     if isinstance(cell, Mapping | str | Path | bytes | Image.Image):
         return _map(cell, place)
     raise ValueError(
-        f"{place}: labels of places are a label map (a picture file whose pixels are class numbers) or a list of tags; got "
+        f"{place}: labels of places are a label map (a picture file whose pixels are class numbers) or a list of labels; got "
         f"{type(cell).__name__}. Name another column (data.columns.label)"
     )
 
 
 def _listed(cell: Any, place: str) -> Shaped[np.ndarray, "*places"]:
-    """Tags of words, or the rows of a map."""
+    """Labels of words or steps, or the rows of a map; a missing one is no label."""
     items = cell.tolist() if isinstance(cell, np.ndarray) else list(cell)
+    if any(map(lacks_value, items)):
+        nothing = NOTHING if any(isinstance(item, str) for item in items) else IGNORED
+        items = [nothing if lacks_value(item) else item for item in items]
     if all(isinstance(item, str) for item in items) and items:
         return np.array(items, dtype=np.str_)
     try:
@@ -142,6 +144,12 @@ def _map(cell: Any, place: str) -> Int[np.ndarray, "h w"]:
         )
     values = np.asarray(picture).astype(np.int64)
     return np.where(values == VOID, IGNORED, values)
+
+
+def map_name(cell: Any) -> str | None:
+    """The file of a label map, where a cell names one."""
+    path = cell.get("path") if isinstance(cell, Mapping) else cell
+    return str(path) if isinstance(path, str | Path) else None
 
 
 def _opened(cell: Any, place: str) -> tuple[Image.Image, str]:

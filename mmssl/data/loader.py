@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmssl.data.batch import Batch
 from mmssl.data.budget import BudgetOrder
-from mmssl.data.dense import DENSE, read_places
+from mmssl.data.dense import DENSE, map_name, read_places
 from mmssl.data.labels import Labels
 from mmssl.data.order import Order
 from mmssl.data.source import OnError, Source
@@ -190,7 +190,12 @@ class _Reader(Dataset[Batch | str]):
         """The tensors of a raw sample whose places have labels."""
         assert self.dense is not None
         column, names = self.dense
-        return processor.labelled(raw, read_places(row[column], names, f"its labels, in column {column}"))
+        places = read_places(row[column], names, f"its labels, in column {column}")
+        try:
+            return processor.labelled(raw, places)
+        except ValueError as error:
+            file = map_name(row[column])
+            raise ValueError(str(error) if file is None else f"{error} (label map {file})") from None
 
     def _piece(self, index: int, processor: Processor, raw: Any) -> Any:
         """The piece of its row that sample `index` is; the pieces of the last row are kept, for its other ones."""

@@ -13,6 +13,7 @@ from mmssl.data.beside import Beside
 from mmssl.data.folder import DataFile, class_of, media_files, table_files
 from mmssl.data.formats import all_formats, has_suffix, is_table, lined, listed, one_format, suffix_of
 from mmssl.data.inside import look
+from mmssl.data.label_maps import Mapped, mapped
 from mmssl.data.lines import lines_table
 from mmssl.data.listed import listed_table
 from mmssl.data.table_format import PLAIN, TableFormat
@@ -95,6 +96,9 @@ def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFo
         raise FileNotFoundError(" ".join([f"folder {path} holds no data files; looked for {listed(all_formats())}.", *notes]))
     if tables and media:
         table = listed_table(folder, tables, media, lambda files: _read(list(files), path, None, table_format), path, split)
+    elif (both := mapped(media, path)) is not None:
+        table = _with_maps(folder, both, path, split)
+        notes += both.notes(path)
     else:
         each_file = table_format.series is not None and table_format.series.chosen == "files"  # so that folders name classes
         one_format(sorted(inside.first().values()), path, inside.counts)
@@ -102,6 +106,24 @@ def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFo
         table = _read(files, path, split, table_format)
     table.notes = [*table.notes, *notes]
     return table
+
+
+def _with_maps(folder: Path, both: Mapped, path: str, split: str | None) -> Table:
+    """Pictures with their label maps for labels."""
+    files = both.files(folder, path)
+    maps = {file.path: str(folder.joinpath(*parts)) for file, parts in zip(files, both.maps, strict=True)}
+    columns, chosen = one_format([file.path for file in files], path), _within(files, split, path)
+    table = MediaTable(columns, [str(file.path) for file in chosen], [maps[file.path] for file in chosen])
+    table.parts = [file.path for file in chosen]
+    return table
+
+
+def _within(files: list[DataFile], split: str | None, path: str) -> list[DataFile]:
+    """The files of a split. LookupError if there are none."""
+    chosen = [file for file in files if file.within(split)]
+    if not chosen:
+        raise LookupError(f"{path} has no split {split!r}; it has {', '.join(sorted({file.split for file in files}))}")
+    return chosen
 
 
 def _rows_in(kind: str, path: str, table_format: TableFormat, file: Path) -> int:
@@ -112,9 +134,7 @@ def _rows_in(kind: str, path: str, table_format: TableFormat, file: Path) -> int
 
 def _read(files: list[DataFile], path: str, split: str | None, table_format: TableFormat) -> Table:
     kinds = one_format([file.path for file in files], path)
-    chosen = [file for file in files if file.within(split)]
-    if not chosen:
-        raise LookupError(f"{path} has no split {split!r}; it has {', '.join(sorted({file.split for file in files}))}")
+    chosen = _within(files, split, path)
     paths = [file.path for file in chosen]
     table: Table
     if _by_lines(files) and (columns := [name for name in kinds if all(name in lined(suffix_of(file.name)) for file in paths)]):

@@ -33,6 +33,8 @@ class SeriesOptions:
         samples in the order of the table. null: all columns of numbers that nothing else names.
     by: the column whose equal cells say which rows are one series.
     time: the column of the time of each row, numbers or dates; null: rows are in order, and evenly spaced.
+    each: the column, or columns, whose cells are of a step, not of a series, such as the state it is in: a list of them is what a
+        series has, empty where a step is missing. With objective.kind: dense one of them is the label.
     layout: long = the rows of one value of `by` are a series; files = the rows of a file are; wide = each row is. null: long if
         `by` is set, files if `time` is, else wide.
     """
@@ -40,9 +42,14 @@ class SeriesOptions:
     values: str | Annotated[list[str], Field(min_length=1)] | None = None
     by: str | None = None
     time: str | None = None
+    each: str | Annotated[list[str], Field(min_length=1)] | None = None
     layout: Layout | None = None
 
     def __post_init__(self) -> None:
+        if self.each is not None and self.chosen == "wide":
+            raise ValueError(
+                f"data.series.each={self.each!r} is of each step; in layout: wide a row is a whole series. Leave it out"
+            )
         if self.chosen == "long" and self.by is None:
             raise ValueError("data.series.layout: long needs `by`, the column that says which rows are one series")
         if self.chosen != "long" and self.by is not None:
@@ -76,10 +83,16 @@ class Curves:
         times = None if self.times is None else self.times[start:end] - self.times[start]
         if times is None or self.step is None or len(times) == 1:
             return {"values": self._frame(values)}
-        places = even_places(times, self.step)
+        places = self.places(start, end)
         if places is None:
             return {"values": self._frame(values), "times": times}
         return {"values": self._frame(laid_out(values, places)), "rate": 1 / self.step}
+
+    def places(self, start: int, end: int) -> Int[np.ndarray, " n"] | None:
+        """Which step each of these samples is, where they lie on even ones with some missing."""
+        if self.times is None or self.step is None or end - start == 1:
+            return None
+        return even_places(self.times[start:end] - self.times[start], self.step)
 
     def _frame(self, values: Float[np.ndarray, "t c"]) -> "pd.DataFrame":
         import pandas as pd  # takes half a second, and few need it
@@ -92,6 +105,7 @@ class SeriesTable(Table):
 
     table: the rows. name: of the column of the series. order: of the rows, series by series, in order of time. ends: where each
     series ends in it. titles: what the series are called, for messages. own: columns that the rows lack, or are known already.
+    each: columns of which a series has a list, a cell for each of its steps.
     """
 
     def __init__(
@@ -106,7 +120,9 @@ class SeriesTable(Table):
         titles: Sequence[str],
         own: dict[str, list[Any]],
         where: str,
+        each: Sequence[str] = (),
     ) -> None:
+        self._each = each
         self._table, self._name, self._curves, self._order, self._ends = table, name, curves, order, ends
         self._titles, self._own, self._where = titles, own, where
         self.columns = [name, *others]
@@ -130,7 +146,7 @@ class SeriesTable(Table):
         if name == self._name:
             return [self._series(i) for i in range(len(self))]
         if name not in self._own:
-            self._own[name] = self._constant(name)
+            self._own[name] = self._listed(name) if name in self._each else self._constant(name)
         return self._own[name]
 
     def class_names(self, name: str) -> list[str] | None:
@@ -145,6 +161,19 @@ class SeriesTable(Table):
     def _series(self, number: int) -> dict[str, Any]:
         span = self.place(number)
         return self._curves.series(span.start, span.stop)
+
+    def _listed(self, name: str) -> list[Any]:
+        """Of each series the cells of its steps, None for a step that is missing."""
+        cells, found = self._table.column(name), []
+        for number in range(len(self)):
+            span = self.place(number)
+            own = [cells[row] for row in self._order[span]]
+            places = self._curves.places(span.start, span.stop)
+            laid: list[Any] = [None] * (len(own) if places is None else int(places[-1]) + 1)
+            for place, cell in zip(range(len(own)) if places is None else places, own, strict=True):
+                laid[place] = cell
+            found.append(laid)
+        return found
 
     def _constant(self, name: str) -> list[Any]:
         """The cell that all rows of a series have. ValueError naming a series whose rows differ."""
@@ -169,7 +198,7 @@ def series_table(table: Table, options: SeriesOptions, where: str, named: Sequen
     LookupError for a column that does not exist; ValueError for what is no number or time, and for times that come twice.
     """
     layout = options.chosen
-    keys = [name for name in (options.by, options.time) if name is not None]
+    keys = [name for name in (options.by, options.time, *each_of(options)) if name is not None]
     for name in keys:
         if name not in table.columns:
             raise LookupError(_no_column(name, table, where))
@@ -186,6 +215,11 @@ def series_table(table: Table, options: SeriesOptions, where: str, named: Sequen
     found = SeriesTable(table, taken, curves, rows, rows + 1, others=others, titles=titles, own={}, where=where)
     found.notes = [*table.notes, f"{where}: each of {len(table):,} rows is a series of {_listed(chosen)}."]
     return found
+
+
+def each_of(options: SeriesOptions) -> list[str]:
+    """The columns of steps."""
+    return [options.each] if isinstance(options.each, str) else options.each or []
 
 
 def _of_rows(
@@ -226,7 +260,8 @@ def _of_rows(
         steps = np.diff(times)[np.diff(codes) == 0]
         step = float(np.median(steps)) if len(steps) else None
     curves = Curves(tuple(chosen), values[order], times, step, origin=origin)
-    found = SeriesTable(table, taken, curves, order, ends, others=others, titles=titles, own=own, where=where)
+    each = each_of(options)
+    found = SeriesTable(table, taken, curves, order, ends, others=others, titles=titles, own=own, where=where, each=each)
     found.notes = [*table.notes, *notes]
     return found
 

@@ -12,6 +12,7 @@ from mmssl.data.folder import DataFile, class_of, media_files, table_files
 from mmssl.data.formats import one_format, suffix_of
 from mmssl.data.inside import Inside, look, sort_out
 from mmssl.data.label_lists import as_list
+from mmssl.data.label_maps import mapped
 from mmssl.data.paths import open_table
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import Table, lacks_value
@@ -163,6 +164,8 @@ def _of_files(root: Path, inside: Inside, path: str, table_format: TableFormat) 
 def _placed(root: Path, inside: Inside, path: str) -> list[DataFile]:
     if inside.tables:
         return table_files(root, inside.tables, path)
+    if (both := mapped(inside.media, path)) is not None:
+        return both.files(root, path)
     if Path(path).expanduser().is_dir():
         return media_files(root, inside.media, path)
     return [DataFile(root.joinpath(*parts), label=class_of(parts)) for parts in inside.media]

@@ -138,6 +138,40 @@ def _scene(number: int, difficulty: float) -> tuple[UInt8[np.ndarray, "s s 3"], 
     return (255 * noisy.clip(0, 1)).round().astype(np.uint8), classes
 
 
+def _scene_pictures(number: int, difficulty: float) -> tuple[Image.Image, Image.Image]:
+    """A scene and its label map."""
+    picture, classes = _scene(number, difficulty)
+    return Image.fromarray(picture), Image.fromarray(classes)
+
+
+STATES = "states"
+STATE_NAMES = ("rest", "slow wave", "fast wave", "noise")
+SHORTEST, LONGEST = 16, 72
+"""Steps of a state before the next one begins."""
+LAST = 64
+"""Steps that a series may lack of its full length, so that lengths differ."""
+
+
+def _states(number: int, difficulty: float) -> tuple[list[float], list[str]]:
+    """A series that goes from state to state, and the state of each of its steps: what is measured in it, not how strongly."""
+    random = np.random.default_rng(number)
+    states, values = list[str](), list[float]()
+    while len(states) < LENGTH:
+        name = str(random.choice([state for state in STATE_NAMES if not states or state != states[-1]]))
+        steps, phase = np.arange(random.integers(SHORTEST, LONGEST)), random.uniform()
+        wave = {
+            "rest": np.zeros(len(steps)),
+            "slow wave": np.sin(2 * math.pi * (phase + steps / random.uniform(14, 18))),
+            "fast wave": np.sin(2 * math.pi * (phase + steps / random.uniform(4, 6))),
+            "noise": random.standard_normal(len(steps)),
+        }[name]
+        values += (random.uniform(0.7, 1.4) * wave).tolist()
+        states += [name] * len(steps)
+    length = LENGTH - int(random.integers(LAST))
+    noisy = np.array(values[:length]) + 0.5 * difficulty * random.standard_normal(length)
+    return (random.uniform(0.5, 20) * noisy + random.uniform(-50, 50)).tolist(), states[:length]
+
+
 class _Made(NamedTuple):
     """One kind of samples: the name of their column, their classes, and what makes one of a class."""
 
@@ -181,21 +215,27 @@ class SyntheticTable(Table):
         return self._kind.make(self._class(index), np.random.default_rng(self._numbers[index]), self._difficulty)
 
 
-class SceneTable(Table):
-    """Pictures of figures with a label map each, made when they are read."""
+PLACED: Mapping[str, tuple[str, Callable[[int, float], tuple[Any, Any]]]] = {
+    SCENES: ("image", _scene_pictures),
+    STATES: ("series", _states),
+}
+"""Samples whose places have labels: the name of their column, and what makes one and its labels."""
+
+
+class PlacedTable(Table):
+    """Samples with a label for each of their places, made when they are read."""
 
     label = LABEL
 
-    def __init__(self, difficulty: float, split: str | None) -> None:
-        self._difficulty, self._numbers = difficulty, numbers_of(split)
-        self.columns, self.notes = ["image", LABEL], SyntheticTable.note
+    def __init__(self, kind: str, difficulty: float, split: str | None) -> None:
+        (column, self._make), self._difficulty, self._numbers = PLACED[kind], difficulty, numbers_of(split)
+        self.columns, self.notes = [column, LABEL], SyntheticTable.note
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def rows(self, indices: Sequence[int]) -> list[Row]:
-        made = (_scene(self._numbers[i], self._difficulty) for i in indices)
-        return [dict(zip(self.columns, map(Image.fromarray, scene), strict=True)) for scene in made]
+        return [dict(zip(self.columns, self._make(self._numbers[i], self._difficulty), strict=True)) for i in indices]
 
     def column(self, name: str) -> list[Any]:
         return [row[name] for row in self.rows(range(len(self)))]
@@ -210,8 +250,8 @@ def numbers_of(split: str | None) -> range:
 def synthetic_table(name: str, split: str | None) -> Table:
     """The rows of a split of a synthetic set, or all of them (None). name: of the set, with its difficulty as in `tones:0.5`."""
     kind, colon, said = name.partition(":")
-    if kind not in (*MADE, SCENES):
-        raise LookupError(f"no synthetic dataset {kind!r}; there are {', '.join((*MADE, SCENES))}")
+    if kind not in (*MADE, *PLACED):
+        raise LookupError(f"no synthetic dataset {kind!r}; there are {', '.join((*MADE, *PLACED))}")
     try:
         difficulty = float(said) if colon else DIFFICULTY
     except ValueError:
@@ -221,6 +261,6 @@ def synthetic_table(name: str, split: str | None) -> Table:
         raise ValueError(f"synthetic:{name}: {what}, as in {kind}:0.5; got {said!r}")
     if split is not None and split not in SIZES:
         raise LookupError(f"synthetic:{name} has no split {split!r}; it has {', '.join(SIZES)}")
-    table: Table = SceneTable(difficulty, split) if kind == SCENES else SyntheticTable(kind, difficulty, split)
+    table: Table = PlacedTable(kind, difficulty, split) if kind in PLACED else SyntheticTable(kind, difficulty, split)
     table.parts = [f"synthetic:{name}/{part}" for part in (SIZES if split is None else (split,))]
     return table

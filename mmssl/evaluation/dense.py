@@ -1,4 +1,4 @@
-"""How predictions of labels of places are made and scored: of the pixels of pictures, of the words of texts."""
+"""How predictions of labels of places are made and scored: of the pixels of pictures, the words of texts, steps in time."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,17 +14,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmssl.data import Batch, DataOptions, Source, Track, batches, cut, processes, silent
-from mmssl.data.dense import DENSE, IGNORED, Places
+from mmssl.data.dense import DENSE, Places
 from mmssl.data.source import OnError
 from mmssl.evaluation import probes
 from mmssl.evaluation.features import Reading, answers, evaluating, random_init, rows_of_pieces
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.judged import Judged, class_names
+from mmssl.evaluation.placed import PlacedExample, example_of, shown_rows
 from mmssl.evaluation.protocol import DRAW, sentence
 from mmssl.evaluation.scorable import check_readable
 from mmssl.evaluation.sources import EvaluateOptions, Sources
 from mmssl.evaluation.table import FREQUENT, OWN, RANDOM, RAW, TUNED, PairRow, PairTable
-from mmssl.modality import Dense, Inputs, Processor, find
+from mmssl.evaluation.truth import Truth
+from mmssl.modality import IGNORED, Dense, Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.model.model import labels_of_places
 from mmssl.model.tasks import load_predictor
@@ -45,6 +47,7 @@ MOST_ROWS = 1_000
 TITLES: Mapping[str, Mapping[str, str]] = {
     "map": {"miou": "mean IoU", "accuracy": "pixel accuracy"},
     "sequence": {"f1": "macro F1", "accuracy": "token accuracy"},
+    "steps": {"f1": "macro F1", "accuracy": "frame accuracy"},
 }
 """Scores by what places are; the first is what verdicts are about."""
 BY_WORD = "most frequent class of each word"
@@ -127,17 +130,17 @@ class Counted:
     samples: int
 
     @classmethod
-    def of(cls, predicted: Iterator[Told], source: Source, names: Sequence[str]) -> "Counted":
+    def of(cls, predicted: Iterator[Told], truth: Truth) -> "Counted":
         """From what is said of rows, beside their labels in the source."""
-        found = cls(np.zeros((len(names), len(names) + 1), dtype=np.int64), 0)
+        found = cls(np.zeros((len(truth.names), len(truth.names) + 1), dtype=np.int64), 0)
         for one in predicted:
-            found = found.with_row(one, source, names)
+            found = found.with_row(one, truth)
         return found
 
-    def with_row(self, one: Told, source: Source, names: Sequence[str]) -> "Counted":
+    def with_row(self, one: Told, truth: Truth) -> "Counted":
         """With what is said of one more row."""
-        (truth,) = source.dense_labels([one.row], names)
-        more = confusion(truth, one.places, len(names), f"row {source.row_number(one.row)} of {source}")
+        source = truth.source
+        more = confusion(truth(one.row), one.places, len(truth.names), f"row {source.row_number(one.row)} of {source}")
         return Counted(self.counts + more, self.samples + 1)
 
     def scores(self, shape: str) -> dict[str, float]:
@@ -188,6 +191,8 @@ class DenseEvaluator:
         self.modality, self.history = name, history
         self.judged: Judged | None = None
         self._baselines: list[PairRow] | None = None
+        self._truth: Truth | None = None
+        self._said = dict[int, Places]()
         for source, labels in ((sources.train, sources.train_labels), (sources.test, sources.test_labels)):
             check_readable(source, name, processor.processors[name], data.on_error, labels=labels)
 
@@ -208,9 +213,29 @@ class DenseEvaluator:
         """What is said of the test samples, beside their labels; the same on all processes."""
         options: dict[str, Any] = {"batch_size": self.options.batch_size, "on_error": self.data.on_error, "track": self.track}
         own = (processor or self.processor).processors[self.modality]
-        names, test = class_names(model), self.sources.test
-        found = Counted.of(told(model, own, test, self.modality, say, title=title, **options), test, names)
+        said = told(model, own, self.sources.test, self.modality, say, title=title, **options)
+        found = Counted.of(self.kept(said) if title == OWN else said, self.truth(model))
         return counted_by_first(lambda: found)
+
+    def kept(self, said: Iterator[Told]) -> Iterator[Told]:
+        """The same, of which some are kept for `examples`."""
+        rows, self._said = shown_rows(self.sources.test), {}
+        for one in said:
+            if one.row in rows:
+                self._said[one.row] = one.places
+            yield one
+
+    def examples(self, model: MMSSLModel) -> list[PlacedExample]:
+        """Some test samples with what `model`, which was scored last, says of their places; on the first process."""
+        test, truth, own = self.sources.test, self.truth(model), self.processor.processors[self.modality]
+        return [example_of(test, self.modality, own, row, truth(row), said) for row, said in self._said.items()]
+
+    def truth(self, model: MMSSLModel) -> Truth:
+        """The labels of the test samples as numbers of a model's classes, which are read once for all rows of a table."""
+        names = class_names(model)
+        if self._truth is None or self._truth.names != names:
+            self._truth = Truth(self.sources.test, names)
+        return self._truth
 
     def table(self, model: MMSSLModel, *, name: str | None = None, others: Mapping[str, str | Path] | None = None) -> PairTable:
         """A row for the predictions of `model`, for those of other saved models (name: folder or Hub id), and for each baseline."""
@@ -307,14 +332,14 @@ class DenseEvaluator:
             known = {key: inputs[key] for key in adapter.input_names if key in inputs}
             return adapter.target(known)[target].float()
 
-        by_word = self.by_word(frequent, class_names(model))
+        by_word = self.by_word(frequent, self.truth(model))
         cheap = self.by_tokens(model, RAW, held) if by_word is None else PairRow(BY_WORD, by_word.scores(shape))
         true = self.sources.test_labels.values.sum(0)
         every = np.zeros((model.label_head.size, model.label_head.size + 1), dtype=np.int64)
         every[: len(true), frequent] = true
         return [random, cheap, PairRow(FREQUENT, Counted(every, len(self.sources.test_labels)).scores(shape))]
 
-    def by_word(self, frequent: int, names: Sequence[str]) -> Counted | None:
+    def by_word(self, frequent: int, truth: Truth) -> Counted | None:
         """The most frequent class of each word, where places are words; those that training samples lack: of all places."""
         modality, processor = find(self.modality), self.processor.processors[self.modality]
 
@@ -329,7 +354,7 @@ class DenseEvaluator:
         def measured() -> Counted:
             seen = defaultdict[str, Counter[int]](Counter)
             for row, words in enumerate(words_of(train)):
-                (labels,) = train.dense_labels([row], names)
+                (labels,) = train.dense_labels([row], truth.names)
                 for word, number in zip(words or [], labels.tolist(), strict=False):
                     seen[word][number] += number != IGNORED
             best = {word: max(found, key=lambda number: (found[number], -number)) for word, found in seen.items()}
@@ -337,7 +362,7 @@ class DenseEvaluator:
                 Told(row, np.array([best.get(word, frequent) for word in words or []], dtype=np.int64))
                 for row, words in enumerate(words_of(test))
             )
-            return Counted.of(said, test, names)
+            return Counted.of(said, truth)
 
         return counted_by_first(measured)
 

@@ -11,10 +11,12 @@ from PIL import Image
 
 from mmssl import files
 from mmssl.data import Source, processes
-from mmssl.data.dense import VOID, Places
+from mmssl.data.dense import Places
 from mmssl.evaluation.dense import Counted, Told, own_words, told
 from mmssl.evaluation.judged import Judged, class_names
 from mmssl.evaluation.predictions import HELD_OUT, PREDICTION, ROW, Unseen, as_stored, kept_columns
+from mmssl.evaluation.truth import Truth
+from mmssl.modality import VOID
 from mmssl.model import MMSSLModel
 from mmssl.processor import MMSSLProcessor
 
@@ -43,12 +45,13 @@ def dense_source(
     """
     head, names = model.label_head, class_names(model)
     found = told(model, processor.processors[name], source, name, own_words(model, name), **options)
-    counted = Counted.of(iter(()), source, names)
+    truth = Truth(source, names, most=0)  # each row is asked for once
+    counted = Counted.of(iter(()), truth)
     judged_rows = unseen.among(torch.arange(source.num_rows)).numpy()
     said: list[Any] = [None] * source.num_rows
 
     def count(one: Told, before: Counted) -> Counted:
-        return before.with_row(one, source, names) if scored and judged_rows[one.row] else before
+        return before.with_row(one, truth) if scored and judged_rows[one.row] else before
 
     if head.places == "map" and processes.is_first():
         folder = output.with_name(f"{output.stem}{MAPS}")

@@ -30,6 +30,7 @@ UNITS = {
     "multi_label": f"{MAP} in %",
     "semantic-segmentation": "mean IoU in %",
     "token-classification": "macro F1 in %",
+    "frame-classification": "macro F1 in %",
 }
 """What the score of each kind is, but for accuracy."""
 BINS = 15
@@ -161,7 +162,7 @@ class Judged:
         unit = UNITS.get(self.kind, "accuracy in %")
         percent = (
             *("balanced accuracy", "macro F1", "micro F1", "exact match", "expected calibration error"),
-            *("pixel accuracy", "token accuracy"),
+            *("pixel accuracy", "token accuracy", "frame accuracy"),
         )
         shown = {unit: f"{self.score:.3f}" if self.kind in ("regression", "forecast") else f"{self.score:.1f}"}
         shown |= {title: f"{value:.1f} %" if title in percent else f"{value:.3g}" for title, value in self.scores.items()}

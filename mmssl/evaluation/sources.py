@@ -63,7 +63,7 @@ class EvaluateOptions:
         labels does not train.
     columns: columns as in data.columns; with the data of the section data they add to its columns.
     kind: what the labels are: classification, regression (a number or a list of them a row), multi_label (a list of labels a
-        row), or dense (a label map or a list of tags a row), of a model that predicts such; null: as the objective takes them, if
+        row), or dense (a label map or a list of labels a row), of a model that predicts such; null: as the objective takes them, if
         it learns the same column, else lists of decimals are regressed, other lists are several labels, text, booleans and few
         distinct whole numbers are classes, other numbers are regressed.
     modality: which of the model's modalities to score; null: the only one.

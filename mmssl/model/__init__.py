@@ -11,6 +11,7 @@ from mmssl.model.loading import without_deepspeed as without_deepspeed
 from mmssl.model.model import MMSSLModel as MMSSLModel
 from mmssl.model.registered import register
 from mmssl.model.tasks import MMSSLForClassification as MMSSLForClassification
+from mmssl.model.tasks import MMSSLForFrameClassification as MMSSLForFrameClassification
 from mmssl.model.tasks import MMSSLForLabels as MMSSLForLabels
 from mmssl.model.tasks import MMSSLForRegression as MMSSLForRegression
 from mmssl.model.tasks import MMSSLForSemanticSegmentation as MMSSLForSemanticSegmentation

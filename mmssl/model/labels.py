@@ -19,10 +19,12 @@ PROBLEMS: Mapping[str, str | None] = {
     "dense": None,
 }
 """transformers' `problem_type` of each kind; models that label places have none there."""
-IGNORED, VOID = -100, 255
-"""transformers' labels of places that have none: of tokens, and of pixels."""
-DENSE_FACES = {"map": "MMSSLForSemanticSegmentation", "sequence": "MMSSLForTokenClassification"}
-DENSE_TASKS = {"map": "semantic-segmentation", "sequence": "token-classification"}
+DENSE_FACES = {
+    "map": "MMSSLForSemanticSegmentation",
+    "sequence": "MMSSLForTokenClassification",
+    "steps": "MMSSLForFrameClassification",
+}
+DENSE_TASKS = {"map": "semantic-segmentation", "sequence": "token-classification", "steps": "frame-classification"}
 NEWER = ("shape", "windows", "tokens", "places", "detail")
 """Settings that models of earlier versions lack: they are written where they say something."""
 
@@ -32,7 +34,7 @@ class LabelHead:
     """What a model predicts, as its configuration holds it; the names of classes are transformers' `id2label`.
 
     kind: one class of several; ordinal = the same where classes have an order; multi_label = any number of classes; regression;
-        dense = one class of several for each place of a sample, such as a pixel or a word.
+        dense = one class of several for each place of a sample, such as a pixel, a word or a step in time.
     size: how many classes, or numbers; 1 for regression without a `shape`.
     column: name of the column that held the labels.
     modality: the one that the label is told from; None: any of the model.
@@ -45,8 +47,9 @@ class LabelHead:
         learned gain. None: labels are no forecast.
     tokens: how many tokens are read in a row, in order of time (PatchTST's flattening, arXiv 2211.14730, section 3.1); None: what
         is read is pooled.
-    places: of dense, what transformers takes them for: map = semantic segmentation, sequence = token classification.
-    detail: of dense, predictions on a side of each token; None: one.
+    places: of dense, what transformers takes them for: map = semantic segmentation, sequence = token classification, steps = frame
+        classification.
+    detail: of dense, predictions on a side of each token, of steps along time; None: one.
     """
 
     kind: LabelKind
@@ -58,7 +61,7 @@ class LabelHead:
     shape: list[int] | None = None
     windows: dict[str, Any] | None = None
     tokens: int | None = None
-    places: Literal["map", "sequence"] | None = None
+    places: Literal["map", "sequence", "steps"] | None = None
     detail: int | None = None
 
     def __post_init__(self) -> None:
@@ -120,7 +123,7 @@ class LabelHead:
     def build(self, width: int) -> nn.Module:
         """The module on pooled outputs of this width, or on tokens; what it gives is for the methods below."""
         if self.dense:
-            return nn.Linear(width, self.size * (self.detail or 1) ** 2)
+            return nn.Linear(width, self.size * (self.detail or 1) ** (2 if self.places == "map" else 1))
         return Ordinal(width, self.size) if self.kind == "ordinal" else nn.Linear(width, self.size)
 
     def logits(self, given: Float[Tensor, "b k"], level: Float[Tensor, "b 2"] | None = None) -> Float[Tensor, "b k"]:

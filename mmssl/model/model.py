@@ -192,6 +192,11 @@ class MMSSLModel(MMSSLPreTrainedModel):
         given = self.predicted(self.read(name, tokens))
         return labels_of_places(self.adapter(name), name).laid_out(given, dict(inputs), self.label_head.detail or 1)
 
+    def told(self, name: str, logits: Float[Tensor, "b k *places"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b n *m"]:
+        """These logits as transformers lays them out: `[b, k, h, w]` of a map, else `[b, n, k]`."""
+        given = labels_of_places(self.adapter(name), name).outputs(logits, dict(inputs))
+        return given if self.label_head.places == "map" else given.mT
+
     def labelled(self, name: str, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b *n k"]:
         """What the label head gives for the inputs of a modality, each sample in one piece."""
         known = {key: inputs[key] for key in self.adapter(name).input_names if key in inputs}

@@ -19,6 +19,7 @@ OTHERS = {
     "time-series-forecasting": ("AutoModelForTimeSeriesPrediction",),
     "semantic-segmentation": ("AutoModelForSemanticSegmentation",),
     "token-classification": ("AutoModelForTokenClassification",),
+    "frame-classification": ("AutoModelForAudioFrameClassification",),
 }
 """Those under which one is registered that does something else than label samples, by its task."""
 
@@ -26,7 +27,7 @@ SOURCE = '''"""This model needs the package mmssl: pip install mmssl, and import
 
 try:
     from mmssl import MMSSLForClassification, MMSSLForRegression, MMSSLForTimeSeriesPrediction, MMSSLModel, MMSSLProcessor
-    from mmssl import MMSSLForSemanticSegmentation, MMSSLForTokenClassification
+    from mmssl import MMSSLForFrameClassification, MMSSLForSemanticSegmentation, MMSSLForTokenClassification
     from mmssl.model import MMSSLConfig
 except ModuleNotFoundError as error:
     if error.name != "mmssl":

@@ -11,6 +11,7 @@ from mmssl.model.config import MMSSLConfig
 from mmssl.model.model import MMSSLModel
 from mmssl.model.tasks import (
     MMSSLForClassification,
+    MMSSLForFrameClassification,
     MMSSLForRegression,
     MMSSLForSemanticSegmentation,
     MMSSLForTimeSeriesPrediction,
@@ -43,6 +44,7 @@ def _models(auto: ModuleType) -> None:
     auto.AutoModelForTimeSeriesPrediction.register(MMSSLConfig, MMSSLForTimeSeriesPrediction)
     auto.AutoModelForSemanticSegmentation.register(MMSSLConfig, MMSSLForSemanticSegmentation)
     auto.AutoModelForTokenClassification.register(MMSSLConfig, MMSSLForTokenClassification)
+    auto.AutoModelForAudioFrameClassification.register(MMSSLConfig, MMSSLForFrameClassification)
 
 
 def _processor(auto: ModuleType) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers.modeling_outputs import SemanticSegmenterOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from mmssl.modality import IGNORED, VOID
 from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
-from mmssl.model.labels import IGNORED, VOID, LabelHead, LabelKind
+from mmssl.model.labels import LabelHead, LabelKind
 from mmssl.model.loading import load_whole
 from mmssl.model.model import MMSSLModel, labels_of_places
 from mmssl.model.public import is_public, open_public
@@ -99,26 +100,27 @@ class MMSSLForTimeSeriesPrediction(MMSSLForLabels):
 
 
 class MMSSLForPlaces(MMSSLForLabels):
-    """An encoder that tells a class for each place of a sample; one of the two below."""
+    """An encoder that tells a class for each place of a sample; one of the three below."""
 
-    places: ClassVar[Literal["map", "sequence"]]
+    places: ClassVar[Literal["map", "sequence", "steps"]]
 
     @classmethod
     def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
         return LabelHead(kind="dense", size=config.num_labels, places=cls.places)
 
     def of_places(self, labels: Tensor | None, inputs: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
-        """The loss, where there are labels, and logits `[b, k, *places]`."""
+        """The loss, where there are labels, and logits as `told` lays them out."""
         name, found = self.one_of(inputs)
         adapter = self.adapter(name)
         known = {key: found[key] for key in adapter.input_names if key in found}
         logits = self.dense(name, self.encode(name, known), known)
+        given = self.told(name, logits, known)
         if labels is None:
-            return None, logits
+            return None, given
         dense = labels_of_places(adapter, name)
         truth = labels.masked_fill(labels == VOID, IGNORED) if self.places == "map" else labels
         at = dense.at_labels(logits, {**known, dense.labels: truth})
-        return F.cross_entropy(at.float(), truth, ignore_index=IGNORED), logits
+        return F.cross_entropy(at.float(), truth, ignore_index=IGNORED), given
 
 
 class MMSSLForSemanticSegmentation(MMSSLForPlaces):
@@ -147,7 +149,22 @@ class MMSSLForTokenClassification(MMSSLForPlaces):
     @capture_outputs  # type: ignore[untyped-decorator]
     def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
         loss, logits = self.of_places(labels, inputs)
-        return TokenClassifierOutput(loss=loss, logits=logits.mT)
+        return TokenClassifierOutput(loss=loss, logits=logits)
+
+
+class MMSSLForFrameClassification(MMSSLForPlaces):
+    """An encoder that tells a class for each step of a series, or each frame of a sound (`label_rate` of its processor a second).
+
+    `logits` are `[b, t, k]`, those behind the end of a padded sample mean nothing; `labels` `[b, t]`, or fewer steps, -100 where a
+    step has none.
+    """
+
+    places = "steps"
+
+    @capture_outputs  # type: ignore[untyped-decorator]
+    def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
+        loss, logits = self.of_places(labels, inputs)
+        return TokenClassifierOutput(loss=loss, logits=logits)
 
 
 FACES: Mapping[str, type[MMSSLForLabels]] = {
@@ -158,6 +175,7 @@ FACES: Mapping[str, type[MMSSLForLabels]] = {
         MMSSLForTimeSeriesPrediction,
         MMSSLForSemanticSegmentation,
         MMSSLForTokenClassification,
+        MMSSLForFrameClassification,
     )
 }
 

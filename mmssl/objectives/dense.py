@@ -1,4 +1,4 @@
-"""What supervised training does where labels belong to places of a sample: pixels of a picture, words of a text."""
+"""What supervised training does where labels belong to places of a sample: pixels, words, steps in time."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmssl.data import Labels
-from mmssl.modality import Inputs
+from mmssl.modality import IGNORED, Inputs
 from mmssl.model import LabelHead, MMSSLModel
-from mmssl.model.labels import IGNORED
 from mmssl.model.model import labels_of_places
 from mmssl.objectives.terms import Mean, Metric, Term, Terms
 from mmssl.tokens import Tokens

@@ -28,14 +28,14 @@ class Supervised(Labelling):
 
     A list of numbers in each row, all of one shape, is a regression with several outputs, each in units of its own spread. With
     `data.forecast` the label is what follows each window of a series. With `kind: dense` each pixel of a picture has a label, in a
-    label map, or each word of a text, in a list of tags: cross-entropy over all that have one.
+    label map, each word of a text, or each step of a series or sound, in a list: cross-entropy over all that have one.
 
     The head is published with the model, which then predicts. A head that `init` brings for the same labels is trained on.
 
     kind: what the labels are: classification, ordinal (classes with an order: that of numbers, or `order`), multi_label (a list of
         labels a row, or a column of 0 and 1 for each), regression (a number a row, or a list of them), or dense (a label map or a
-        list of tags a row: a class for each pixel, or word); null: lists of decimals are regressed, other lists are several labels,
-        text, booleans and few distinct whole numbers are classes, other numbers are regressed.
+        list of labels a row: a class for each pixel, word or step in time); null: lists of decimals are regressed, other lists are
+        several labels, text, booleans and few distinct whole numbers are classes, other numbers are regressed.
     order: of ordinal, the names of all classes from the lowest to the highest; null: numbers in their order.
     modality: of rows that hold several modalities, the one from which the label is told; null: there is one.
     label_smoothing: share of the target spread over all classes (arXiv 1512.00567, section 7).
@@ -43,7 +43,8 @@ class Supervised(Labelling):
     reads: of a forecast, what its head reads: tokens = all of them in order of time (PatchTST, arXiv 2211.14730, section 3.1);
         pooled = one vector of each window; null: tokens.
     classes: of dense labels that are numbers, the names of the classes from 0 on; null: the numbers.
-    detail: of dense labels of pixels, predictions on a side of each patch, between which is interpolated.
+    detail: of dense labels of pixels or steps, predictions on a side of each token, along time of steps, between which is
+        interpolated.
     """
 
     needs_labels = True

@@ -38,11 +38,14 @@ class Graph(nn.Module):
         self.names = ["last_hidden_state", "pooler_output", *["embeds"] * self.projects, *["logits"] * self.labels]
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        out = self.model.of_modality(self.modality, inputs)
-        found, pooled = [out.last_hidden_state, out.pooler_output], out.pooler_output
+        tokens = self.model.encode(self.modality, inputs)
+        pooled = self.model.pool(tokens)
+        found = [tokens.values, pooled]
         if self.projects:
             found.append(nn.functional.normalize(self.model.projected(self.modality, pooled), dim=-1))
-        if self.labels:
+        if self.labels and self.model.label_head.dense:
+            found.append(self.model.told(self.modality, self.model.dense(self.modality, tokens, inputs), inputs))
+        elif self.labels:
             found.append(self.model.label_head.logits(self.model.predicted(pooled)))
         return tuple(found)
 
@@ -56,7 +59,8 @@ def export_onnx(model: str | Path, folder: str | Path, modality: str | None = No
     """Write a saved model as `model.onnx` to a new folder, with the files of its processor, and `onnx.json`: what it takes.
 
     model: folder of a model or of a run, or Hub id. modality: which one, of a model of several. Inputs have the names that
-    `MMSSLProcessor` gives them; `last_hidden_state`, `pooler_output`, and of models with such heads `embeds` and `logits` come out.
+    `MMSSLProcessor` gives them; `last_hidden_state`, `pooler_output`, and of models with such heads `embeds` and `logits` come out,
+    as the model gives them: of places `[b, k, h, w]` of pictures, `[b, n, k]` of texts, series and sounds.
     Batch and sizes are free, `onnx.json` says which. Before the folder gets its name, onnxruntime runs the graph on batches of
     other sizes, with padding: RuntimeError where an output differs by more than `TOLERANCE`, or where there is no graph.
     """
@@ -70,10 +74,9 @@ def export_onnx(model: str | Path, folder: str | Path, modality: str | None = No
     source = model_of(model)
     loaded = load_model(source).eval().float()
     name = modality_of(loaded, modality)
-    if loaded.config.label_head is not None and (loaded.forecasts or loaded.label_head.dense):
-        does = "forecasts series" if loaded.forecasts else "labels places"
+    if loaded.forecasts:
         raise ValueError(
-            f"{model} {does}, and a graph of ONNX is made of encoders and of heads for labels alone: export it with "
+            f"{model} forecasts series, and a graph of ONNX is made of encoders and of heads for labels alone: export it with "
             "--remote-code, which needs transformers and no mmssl"
         )
     processor = MMSSLProcessor.from_settings({name: loaded.config.modalities[name]["processor"]})

@@ -142,7 +142,7 @@ def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
     if head is None:
         return f"A self-supervised encoder for {data} data, pretrained with mmssl."
     if head.dense:
-        place = {"map": "pixel", "sequence": "word"}[head.places or "map"]
+        place = {"map": "pixel", "sequence": "word", "steps": "step"}[head.places or "map"]
         return f"A model that predicts the class of each {place} of {data} data, trained on labels with mmssl."
     what = {"regression": "number" if head.shape is None else "numbers", "multi_label": "labels"}.get(head.kind, "class")
     if head.windows is not None:
@@ -157,7 +157,9 @@ def predicting(head: LabelHead, modality: str) -> str:
     keyword = find(modality).keyword
     values = "next_steps = logits" if head.forecasts else f"values = logits.reshape{(-1, *(head.shape or ()))}"
     last = {
-        "dense": "label_map = logits.argmax(1)" if head.places == "map" else "tags = logits.argmax(2)",
+        "dense": {"map": "label_map = logits.argmax(1)", "sequence": "tags = logits.argmax(2)"}.get(
+            head.places or "map", "classes = logits.argmax(2)"
+        ),
         "regression": "value = logits[:, 0]" if head.shape is None else values,
         "multi_label": "labels = [model.config.id2label[int(number)] for number in (logits[0] > 0).nonzero()]",
     }.get(head.kind, "label = model.config.id2label[int(logits[0].argmax())]")

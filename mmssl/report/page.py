@@ -14,6 +14,7 @@ from mmssl.evaluation import SCORES, Shown, Table
 from mmssl.report.charts import Chart, chart
 from mmssl.report.contents import share
 from mmssl.report.numbers import compact
+from mmssl.report.places import Tagged
 from mmssl.report.verdict import verdict
 from mmssl.report.words import explained
 
@@ -47,7 +48,7 @@ def write_report(
     *,
     recipe_yaml: str,
     tables: Sequence[Shown],
-    figures: "Mapping[str, Figure]",
+    figures: "Mapping[str, Figure | Tagged]",
     metrics: Sequence[Row],
     facts: Mapping[str, Any],
     tell: Callable[[str], object] = str,
@@ -55,13 +56,15 @@ def write_report(
     """Write `report.html` into the folder of a run: one file without scripts, that loads nothing from elsewhere; returns its path.
 
     A picture, or the charts, that cannot be drawn are left out; `tell` hears of it, and the notes of the report say it.
-    figures: pictures by title. metrics: rows of metrics.jsonl, each with its `step`.
+    figures: pictures, or words in colours, by title. metrics: rows of metrics.jsonl, each with its `step`.
     facts: `command`, `skipped_messages` and `notes` (lists), `contents` (by modality, records of `mmssl.contents.Content`), `flags`
         (each with `name`, `step` and `message`), the numbers named in `TILES`, and anything else worth a line.
     """
     missing: list[str] = []
     probed = [table for table in tables if isinstance(table, Table)]
-    drawn = _drawn({title: partial(picture, figure) for title, figure in figures.items()}, missing)
+    tagged = {title: each for title, each in figures.items() if isinstance(each, Tagged)}
+    pictures = {title: partial(picture, each) for title, each in figures.items() if not isinstance(each, Tagged)}
+    drawn = _drawn(pictures, missing)
     curves = _drawn({"": partial(charts, metrics, probed[0] if len(probed) == 1 else None)}, missing)
     page = template("page.html.j2").render(
         name=run_folder.name,
@@ -70,6 +73,7 @@ def write_report(
         tiles=[(compact_count(facts[key]), caption) for key, caption in TILES.items() if key in facts],
         charts=curves.get("", []),
         pictures=list(drawn.items()),
+        tagged=tagged,
         facts=[(key, plain(value)) for key, value in facts.items() if key not in (*TILES, *OWN_PLACE)],
         recipe=recipe_yaml,
         command=facts.get("command"),

@@ -22,7 +22,7 @@ WORDS = {
     "MSE": "mean squared error, in units of each variable's deviation over the training part: the lowest is the best",
     "MAE": "mean absolute error, in the same units",
     "mean IoU": "pixels: of each class, those that are it and are taken for it, over those that are or are taken for it; the mean",
-    "macro F1": "words: of each class the harmonic mean of precision and recall; the mean over classes",
+    "macro F1": "words and steps: of each class the harmonic mean of precision and recall; the mean over classes",
     "most frequent class of each word": "words: the tag that each word mostly has in training, whatever stands around it",
     "TF-IDF of words": "texts: counts of words and pairs of words, and a linear model",
     "boosted trees": "tables: gradient boosting on the columns",

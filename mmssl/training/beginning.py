@@ -8,6 +8,7 @@ from typing import Any
 
 from mmssl import files
 from mmssl.data import Source, Track, silent
+from mmssl.data.dense import DENSE, are_maps
 from mmssl.data.source import LABEL
 from mmssl.data.survey import Survey, survey
 from mmssl.data.table_format import PLAIN, TableFormat
@@ -47,7 +48,8 @@ _LINE = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>[^#]*?))?(?P<comme
 class Found:
     """What data hold: the modalities with their claims, the column of labels, and what was told of them.
 
-    path: for data.path. given: how the cells of table files are written, as keys of the section `data`.
+    path: for data.path. given: how the cells of table files are written, as keys of the section `data`. kind: `dense` where labels
+    are label maps; None: it is for the objective to say.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Found:
     given: Mapping[str, Any]
     known: bool
     """Whether the data themselves know the column of labels."""
+    kind: str | None = None
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -75,7 +78,8 @@ class Found:
         rows = [] if self.survey.num_rows is None else [f"{self.survey.num_rows:,} samples"]
         counted = [line for line in self.survey.lines() if not (self.survey.num_files and line in self.survey.notes)]
         unknown = "no labels known: give --label COLUMN to have the encoder scored"
-        labels = unknown if self.label is None else f"labels: column {self.label}"
+        maps = ", label maps" if self.kind == DENSE else ""
+        labels = unknown if self.label is None else f"labels: column {self.label}{maps}"
         found = [*counted, *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
         steps = [name for name in self._whole_row if name.lower() in TIMES]
         if steps:
@@ -127,7 +131,8 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
             raise ValueError(f"{source} cannot be read by any modality: {'; '.join(unread.values()) or _reading(cells)}")
         claims = _chosen(claims, source)
     given = {key: _plain(value) for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
-    return Found(path, claims, label, replace(seen, num_rows=len(source)), given, label == known)
+    kind = DENSE if label is not None and are_maps([row[label] for row in rows]) else None
+    return Found(path, claims, label, replace(seen, num_rows=len(source)), given, label == known, kind)
 
 
 def _plain(value: Any) -> Any:
@@ -171,7 +176,7 @@ def _chosen(claims: Mapping[str, Claim], source: Source) -> dict[str, Claim]:
     """The modalities that are meant: the surest, or the pair for which there is a starter. ValueError asks where others may be."""
     best = max(claim.certainty for claim in claims.values())
     near = {name: claim for name, claim in claims.items() if claim.certainty >= best - NEAR}
-    starters = [set(parts) for parts in starters_by_modalities()]
+    starters = [set(parts) for parts, _ in starters_by_modalities()]
     if len(near) == 1:
         return near
     places = [str(claim.columns) for claim in near.values()]
@@ -181,16 +186,18 @@ def _chosen(claims: Mapping[str, Claim], source: Source) -> dict[str, Claim]:
     raise ValueError(f"{source} can be read in {len(near)} ways: say {asked}")
 
 
-def starters_by_modalities() -> dict[tuple[str, ...], Path]:
-    """The starter recipes that come with mmssl, by the modalities that they read."""
-    found = {name: path for name, path in recipes_found().items() if name.startswith(FOLDER)}
-    return {tuple(Recipe.read_resolved(path)["modalities"]): path for path in found.values()}
+def starters_by_modalities() -> dict[tuple[tuple[str, ...], str | None], Path]:
+    """The starter recipes that come with mmssl, by the modalities that they read, and the kind of labels that they learn."""
+    paths = [path for name, path in recipes_found().items() if name.startswith(FOLDER)]
+    read = [(path, Recipe.read_resolved(path)) for path in paths]
+    return {(tuple(recipe["modalities"]), recipe["objective"].get("kind")): path for path, recipe in read}
 
 
 def starter_of(found: Found) -> Path:
     """The starter recipe for data. ValueError if there is none for what they hold."""
-    starters = {frozenset(names): path for names, path in starters_by_modalities().items()}
-    path = starters.get(frozenset(found.claims))
+    starters = {(frozenset(names), kind): path for (names, kind), path in starters_by_modalities().items()}
+    own = frozenset(found.claims)
+    path = starters.get((own, found.kind), starters.get((own, None)))
     if path is None:
         raise ValueError(f"no starter recipe for {', '.join(found.claims)}; there are {', '.join(map(str, starters.values()))}")
     return path

@@ -9,12 +9,13 @@ import torch
 from mmssl.data import Batch, Labels, Stream, batches
 from mmssl.data.source import OnError
 from mmssl.evaluation import DenseEvaluator, Evaluator, ForecastEvaluator
+from mmssl.evaluation.judged import class_names
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLModel
 from mmssl.objectives import Objective
 from mmssl.objectives.views import numbered
 from mmssl.processor import MMSSLProcessor
-from mmssl.report import forecast_figure
+from mmssl.report import forecast_figure, places_figure, tagged
 from mmssl.training.build import modalities_of
 from mmssl.training.gallery import SAMPLES, Gallery, alike, grid, placed
 
@@ -57,6 +58,9 @@ def pictures_of(
     for each in evaluators:
         if isinstance(each, ForecastEvaluator):
             yield "forecasts of held-out windows", forecast_figure(each.examples())
+        if isinstance(each, DenseEvaluator) and (shown := each.examples(model)):
+            title, names = f"{each.modality}: labels of held-out samples, and what the model says", class_names(model)
+            yield title, tagged(shown, names) if shown[0].words is not None else places_figure(shown, names)
     for name in modalities:
         scored = next((each.sources for each in evaluators if each.modality == name), None)
         source, known = (samples.stream.source, labels) if scored is None else (scored.train, scored.train_labels)

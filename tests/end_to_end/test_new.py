@@ -15,6 +15,7 @@ from skimage import data as pictures
 from sklearn import datasets
 
 import mmssl
+from mmssl.data import Source
 from mmssl.recipe import load
 from mmssl.training.beginning import starters_by_modalities
 from mmssl.training.run import Run
@@ -168,12 +169,12 @@ def test_the_user_decides_what_data_are(tmp_path: Path, monkeypatch: pytest.Monk
         mmssl.new("rows.csv", "third.yaml", modality="image")
 
 
-@pytest.mark.parametrize("names", list(starters_by_modalities()), ids="-".join)
+@pytest.mark.parametrize(("names", "kind"), list(starters_by_modalities()), ids=str)
 def test_starters_are_written_out_with_the_values_that_auto_stands_for(
-    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    names: tuple[str, ...], kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    starter = load(starters_by_modalities()[names])
+    starter = load(starters_by_modalities()[names, kind])
     made = mmssl.new(starter.resolved()["data"]["path"], modality=names)
     before, after = starter.resolved(), made.recipe.resolved()
     after["data"]["columns"] = before["data"]["columns"]
@@ -181,6 +182,30 @@ def test_starters_are_written_out_with_the_values_that_auto_stands_for(
     assert "auto" not in {
         line.partition("#")[0].rstrip().rpartition(" ")[2] for line in Path("recipe.yaml").read_text().splitlines()
     }
+
+
+def test_pictures_with_label_maps_are_known_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part in ("images", "masks"):
+        (tmp_path / "scenes" / part).mkdir(parents=True)
+    rows = Source(path="synthetic:scenes", split="train").rows(range(24))
+    for number, row in enumerate(rows):
+        row["image"].save(f"scenes/images/{number}.png")
+        row["label"].save(f"scenes/masks/{number}.png")
+    main(["new", "scenes"])
+    assert "labels: column label, label maps" in capsys.readouterr().out
+    recipe = load("recipe.yaml")
+    assert recipe.label_kind == "dense" and recipe.resolved()["modalities"]["image"]["processor"]["resize"] == "squash"
+    mmssl.train("recipe.yaml", ["train.max_steps=2", "train.max_minutes=null", "evaluate.random_draws=1"])
+    rows = json.loads(Path("runs/recipe/table.json").read_text())["rows"]
+    assert rows[0]["name"] == "its own head" and set(rows[0]["scores"]) == {"miou", "accuracy"}
+    report = Path("runs/recipe/report.html").read_text()
+    assert "image: labels of held-out samples, and what the model says" in report
+    Image.fromarray(np.zeros((8, 9), dtype=np.uint8)).save("scenes/masks/3.png")
+    with pytest.raises(ValueError, match=r"must be as large as its image, 32 x 32 .*got 8 x 9.*\(label map scenes/masks/3\.png\)"):
+        mmssl.train("recipe.yaml", ["train.max_steps=2", "train.max_minutes=null", "run.name=bad"])
 
 
 def test_a_long_table_is_asked_about_and_read_as_series(

@@ -133,10 +133,13 @@ def example_data(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
 
 
 def labelled_places(samples: list[Any]) -> list[tuple[Any, Any]]:
-    """Pictures with label maps, and texts, as lists of words, with tags."""
+    """Pictures with label maps, texts, as lists of words, with tags, and series with a state for each step."""
     if isinstance(samples[0], str):
         words = [text.split() for text in samples]
         return [(each, ["ab"[len(word) % 2] for word in each]) for each in words]
+    if isinstance(samples[0], dict | np.ndarray):
+        values = [each["values"] if isinstance(each, dict) else each for each in samples]
+        return [(each.tolist(), (np.nan_to_num(each[0]) > 0).astype(int).tolist()) for each in values]
     return [(image, np.asarray(image.convert("L")) // 128) for image in samples]
 
 

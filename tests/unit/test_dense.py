@@ -12,9 +12,9 @@ from sklearn.metrics import f1_score, jaccard_score
 from torch.testing import assert_close
 
 from mmssl.data import Labels, Source
-from mmssl.data.dense import IGNORED
 from mmssl.draws import Draws, keys
 from mmssl.evaluation.dense import Counted, confusion
+from mmssl.modality import IGNORED
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives.dense import balance, dense_head, dense_terms, named_classes
 from mmssl.testing.small import SMALL
@@ -45,6 +45,9 @@ def test_maps_and_tags_are_read_from_whatever_holds_them(tmp_path: Path) -> None
     named = read([[0, 1, -100], np.array([1, 1])], class_names=["O", "PER"])
     assert named.names == ["O", "PER"] and named.values.tolist() == [[1, 1], [0, 2]]
     assert source.natural_classes("mask") is None
+    lacking = read([["b", None, "a"], ["", "a", "a"]])
+    assert lacking.names == ["a", "b"] and lacking.values.tolist() == [[1, 1], [2, 0]]
+    assert read([[1, None], [0, float("nan"), 0]]).values.tolist() == [[0, 1], [2, 0]]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_maps_and_tags_are_read_from_whatever_holds_them(tmp_path: Path) -> None
         ([[0, 1], [-7, 0]], "row 1 of column tags: class numbers are from 0 to 1 .*got -7"),
         ([[0.5, 1.0]], "whole numbers, or texts, one for each"),
         ([[[0, 1], [1]]], "rows of a label map must be equally long"),
-        ([3], "a label map .* or a list of tags; got int"),
+        ([3], "a label map .* or a list of labels; got int"),
     ],
 )
 def test_what_is_no_label_of_places_is_told(column: list[Any], message: str) -> None:

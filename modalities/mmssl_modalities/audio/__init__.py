@@ -13,6 +13,7 @@ from mmssl.model.positions import GridPositions
 from mmssl.tokens import Tokens
 from mmssl_modalities.audio.aspects import CLASSES, MFCC, chroma, cqt, cqt_bins, mfcc, pitch_classes
 from mmssl_modalities.audio.augment import AudioAugment
+from mmssl_modalities.audio.dense import DenseFrames, tokens_in_time
 from mmssl_modalities.audio.file import SUFFIXES
 from mmssl_modalities.audio.processor import FBANK, LENGTHS, STRIDE, WAVEFORM, AudioProcessor, Positive
 from mmssl_modalities.audio.starting import claim, suited
@@ -69,6 +70,7 @@ class AudioAdapter(Adapter):
         self.stem: WaveformStem | None = None
         self.proj: nn.Linear | None = None
         self.processor = processor
+        self.dense = DenseFrames(processor, None if stride is None else (stride[0], stride[1]))
         self.positions: GridPositions | None = None
         if processor.frontend == "waveform" and (stride or learned_positions):
             raise ValueError("adapter.stride and learned_positions belong to processor.frontend: fbank. Leave them out")
@@ -112,7 +114,7 @@ class AudioAdapter(Adapter):
 
     def _times(self, lengths: Int[Tensor, "b 1"]) -> Int[Tensor, "b 1"]:
         """Tokens in time of sounds that have so many patches without overlap."""
-        return lengths if self.stem is not None else (lengths - 1) * self.frames // self.stride[0] + 1
+        return lengths if self.stem is not None else tokens_in_time(lengths, self.frames, self.stride[0])
 
     def _rows(self, inputs: Inputs) -> int:
         """Tokens above each other at one time."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmssl.draws import Draws, most
 from mmssl.modality import Inputs, Others, check_range
 from mmssl_modalities.audio.noise import DECIBEL, PLAIN, Levels, draw_part, laid_over, log_power, white
-from mmssl_modalities.audio.processor import FBANK, LENGTHS, WAVEFORM, AudioProcessor
+from mmssl_modalities.audio.processor import FBANK, LABELS, LENGTHS, WAVEFORM, AudioProcessor
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
@@ -21,6 +21,8 @@ Chance = Annotated[float, Field(ge=0, le=1)]
 
 _SPECTRAL = ("crop", "warp", "frequency_mask")
 """Keys that need mel bins."""
+_MOVING = ("shift", "crop", "part")
+"""Keys that change when something sounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,11 @@ class AudioAugment:
         own = _Sounds.of(inputs, draws, Others.of(inputs, draws) if others is None else others)
         if not own.spectral and any(getattr(self, key) for key in _SPECTRAL):
             raise ValueError(f"augment.{', '.join(_SPECTRAL)} need mel bins; with processor.frontend: waveform leave them out")
+        if LABELS in inputs and (moving := [key for key in _MOVING if getattr(self, key)]):
+            raise ValueError(
+                f"augment.{', '.join(moving)}: what has labels of its own stays where it is in time (objective.kind: dense); leave "
+                "them out"
+            )
         name = FBANK if own.spectral else WAVEFORM
         _, pieces, _, size = inputs[name].shape[:4]
         view = dict(inputs)

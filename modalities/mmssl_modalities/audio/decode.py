@@ -51,7 +51,22 @@ def cut(raw: Any, sample_rate: int, seconds: float) -> list[Any]:
     edges = pairwise(length * i // count for i in range(count + 1))
     if isinstance(source, File):
         return [source.part(start, stop) for start, stop in edges]
-    return [{"array": source[0][:, start:stop], "sampling_rate": rate} for start, stop in edges]
+    first, whole = (0, length) if not isinstance(raw, Mapping) else (raw.get("start") or 0, raw.get("whole") or length)
+    return [
+        {"array": source[0][:, start:stop], "sampling_rate": rate, "start": first + start, "whole": whole} for start, stop in edges
+    ]
+
+
+def span_of(raw: Any, sample_rate: int) -> tuple[float, float, float]:
+    """Where a raw sound, or a part that `cut` made, begins and ends in the whole one, and how long that is, in seconds."""
+    source = _source(raw, sample_rate)
+    if isinstance(source, File):
+        rate, length = source.header()
+        whole, start = File(source.name, source.data).header()[1], source.start
+    else:
+        rate, length, known = source[1], source[0].shape[-1], raw if isinstance(raw, Mapping) else {}
+        start, whole = known.get("start") or 0, known.get("whole") or length
+    return start / rate, (start + length) / rate, whole / rate
 
 
 def _source(raw: Any, sample_rate: int) -> tuple[np.ndarray, int] | File:

@@ -1,5 +1,6 @@
 """Raw sounds to normalised log-mel patches in time, or to pieces of the waveform; statistics that are fitted once."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -7,17 +8,21 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Inputs, Processor, pad_stack
-from mmssl_modalities.audio.decode import at_rate, cut, in_channels, read_sound
+from mmssl.modality import IGNORED, Inputs, Processor, pad_stack
+from mmssl.model.steps import check_steps
+from mmssl_modalities.audio.decode import at_rate, cut, in_channels, read_sound, span_of
 from mmssl_modalities.audio.fbank import Filterbank, Window, cosines, filterbank
 
 FBANK = "input_features"
 WAVEFORM = "input_values"
 LENGTHS = "audio_lengths"
+LABELS, FRAMES, SPAN = "audio_labels", "audio_frames", "audio_span"
+"""Of labelled sounds the class number of each frame, the second in which its middle lies, and number of the first frame, frames,
+and frames of the whole sound."""
 
 Positive = Annotated[int, Field(gt=0)]
 Milliseconds = Annotated[float, Field(gt=0)]
@@ -33,6 +38,8 @@ COEFFICIENTS = 20
 """Cepstral coefficients of `features`."""
 SEGMENTS = 4
 """Parts of a sound, equally long, of which `features` takes the mean."""
+ROUNDING = 1e-6
+"""Of a frame: what is cut from the length of a sound, that rounding may have added, before frames are counted."""
 LEAST_SPREAD = {"fbank": 0.1, "waveform": 1e-4}
 """Least standard deviation of a sound that is normalised by its own: silence stays silence."""
 
@@ -66,9 +73,12 @@ class AudioProcessor(Processor):
         attention sees, as the Audio Spectrogram Transformer was trained (arXiv 2104.01778), longer ones are cut; null: as many as
         there are.
     max_seconds: longer sounds are cut into windows of at most this length, all equally long; null: no limit.
+    label_rate: frames of a second that have a label each, where labels are of frames (objective.kind: dense): as many as have
+        begun before the sound ends. 50 is the rate of wav2vec 2.0 (arXiv 2006.11477).
     """
 
     whole = "max_seconds: null"
+    padding = {LABELS: IGNORED}  # noqa: RUF012 (a constant of the base)
     free = frozenset({"max_seconds"})
 
     def __init__(
@@ -90,6 +100,7 @@ class AudioProcessor(Processor):
         std: Statistic = None,
         fill_frames: Positive | None = None,
         max_seconds: Annotated[float, Field(gt=0)] | None = 10.24,
+        label_rate: Annotated[float, Field(gt=0, le=1000)] = 50.0,
     ) -> None:
         if len(patch) != 2 or mel_bins % patch[1]:
             raise ValueError(
@@ -107,7 +118,7 @@ class AudioProcessor(Processor):
         self.frame_length, self.frame_shift, self.window = frame_length, frame_shift, window
         self.low_frequency, self.high_frequency = low_frequency, high_frequency
         self.normalise: Normalisation = normalise
-        self.per_bin, self.max_seconds = per_bin, max_seconds
+        self.per_bin, self.max_seconds, self.label_rate = per_bin, max_seconds, label_rate
         self._bank()
         self._normalise_by(mean, std)
 
@@ -150,6 +161,7 @@ class AudioProcessor(Processor):
             "std": self.std,
             "fill_frames": self.fill_frames,
             "max_seconds": self.max_seconds,
+            "label_rate": self.label_rate,
         }
 
     @property
@@ -213,6 +225,22 @@ class AudioProcessor(Processor):
             return {WAVEFORM: _in_pieces(values, STRIDE, values.new_zeros(1, 1, 1)).squeeze(-1)}
         return {FBANK: _in_pieces(values, self.patch[0], values.amin(1, keepdim=True))}
 
+    def labelled(self, raw: Any, labels: Int[np.ndarray, "*places"] | None) -> Inputs:
+        """The sound, or a window of it, with the labels of the frames whose middle lies in it. ValueError for another number."""
+        found = self(raw)
+        start, stop, length = span_of(raw, self.sample_rate)
+        whole = max(1, math.ceil(length * self.label_rate - ROUNDING))
+        middles = (np.arange(whole) + 0.5) / self.label_rate
+        first = int(np.searchsorted(middles, start))
+        last = whole if stop >= length else int(np.searchsorted(middles, stop))
+        found[SPAN] = torch.tensor([first, last - first, whole])
+        found[FRAMES] = torch.from_numpy((middles[first:last] - start).astype(np.float32))
+        if labels is None:
+            return found
+        each = f"a sound needs a label for each {1 / self.label_rate:g} s that has begun (processor.label_rate={self.label_rate:g})"
+        check_steps(labels, whole, each)
+        return found | {LABELS: torch.from_numpy(labels[first:last])}
+
     def _values(self, raw: Any) -> Float[Tensor, "c t m"]:
         """Log-mel values, or samples with one bin, before normalisation."""
         sound, rate = read_sound(raw, self.sample_rate, self.max_seconds)
@@ -244,7 +272,11 @@ class AudioProcessor(Processor):
         batch = {name: pad_stack(sounds)}
         if any(len(sound) != len(sounds[0]) for sound in sounds):
             batch[LENGTHS] = torch.tensor([[len(sound)] for sound in sounds])
-        return batch
+        return batch | {
+            name: pad_stack([sample[name] for sample in samples], self.padding.get(name, 0))
+            for name in (LABELS, FRAMES, SPAN)
+            if name in samples[0]
+        }
 
     @classmethod
     def sized(cls, inputs: Inputs) -> Inputs:

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws
-from mmssl.modality import Inputs, check_range
-from mmssl_modalities.image.processor import LABELS, NO_LABEL, PIXELS, SIZES, ImageProcessor
+from mmssl.modality import IGNORED, Inputs, check_range
+from mmssl_modalities.image.processor import LABELS, PIXELS, SIZES, ImageProcessor
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -102,7 +102,7 @@ class ImageAugment:
         )
         if LABELS in view and (self.crop or self.shift or self.flip):
             labels = self._move(sizes, view[LABELS][:, None].float(), shown, draws, nearest=True)
-            view[LABELS] = torch.where(_inside(labels, shown), labels, NO_LABEL)[:, 0].long()
+            view[LABELS] = torch.where(_inside(labels, shown), labels, IGNORED)[:, 0].long()
         with torch.autocast(pixels.device.type, enabled=False):  # would round colours to bfloat16
             for wanted, stage in stages:
                 if wanted:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmssl.modality import Dense, Inputs
-from mmssl_modalities.image.processor import LABELS, NO_LABEL, PIXELS, SIZES, WHOLE
+from mmssl.modality import IGNORED, Dense, Inputs
+from mmssl_modalities.image.processor import LABELS, PIXELS, SIZES, WHOLE
 
 
 class DensePatches(Dense):
@@ -53,7 +53,7 @@ class DensePatches(Dense):
         pixels = inputs[LABELS].unfold(1, p, p).unfold(2, p, p).flatten(1, 2).flatten(2)
         there = pixels >= 0
         counts = F.one_hot(pixels.clamp(min=0)).masked_fill(~there[..., None], 0).sum(2)
-        return counts.argmax(2).masked_fill(~there.any(2), NO_LABEL)
+        return counts.argmax(2).masked_fill(~there.any(2), IGNORED)
 
     def parts(self, logits: Float[Tensor, "b k h w"], inputs: Inputs) -> Iterator[Float[Tensor, "1 k _ _"]]:
         """The logits of each picture, without those of its padding."""

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Content, Inputs, Odd, Processor, pad_stack
+from mmssl.modality import IGNORED, Content, Inputs, Odd, Processor, pad_stack
 from mmssl_modalities.image.decode import (
     MAX_PIXELS,
     MODES,
@@ -33,7 +33,6 @@ SIZES = "pixel_sizes"
 LABELS = "pixel_labels"
 WHOLE = "pixel_whole"
 """Class numbers of the pixels of a labelled image; height and width of one before it was resized."""
-NO_LABEL = -100
 
 Positive = Annotated[int, Field(gt=0)]
 Statistic = float | list[float] | None
@@ -77,7 +76,7 @@ class ImageProcessor(Processor):
         the mean over them.
     """
 
-    padding = {LABELS: NO_LABEL}  # noqa: RUF012 (a constant of the base)
+    padding = {LABELS: IGNORED}  # noqa: RUF012 (a constant of the base)
     whole = "pages: first"
     free = frozenset({"pages", "size", "resize", "cut", "resample", "max_pixels", "max_tokens", "enlarge"})
 

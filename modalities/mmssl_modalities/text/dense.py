@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmssl.modality import Dense, Inputs
+from mmssl.modality import IGNORED, Dense, Inputs
 
 LABELS = "token_labels"
 WORDS = "token_words"
 COUNT = "text_words"
 """Of each token the class number, and the number of the word whose first token it is, else -1; how many words a text has."""
-NO_LABEL, NO_WORD = -100, -1
-PADDING: Mapping[str, float] = {LABELS: NO_LABEL, WORDS: NO_WORD}
+NO_WORD = -1
+PADDING: Mapping[str, float] = {LABELS: IGNORED, WORDS: NO_WORD}
 
 
 class DenseWords(Dense):

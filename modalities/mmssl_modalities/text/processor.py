@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Inputs, Processor, Reference, pad_stack
+from mmssl.modality import IGNORED, Inputs, Processor, Reference, pad_stack
 from mmssl_modalities.text.dense import (
     COUNT,
     LABELS,
-    NO_LABEL,
     NO_WORD,
     PADDING,
     WORDS,
@@ -259,8 +258,8 @@ class TextProcessor(Processor):
         found = {IDS: self._bounded(window), WORDS: words, COUNT: torch.tensor([window.count])}
         if labels is None:
             return found
-        known = torch.from_numpy(labels)[words.clamp(min=0)] if len(labels) else torch.full_like(words, NO_LABEL)
-        return found | {LABELS: known.masked_fill(words < 0, NO_LABEL)}
+        known = torch.from_numpy(labels)[words.clamp(min=0)] if len(labels) else torch.full_like(words, IGNORED)
+        return found | {LABELS: known.masked_fill(words < 0, IGNORED)}
 
     def words(self, raw: Any) -> list[str]:
         found = words_of(raw)

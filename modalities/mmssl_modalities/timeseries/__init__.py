@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmssl.modality import Adapter, Axis, Inputs, MaskPreference, Modality
 from mmssl.tokens import Tokens
 from mmssl_modalities.timeseries.augment import TimeseriesAugment
+from mmssl_modalities.timeseries.dense import DenseSeries
 from mmssl_modalities.timeseries.files import SUFFIXES
 from mmssl_modalities.timeseries.picture import draw, picture
 from mmssl_modalities.timeseries.processor import OBSERVED, STATISTICS, TIMES, VALUES, TimeseriesProcessor
@@ -98,6 +99,7 @@ class TimeseriesAdapter(Adapter):
         whole = rows | {2: Axis("time")}
         self.axes = {VALUES: whole, OBSERVED: whole, TIMES: {1: Axis("time")}}
         self.channels = group if self.mixed else None
+        self.dense = DenseSeries(patch_size, mixed=self.mixed, statistics=has_token)
         if processor.normalise == "instance":
             self.axes |= {STATISTICS: rows}
 

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from mmssl.draws import Draws, most
-from mmssl.modality import Inputs, check_range
+from mmssl.modality import IGNORED, Inputs, check_range
 from mmssl_modalities.timeseries.bases import fourier, gabor
-from mmssl_modalities.timeseries.processor import OBSERVED, TIMES, VALUES
+from mmssl_modalities.timeseries.processor import LABELS, OBSERVED, TIMES, VALUES
 from mmssl_modalities.timeseries.tokens import observed
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -24,7 +24,8 @@ class TimeseriesAugment:
     """A part of the series, its pieces in another order, another amplitude, noise, and points that go missing, each drawn per
     sample; or the series in another basis.
 
-    Statistics and times stay as they are. Amplitude and noise count in standard deviations of each channel.
+    Statistics and times stay as they are; labels of steps move with these. Amplitude and noise count in standard deviations of
+    each channel.
 
     crop: smallest and largest share of the series that is kept, then stretched to its length by linear interpolation; NuTime
         (arXiv 2310.07402) has [0.8, 1.0]. null: no crop.
@@ -61,14 +62,19 @@ class TimeseriesAugment:
         """One random view of a batch. The view of a sample depends on its own key, size and values only."""
         view, partly = dict(inputs), OBSERVED in inputs
         values, there = inputs[VALUES], observed(inputs)
+        if LABELS in inputs and self.basis != "none":
+            raise ValueError("augment.basis leaves no steps that labels could belong to (objective.kind: dense); leave it out")
+        source = torch.arange(values.shape[2], device=values.device).expand(len(values), -1)
         with torch.autocast(values.device.type, enabled=False):
             if self.crop:
-                values, there = _stretched_part(values, there, self.crop, draws)
+                values, there, source = _stretched_part(values, there, self.crop, draws)
             if self.part is not None:
-                values, there, view[TIMES] = _part(values, there, inputs.get(TIMES), self.part, draws)
+                values, there, view[TIMES], part = _part(values, there, inputs.get(TIMES), self.part, draws)
+                source = source.gather(1, part.clamp(min=0)).masked_fill(part < 0, -1)
                 partly |= self.part[0] < self.part[1]
             if self.permute > 1:
-                order = _permuted(_last(there) + 1, self.permute, there.shape[2], draws)[:, None].expand_as(values)
+                moved = _permuted(_last(there) + 1, self.permute, there.shape[2], draws)
+                order, source = moved[:, None].expand_as(values), source.gather(1, moved)
                 values, there = values.gather(2, order), there.gather(2, order)
             if self.scale or self.flip or self.jitter:
                 values = self._disturb(values, there, draws)
@@ -79,6 +85,8 @@ class TimeseriesAugment:
                 values, there = self._projected(values, there)
                 if TIMES in view:
                     view[TIMES] = _on(view[TIMES], last, values.shape[2])
+        if LABELS in inputs:
+            view[LABELS] = inputs[LABELS].gather(1, source.clamp(min=0)).masked_fill(source < 0, IGNORED)
         return view | {VALUES: values} | ({OBSERVED: there} if partly else {})
 
     def _thinned(self, there: Bool[Tensor, "b c t"], draws: Draws) -> Bool[Tensor, "b c t"]:
@@ -138,8 +146,11 @@ def _last(there: Bool[Tensor, "b c t"]) -> Int[Tensor, "b 1"]:
 
 def _stretched_part(
     values: Float[Tensor, "b c t"], there: Bool[Tensor, "b c t"], shares: tuple[float, float], draws: Draws
-) -> tuple[Float[Tensor, "b c t"], Bool[Tensor, "b c t"]]:
-    """A random part of each series in the length of the whole. A point between a value and a gap is missing."""
+) -> tuple[Float[Tensor, "b c t"], Bool[Tensor, "b c t"], Int[Tensor, "b t"]]:
+    """A random part of each series in the length of the whole, and the nearest point to each place, -1 behind the end.
+
+    A point between a value and a gap is missing.
+    """
     number, last = torch.arange(values.shape[2], device=values.device), _last(there)
     end = last.to(torch.float32)
     share = draws.between("timeseries crop share", *shares, 1)
@@ -151,7 +162,7 @@ def _stretched_part(
     low, high = (values.gather(2, part) for part in index)
     low_there, high_there = (there.gather(2, part) for part in index)
     found = low_there & (high_there | (weight == 0)) & (number <= last)[:, None]
-    return torch.lerp(low, high, weight) * found, found
+    return torch.lerp(low, high, weight) * found, found, place.round().long().masked_fill(number > last, -1)
 
 
 def _part(
@@ -160,8 +171,11 @@ def _part(
     times: Float[Tensor, "b t"] | None,
     shares: tuple[float, float],
     draws: Draws,
-) -> tuple[Float[Tensor, "b c s"], Bool[Tensor, "b c s"], Float[Tensor, "b s"]]:
-    """A random part of each series as it is, and its times. One that fell into a gap begins at the first point instead."""
+) -> tuple[Float[Tensor, "b c s"], Bool[Tensor, "b c s"], Float[Tensor, "b s"], Int[Tensor, "b s"]]:
+    """A random part of each series as it is, its times, and which points it has, -1 behind its end.
+
+    One that fell into a gap begins at the first point instead.
+    """
     length, width = _last(there) + 1, most(shares[1], there.shape[2])
     size = draws.part("timeseries part", shares, length)
     start = draws.start("timeseries part place", size, length)
@@ -174,7 +188,7 @@ def _part(
     index, inside = source[:, None].expand(-1, values.shape[1], -1), (place < size)[:, None]
     found = there.gather(2, index) & inside
     clock = source.float() if times is None else times.gather(1, source)
-    return values.gather(2, index) * found, found, clock
+    return values.gather(2, index) * found, found, clock, source.masked_fill(place >= size, -1)
 
 
 def _on(times: Float[Tensor, "b t"], last: Int[Tensor, "b 1"], width: int) -> Float[Tensor, "b s"]:

@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import Content, Inputs, Processor, Reference, pad_stack
+from mmssl.modality import IGNORED, Content, Inputs, Processor, Reference, pad_stack
+from mmssl.model.steps import check_steps
 from mmssl_modalities.timeseries.contents import series_contents
 from mmssl_modalities.timeseries.read import Layout, Series, filled, read_series
 
@@ -18,6 +19,9 @@ VALUES = "timeseries_values"
 OBSERVED = "timeseries_observed"
 STATISTICS = "timeseries_statistics"
 TIMES = "timeseries_times"
+LABELS = "timeseries_labels"
+SPAN = "timeseries_span"
+"""Class numbers of the steps of a labelled series; number of the first step, steps, and steps of the whole series."""
 
 Positive = Annotated[int, Field(gt=0)]
 Whole = Annotated[int, Field(ge=0)]
@@ -68,6 +72,7 @@ class TimeseriesProcessor(Processor):
     """
 
     whole = "window: null"
+    padding = {LABELS: IGNORED}  # noqa: RUF012 (a constant of the base)
 
     def __init__(
         self,
@@ -169,6 +174,17 @@ class TimeseriesProcessor(Processor):
             inputs[TIMES] = torch.from_numpy(times.astype(np.float32))
         return inputs
 
+    def labelled(self, raw: Any, labels: Int[np.ndarray, "*places"] | None) -> Inputs:
+        """The series with a label for each of its steps. ValueError where there are not as many."""
+        series = read_series(raw, self.layout, self.signals)
+        found, steps = self(series), series.values.shape[1]
+        whole = steps if series.whole is None else series.whole
+        found[SPAN] = torch.tensor([series.start, steps, whole])
+        if labels is None:
+            return found
+        check_steps(labels, whole, "a series needs a label for each of its steps")
+        return found | {LABELS: torch.from_numpy(labels[series.start : series.start + steps])}
+
     def _check(self, channels: int, length: int) -> None:
         if self.window is not None and length > self.window:
             raise ValueError(
@@ -226,6 +242,11 @@ class TimeseriesProcessor(Processor):
             batch[STATISTICS] = pad_stack([sample[STATISTICS] for sample in samples])
         if any(TIMES in sample for sample in samples):
             batch[TIMES] = pad_stack([sample.get(TIMES, _even(sample)) for sample in samples])
+        batch |= {
+            name: pad_stack([sample[name] for sample in samples], self.padding.get(name, 0))
+            for name in (LABELS, SPAN)
+            if name in samples[0]
+        }
         if batch[OBSERVED].all():
             del batch[OBSERVED]
         return batch

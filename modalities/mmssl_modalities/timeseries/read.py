@@ -32,15 +32,20 @@ class Series:
     values: float64, NaN where a value is missing.
     times: when each sample was measured, strictly increasing; None: evenly.
     rate: samples per unit of time, if known.
+    start, whole: of a part, where in the series it begins, and how many samples that has; None: it is no part.
     """
 
     values: Float[np.ndarray, "c t"]
     times: Float[np.ndarray, " t"] | None = None
     rate: float | None = None
+    start: int = 0
+    whole: int | None = None
 
     def part(self, start: int, end: int) -> "Series":
         """The samples from `start` to before `end`, as views."""
-        return Series(self.values[:, start:end], None if self.times is None else self.times[start:end], self.rate)
+        times = None if self.times is None else self.times[start:end]
+        whole = self.values.shape[1] if self.whole is None else self.whole
+        return Series(self.values[:, start:end], times, self.rate, self.start + start, whole)
 
 
 def read_series(raw: Any, layout: Layout, signals: Sequence[str] | None = None) -> Series:
