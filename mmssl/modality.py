@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from inspect import signature
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
@@ -544,6 +545,20 @@ def find(name: str) -> Modality:
             f"got {type(found).__name__}"
         )
     return found
+
+
+def rebuilt(make: Callable[..., T], settings: Mapping[str, Any], where: str, *given: Any) -> T:
+    """What `make` makes of settings that were saved. ValueError for those that it does not know: a newer mmssl wrote them.
+
+    where: what they are settings of. given: what comes before them.
+    """
+    known = signature(make).parameters
+    if unknown := [key for key in settings if key not in known]:
+        raise ValueError(
+            f"the {where} was saved with {', '.join(unknown)}, which this version of mmssl does not know: the model is of a newer "
+            "one. Update mmssl, as in pip install -U mmssl"
+        )
+    return make(*given, **settings)
 
 
 def are_files(cells: Sequence[Any], suffixes: Sequence[str]) -> bool:

@@ -3,15 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
 from transformers import BatchFeature, ProcessorMixin
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, cached_file
 
-from mmssl.modality import Processor, find
+from mmssl.modality import Processor, find, rebuilt
 
 READING_ERRORS = (FileNotFoundError, OSError, ValueError, TypeError)
 """What a processor raises for a sample that it cannot read, narrow kinds first; subclasses may want more than a message."""
@@ -27,6 +28,8 @@ USUAL = tuple(ProcessingKwargs.__annotations__)
 NO_TOKENS = SimpleNamespace(
     eos_token_id=None, bos_token_id=None, pad_token_id=None, padding_side="right", model_max_length=None, name_or_path=""
 )
+ADAPTER = "adapter_config.json"
+"""What the peft library writes into a folder of adapters."""
 SHOWN = 5
 """Names of files that an error lists."""
 
@@ -46,7 +49,7 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
     @classmethod
     def from_settings(cls, settings: Mapping[str, Mapping[str, Any]]) -> "MMSSLProcessor":
         """Build from what `settings()` returned."""
-        return cls({name: find(name).processor(**value) for name, value in settings.items()})
+        return cls({name: rebuilt(find(name).processor, value, f"processor of {name}") for name, value in settings.items()})
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Per modality the constructor arguments of its processor, fitted statistics included, as JSON values."""
@@ -88,6 +91,8 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         check_options("common_kwargs", common, ())
         out = BatchFeature()
         for keyword, value in raw.items():
+            if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+                value = list(value)  # a column of `datasets` is a sequence of another type
             given = options.get(keyword, {})
             out.update(self._batch(keyword, self.processors[names[keyword]], value, given, bool(given.pop("windows", windows))))
         return out
@@ -135,11 +140,16 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         return f"{type(self).__name__}({', '.join(self.processors)})"
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **hub: Any) -> list[str]:
-        """Write `processor_config.json` to a folder; `push_to_hub=True` uploads it too (`hub`: arguments of `push_to_hub`)."""
+        """Write `processor_config.json` to a folder; `push_to_hub=True` uploads it too (`hub`: arguments of `push_to_hub`).
+
+        One that came with the code of its folder takes the code along.
+        """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / PROCESSOR_NAME
-        file.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        file, content = folder / PROCESSOR_NAME, self.to_dict()
+        if self._auto_class is not None:
+            custom_object_save(self, folder, config=content)
+        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
         return [str(file)]
@@ -156,11 +166,7 @@ class MMSSLProcessor(ProcessorMixin):  # type: ignore[misc]
         own, of_model = (read_json(pretrained_model_name_or_path, name, known) for name in (PROCESSOR_NAME, CONFIG_NAME))
         settings = None if of_model is None else settings_of(of_model)
         if own is None and settings is None:
-            if not Path(pretrained_model_name_or_path).is_dir():
-                raise FileNotFoundError(
-                    f"no model {pretrained_model_name_or_path}: there is no such folder here, and on the Hub there is none, or it "
-                    "cannot be reached"
-                )
+            check_there(pretrained_model_name_or_path, known)
             raise FileNotFoundError(
                 f"{pretrained_model_name_or_path} has no {PROCESSOR_NAME}, and no {CONFIG_NAME} of mmssl: it is no model of mmssl"
             )
@@ -204,6 +210,15 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return {name: parts["processor"] for name, parts in modalities.items()} if isinstance(modalities, dict) else None
 
 
+def check_there(model: str | Path, hub: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """FileNotFoundError if there is no configuration of a model, neither in a folder nor on the Hub."""
+    check_folder(model)
+    if not Path(model).is_dir() and read_json(model, CONFIG_NAME, hub) is None:
+        raise FileNotFoundError(
+            f"no model {model}: there is no such folder here, and on the Hub there is none, or it cannot be reached"
+        )
+
+
 def check_folder(model: str | Path, files: Sequence[str] = (CONFIG_NAME,)) -> None:
     """FileNotFoundError for what can only be a folder, but is none, or has none of these files: the Hub answers in riddles."""
     path = Path(model)
@@ -216,6 +231,11 @@ def check_folder(model: str | Path, files: Sequence[str] = (CONFIG_NAME,)) -> No
             raise FileNotFoundError(f"no model in {model}: there is no such folder. Give the `model` folder of a run, or a Hub id")
         return
     if not any((path / name).is_file() for name in files):
+        if (path / ADAPTER).is_file():
+            raise FileNotFoundError(
+                f"{model} is a PEFT folder without {' and '.join(files)}: write them beside the adapters, with "
+                f"model.config.save_pretrained({str(model)!r}) and processor.save_pretrained({str(model)!r})"
+            )
         inner = path / "model"
         if (inner / CONFIG_NAME).is_file():
             raise FileNotFoundError(f"no model in {model}, which is a run; did you mean {inner}?")

@@ -56,8 +56,8 @@ def mapped(media: Sequence[Parts], path: str) -> Mapped | None:
         found[is_map(parts)][key_of(parts)].append(parts)
     if any(suffix_of(parts[-1]) not in MAP_SUFFIXES for each in found[True].values() for parts in each):
         return None
-    for parts in (each for of_kind in found.values() for each in of_kind.values() if len(each) > 1):
-        both = " and ".join("/".join(each) for each in parts[:2])
+    for alike in (each for of_kind in found.values() for each in of_kind.values() if len(each) > 1):
+        both = " and ".join("/".join(each) for each in alike[:2])
         raise ValueError(f"folder {path}: {both} have one name, and a picture has one label map. Rename or remove one")
     if lacking := [each[0] for key, each in found[False].items() if key not in found[True]]:
         shown = ", ".join("/".join(parts) for parts in lacking[:SHOWN])

@@ -36,7 +36,9 @@ def example_of(source: Source, name: str, processor: Processor, row: int, truth:
     raw, draw = narrow.raw(modality, held), modality.draw
     words = processor.words(raw)
     pieces = [] if draw is None or words is not None else processor.pieces(raw)
-    drawn = partial(_drawn, draw, processor.collate([processor(pieces[0])]), processor) if len(pieces) == 1 else None
+    drawn = None
+    if draw is not None and len(pieces) == 1:
+        drawn = partial(_drawn, draw, processor.collate([processor(pieces[0])]), processor)
     return PlacedExample(f"row {source.row_number(row)}", truth, said, words, drawn)
 
 

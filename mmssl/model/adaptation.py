@@ -19,11 +19,12 @@ from mmssl.model.config import MMSSLConfig
 from mmssl.model.loading import no_weights_bar, only_errors
 from mmssl.model.model import LABEL, PROJECTOR, SCALE, MMSSLModel
 from mmssl.model.public import is_public, open_public
+from mmssl.processor import ADAPTER as ADAPTER_CONFIG
+from mmssl.processor import check_folder
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig, PeftModel
 
-ADAPTER_CONFIG = "adapter_config.json"
 Whole = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Preset = Literal["attention", "mlp", "all-linear"]
@@ -237,6 +238,7 @@ def peft_model(folder: str | Path, kind: type[MMSSLModel], config: MMSSLConfig |
     """A PEFT folder with its base, as the peft library has it. ValueError: the base is not there."""
     from peft import PeftModel  # takes half a second, and few need it
 
+    check_folder(folder)
     said = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = said.get("base_model_name_or_path")
     if not base:

@@ -89,13 +89,18 @@ KINDS: Mapping[str, type[MMSSLImageProcessor] | type[MMSSLFeatureExtractor]] = {
 
 
 def write_auto_files(folder: Path, processor: MMSSLProcessor) -> None:
-    """Write them beside a model; nothing for several modalities, or for one that pipelines of transformers have no name for."""
+    """Write them beside a model; nothing for several modalities, or for one that pipelines of transformers have no name for.
+
+    `preprocessor_config.json` names no class here: `config.json` does (`mmssl.model.needed`). Were it named there too, pipelines
+    would take it for that of videos as well, and ask whether code of the folder may run.
+    """
     if len(processor.processors) != 1:
         return
     ((name, own),) = processor.processors.items()
     served = find(name).served
     if served is not None and served in KINDS:
-        content = KINDS[served](processor).to_dict()
+        kind = KINDS[served]
+        content = {key: value for key, value in kind(processor).to_dict().items() if key != kind.key}
         (folder / PREPROCESSOR).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     elif served == "tokenizer" and (tokenizer := own.hub_tokenizer()) is not None:
         tokenizer.save_pretrained(folder)

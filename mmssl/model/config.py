@@ -1,7 +1,7 @@
 """The configuration that travels with a model, and the size presets of a recipe."""
 
 from dataclasses import field
-from typing import Annotated, Any, Literal, no_type_check
+from typing import Annotated, Any, Literal, get_args, no_type_check
 
 from huggingface_hub.dataclasses import strict
 from pydantic import Field
@@ -27,9 +27,11 @@ Norm = Literal["layernorm", "rmsnorm"]
 Mlp = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "swiglu", "geglu"]
 NormOrder = Literal["pre", "post"]
 Share = Annotated[int, Field(ge=0)]
+Initializer = Literal["xavier", "trunc_normal"]
+CHOICES = {"mlp": Mlp, "norm": Norm, "norm_order": NormOrder, "initializer": Initializer, "pooling": Pooling}
+"""Fields of a configuration that are one of several words."""
 GATED = ("swiglu", "geglu")
 """Kinds of MLP with a third projection, which gates the second (arXiv 2002.05202)."""
-Initializer = Literal["xavier", "trunc_normal"]
 
 
 @no_type_check  # the constructor takes more than the fields; jaxtyping's check of dataclasses would refuse the rest
@@ -101,6 +103,12 @@ class MMSSLConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def __post_init__(self, **kwargs: Any) -> None:
         width, heads = self.hidden_size, self.num_attention_heads
+        for key, kind in CHOICES.items():
+            if (value := vars(self)[key]) not in get_args(kind):
+                raise ValueError(
+                    f"{key} must be one of {', '.join(get_args(kind))}; got {value!r}. "
+                    "If a newer mmssl saved the model, update yours"
+                )
         if len(self.rotary_share) != 4 or not sum(self.rotary_share):
             raise ValueError(
                 f"rotary_share needs four numbers (time, depth, height, width), not all zero; got {list(self.rotary_share)}"

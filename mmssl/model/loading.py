@@ -13,10 +13,12 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from mmssl.model.config import MMSSLConfig
-from mmssl.processor import check_folder
+from mmssl.processor import check_there
 
 M = TypeVar("M", bound=PreTrainedModel)
 
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Endings of files of weights that Python would have to unpickle."""
 NAMED = 3
 """Weights that an error names."""
 
@@ -70,13 +72,24 @@ def load_whole(kind: type[M], model: str | Path, config: MMSSLConfig | None = No
     ValueError if weights are missing, left over, no numbers or cannot be read; but parts that only one of the two configurations
     speaks of (a modality, a head, learned pooling) may be new, or stay behind.
     """
-    check_folder(model)
+    check_there(model)
+    check_no_pickle(model)
     saved = MMSSLConfig.from_pretrained(model)
     try:
         with no_weights_bar(), only_errors():
-            loaded, report = kind.from_pretrained(model, config=config, use_safetensors=True, output_loading_info=True)
+            loaded, report = kind.from_pretrained(
+                model, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except SafetensorError as error:
         raise ValueError(f"the weights of {model} cannot be read: {error}. Copy the file again, or publish again") from error
+    if wrong := [
+        f"{name} is {list(found)} there, and not {list(needed)}" for name, found, needed in sorted(report["mismatched_keys"])
+    ]:
+        more = f"; and {len(wrong) - NAMED:,} more" if len(wrong) > NAMED else ""
+        raise ValueError(
+            f"the weights of {model} do not have the sizes of {'its config.json' if config is None else 'the model asked for'}: "
+            f"{'; '.join(wrong[:NAMED])}{more}. Random weights would take their place"
+        )
     free = re.compile("|".join(parts_of_one(saved, config or saved)) or "(?!)")
     wrong = [
         f"{len(names):,} weights {what}, such as {', '.join(names[:NAMED])}"
@@ -94,6 +107,20 @@ def load_whole(kind: type[M], model: str | Path, config: MMSSLConfig | None = No
             f"{', '.join(odd[:NAMED])}. Its training diverged, or the file is damaged: take an earlier checkpoint, or copy it again"
         )
     return loaded
+
+
+def check_no_pickle(model: str | Path) -> None:
+    """ValueError for a folder without weights in safetensors: pickled ones would be run as code when they are read."""
+    folder = Path(model)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    held = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED))
+    way = (
+        f"{held} may be pickled, which can run code and is not read: whoever made it can save it again as safetensors"
+        if held
+        else "copy it there too"
+    )
+    raise ValueError(f"{model} holds no model.safetensors; {way}")
 
 
 def parts_of_one(a: MMSSLConfig, b: MMSSLConfig) -> Iterable[str]:

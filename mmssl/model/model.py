@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
-from mmssl.modality import Adapter, Dense, Inputs, find
+from mmssl.modality import Adapter, Dense, Inputs, find, rebuilt
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.encoder import Encoder
 from mmssl.model.heads import Head, LogitScale
@@ -38,6 +38,13 @@ PASSED_OVER = (
     "use_cache",
 )
 """Arguments that transformers' Trainer and PEFT pass to any model, and that say nothing about a sample."""
+
+
+NO_LABELS = "this model predicts no labels: it is an encoder; fine-tune it with the objective supervised"
+
+
+class NoLabels(LookupError, AttributeError):
+    """The model has no label head; `hasattr` and torch.jit, which look at every attribute, go on."""
 
 
 class AttentionPool(nn.Module):
@@ -116,7 +123,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
                 self.heads[SCALE] = LogitScale(config.logit_scale, bias=config.logit_bias)
         if config.label_head is not None:
             self.heads = nn.ModuleDict() if self.heads is None else self.heads
-            head = LabelHead(**config.label_head)
+            head = rebuilt(LabelHead, config.label_head, "label head")
             self.heads[LABEL] = head.build(self.labelled_size(head))
         self.post_init()
 
@@ -164,7 +171,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def label_head(self) -> LabelHead:
         """What the model predicts. LookupError for one that predicts nothing."""
         if self.config.label_head is None:
-            raise LookupError("this model predicts no labels: it is an encoder; fine-tune it with the objective supervised")
+            raise NoLabels(NO_LABELS)
         return LabelHead(**self.config.label_head)
 
     @property
@@ -215,6 +222,10 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """The adapters: what stands in front of the encoder."""
         return self.adapters
+
+    def resize_token_embeddings(self, *given: Any, **options: Any) -> nn.Embedding:
+        """Not of these models: TypeError."""
+        raise TypeError("the inputs of a model of mmssl are those that its processor was fitted to: it has no vocabulary to resize")
 
     def adapter(self, name: str) -> Adapter:
         """The adapter of modality `name`."""
@@ -267,6 +278,8 @@ class MMSSLModel(MMSSLPreTrainedModel):
     def __getattr__(self, name: str) -> Any:
         """`get_<modality>_features(**inputs)`: projected pooled outputs, by the names that paired models of transformers use."""
         modality = name.removeprefix("get_").removesuffix("_features")
+        if name == "label_head":
+            raise NoLabels(NO_LABELS)  # Python asks here after the property has raised
         if name != f"get_{modality}_features" or modality not in super().__getattr__("adapters"):
             return super().__getattr__(name)
 
@@ -408,6 +421,7 @@ def build_adapter(name: str, config: MMSSLConfig) -> Adapter:
     """The adapter of modality `name` as `config.modalities[name]` describes it."""
     plugin = find(name)
     settings = config.modalities[name]
-    adapter = plugin.adapter(config.hidden_size, plugin.processor(**settings["processor"]), **settings["adapter"])
+    processor = rebuilt(plugin.processor, settings["processor"], f"processor of {name}")
+    adapter = rebuilt(plugin.adapter, settings["adapter"], f"adapter of {name}", config.hidden_size, processor)
     adapter.keyword = plugin.keyword
     return adapter

@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+
+from mmssl.modality import find
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead
 
@@ -23,13 +26,19 @@ OTHERS = {
 }
 """Those under which one is registered that does something else than label samples, by its task."""
 
+SERVED = {
+    "image_processor": {"AutoImageProcessor": "MMSSLImageProcessor"},
+    "feature_extractor": {"AutoFeatureExtractor": "MMSSLFeatureExtractor"},
+}
+"""The classes of `mmssl.model.auto` by which pipelines read samples, by `Modality.served`; tokenizers are transformers' own."""
+
 SOURCE = '''"""This model needs the package mmssl: pip install mmssl, and import mmssl before the model is loaded."""
 
 try:
     from mmssl import MMSSLForClassification, MMSSLForRegression, MMSSLForTimeSeriesPrediction, MMSSLModel, MMSSLProcessor
     from mmssl import MMSSLForFrameClassification, MMSSLForSemanticSegmentation, MMSSLForTokenClassification
     from mmssl.model import MMSSLConfig
-except ModuleNotFoundError as error:
+{more}except ModuleNotFoundError as error:
     if error.name != "mmssl":
         raise
     raise ModuleNotFoundError(
@@ -50,14 +59,22 @@ def autos_of(config: MMSSLConfig) -> tuple[str, ...]:
     return OTHERS.get(LabelHead(**config.label_head).task, TASKS)
 
 
+def served_of(config: MMSSLConfig) -> dict[str, str]:
+    """What serves a model in pipelines, by its Auto class; nothing for several modalities, or a class of transformers."""
+    served = [find(name).served for name in config.modalities]
+    return SERVED.get(served[0] or "", {}) if len(served) == 1 else {}
+
+
 def write_needed(folder: Path, config: MMSSLConfig) -> None:
     """Put the file beside a saved model and its processor, and name it in their files."""
-    (folder / f"{FILE}.py").write_text(SOURCE, encoding="utf-8")
+    served = served_of(config)
+    more = "".join(f"    from mmssl.model.auto import {name}\n" for name in served.values())
+    (folder / f"{FILE}.py").write_text(SOURCE.replace("{more}", more), encoding="utf-8")
     classes = {"AutoConfig": "MMSSLConfig", "AutoModel": "MMSSLModel"}
     if config.label_head is not None:
         classes |= dict.fromkeys(autos_of(config), task_of(config))
     processor = {"AutoProcessor": "MMSSLProcessor"}
-    for file, named in (("config.json", classes | processor), ("processor_config.json", processor)):
+    for file, named in ((CONFIG_NAME, classes | processor | served), (PROCESSOR_NAME, processor)):
         name_classes(folder / file, {auto: f"{FILE}.{name}" for auto, name in named.items()})
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mmssl.modality import IGNORED, Dense, Inputs
 
-
 BEHIND = 1 << 40
 """More than any number of places."""
 

@@ -5,31 +5,47 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import SemanticSegmenterOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
-from mmssl.modality import IGNORED, VOID
+from mmssl.modality import IGNORED, VOID, rebuilt
 from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
 from mmssl.model.loading import load_whole
-from mmssl.model.model import MMSSLModel, labels_of_places
+from mmssl.model.model import LABEL, MMSSLModel, check_names, labels_of_places
 from mmssl.model.public import is_public, open_public
+from mmssl.processor import check_there
+
+logger = logging.get_logger(__name__)
 
 
 class MMSSLForLabels(MMSSLModel):
     """An encoder with a head that predicts labels; one of `FACES`.
 
     As `MMSSLModel` has the head as well where its configuration speaks of one, both read the same files.
+
+    A configuration whose `num_labels` or `problem_type` are not those of its head asks for a fresh one, as in transformers.
+    ValueError for a configuration with the head of another class.
     """
 
     def __init__(self, config: MMSSLConfig) -> None:
-        if config.label_head is None:
-            config.label_head = self.fresh_head(config).settings()
-            config.problem_type = LabelHead(**config.label_head).problem
+        head = None if config.label_head is None else rebuilt(LabelHead, config.label_head, "label head")
+        if head is not None and not isinstance(self, face_of(head)):
+            raise ValueError(
+                f"this model does another task than {type(self).__name__}: open it with {head.face}. For a fresh head in its place "
+                "give label_head=None, with num_labels and ignore_mismatched_sizes=True"
+            )
+        if head is None or config.num_labels != head.size or config.problem_type not in (None, head.problem):
+            head = self.fresh_head(config)
+            config.label_head, config.problem_type = head.settings(), head.problem
         super().__init__(config)
+        if not isinstance(self, face_of(head)):
+            self.__class__ = face_of(head)  # numbers in the place of classes, where they were asked for
 
     @classmethod
     def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
@@ -37,7 +53,7 @@ class MMSSLForLabels(MMSSLModel):
         raise NotImplementedError
 
     @capture_outputs  # type: ignore[untyped-decorator]
-    def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
+    def forward(self, *, labels: Tensor | None = None, **inputs: Any) -> Any:
         """Predict from what `MMSSLProcessor` returned, of one modality.
 
         labels: class numbers `[b]`, 0 or 1 for each class `[b, k]` (multi_label), or values `[b]`, of a list of them `[b, k]` or as
@@ -45,12 +61,25 @@ class MMSSLForLabels(MMSSLModel):
         Returns logits `[b, k]`: softmax of them (sigmoid for multi_label) are probabilities; of a regression the values themselves.
         ValueError for inputs of several modalities, or of one that the head does not read.
         """
+        self.check_labels(labels)
         name, inputs = self.one_of(inputs)
         head, level = self.label_head, self.level(name, inputs)
         given = self.predicted(self.of_modality(name, inputs).pooler_output) if head.tokens is None else self.labelled(name, inputs)
         truth = labels if labels is None or head.kind in ("multi_label", "regression") else labels.flatten()
         loss = None if truth is None else head.loss(given, truth, level=level).mean()
         return SequenceClassifierOutput(loss=loss, logits=head.logits(given, level))
+
+    def check_labels(self, labels: Any) -> None:
+        """TypeError for labels that are no tensor; says once that a head does not learn from them."""
+        if labels is None:
+            return
+        check_names({"labels": labels}, ["labels"])
+        head = dict(self.heads or {})[LABEL]
+        if self.training and torch.is_grad_enabled() and not any(value.requires_grad for value in head.parameters()):
+            logger.warning_once(
+                "the head that predicts the labels does not learn, and an adapter folder will not hold it. In peft's configuration "
+                f"give modules_to_save=[{LABEL!r}]: its task_type knows heads by other names"
+            )
 
     def one_of(self, inputs: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:
         """The modality that the labels are told from, and its inputs. ValueError for another one, or several."""
@@ -62,10 +91,15 @@ class MMSSLForLabels(MMSSLModel):
 
 
 class MMSSLForClassification(MMSSLForLabels):
-    """An encoder that tells classes: one of several, ordered ones, or several at once, as `label_head` says."""
+    """An encoder that tells classes: one of several, ordered ones, or several at once, as `label_head` says.
+
+    A fresh one with `num_labels=1` or `problem_type="regression"` is an `MMSSLForRegression`: transformers means numbers by that.
+    """
 
     @classmethod
     def fresh_head(cls, config: MMSSLConfig) -> LabelHead:
+        if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
+            return MMSSLForRegression.fresh_head(config)
         kind: LabelKind = "multi_label" if config.problem_type == "multi_label_classification" else "classification"
         return LabelHead(kind=kind, size=config.num_labels)
 
@@ -110,6 +144,7 @@ class MMSSLForPlaces(MMSSLForLabels):
 
     def of_places(self, labels: Tensor | None, inputs: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
         """The loss, where there are labels, and logits as `told` lays them out."""
+        self.check_labels(labels)
         name, found = self.one_of(inputs)
         adapter = self.adapter(name)
         known = {key: found[key] for key in adapter.input_names if key in found}
@@ -133,7 +168,7 @@ class MMSSLForSemanticSegmentation(MMSSLForPlaces):
     places = "map"
 
     @capture_outputs  # type: ignore[untyped-decorator]
-    def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
+    def forward(self, *, labels: Tensor | None = None, **inputs: Any) -> Any:
         loss, logits = self.of_places(labels, inputs)
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
@@ -147,7 +182,7 @@ class MMSSLForTokenClassification(MMSSLForPlaces):
     places = "sequence"
 
     @capture_outputs  # type: ignore[untyped-decorator]
-    def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
+    def forward(self, *, labels: Tensor | None = None, **inputs: Any) -> Any:
         loss, logits = self.of_places(labels, inputs)
         return TokenClassifierOutput(loss=loss, logits=logits)
 
@@ -162,7 +197,7 @@ class MMSSLForFrameClassification(MMSSLForPlaces):
     places = "steps"
 
     @capture_outputs  # type: ignore[untyped-decorator]
-    def forward(self, labels: Tensor | None = None, **inputs: Any) -> Any:
+    def forward(self, *, labels: Tensor | None = None, **inputs: Any) -> Any:
         loss, logits = self.of_places(labels, inputs)
         return TokenClassifierOutput(loss=loss, logits=logits)
 
@@ -194,13 +229,14 @@ def faced(model: MMSSLModel) -> MMSSLModel:
 
 def load_predictor(model: str | Path) -> MMSSLForLabels:
     """A saved model that predicts labels, folder or Hub id. ValueError: it is an encoder without a label head."""
+    check_there(model)
     config = MMSSLConfig.from_pretrained(model)
     if config.label_head is None:
         raise ValueError(
             f"{model} is an encoder and predicts no labels: fine-tune it first, as in mmssl train RECIPE init={model} "
             "'objective={name: supervised}' data.columns.label=COLUMN"
         )
-    kind = face_of(LabelHead(**config.label_head))
+    kind = face_of(rebuilt(LabelHead, config.label_head, "label head"))
     return cast(MMSSLForLabels, load_adapted(model, kind)) if is_adapter(model) else load_whole(kind, model)
 
 

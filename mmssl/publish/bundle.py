@@ -1,7 +1,7 @@
 """The folder that is published: a model with all that people need to use it, and nothing of the machine that made it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from mmssl.model import faced, no_weights_bar, without_deepspeed
 from mmssl.model.auto import write_auto_files
 from mmssl.model.needed import write_needed
 from mmssl.model.sentence import write_sentence_files
-from mmssl.publish.card import CURVES, HUB_NAME, Facts, Licence, card, leaderboard
+from mmssl.publish.benchmarks import leaderboard
+from mmssl.publish.card import CURVES, HUB_NAME, Facts, Licence, card
 from mmssl.publish.chosen import Chosen
 from mmssl.publish.local import Machine
 from mmssl.publish.remote import write_remote_code
@@ -34,8 +35,8 @@ NOTE = "# Published by mmssl. Paths are cut to their last part: give your own, a
 
 def assemble(
     folder: Path, run: Run, found: Chosen, machine: Machine, *, name: str, repo: str | None, licence: Licence, with_code: bool
-) -> None:
-    """Fill a folder with what is published of a run."""
+) -> list[str]:
+    """Fill a folder with what is published of a run; returns what a user should know."""
     found.model.config.published = found.kind
     with no_weights_bar(), without_deepspeed():
         faced(found.model).save_pretrained(folder)
@@ -53,11 +54,7 @@ def assemble(
     record = run.read_record()
     files.write_json(folder / ENVIRONMENT, environment(record, found.kind, machine))
     tables = [table_without_paths(table, machine) for table in found.tables]
-    for number, table in enumerate(tables):
-        if entries := leaderboard(table, record["trained"]):
-            file = folder / RESULTS / f"{table.data.replace('/', '--').replace(':', '--')}{f'-{number}' if number else ''}.yaml"
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
+    notes = write_results(folder / RESULTS, tables, record["trained"])
     drawn = draw_curves(rows, folder / CURVES)
     (write_remote_code if with_code else write_needed)(folder, found.model.config)
     init = recipe.get("init")
@@ -79,6 +76,24 @@ def assemble(
         curves=drawn,
     )
     (folder / "README.md").write_text(card(facts), encoding="utf-8")
+    return notes
+
+
+def write_results(folder: Path, tables: Sequence[Shown], date: str) -> list[str]:
+    """Write the scores that leaderboards of the Hub read, a file for each table that has some; returns what could not be asked."""
+    notes = []
+    for number, table in enumerate(tables):
+        try:
+            entries = leaderboard(table, date)
+        except (ConnectionError, ValueError) as error:
+            notes.append(f"there is nothing for the leaderboard of {table.data}: {error}")
+            continue
+        if entries:
+            folder.mkdir(exist_ok=True)
+            title = table.data.replace("/", "--").replace(":", "--")
+            file = folder / f"{title}{f'-{number}' if number else ''}.yaml"
+            file.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
+    return notes
 
 
 def told(record: Mapping[str, Any], machine: Machine) -> dict[str, Any]:

@@ -3,28 +3,17 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import ModelCard
 
-from mmssl.evaluation import Shown, Table
+from mmssl.evaluation import Shown
 from mmssl.evaluation.history import Trained
-from mmssl.evaluation.table import OWN, SHARES
 from mmssl.modality import find
 from mmssl.model import LabelHead
-from mmssl.report.card import (
-    MOST_CLASSES,
-    WEIGHTS,
-    confused,
-    fenced,
-    introduction,
-    metric_type_of,
-    named,
-    pipeline_of,
-    task_of,
-    task_type_of,
-)
+from mmssl.report.card import FOLDER, MOST_CLASSES, WEIGHTS, confused, fenced, introduction, metadata, usage
 
 CURVES = "curves.png"
 MOST_COLUMNS = 20
@@ -83,24 +72,21 @@ class Facts:
     @property
     def place(self) -> str:
         """What a user gives to `from_pretrained`."""
-        return self.repo or "path/to/this/folder"
+        return self.repo or FOLDER
 
 
 def card(facts: Facts) -> str:
     """README.md of a published model."""
-    kind = task_of(facts.head)
-    scores = [result for table in facts.tables for result in results(table)]
-    header = ModelCardData(
-        library_name="transformers",
+    header = metadata(
+        facts.name,
+        facts.head,
+        facts.modalities,
+        facts.tables,
         license=facts.licence.key,
         license_name=facts.licence.name,
         license_link=facts.licence.link,
-        pipeline_tag=pipeline_of(facts.head, facts.modalities[0]),
-        tags=["mmssl", "self-supervised-learning" if facts.head is None else kind, *facts.modalities],
         datasets=sorted({name.partition(":")[0] for name in map(hub_dataset, facts.trained) if name}) or None,
         base_model=facts.base,
-        model_name=facts.name if scores else None,
-        eval_results=scores or None,
     )
     record = facts.record
     made = ModelCard.from_template(
@@ -113,66 +99,13 @@ def card(facts: Facts) -> str:
         confusions=[confused(one["names"], one["confusion"]) for one in facts.judged if 0 < len(one["confusion"]) <= MOST_CLASSES],
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         flags=record.get("flags", []),
-        with_mmssl=with_mmssl,
+        usage=partial(usage, facts.head, place=facts.place),
         alone=alone,
         by_command=by_command,
         fenced=fenced,
         curves=CURVES if facts.curves else None,
     )
     return re.sub(r"\n{3,}", "\n\n", f"{made}\n")  # of what the template left out
-
-
-def results(table: Shown) -> list[EvalResult]:
-    """All scores of a table in the Hub's form, those of baselines by their names; none of samples that were trained on with labels.
-
-    Accuracies are shares.
-    """
-    if table.rows[0].seen:
-        return []
-    found = []
-    for row in table.rows:
-        suffix = "" if row is table.rows[0] else f", {row.name}"
-        own = row.name == OWN and isinstance(table, Table)
-        titles = {"probe": "its own predictions"} if own else {key: named(table, t) for key, t in table.titles.items()}
-        values = {title: table.value(row, key) for key, title in titles.items()}
-        found += [
-            EvalResult(
-                task_type=task_type_of(table),
-                dataset_type=table.data,
-                dataset_name=table.data,
-                metric_type=metric_type_of(table, title),
-                metric_name=title if own else f"{title}{suffix} ({table.protocol})",
-                metric_value=share(table, value),
-            )
-            for title, value in values.items()
-            if value == value  # a reference has no neighbours
-        ]
-    return found
-
-
-def share(table: Shown, value: float) -> float:
-    """A score as the Hub counts it."""
-    return round(value / (100 if table.metric in SHARES else 1), 4)
-
-
-def leaderboard(table: Shown, date: str) -> list[dict[str, Any]]:
-    """What `.eval_results/` says of a table: the first row on a dataset of the Hub; nothing of other data."""
-    name = table.data.partition(":")[0]
-    first = table.rows[0]
-    if not HUB_NAME.fullmatch(table.data) or first.seen:
-        return []
-    entries = [
-        EvalResultEntry(
-            dataset_id=name,
-            task_id=f"{table.protocol}-{key}",
-            value=share(table, table.value(first, key)),
-            date=date,
-            notes=f"{title}, {table.protocol}, by mmssl",
-        )
-        for key, title in table.titles.items()
-        if table.value(first, key) == table.value(first, key)
-    ]
-    return eval_result_entries_to_yaml(entries)
 
 
 def hub_dataset(entry: Trained) -> str | None:
@@ -189,25 +122,6 @@ def told(entry: Trained) -> str:
     part = f", {entry.split}" if entry.split else ""
     prints = f"fingerprint `{entry.content}`" + (f", of its labels `{entry.labels}`" if entry.labels else "")
     return f"`{entry.path}`{part}: {entry.rows:,} rows, {columns}{more}, {entry.objective}{labels}{held}; {prints}"
-
-
-def with_mmssl(facts: Facts, modality: str) -> str:
-    """Features, or predictions, by transformers with mmssl."""
-    keyword = find(modality).keyword
-    if facts.head is None:
-        return f"""import mmssl  # registers its classes with transformers
-from transformers import AutoModel, AutoProcessor
-
-model = AutoModel.from_pretrained("{facts.place}").eval()
-processor = AutoProcessor.from_pretrained("{facts.place}")
-features = model(**processor({keyword}={keyword})).pooler_output"""
-    name = facts.head.face
-    return f"""from mmssl import {name}
-from transformers import AutoProcessor
-
-model = {name}.from_pretrained("{facts.place}").eval()
-processor = AutoProcessor.from_pretrained("{facts.place}")
-logits = model(**processor({keyword}={keyword})).logits"""
 
 
 def alone(facts: Facts, modality: str) -> str:

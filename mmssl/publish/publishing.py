@@ -77,18 +77,23 @@ def push(
         made = Path(temporary) / "model"
         made.mkdir()
         said: dict[str, Any] = {"name": name, "repo": target.repo if target else None, "licence": licence}
+        asked = list[str]()
         if adapter:
             assemble_adapter(made, own, found, machine, **said)
             difference = check_adapter(made, found, inputs)
         else:
-            assemble(made, own, found, machine, with_code=with_code, **said)
+            asked = assemble(made, own, found, machine, with_code=with_code, **said)
             expected = outputs_of(found.model, inputs)
             modes: tuple[Mode, ...] = ("mmssl", "alone") if with_code else ("mmssl",)
             difference = max(check_reload(made, inputs, expected, mode) for mode in modes)
         check_nothing_leaks(made, machine, words=words, allowed=allowed, owner=target.owner if target else "")
         names = tuple(sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()))
         where = _put(made, place) if place is not None else _send(made, target, private, name)
-    notes = (*([note] if note else []), *([] if license else ["no licence is set: without one nobody may use it (--license)"]))
+    notes = (
+        *([note] if note else []),
+        *asked,
+        *([] if license else ["no licence is set: without one nobody may use it (--license)"]),
+    )
     return Pushed(where, found.kind, names, difference, notes)
 
 

@@ -5,9 +5,12 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+
 from mmssl.model import MMSSLConfig, faced, load_model, no_weights_bar, without_deepspeed
+from mmssl.model.auto import write_auto_files
 from mmssl.model.loading import model_of
-from mmssl.model.needed import autos_of, name_classes, task_of
+from mmssl.model.needed import autos_of, name_classes, served_of, task_of
 from mmssl.model.public import saved_processor
 from mmssl.model.sentence import write_sentence_files
 from mmssl.plugins import points
@@ -18,6 +21,7 @@ TITLES = {
     "mmssl.model.config": "configuration_mmssl",
     "mmssl.model.model": "modeling_mmssl",
     "mmssl.model.tasks": "modeling_mmssl_tasks",
+    "mmssl.model.auto": "processing_mmssl_served",
     "mmssl.processor": "processing_mmssl",
     "mmssl_catalogue": "mmssl_catalogue",
 }
@@ -65,6 +69,8 @@ def code_of(config: MMSSLConfig) -> dict[str, str]:
     flat.add("mmssl.processor", "MMSSLProcessor")
     if config.label_head is not None:
         flat.add("mmssl.model.tasks", task_of(config))
+    for name in served_of(config).values():
+        flat.add("mmssl.model.auto", name)
     header = (
         f"# Made by mmssl {version('mmssl')} from its own sources, for people who have no mmssl (Apache-2.0). Not to be edited: "
         "comments and\n# types are in the original.\n"
@@ -80,8 +86,9 @@ def write_remote_code(folder: Path, config: MMSSLConfig) -> None:
     if config.label_head is not None:
         classes |= dict.fromkeys(autos_of(config), f"modeling_mmssl_tasks.{task_of(config)}")
     processor = {"AutoProcessor": "processing_mmssl.MMSSLProcessor"}
-    name_classes(folder / "config.json", classes | processor)
-    name_classes(folder / "processor_config.json", processor)
+    served = {auto: f"processing_mmssl_served.{name}" for auto, name in served_of(config).items()}
+    name_classes(folder / CONFIG_NAME, classes | processor | served)
+    name_classes(folder / PROCESSOR_NAME, processor)
 
 
 def export_remote_code(model: str | Path, folder: str | Path) -> Exported:
@@ -96,6 +103,7 @@ def export_remote_code(model: str | Path, folder: str | Path) -> Exported:
             faced(loaded).save_pretrained(new)
         processor.save_pretrained(new)
         write_sentence_files(new, processor.processors)
+        write_auto_files(new, processor)
         if (card := Path(source) / "README.md").is_file():
             shutil.copy(card, new / card.name)
         write_remote_code(new, loaded.config)

@@ -15,6 +15,9 @@ from mmssl.model import LabelHead
 MOST_CLASSES = 20
 """Up to so many classes the card has a table of their confusion."""
 
+FOLDER = "path/to/this/folder"
+"""What stands for the place of a model that is not on the Hub."""
+
 FEATURES, FORECASTING = "feature-extraction", "time-series-forecasting"
 """Tasks, as the Hub calls them."""
 
@@ -35,15 +38,7 @@ def model_card(
     record: `command`, `versions` and `flags` of the run. The licence is left to whoever publishes the model.
     head: of a model that predicts labels. judged: what its predictions are worth. kind: student, teacher or average.
     """
-    task = task_of(head)
-    scores = [result for table in tables for result in results(table)]
-    header = ModelCardData(
-        library_name="mmssl",
-        pipeline_tag=pipeline_of(head, modalities[0]),
-        tags=["mmssl", "self-supervised-learning" if head is None else task, *modalities],
-        model_name=name if scores else None,
-        eval_results=scores or None,
-    )
+    header = metadata(name, head, modalities, tables)
     card = ModelCard.from_template(
         header,
         template_path=str(Path(__file__).with_name("card.md.j2")),
@@ -54,12 +49,29 @@ def model_card(
         command=record["command"],
         versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         recipe=recipe_yaml.rstrip(),
-        usage=usage if head is None else partial(predicting, head),
+        usage=partial(usage, head),
         introduction=f"{introduction(head, modalities)}{WEIGHTS.get(kind, '')}",
         confusions=[confused(one.names, one.confusion) for one in judged if 0 < len(one.confusion) <= MOST_CLASSES],
         fenced=fenced,
     )
     return f"{card}\n"
+
+
+def metadata(name: str, head: LabelHead | None, modalities: Sequence[str], tables: Sequence[Shown], **more: Any) -> ModelCardData:
+    """What the Hub's pages read of a model: library, task, tags, and its scores. more: other keys of the header.
+
+    transformers opens it, and pages of the Hub say how; what it is made with stands among the tags.
+    """
+    task = pipeline_of(head, modalities[0])
+    scores = [result for table in tables for result in results(table, task)]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=["mmssl", "self-supervised-learning" if head is None else task_of(head), *modalities],
+        model_name=name if scores else None,
+        eval_results=scores or None,
+        **more,
+    )
 
 
 def task_of(head: LabelHead | None) -> str:
@@ -83,25 +95,37 @@ WEIGHTS: Mapping[str | None, str] = {
 """What a card says of the network that a run publishes."""
 
 
-def results(table: Shown) -> list[EvalResult]:
-    """The scores of the model in the Hub's form, where accuracies are shares; none of samples whose labels it was trained on."""
-    first, is_share = table.rows[0], table.metric in SHARES
-    if first.seen:
+def results(table: Shown, task: str | None = None) -> list[EvalResult]:
+    """All scores of a table in the Hub's form: its own predictions first, then features, then baselines by their names.
+
+    None of samples that were trained on with labels. Accuracies are shares. task: of the model, as the Hub calls it.
+    """
+    if table.rows[0].seen:
         return []
-    own = [row for row in table.rows if row.name == OWN and isinstance(table, Table)]
-    scores = [("its own predictions", table.value(own[0], "probe"))] if own else []
-    scores += [(f"{named(table, title)} ({table.protocol})", table.value(first, key)) for key, title in table.titles.items()]
-    return [
-        EvalResult(
-            task_type=task_type_of(table),
-            dataset_type=table.data,
-            dataset_name=table.data,
-            metric_type=metric_type_of(table, name),
-            metric_name=name,
-            metric_value=round(score / (100 if is_share else 1), 4),
-        )
-        for name, score in scores
-    ]
+    found = []
+    for row in sorted(table.rows, key=lambda row: row.name != OWN):
+        suffix = "" if row is table.rows[0] else f", {row.name}"
+        own = row.name == OWN and isinstance(table, Table)
+        titles = {"probe": "its own predictions"} if own else {key: named(table, t) for key, t in table.titles.items()}
+        values = {title: table.value(row, key) for key, title in titles.items()}
+        found += [
+            EvalResult(
+                task_type=(row.name == OWN and task) or task_type_of(table),
+                dataset_type=table.data,
+                dataset_name=table.data,
+                metric_type=metric_type_of(table, title),
+                metric_name=title if own else f"{title}{suffix} ({table.protocol})",
+                metric_value=share(table, value),
+            )
+            for title, value in values.items()
+            if value == value  # a reference has no neighbours
+        ]
+    return found
+
+
+def share(table: Shown, value: float) -> float:
+    """A score as the Hub counts it."""
+    return round(value / (100 if table.metric in SHARES else 1), 4)
 
 
 def task_type_of(table: Shown) -> str:
@@ -125,17 +149,6 @@ def metric_type_of(table: Shown, name: str) -> str:
     return "recall" if isinstance(table, PairTable) and table.task == RETRIEVAL else "accuracy"
 
 
-def usage(modality: str) -> str:
-    """How features are computed, as a person would type it."""
-    keyword = find(modality).keyword
-    return f"""import mmssl  # registers the classes below
-from transformers import AutoModel, AutoProcessor
-
-model = AutoModel.from_pretrained("path/to/this/folder").eval()
-processor = AutoProcessor.from_pretrained("path/to/this/folder")
-features = model(**processor({keyword}={keyword})).pooler_output"""
-
-
 def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
     """What the model is, in a sentence."""
     data = " and ".join(modalities)
@@ -152,25 +165,36 @@ def introduction(head: LabelHead | None, modalities: Sequence[str]) -> str:
     return f"A model that predicts the {what}{named} of {data} data, trained on labels with mmssl."
 
 
-def predicting(head: LabelHead, modality: str) -> str:
-    """How labels are predicted, as a person would type it."""
+def usage(head: LabelHead | None, modality: str, place: str = FOLDER) -> str:
+    """How features, or labels, are told of samples, as a person would type it. place: what `from_pretrained` takes."""
     keyword = find(modality).keyword
+    if head is None:
+        return f"""import mmssl  # registers the classes below
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("{place}").eval()
+processor = AutoProcessor.from_pretrained("{place}")
+features = model(**processor({keyword}={keyword})).pooler_output"""
+    name = head.face
+    return f"""from mmssl import {name}
+from transformers import AutoProcessor
+
+model = {name}.from_pretrained("{place}").eval()
+processor = AutoProcessor.from_pretrained("{place}")
+logits = model(**processor({keyword}={keyword})).logits
+{told_of_logits(head)}"""
+
+
+def told_of_logits(head: LabelHead) -> str:
+    """What a person makes of logits, in a line of Python."""
     values = "next_steps = logits" if head.forecasts else f"values = logits.reshape{(-1, *(head.shape or ()))}"
-    last = {
+    return {
         "dense": {"map": "label_map = logits.argmax(1)", "sequence": "tags = logits.argmax(2)"}.get(
             head.places or "map", "classes = logits.argmax(2)"
         ),
         "regression": "value = logits[:, 0]" if head.shape is None else values,
         "multi_label": "labels = [model.config.id2label[int(number)] for number in (logits[0] > 0).nonzero()]",
     }.get(head.kind, "label = model.config.id2label[int(logits[0].argmax())]")
-    name = head.face
-    return f"""from mmssl import {name}
-from transformers import AutoProcessor
-
-model = {name}.from_pretrained("path/to/this/folder").eval()
-processor = AutoProcessor.from_pretrained("path/to/this/folder")
-logits = model(**processor({keyword}={keyword})).logits
-{last}"""
 
 
 def confused(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:

@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(200, {"id": match[1], "sha": "0" * 40, "private": False, "siblings": siblings, "tags": []})
             else:
                 self.fail(404, "RepoNotFound", "Repository not found")
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path):
+        elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/\w+/(.+)", path):
             self.resolve(match[1], match[2])
         else:
             self.fail(404, "EntryNotFound", f"the server of the tests does not know {path}")

@@ -6,18 +6,20 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, pipeline
 
 import mmssl_cli as cli
 from mmssl.modality import find
-from mmssl.model import LabelHead, MMSSLModel, faced, load_model
+from mmssl.model import LabelHead, MMSSLForClassification, MMSSLModel, faced, load_model, load_predictor
 from mmssl.plugins import installed
 from mmssl.processor import MMSSLProcessor
 from mmssl.publish import export_remote_code, fresh
@@ -188,3 +190,59 @@ def test_flat_keeps_what_is_needed_alone(tmp_path: Path, monkeypatch: pytest.Mon
     }
     with pytest.raises(LookupError, match="has no 'three' to make flat"):
         flat.add("acme_flat.b", "three")
+
+
+PIPES = """
+import json, runpy, sys
+import numpy as np
+sys.meta_path.insert(0, runpy.run_path(sys.argv[1])["NoMmssl"]())
+from PIL import Image
+from transformers import AutoModelForImageClassification, AutoProcessor, pipeline
+
+for name, (task, folder) in json.loads(sys.argv[2]).items():
+    served = pipeline(task, model=folder, trust_remote_code=True, top_k=None)
+    given = {"image": Image.new("RGB", (40, 30), (200, 10, 10)), "audio": np.linspace(-1, 1, 8000), "text": "a b c"}[name]
+    print(json.dumps({name: {each["label"]: each["score"] for each in served([given])[0]}}))
+_, folder = json.loads(sys.argv[2])["image"]
+for kind in (AutoModelForImageClassification, AutoProcessor):  # saved again, as a Trainer does
+    kind.from_pretrained(folder, trust_remote_code=True).save_pretrained("again")
+    kind.from_pretrained("again", trust_remote_code=True)
+wrong = sorted(name for name in sys.modules if name.split(".")[0].startswith("mmssl"))
+assert not wrong, wrong
+"""
+SERVED = {"image": "image-classification", "audio": "audio-classification", "text": "text-classification"}
+
+
+def test_pipelines_without_mmssl(tmp_path: Path) -> None:
+    """The line that pages of the Hub show, `pipeline(task, model=REPO, trust_remote_code=True)`, with each kind of processor."""
+    given, wanted = {}, {}
+    raws: dict[str, Any] = {"image": Image.new("RGB", (40, 30), (200, 10, 10)), "audio": np.linspace(-1, 1, 8000), "text": "a b c"}
+    for name, task in SERVED.items():
+        model = small_model(name)
+        model.label(LabelHead(kind="classification", size=2, modality=name), ["low", "high"])
+        export_remote_code(saved(model, tmp_path / name), tmp_path / f"{name}-flat")
+        given[name] = (task, str(tmp_path / f"{name}-flat"))
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # an array of sound without a rate
+            inputs = MMSSLProcessor.from_pretrained(tmp_path / name)(**{find(name).keyword: [raws[name]]})
+            shares = load_predictor(tmp_path / name).eval()(**inputs).logits.softmax(1)[0]
+        wanted[name] = dict(zip(("low", "high"), shares.tolist(), strict=True))
+    (tmp_path / "pipes.py").write_text(PIPES)
+    command = [sys.executable, "-I", str(tmp_path / "pipes.py"), str(fresh.__file__), json.dumps(given)]
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {name: shares for line in done.stdout.splitlines() if line.startswith("{") for name, shares in json.loads(line).items()}
+    assert found.keys() == wanted.keys()
+    for name, shares in wanted.items():
+        assert found[name] == pytest.approx(shares, abs=1e-5), name
+
+
+def test_with_mmssl_pipelines_ask_for_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("image")
+    model.label(LabelHead(kind="classification", size=2), ["low", "high"])
+    export_remote_code(saved(model, tmp_path / "image"), tmp_path / "flat")
+    monkeypatch.setattr("builtins.input", lambda *given: pytest.fail("asked whether code may run"))
+    served = pipeline("image-classification", model=str(tmp_path / "flat"))
+    assert type(served.model) is MMSSLForClassification and type(served.image_processor).__module__ == "mmssl.model.auto"
+    assert len(served(Image.new("RGB", (40, 30)))) == 2

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmssl import api
 from mmssl.modality import find
-from mmssl.model import load_model
+from mmssl.model import load_model, load_predictor
 from mmssl.plugins import installed
 from mmssl.processor import MMSSLProcessor
 from mmssl.testing import small_model, small_processor
@@ -144,9 +144,10 @@ def test_paths_that_hold_no_model(load: Callable[[str], object], tmp_path: Path,
             load(path)
 
 
-def test_a_name_that_is_neither_folder_nor_on_the_hub() -> None:
+@pytest.mark.parametrize("load", [load_model, load_predictor, MMSSLProcessor.from_pretrained])
+def test_a_name_that_is_neither_folder_nor_on_the_hub(load: Callable[[str], object]) -> None:
     with pytest.raises(OSError, match=re.escape("no model nope: there is no such folder here, and on the Hub there is none")):
-        MMSSLProcessor.from_pretrained("nope")
+        load("nope")
 
 
 @pytest.mark.parametrize("name", installed())
