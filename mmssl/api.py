@@ -126,7 +126,8 @@ def new(
     recipe = write(
         found, Path(output), " ".join(["mmssl new", data, *said, *(["--set", *overrides] if overrides else [])]), overrides
     )
-    return New(recipe, (*found.lines(), estimate(recipe, track).line()))
+    timed = estimate(recipe, track)
+    return New(recipe, (*found.lines(), *content_lines(timed.contents, found.survey.num_rows or 0), timed.line()))
 
 
 def check(recipe: RecipeLike, overrides: Overrides = (), *, devices: str | None = None, **sections: Any) -> str:

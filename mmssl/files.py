@@ -238,6 +238,16 @@ _MARKED = {
 }
 
 
+def not_data(start: bytes) -> str | None:
+    """A sentence on what came in the place of a data file, by its beginning; None if it may be one."""
+    begun = start[:200].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if begun.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as of a download that failed. Load it again"
+    if begun.startswith(b"version https://git-lfs"):
+        return "it only points to the file, which Git LFS keeps. Get it with `git lfs pull`"
+    return None
+
+
 def not_utf8(content: bytes, name: str, part: str = "it") -> str:
     """A sentence on what the content of a text file is that is no UTF-8, with the way out.
 

@@ -8,6 +8,7 @@ A plug-in is one file that builds one `Modality` and names it in the entry-point
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -516,8 +517,8 @@ class Modality:
 
     def claimed(self, columns: Mapping[str, Sequence[Any]]) -> Claim | None:
         """What it would read of a table: a column that names its files, else what it knows by the cells."""
-        for name, cells in columns.items():
-            if self.suffixes and are_files(cells, self.suffixes):
+        for name in sorted(columns, key=lambda name: name not in self.columns):
+            if self.suffixes and are_files(columns[name], self.suffixes):
                 return Claim(name, 1.0, f"files, in column {name}")
         return self.claim(columns)
 
@@ -576,6 +577,14 @@ def readable(samples: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
         except (ValueError, TypeError, OSError):
             continue
     return found
+
+
+def numbers_in_text(texts: Sequence[str]) -> bool:
+    """Whether most texts are nothing but several numbers, as lists are written in cells of csv files, or series in lines."""
+    return sum(_NUMBERS.fullmatch(text) is not None for text in texts) > len(texts) / 2
+
+
+_NUMBERS = re.compile(r"\s*[\[(]?\s*[-+.\d][-+.\deE]*(?:[\s,;]+[-+.\d][-+.\deE]*)+[\s,;]*[\])]?\s*")
 
 
 def pad_stack(tensors: Sequence[Tensor], value: float = 0) -> Tensor:

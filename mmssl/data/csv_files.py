@@ -2,9 +2,11 @@
 
 import csv
 import io
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -13,12 +15,14 @@ from pyarrow import csv as arrow_csv
 
 from mmssl.data.formats import suffix_of
 from mmssl.data.table_format import SIGNS, TAB, TableFormat
-from mmssl.files import COMPRESSED, NO_TEXT, not_utf8, opened, text_size
+from mmssl.files import COMPRESSED, NO_TEXT, not_data, not_utf8, opened, text_size
 
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 UNNAMED = "Unnamed: "
 """What a column without a name is called, as pandas does, with its number."""
 
+_SEPARATOR = re.compile(rb"(?:\xef\xbb\xbf)?sep=([^\r\n])\r?\n")
+"""A first line by which Excel is told the delimiter."""
 _BLOCK = 2**20
 _LARGEST_BLOCK = 2**30
 
@@ -31,6 +35,7 @@ class CsvFile:
         self.delimiter = table_format.sign or ("\t" if suffix_of(path.name).startswith(".tsv") else ",")
         self._asked = table_format.delimiter is not None
         self._named = table_format.header
+        self._above = 0
         self._block = _BLOCK
         self._ends_well = False
         self.names = self._header()
@@ -79,7 +84,10 @@ class CsvFile:
         return arrow_csv.open_csv(
             content,
             read_options=arrow_csv.ReadOptions(
-                column_names=self.names, skip_rows_after_names=int(self._named), block_size=self._block
+                column_names=self.names,
+                skip_rows=self._above,
+                skip_rows_after_names=int(self._named),
+                block_size=self._block,
             ),
             parse_options=arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=refuse),
             convert_options=arrow_csv.ConvertOptions(
@@ -96,8 +104,13 @@ class CsvFile:
                 start = file.read(4096)
             if not start:
                 raise self._error("it is empty: a csv file begins with the names of its columns")
+            if lost := not_data(start):
+                raise self._error(lost)
             if start.startswith(NO_TEXT):
                 raise self._error(not_utf8(start, str(self.path)))
+            if said := _SEPARATOR.match(start):
+                self._above = 1
+                self.delimiter = self.delimiter if self._asked else said[1].decode()
             with self._text() as lines:
                 names = next(csv.reader(lines, delimiter=self.delimiter), [])
         except OSError as error:
@@ -108,10 +121,10 @@ class CsvFile:
             raise self._error(str(error)) from error
         if not self._named:
             return [f"c{number}" for number in range(len(names))]
-        if names and all(map(_is_number, names)) and not all(map(str.isdigit, names)):
+        if _are_cells(names):
             raise self._error(
                 f"its first line holds numbers, {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, and names no columns. "
-                "Name them, or set data.header=false, which calls them c0, c1, ..."
+                "Name them, or set data.header=false (--no-header in commands), which calls them c0, c1, ..."
             )
         names = [name or f"{UNNAMED}{number}" for number, name in enumerate(names)]
         self._check_names(names)
@@ -119,7 +132,10 @@ class CsvFile:
 
     def _text(self) -> io.TextIOWrapper:
         csv.field_size_limit(sys.maxsize)
-        return io.TextIOWrapper(opened(self.path), encoding="utf-8-sig", newline="")
+        lines = io.TextIOWrapper(opened(self.path), encoding="utf-8-sig", newline="")
+        for _ in range(self._above):
+            lines.readline()
+        return lines
 
     def _check_names(self, names: list[str]) -> None:
         if not names:
@@ -127,18 +143,25 @@ class CsvFile:
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if twice:
             places = [str(number) for number, name in enumerate(names, 1) if name == twice[0]]
-            raise self._error(f"the columns {' and '.join(places)} are both called {twice[0]!r}. Give each a name of its own")
+            header = "; if the first line names no columns, set data.header=false (--no-header)" if _is_number(twice[0]) else ""
+            are = f"are {'both' if len(places) == 2 else 'all'} called {twice[0]!r}"
+            raise self._error(f"the columns {' and '.join(places)} {are}. Give each a name of its own{header}")
         other = next((sign for sign in (*DELIMITERS, ",") if sign != self.delimiter and sign in names[0]), None)
         if len(names) == 1 and other and not self._asked:
             raise self._error(
                 f"it has one column, {names[0]!r}: is {DELIMITERS.get(other, 'a comma')} its delimiter? "
-                f"Then set data.delimiter={TAB if other == SIGNS[TAB] else other!r}"
+                f"Then set data.delimiter={TAB if other == SIGNS[TAB] else other!r} (--delimiter in commands)"
             )
 
     def _reason(self, error: pa.ArrowInvalid, wrong: "list[arrow_csv.InvalidRow]") -> str:
         if wrong:
             row = wrong[0]
             text = row.text if len(row.text) <= 80 else row.text[:80] + "..."
+            if len(self.names) == 1:
+                return (
+                    f"its first line, {self.names[0][:80]!r}, names one column, and row {self._uneven()} has {row.actual_columns} "
+                    f"cells: {text!r}. Remove what stands above the names of the columns"
+                )
             return (
                 f"row {self._uneven()} has {row.actual_columns} cells, its header names {row.expected_columns} columns "
                 f"({', '.join(self.names[:8])}): {text!r}. Name every column, and put cells that hold the delimiter in quotes"
@@ -182,6 +205,18 @@ class CsvFile:
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(f"cannot read {self.path}: {reason}")
+
+
+def _are_cells(names: Sequence[str]) -> bool:
+    """Whether a first line holds numbers, and names no columns.
+
+    Whole numbers may be names, such as years, and so may decimals beside words that rise, such as wavelengths.
+    """
+    numbers = [name for name in names if _is_number(name)]
+    if all(map(str.isdigit, numbers)):
+        return False
+    rising = len(numbers) > 1 and all(float(a) < float(b) for a, b in pairwise(numbers))
+    return len(numbers) == len(names) or not rising
 
 
 def _is_number(text: str) -> bool:

@@ -20,6 +20,39 @@ AMBIGUOUS = (".json", *(f".json{packed}" for packed in COMPRESSED))
 """Of files that are tables, but may also be settings or notes beside other data."""
 
 
+LISTED = 6
+"""Suffixes of a modality that a message names."""
+_WAYS_OUT: Mapping[str, Sequence[str]] = {
+    "save the sheet as csv in UTF-8": (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"),
+    "unpack it, and give the folder": (".zip", ".gz", ".zst", ".7z", ".rar", ".tgz", ".bz2", ".xz"),
+    "save the text as .txt or .md": (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".htm", ".html"),
+    "if these are texts, give them the suffix .txt": ("", ".text", ".log", ".tex", ".srt", ".py", ".xml"),
+    "if it is a table, give it the suffix .csv or .tsv, and say --no-header if its first line names no columns": (".data", ".dat"),
+    "write a parquet file (pandas: frame.to_parquet), or .npy files": (
+        *(".h5", ".hdf5", ".hdf", ".mat", ".pkl", ".pickle", ".sqlite", ".sqlite3", ".db", ".rds", ".rda", ".sav", ".dta"),
+        *(".pt", ".pth", ".sas7bdat", ".xpt", ".nc", ".zarr"),
+    ),
+    "save its pictures as .png or .tif": (
+        ".svg",
+        ".dcm",
+        ".nii",
+        ".cr2",
+        ".nef",
+        ".arw",
+        ".dng",
+        ".mp4",
+        ".mov",
+        ".avi",
+        ".mkv",
+        ".webm",
+    ),
+    "save it as .wav or .flac": (".mid", ".midi", ".pcm", ".amr", ".ra"),
+    "save it as .glb, .ply or .obj": (".dae", ".fbx", ".step", ".stp", ".iges", ".3mf", ".blend", ".3ds", ".usdz"),
+    "save its points as .npy, .xyz or .ply": (".bin", ".e57", ".rcp", ".pcap"),
+}
+"""What to do about files that are not read, by their suffixes."""
+
+
 def suffix_of(name: str) -> str:
     """The suffix of a file's name in lower case, with its dot: `.csv.gz` of a compressed file; empty if there is none."""
     dot = name.rfind(".")
@@ -79,10 +112,32 @@ def without_ambiguous(suffixes: Sequence[str]) -> set[str]:
     return {suffix for suffix in found if (suffix in TABLES) == tables}
 
 
-def listed(suffixes: Collection[str]) -> str:
-    """Suffixes in words."""
-    plain = [suffix for suffix in suffixes if not suffix.endswith(COMPRESSED)]
-    return ", ".join(plain) + ("; those of text also with .gz or .zst" if len(plain) < len(suffixes) else "")
+def listed(known: Mapping[str, Sequence[str]]) -> str:
+    """The suffixes that are read in words: all of tables, the first of each modality. known: what files of each suffix are."""
+    plain = [suffix for suffix in known if not suffix.endswith(COMPRESSED)]
+    found = [f"{', '.join(suffix for suffix in plain if suffix in TABLES)} (tables)"]
+    media: dict[str, list[str]] = {}
+    for suffix in plain:
+        if suffix not in TABLES:
+            media.setdefault(known[suffix][-1], []).append(suffix)
+    for kind, own in media.items():
+        more = f" and {len(own) - LISTED} more" if len(own) > LISTED else ""
+        found.append(f"{', '.join(own[:LISTED])}{more} ({kind})")
+    return ", ".join(found) + ("; those of text also with .gz or .zst" if len(plain) < len(known) else "")
+
+
+def ways_out(suffixes: Collection[str]) -> str:
+    """What to do about files of suffixes that are not read, where it is known; empty if it is not."""
+    found = dict.fromkeys(way for suffix in suffixes for way in _WAYS_OUT if _ends(suffix) in _WAYS_OUT[way])
+    return "".join(f". {_listed_words(sorted({*map(_ends, suffixes)} & {*_WAYS_OUT[way]}))}: {way}" for way in found)
+
+
+def _ends(suffix: str) -> str:
+    return "." + suffix.rpartition(".")[2] if suffix else suffix
+
+
+def _listed_words(suffixes: Sequence[str]) -> str:
+    return ", ".join(suffix or "files without suffix" for suffix in suffixes)
 
 
 def _of_tables() -> dict[str, tuple[str, ...]]:
@@ -109,7 +164,9 @@ def one_format(files: Sequence[Path], path: str, counts: Mapping[str, int] | Non
     sizes = Counter[tuple[str, ...]]()
     for suffix, file in first.items():
         if suffix not in known:
-            raise ValueError(f"cannot read {file}: its suffix must be one of {listed(known)}; got {suffix or 'none'}")
+            raise ValueError(
+                f"cannot read {file}: its suffix must be one of {listed(known)}; got {suffix or 'none'}{ways_out([suffix])}"
+            )
         examples.setdefault(known[suffix], file)
         sizes[known[suffix]] += counts[suffix]
     common = [kind for kind in next(iter(examples)) if all(kind in kinds for kinds in examples)]

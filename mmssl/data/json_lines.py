@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mmssl.data.column_types import EXACT, JSON, to_json
 from mmssl.data.table_format import TableFormat
-from mmssl.files import NO_TEXT, not_utf8, opened, text_size
+from mmssl.files import NO_TEXT, not_data, not_utf8, opened, text_size
 
 _ROWS = 4096
 """Rows that become one batch."""
@@ -82,6 +82,8 @@ class JsonLines:
             raise self._error(f"{error}. Replace it") from error
         if content.startswith(NO_TEXT):
             raise self._error(not_utf8(content[:4096], str(self.path)))
+        if lost := not_data(content):
+            raise self._error(lost)
         try:
             found = orjson.loads(content)
         except orjson.JSONDecodeError:
@@ -102,7 +104,7 @@ class JsonLines:
         names = f", of which {' and '.join(map(repr, lists))} are lists of objects" if lists else ""
         raise self._error(
             f"it holds a {type(found).__name__}{names}; a .json file holds a list of objects, a row each, or one object in "
-            "which one key has such a list. Write the list alone"
+            f"which one key has such a list. {_as_rows(found, lists)}"
         )
 
     def _check_lines(self, error: json.JSONDecodeError) -> None:
@@ -143,6 +145,15 @@ class JsonLines:
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(f"cannot read {self.path}: {reason}")
+
+
+def _as_rows(found: Any, lists: Mapping[str, Any]) -> str:
+    """How to write what a .json file holds as rows."""
+    if lists or not isinstance(found, dict) or not found:
+        return "Write the list alone"
+    if all(isinstance(item, dict | list) for item in found.values()):
+        return "If its keys are columns, write rows: pandas.read_json(FILE).to_json(NEW, orient='records')"
+    return "If each file is a row, join them, a line each: jq -c . *.json > rows.jsonl"
 
 
 def _numbers(words: Sequence[str]) -> list[float]:

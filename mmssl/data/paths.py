@@ -11,7 +11,7 @@ from mmssl.data.archives import KINDS as ARCHIVES
 from mmssl.data.archives import archive_table
 from mmssl.data.beside import Beside
 from mmssl.data.folder import DataFile, class_of, media_files, table_files
-from mmssl.data.formats import all_formats, has_suffix, is_table, lined, listed, one_format, suffix_of
+from mmssl.data.formats import all_formats, has_suffix, is_table, lined, listed, one_format, suffix_of, ways_out
 from mmssl.data.inside import look
 from mmssl.data.label_maps import Mapped, mapped
 from mmssl.data.lines import lines_table
@@ -93,7 +93,13 @@ def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFo
     inside = look(folder)
     tables, media, notes = inside.tables, inside.media, inside.notes(path)
     if not inside.counts:
-        raise FileNotFoundError(" ".join([f"folder {path} holds no data files; looked for {listed(all_formats())}.", *notes]))
+        over = {suffix_of(parts[-1]) for parts in inside.over}
+        told = [
+            f"folder {path} holds no data files; looked for {listed(all_formats())}.",
+            *notes,
+            ways_out(over).removeprefix(". "),
+        ]
+        raise FileNotFoundError(" ".join(told).strip())
     if tables and media:
         table = listed_table(folder, tables, media, lambda files: _read(list(files), path, None, table_format), path, split)
     elif (both := mapped(media, path)) is not None:

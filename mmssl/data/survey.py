@@ -73,6 +73,7 @@ class Survey:
     that read most files first; several where files may be read in several ways, or where a choice has to be made (`mixed`).
     passed: what is not read. labels: files of each class, by sub-folders. splits: files of each split. num_rows: samples, where the
     data can be opened. columns: of a table. mixed: the error that asks for a choice, empty if none is needed. notes: of reading.
+    counted: what reading notes of files that `passed` counts.
     """
 
     path: str
@@ -85,11 +86,16 @@ class Survey:
     columns: tuple[ColumnSurvey, ...] = ()
     mixed: str = ""
     notes: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
 
     @property
     def num_read(self) -> int:
         """Files that are read."""
         return self.num_files - sum(passed.count for passed in self.passed)
+
+    def more(self, notes: Sequence[str]) -> tuple[str, ...]:
+        """Notes of reading without those on files that are counted anyway."""
+        return tuple(note for note in notes if note not in self.counted)
 
     def lines(self) -> list[str]:
         """The same in sentences."""
@@ -143,7 +149,7 @@ def _of_files(root: Path, inside: Inside, path: str, table_format: TableFormat) 
     )
     passed = tuple(_passed(reason, places) for reason, places in kinds if places)
     num_files = len(listing.files) + sum(each.count for each in passed) - len(inside.over)
-    found = Survey(path, num_files, passed=passed, candidates=_media_candidates(inside, path))
+    found = Survey(path, num_files, passed=passed, candidates=_media_candidates(inside, path), counted=tuple(inside.notes(path)))
     if not inside.counts:
         return found
     try:
@@ -206,7 +212,7 @@ def _of_table(found: Survey, table: Table) -> Survey:
             if column is not None or not modality.columns:
                 candidates.append(Candidate(modality.name, found.path, dict(files), column))
         candidates.sort(key=lambda candidate: candidate.column is None)
-    return _with(found, num_rows=len(table), columns=columns, candidates=tuple(candidates), notes=tuple(table.notes))
+    return _with(found, num_rows=len(table), columns=columns, candidates=tuple(candidates), notes=found.more(table.notes))
 
 
 def _column(name: str, cells: Sequence[Any]) -> ColumnSurvey:

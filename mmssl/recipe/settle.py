@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mmssl.data import Source, open_streams
+from mmssl.data.labels import missing
 from mmssl.data.options import DataOptions, Rows, SourceOptions
 from mmssl.data.source import LABEL
 from mmssl.modality import Suited, find
@@ -47,7 +48,11 @@ def _evaluate(size: Size) -> Suited:
     if size.paired:
         scores = {"probe": False, "retrieval": ["test"]} if size.tested else None
         return Suited(scores, "pairs are scored on the part test" if size.tested else "no part of the pairs is called test")
-    return Suited({}, "there are labels to score by") if size.labelled else Suited(None, "no column is known to hold labels")
+    return (
+        Suited({}, "there are labels to score by")
+        if size.labelled
+        else Suited(None, "no column is known to hold labels that differ")
+    )
 
 
 RULES: Mapping[str, Callable[[Size], Suited]] = {
@@ -73,7 +78,7 @@ def settle(keys: list[str], modalities: list[str], data: DataOptions, rows: Rows
     paired = len(modalities) > len(streams)
     size = Size(
         samples=sum(map(len, sources)),
-        labelled=any(LABEL in source.columns for source in sources),
+        labelled=any(isinstance(name := source.columns.get(LABEL), str) and differ(source, name) for source in sources),
         paired=paired,
         tested=paired and rows is None and _has_test(next(iter(data.split_up(modalities).values()))),
     )
@@ -82,6 +87,12 @@ def settle(keys: list[str], modalities: list[str], data: DataOptions, rows: Rows
         known = ", ".join(found)
         raise ValueError(f"{unknown[0]}: {AUTO} has no meaning there; keys that can be taken from the data are {known}")
     return {key: found[key] for key in keys}
+
+
+def differ(source: Source, column: str) -> bool:
+    """Whether some rows have another label than others: what all have scores nothing."""
+    cells = source.cells(column)
+    return len({str(cell) for cell, without in zip(cells, missing(cells), strict=True) if not without}) > 1
 
 
 def _has_test(place: SourceOptions) -> bool:

@@ -1,8 +1,9 @@
 """A first recipe for somebody's data: what they hold, a starter recipe with values that suit them, and how long it trains."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from mmssl import files
 from mmssl.data import Source, Track, silent
 from mmssl.data.dense import DENSE, are_maps
 from mmssl.data.source import LABEL
-from mmssl.data.survey import Survey, survey
+from mmssl.data.survey import Passed, Survey, survey
 from mmssl.data.table_format import PLAIN, TableFormat
-from mmssl.modality import Claim, find
+from mmssl.modality import Claim, Content, Modality, find
 from mmssl.plugins import installed
 from mmssl.recipe import Recipe, RecipeError, changed_keys, load, override, yaml12
 from mmssl.recipe.automatic import leaves
 from mmssl.recipe.messages import suggest
-from mmssl.training.build import build, cut_stream
+from mmssl.recipe.settle import differ
+from mmssl.training.build import build, contents_of, cut_stream
+from mmssl.training.hints import held_told, holds_numbers, series_hints, ways_out
 from mmssl.training.pace import samples_per_second
 from mmssl.training.splits import open_splits
 from mmssl_catalogue import recipes_found
@@ -30,8 +33,6 @@ EXAMINED = 200
 """Rows, evenly spaced, by which the columns of a table are judged."""
 FEWEST = 4
 """Samples without which nothing is written."""
-TIMES = ("time", "date", "datetime", "timestamp", "t")
-"""Columns by whose name the rows of a table may be steps in time."""
 PROCESSOR = "processor."
 TRIED = 3
 """Files that a modality has to be able to read."""
@@ -60,6 +61,8 @@ class Found:
     known: bool
     """Whether the data themselves know the column of labels."""
     kind: str | None = None
+    alike: str | None = None
+    """A column of labels that are all one."""
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -76,16 +79,15 @@ class Found:
     def lines(self) -> list[str]:
         """What was found, in sentences."""
         rows = [] if self.survey.num_rows is None else [f"{self.survey.num_rows:,} samples"]
-        counted = [line for line in self.survey.lines() if not (self.survey.num_files and line in self.survey.notes)]
         unknown = "no labels known: give --label COLUMN to have the encoder scored"
         maps = ", label maps" if self.kind == DENSE else ""
+        if self.alike is not None:
+            unknown = f"column {self.alike} holds one label for all rows: nothing to score by; {unknown.partition(': ')[2]}"
         labels = unknown if self.label is None else f"labels: column {self.label}{maps}"
-        found = [*counted, *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
-        steps = [name for name in self._whole_row if name.lower() in TIMES]
-        if steps:
-            asked = f"'{{by: COLUMN, time: {steps[0]}, values: [COLUMN, ...]}}'"
-            found.append(f"if rows are steps of a series in time, say how: --series {asked}")
-        return found
+        found = [*self.survey.lines(), *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
+        whole = {*self._whole_row}
+        columns = [column for column in self.survey.columns if column.name in whole]
+        return [*found, *([] if "series" in self.given else series_hints(columns, self.survey.num_read))]
 
 
 def _first(names: Sequence[str], found: Found) -> str | None:
@@ -106,33 +108,75 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     if seen.mixed:
         places = {candidate.modality: candidate.path for candidate in seen.candidates}
         if len(modalities) != 1 or len(places) < 2:
-            raise ValueError(seen.mixed)
+            said = f". Say --modality {' or '.join(places)}, which leaves the others out" if len(places) > 1 else ""
+            raise ValueError(f"{seen.mixed}{said}")
         if modalities[0] not in places:
             raise ValueError(f"--modality {modalities[0]}: {path} holds files of {', '.join(places)}")
         path = places[modalities[0]]
+        seen = _without_others(seen, Path(path).suffix)
     source = Source(path=path, table_format=table_format)
-    if len(source) < FEWEST:
-        held = f"{len(source)} sample{'s' * (len(source) > 1)}"
-        raise ValueError(f"{source} holds {held}: to learn takes {FEWEST} or more, best hundreds")
     known = source.columns.get(LABEL)
     if label is not None and label not in source.column_names:
         held = ", ".join(source.column_names[:SHOWN])
         raise LookupError(f"--label {label}: {source} has no such column; it has {held}{suggest(label, source.column_names)}")
-    label = label or (known if isinstance(known, str) else next((name for name in LABELS if name in source.column_names), None))
+    alike, named = None, label
+    label = label or (known if isinstance(known, str) else next((n for n in source.column_names if n.lower() in LABELS), None))
+    if label is not None and not differ(source, label):
+        if named:
+            raise ValueError(f"--label {label}: all rows of {source} have one label, or none: there is nothing to score by")
+        label, alike = None, label
     rows = (some := source.evenly(EXAMINED)).rows(range(len(some)))
-    cells = {name: [row[name] for row in rows] for name in source.column_names if name != label}
+    cells = {name: [row[name] for row in rows] for name in source.column_names if name not in (label, alike)}
     claims = {name: claim for name in modalities or installed() if (claim := find(name).claimed(cells)) is not None}
     if modalities and (lacking := [name for name in modalities if name not in claims]):
-        raise ValueError(f"{source} cannot be read as {lacking[0]}: {_reading(cells)}")
+        raise ValueError(f"{source} cannot be read as {lacking[0]}: {_reading(cells, source.notes)}")
     if not modalities:
         unread = {name: why for name, claim in claims.items() if (why := _unread(name, claim, cells)) is not None}
         claims = {name: claim for name, claim in claims.items() if name not in unread}
+        seen = replace(seen, notes=(*seen.notes, *(f"not read {why}" for why in unread.values())))
         if not claims:
-            raise ValueError(f"{source} cannot be read by any modality: {'; '.join(unread.values()) or _reading(cells)}")
+            raise ValueError(
+                f"{source} cannot be read by any modality: {'; '.join(unread.values()) or _reading(cells, source.notes)}"
+            )
         claims = _chosen(claims, source)
+    if len(source) < FEWEST:
+        _check_pieces(source, claims, cells)
     given = {key: _plain(value) for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
     kind = DENSE if label is not None and are_maps([row[label] for row in rows]) else None
-    return Found(path, claims, label, replace(seen, num_rows=len(source)), given, label == known, kind)
+    notes = dict.fromkeys((*seen.notes, *seen.more(source.notes)))
+    seen = replace(seen, num_rows=len(source), notes=tuple(notes))
+    return Found(path, claims, label, seen, given, label == known, kind, alike)
+
+
+def _without_others(seen: Survey, suffix: str) -> Survey:
+    """A survey of files of several kinds, of which those of one suffix are chosen."""
+    others = Counter[str]()
+    for candidate in seen.candidates:
+        others |= Counter(candidate.suffixes)
+    del others[suffix]
+    return replace(seen, mixed="", passed=(*seen.passed, Passed("files of other kinds, which are left out", dict(others), ())))
+
+
+def _check_pieces(source: Source, claims: Mapping[str, Claim], cells: Mapping[str, Sequence[Any]]) -> None:
+    """ValueError for too few samples, unless long ones make enough pieces."""
+    pieces = len(source)
+    for name, claim in claims.items():
+        if isinstance(claim.columns, str) and len(claims) == 1:
+            modality, samples = find(name), [cell for cell in cells[claim.columns] if cell is not None]
+            processor = modality.processor(**_suited(modality, samples))
+            processor.fit(samples)
+            pieces = sum(len(processor.pieces(raw)) for raw in samples)
+    if pieces < FEWEST:
+        held = f"{len(source)} sample{'s' * (len(source) > 1)}"
+        arrays = any(str(part).lower().endswith((".npy", ".npz")) for part in source.parts)
+        stack = ". A file is one sample: of an array of many, write each to a file of its own" if arrays else ""
+        raise ValueError(f"{source} holds {held}: to learn takes {FEWEST} or more, best hundreds{stack}")
+
+
+def _suited(modality: Modality, samples: Sequence[Any]) -> dict[str, Any]:
+    """The settings of a processor that suit samples."""
+    found = modality.suited(samples).items()
+    return {key.removeprefix(PROCESSOR): suited.value for key, suited in found if key.startswith(PROCESSOR)}
 
 
 def _plain(value: Any) -> Any:
@@ -142,11 +186,13 @@ def _plain(value: Any) -> Any:
     return [*value] if isinstance(value, tuple) else value
 
 
-def _reading(cells: Mapping[str, Sequence[Any]]) -> str:
-    """The columns of a table with what they hold, and where it says what can be read."""
-    named = [f"{name} ({type(next((c for c in held if c is not None), None)).__name__})" for name, held in cells.items()]
-    shown = ", ".join(named[:SHOWN]) + (f" and {len(named) - SHOWN} more" if len(named) > SHOWN else "")
-    return f"its columns are {shown}. The pages of the modalities say what each reads"
+def _reading(cells: Mapping[str, Sequence[Any]], notes: Sequence[str] = ()) -> str:
+    """The columns of a table with what they hold, and where it says what can be read. notes: of reading."""
+    shown = ", ".join([f"{name} ({held_told(held)})" for name, held in cells.items()][:SHOWN])
+    more = f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else ""
+    return " ".join(
+        [f"its columns are {shown}{more}.", *ways_out(cells), *notes, "The pages of the modalities say what each reads"]
+    )
 
 
 def _unread(name: str, claim: Claim, cells: Mapping[str, Sequence[Any]]) -> str | None:
@@ -157,9 +203,9 @@ def _unread(name: str, claim: Claim, cells: Mapping[str, Sequence[Any]]) -> str 
     if not isinstance(claim.columns, str) or claim.certainty < 1:
         return None
     modality, samples = find(name), [cell for cell in cells[claim.columns] if cell is not None][:TRIED]
-    suited = {
-        key.removeprefix(PROCESSOR): found.value for key, found in modality.suited(samples).items() if key.startswith(PROCESSOR)
-    }
+    if modality.lined and sum(map(holds_numbers, samples)) > len(samples) / 2:
+        return f"as {name}, {samples[0]['path']} holds numbers in every line"
+    suited = _suited(modality, samples)
     reasons = list[str]()
     for raw in samples:
         try:
@@ -257,6 +303,8 @@ class Estimate:
     per_second: float
     samples: int
     minutes: float
+    contents: Mapping[str, Sequence[Content]] = field(default_factory=dict)
+    """What the modalities took the samples for, part by part."""
 
     @property
     def passes(self) -> float:
@@ -274,7 +322,9 @@ def estimate(recipe: Recipe, track: Track = silent) -> Estimate:
     """Time a few steps of a recipe on this machine."""
     splits = open_splits(recipe)
     pieces = build(recipe, splits.streams, splits.labels, track=track)
-    stream = cut_stream(next(iter(splits.streams.values())), pieces.processor, track)
+    whole = next(iter(splits.streams.values()))
+    contents = contents_of(whole, pieces.processor, track)
+    stream = cut_stream(whole, pieces.processor, track)
     minutes = recipe.section("train").max_minutes
     assert minutes is not None  # starter recipes have it
-    return Estimate(samples_per_second(recipe, pieces, stream, splits.labels), len(stream.source), minutes)
+    return Estimate(samples_per_second(recipe, pieces, stream, splits.labels), len(stream.source), minutes, contents)

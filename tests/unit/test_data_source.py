@@ -366,7 +366,7 @@ def test_suffixes_are_those_of_the_plug_ins_and_tables_need_none(here, monkeypat
         Source(path="torn")
     with pytest.raises(
         ValueError,
-        match=r"must be one of \.parquet, \.pq, \.csv, \.tsv, \.jsonl, \.ndjson, .*, \.ecg, \.npy, \.ply; those .*; got \.txt",
+        match=r"must be one of \.parquet, \.pq, \.csv, .*, \.ecg \(ecg_file\), \.npy, \.ply \(cloud_file\); those .*; got \.txt",
     ):
         Source(path="hearts/notes.txt")
 
