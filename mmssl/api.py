@@ -53,7 +53,7 @@ from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import recipe as recipes
 from mmssl.report.hits import PAGE, write_hits
 from mmssl.training.beginning import estimate, look, write
-from mmssl.training.checking import summary
+from mmssl.training.checking import content_lines, summary
 from mmssl.training.launch import TIMEOUT, joined, start
 from mmssl.training.progress import track
 from mmssl.training.run import Run
