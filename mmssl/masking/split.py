@@ -83,7 +83,8 @@ def look_at(sampler: Sampler, tokens: Tokens, key: str) -> None:
 def some(count: int, lengths: Int[Tensor, " b"]) -> str:
     """So many of the samples of the first step, in words."""
     low, high = int(lengths.min()), int(lengths.max())
-    return f"{count} of the {len(lengths)} samples of the first step, which have {low} to {high} tokens"
+    held = str(low) if low == high else f"{low} to {high}"
+    return f"{count} of the {len(lengths)} samples of the first step, which have {held} tokens"
 
 
 def split_in_order(
