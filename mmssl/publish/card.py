@@ -13,7 +13,19 @@ from mmssl.evaluation import Shown
 from mmssl.evaluation.history import Trained
 from mmssl.modality import find
 from mmssl.model import LabelHead
-from mmssl.report.card import FOLDER, MOST_CLASSES, WEIGHTS, confused, fenced, introduction, metadata, usage
+from mmssl.model.needed import OTHERS, TASKS
+from mmssl.report.card import (
+    FOLDER,
+    MOST_CLASSES,
+    WEIGHTS,
+    confused,
+    fenced,
+    introduction,
+    metadata,
+    pipeline_of,
+    told_of_logits,
+    usage,
+)
 
 CURVES = "curves.png"
 MOST_COLUMNS = 20
@@ -125,13 +137,21 @@ def told(entry: Trained) -> str:
 
 
 def alone(facts: Facts, modality: str) -> str:
-    """Features by transformers alone, with the code of the folder."""
+    """Features, or labels, by transformers alone, with the code of the folder."""
     keyword = find(modality).keyword
-    return f"""from transformers import AutoModel, AutoProcessor
+    auto = "AutoModel" if facts.head is None else auto_of(facts.head, modality)
+    last = "features = {}.pooler_output" if facts.head is None else "logits = {}.logits\n" + told_of_logits(facts.head)
+    return f"""from transformers import {auto}, AutoProcessor
 
-model = AutoModel.from_pretrained("{facts.place}", trust_remote_code=True).eval()
+model = {auto}.from_pretrained("{facts.place}", trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained("{facts.place}", trust_remote_code=True)
-features = model(**processor({keyword}={keyword})).pooler_output"""
+{last.format(f"model(**processor({keyword}={keyword}))")}"""
+
+
+def auto_of(head: LabelHead, modality: str) -> str:
+    """The Auto class that opens a model with this head: that of its pipeline, where there is one."""
+    autos, task = OTHERS.get(head.task, TASKS), (pipeline_of(head, modality) or "").replace("-", "")
+    return next((auto for auto in autos if task and auto.lower().endswith(task)), autos[-1])
 
 
 def by_command(facts: Facts) -> str:

@@ -2,17 +2,21 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from mmssl.evaluation import Table
 from mmssl.evaluation.table import OWN, Row
+from mmssl.model import LabelHead
 from mmssl.publish import push
 from mmssl.publish.benchmarks import leaderboard
 from mmssl.publish.bundle import write_results
+from mmssl.publish.card import alone
 from mmssl.training.run import Run
 
 BENCHMARK = """
@@ -97,3 +101,43 @@ def test_a_hub_that_cannot_be_asked_is_told(hub: Any, tmp_path: Path) -> None:
     (note,) = write_results(tmp_path / ".eval_results", [scored("anna/digits")], "2026-11-30")
     assert "whether anna/digits is a benchmark of the Hub cannot be asked now" in note
     assert not (tmp_path / ".eval_results").exists()
+
+
+HEADS = {
+    "features": (None, "AutoModel"),
+    "pictures": (LabelHead(kind="classification", size=2), "AutoModelForImageClassification"),
+    "numbers": (LabelHead(kind="regression", size=1), "AutoModelForSequenceClassification"),
+    "maps": (LabelHead(kind="dense", size=2, places="map"), "AutoModelForSemanticSegmentation"),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_code_without_mmssl_opens_what_the_model_does(kind: str) -> None:
+    """The lines of the card, with transformers' names replaced by ones that hand out what the card then reads."""
+    head, auto = HEADS[kind]
+    given: Any = SimpleNamespace(head=head, place="anna/tiny")
+    code = alone(given, "image")
+    assert f"import {auto}, AutoProcessor" in code and code.count("trust_remote_code=True") == 2
+    asked: list[str] = []
+
+    class Opened:
+        """A model that anything opens, and that gives the same whatever it is given."""
+
+        config = SimpleNamespace(id2label={0: "low"})
+
+        @classmethod
+        def from_pretrained(cls, place: str, trust_remote_code: bool) -> "Opened":
+            asked.append(place)
+            return cls()
+
+        def eval(self) -> "Opened":
+            return self
+
+        def __call__(self, **inputs: Any) -> Any:
+            return SimpleNamespace(pooler_output="features", logits=torch.zeros(1, 2))
+
+    reads = SimpleNamespace(from_pretrained=lambda *place, **options: lambda **samples: {})
+    names: dict[str, Any] = {auto: Opened, "AutoProcessor": reads, "images": []}
+    exec(code.partition("\n")[2], names)
+    assert asked == ["anna/tiny"]
+    assert ("features" in names) == (head is None) and ("logits" in names) == (head is not None)
