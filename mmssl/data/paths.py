@@ -16,9 +16,10 @@ from mmssl.data.inside import look
 from mmssl.data.label_maps import Mapped, mapped
 from mmssl.data.lines import lines_table
 from mmssl.data.listed import listed_table
+from mmssl.data.split_names import inside as inside_split
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import MediaTable, Table
-from mmssl.data.walk import MAGIC, SHOWN, match
+from mmssl.data.walk import MAGIC, SHOWN, Parts, match
 
 BUNDLED, SYNTHETIC = "bundled:", "synthetic:"
 
@@ -110,6 +111,7 @@ def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFo
         one_format(sorted(inside.first().values()), path, inside.counts)
         files = table_files(folder, tables, path) if tables and not each_file else media_files(folder, tables or media, path)
         table = _read(files, path, split, table_format)
+        notes = notes if each_file or inside.media else [*_unread_folders(tables, path), *notes]
     table.notes = [*table.notes, *notes]
     return table
 
@@ -130,6 +132,16 @@ def _within(files: list[DataFile], split: str | None, path: str) -> list[DataFil
     if not chosen:
         raise LookupError(f"{path} has no split {split!r}; it has {', '.join(sorted({file.split for file in files}))}")
     return chosen
+
+
+def _unread_folders(tables: Sequence[Parts], path: str) -> list[str]:
+    """A note where tables lie in several folders, whose names may say what the rows are, and are not read."""
+    folders = sorted({part for parts in tables for part in parts[:-1] if inside_split(part) is None})
+    if len(folders) < 2:
+        return []
+    shown = ", ".join(folders[:SHOWN]) + (f" and {len(folders) - SHOWN:,} more" if len(folders) > SHOWN else "")
+    lost = "and these names are not read: write them into a column if they say what rows are"
+    return [f"{path}: the tables lie in folders called {shown}, {lost}."]
 
 
 def _rows_in(kind: str, path: str, table_format: TableFormat, file: Path) -> int:

@@ -155,6 +155,20 @@ def test_how_rows_were_read_is_told() -> None:
     assert any("6 of 6 series are not in order of time; they are sorted" in line for line in lines)
 
 
+@pytest.mark.parametrize("names", [("animal=cat", "animal=dog"), ("cat", "dog")])
+def test_names_of_folders_of_tables_are_not_lost_without_a_word(names: tuple[str, ...]) -> None:
+    for part in ("train", "test"):
+        for name in names:
+            write(f"d/{part}/{name}/t.csv", "a,b\n" + "".join(f"{n},{n * n}\n" for n in range(9)))
+    told = f"the tables lie in folders called {', '.join(names)}, and these names are not read"
+    assert any(told in line for line in look("d").lines())
+    series = TableFormat(series=SeriesOptions(layout="files", values=["a", "b"]))
+    assert not any("are not read" in line for line in look("d", table_format=series).lines())
+    write("e/train/t.csv", "a,b\n1,2\n")
+    write("e/test/t.csv", "a,b\n1,2\n")
+    assert not any("are not read" in note for note in Source(path="e").notes)
+
+
 def test_one_long_log_is_many_windows() -> None:
     pd.DataFrame({"t": range(3000), "x": np.sin(np.arange(3000.0))}).to_csv("log.csv", index=False)
     keys = TableFormat(series=SeriesOptions(time="t", values="x"))
