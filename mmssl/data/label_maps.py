@@ -11,9 +11,9 @@ from mmssl.data.formats import suffix_of
 from mmssl.data.walk import SHOWN, Parts
 from mmssl.modality import VOID
 
-SAMPLES = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages")
-MAPS = ("masks", "mask", "labels", "label", "labelmaps", "label_maps", "annotations", "segmentationclass")
-"""How people call the folder of the pictures, and that of the label maps, in lower case."""
+SAMPLES = ("images", "imgs", "pictures", "photos", "jpegimages")
+MAPS = ("masks", "labels", "labelmaps", "label_maps", "annotations", "segmentationclass")
+"""How people call the folder of the pictures, and that of the label maps, in lower case; with or without the last s."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def mapped(media: Sequence[Parts], path: str) -> Mapped | None:
     ValueError that names the file for a picture without a map, and for two files of one name.
     """
     places = [place_of(parts) for parts in media]
-    kinds = {None if place is None else parts[place].lower() in MAPS for parts, place in zip(media, places, strict=True)}
+    kinds = {None if place is None else plural(parts[place]) in MAPS for parts, place in zip(media, places, strict=True)}
     if kinds != {False, True}:
         return None
     found: dict[bool, dict[Parts, list[Parts]]] = {False: defaultdict(list), True: defaultdict(list)}
@@ -72,15 +72,20 @@ def mapped(media: Sequence[Parts], path: str) -> Mapped | None:
     return Mapped(pictures, maps, [each[0] for key, each in found[True].items() if key not in found[False]])
 
 
+def plural(name: str) -> str:
+    """The name of a folder as `SAMPLES` and `MAPS` have it."""
+    return f"{name.lower().removesuffix('s')}s"
+
+
 def place_of(parts: Parts) -> int | None:
     """Which of the folders above a file says what it is."""
-    return next((number for number, name in enumerate(parts[:-1]) if name.lower() in (*SAMPLES, *MAPS)), None)
+    return next((number for number, name in enumerate(parts[:-1]) if plural(name) in (*SAMPLES, *MAPS)), None)
 
 
 def is_map(parts: Parts) -> bool:
     """Whether a file lies in a folder of label maps."""
     place = place_of(parts)
-    return place is not None and parts[place].lower() in MAPS
+    return place is not None and plural(parts[place]) in MAPS
 
 
 def without(parts: Parts) -> Parts:

@@ -26,7 +26,7 @@ LAYOUTS = {
     "labels": ("images/{}", "labels/{}"),
     "splits above": ("train/images/{}", "train/masks/{}"),
     "splits below": ("images/train/{}", "annotations/train/{}"),
-    "deeper": ("data/Images/a/{}", "data/Masks/a/{}"),
+    "deeper": ("data/Image/a/{}", "data/Masks/a/{}"),
 }
 
 
