@@ -27,6 +27,7 @@ class Batch:
     rows: per modality which samples hold it, ascending, where some lack one; None: all hold all.
     group: a number for each sample; those with the same number belong together. None: each stands alone.
     units: of windows of series what the numbers of each sample's label are measured in, so that all count alike; None: as they are.
+    counts: whether its samples do; else it stands in where processes must run the same layers: its loss is multiplied by 0.
     """
 
     inputs: dict[str, Inputs]
@@ -40,6 +41,7 @@ class Batch:
     rows: Mapping[str, Int[Tensor, " _"]] | None = None
     group: Int[Tensor, " b"] | None = None
     units: Float[Tensor, " b"] | None = None
+    counts: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +75,7 @@ class Batch:
         others = None if self.others is None else {name: self.others[name]}
         labels, group, units = (None if values is None else values[held] for values in (self.labels, self.group, self.units))
         inputs, keys, ids = {name: self.inputs[name]}, self.keys[held], self.ids[held]
-        return Batch(inputs, keys, ids, labels, (), self.source, self.step, others, None, group, units)
+        return Batch(inputs, keys, ids, labels, (), self.source, self.step, others, None, group, units, self.counts)
 
     def holding(self, name: str) -> "Batch":
         """The samples that hold a modality, and nothing else of them; an empty batch where none does."""
@@ -98,7 +100,7 @@ class Batch:
         labels, group, units = (None if values is None else values[rows] for values in (self.labels, self.group, self.units))
         kept = None if held is None else {name: torch.searchsorted(rows, self.held(name)[places]) for name, places in at.items()}
         keys, ids = self.keys[rows], self.ids[rows]
-        return Batch(inputs, keys, ids, labels, self.skipped, self.source, self.step, others, kept, group, units)
+        return Batch(inputs, keys, ids, labels, self.skipped, self.source, self.step, others, kept, group, units, self.counts)
 
     def keys_of(self, name: str) -> Int[Tensor, " k"]:
         """Seeds of the draws of the samples that hold a modality."""

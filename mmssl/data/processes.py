@@ -100,6 +100,15 @@ def gathered(value: T) -> list[T]:
     return found
 
 
+def told_by(number: int, value: T | None) -> T:
+    """A value of one process, for all; any that can be pickled, of processes that trust each other. Others give None."""
+    if world() == 1:
+        return cast(T, value)
+    found: list[Any] = [value]
+    dist.broadcast_object_list(found, src=number, group=_control())
+    return cast(T, found[0])
+
+
 def gathered_numbers(values: Sequence[int | float]) -> Float[Tensor, "p k"]:
     """A few numbers of every process. They lie on the CPU: no process waits for its accelerator."""
     own = torch.tensor(values, dtype=torch.float64)

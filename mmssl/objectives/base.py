@@ -34,7 +34,7 @@ class Step:
     weights: total weight of each term over all micro-batches and processes of the step; None: the batch is the whole step.
     diagnose: whether to measure what is too dear for every step.
     whole: the loss of the step's samples together, where it had to be known before the first of several micro-batches.
-    number: of the micro-batch among those of this process. counts: whether it does; else it stands in for one without samples.
+    number: of the micro-batch among those of this process that count.
     seen: views of the batch and what networks make of them, shared by all parts of an objective.
     """
 
@@ -43,7 +43,6 @@ class Step:
     diagnose: bool = False
     whole: Whole | None = None
     number: int = 0
-    counts: bool = True
     seen: Encodings | None = None
 
 
@@ -163,24 +162,24 @@ class Objective(nn.Module, ABC):
         step = replace(step, seen=self.encodings(batch))
         found = self.terms(batch, step)
         output = Output(found.loss(step.weights).to(batch.keys.device), found.metrics, found.state)
-        return self.with_coupled(output, self.represent(batch, step), step) if self.couples else output
+        return self.with_coupled(output, self.represent(batch, step), step, batch.counts) if self.couples else output
 
-    def with_coupled(self, output: Output, share: Share, step: Step) -> Output:
-        """The output with the batch's part of the loss that couples samples."""
+    def with_coupled(self, output: Output, share: Share, step: Step, counts: bool) -> Output:
+        """The output with the batch's part of the loss that couples samples. counts: whether it does, or only stands in."""
         if step.weights is None:
             found = self.agree(share, step)
             return Output(
                 output.loss + found.loss() + nothing(share), {**output.metrics, **found.metrics}, {**output.state, **found.state}
             )
-        whole = step.whole or self.meet([share], step)
-        loss = output.loss + (whole.part(step.number, share) if step.counts else whole.none(share))
+        whole = step.whole or self.meet([share], [counts], step)
+        loss = output.loss + (whole.part(step.number, share) if counts else whole.none(share))
         told = whole.metrics if whole.first and step.number == 0 else {}
         return Output(loss, {**output.metrics, **told}, {**output.state, **whole.state})
 
-    def meet(self, shares: Sequence[Share], step: Step) -> Whole:
+    def meet(self, shares: Sequence[Share], counted: Sequence[bool], step: Step) -> Whole:
         """The loss that couples all samples of a step, of which this process has some. All processes must call it."""
-        own, device = list(shares) if step.counts else [], shares[0].keys.device
-        return whole_step(own, partial(self.agree, step=step), self.parameters(), device)
+        own = [share for share, counts in zip(shares, counted, strict=True) if counts]
+        return whole_step(own, partial(self.agree, step=step), self.parameters(), shares[0].keys.device)
 
     def prepared(self, batches: Sequence[Batch], step: Step) -> Step:
         """The step with what must be known of all its micro-batches before the first backward pass.
@@ -191,7 +190,7 @@ class Objective(nn.Module, ABC):
             return step
         with torch.no_grad():
             shares = [self.represent(batch, replace(step, seen=self.encodings(batch))) for batch in batches]
-        return replace(step, whole=self.meet(shares, step))
+        return replace(step, whole=self.meet(shares, [batch.counts for batch in batches], step))
 
     def within(self, work: Callable[[], T]) -> T:
         """What `work` finds: where weights are sharded they are there for it, as in a forward pass."""

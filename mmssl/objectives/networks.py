@@ -129,6 +129,8 @@ class Networks(nn.Module):
 
     Copies are made by `make`, or when one is first used: after the student was sharded or moved to its device, before there is an
     optimizer. They have no gradient and stay in evaluation mode: no stochastic depth.
+
+    steady: whether each process must run its layers as often as the others do, whatever the sizes of its samples.
     """
 
     def __init__(self, student: MMSSLModel) -> None:
@@ -137,6 +139,7 @@ class Networks(nn.Module):
         self.copies = nn.ModuleDict()
         self.rules: dict[str, Rule] = {}
         self.average_warms_up = True
+        self.steady = False
 
     def want(self, name: str, rule: Rule) -> str:
         """Ask for a copy; returns the name under which it is kept: that of a copy by the same rule, if there is one."""

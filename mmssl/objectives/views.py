@@ -184,7 +184,7 @@ class Encodings:
         return self._tokens[key]
 
     def encoded(self, network: str, views: Sequence[View]) -> list[Tokens]:
-        """What a network makes of views, prefix tokens first; views of one size are encoded together."""
+        """What a network makes of views, prefix tokens first; views of one size are encoded together, but see `Networks.steady`."""
         self.encode(network, [view for view in views if self.key(network, view) not in self._encoded])
         return [self._encoded[self.key(network, view)] for view in views]
 
@@ -203,7 +203,9 @@ class Encodings:
         groups: dict[object, list[View]] = {}
         for view in views:
             tokens = self.tokens(network, view)
-            shape = (tokens.values.shape[1:], tokens.valid is None, tokens.identity is None, tokens.expert)
+            # By chance two kinds of views, or modalities, are of one size in one process and not in another.
+            own = (view.modality, view.kind) if self.networks.steady else None
+            shape = (tokens.values.shape[1:], tokens.valid is None, tokens.identity is None, tokens.expert, own)
             groups.setdefault(shape, []).append(view)
         encoder = self.networks[network].encoder
         with torch.set_grad_enabled(torch.is_grad_enabled() and network == "student"):

@@ -44,13 +44,15 @@ class Asked:
 
     name: a key of `STRATEGIES`. reshard: of fsdp2, whether a layer's weights are dropped between forward and backward pass.
     shards, copies: of fsdp2, how many processes share a copy of the model, and how many such copies there are; None: all processes
-        share one, and as many as it takes. file, settings: a DeepSpeed file and what it holds.
+        share one, and as many as it takes. offload: of fsdp2, whether that lies in main memory.
+    file, settings: a DeepSpeed file and what it holds.
     """
 
     name: str = "ddp"
     reshard: bool = True
     shards: int | None = None
     copies: int | None = None
+    offload: bool = False
     file: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -121,8 +123,6 @@ def fsdp(environment: Mapping[str, str]) -> Asked:
             f"FSDP {environment.get('FSDP_VERSION', '1')} cannot run several forward passes in a step, as views and teachers need: "
             "set fsdp_version: 2 in fsdp_config of the Accelerate file, or use recipes/launch/fsdp2.yaml"
         )
-    if said(environment, "FSDP_OFFLOAD_PARAMS"):
-        refuse("fsdp_offload_params: mmssl does not offload; set it to false, or take more processes")
     if said(environment, "FSDP_ACTIVATION_CHECKPOINTING"):
         refuse("fsdp_activation_checkpointing: leave it out, and set train.gradient_checkpointing=true in the recipe")
     reshard = environment.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()
@@ -134,7 +134,8 @@ def fsdp(environment: Mapping[str, str]) -> Asked:
             if (size := environment.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1")) != "1":
                 refuse(f"parallelism_config_{name.lower()}_size={size}: mmssl shares out samples and weights only; set it to 1")
         copies, shards = (int(environment.get(f"PARALLELISM_CONFIG_DP_{name}_SIZE", "1")) for name in ("REPLICATE", "SHARD"))
-    return Asked("fsdp2", reshard=reshard in ("true", "full_shard"), shards=shards, copies=copies)
+    offload = said(environment, "FSDP_OFFLOAD_PARAMS")
+    return Asked("fsdp2", reshard=reshard in ("true", "full_shard"), shards=shards, copies=copies, offload=offload)
 
 
 def deepspeed(environment: Mapping[str, str]) -> Asked:
@@ -155,11 +156,11 @@ def deepspeed(environment: Mapping[str, str]) -> Asked:
     clipping = environment.get("ACCELERATE_GRADIENT_CLIPPING", "none")
     if clipping not in ("none", "auto"):
         settings = {"gradient_clipping": float(clipping), **settings}
-    for what, variable in (("optimizer", "OPTIMIZER"), ("param", "PARAM")):
-        device = environment.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{variable}_DEVICE", "none")
+    for what in ("optimizer", "param"):
+        device = environment.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what.upper()}_DEVICE", "none")
         device = inner.get(f"offload_{what}", {}).get("device", device)
         if device != "none":
-            refuse(f"offload_{what} to {device}: mmssl does not offload; set it to none, or take more processes")
+            refuse(f"offload_{what} to {device}: mmssl offloads under fsdp2 only, by recipes/launch/fsdp2_offload.yaml")
     return Asked(f"zero{stage}", file=file, settings=settings)
 
 

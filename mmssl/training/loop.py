@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from mmssl.training.checkpoint import rng_state, set_rng_state
 from mmssl.training.health import BEGINNING
 from mmssl.training.launch import check_in_force, refuse_other_settings, start
 from mmssl.training.optim import adamw, parameter_groups, set_lr, set_weight_decay
+from mmssl.training.sharding.alike import alike, marks, unlike
 from mmssl.training.sharding.choice import strategy_of
 from mmssl.training.sharding.strategy import Strategy, check_architecture
 
@@ -98,7 +100,8 @@ class Made:
 class Training:
     """An objective with its optimizer: makes steps, saves and restores its whole state.
 
-    stand_in: a micro-batch of another process, for a step in which this one has no sample that can be read.
+    stand_in: a micro-batch of another process, for a step in which this one has no sample that can be read. unlike: whether, in the
+        step that was read, processes would run different layers; see `alike`.
     reading_failed: whether all processes know that one of them cannot read the next step: what was trained before it is whole.
 
     objective: what to train; options: how; brought: its weights that wait while `warm_heads` lasts.
@@ -119,7 +122,7 @@ class Training:
         check_heads(objective, self.brought)
         self.options, self.counters, self.steps_per_epoch = options, Counters(), 1.0
         self.grad_norm = torch.tensor(0.0)
-        self.reading_failed, self.begin = False, time.perf_counter()
+        self.reading_failed, self.unlike, self.begin = False, False, time.perf_counter()
         start(options.timeout)
         precision = accelerate_precision(options.precision)
         refuse_other_settings(precision, options.accumulation, os.environ)
@@ -150,6 +153,7 @@ class Training:
         self.waiting = names_of(objective, self.brought)
         wanted = taken(os.environ) if shard else Asked()
         self.strategy = strategy_of(wanted, self.accelerator, objective, options, precision)
+        objective.networks.steady = self.strategy.gathers
         self.strategy.prepare(
             self.make_optimizer, clip=options.clip_norm, compiled=options.compile, accumulation=options.accumulation
         )
@@ -220,8 +224,9 @@ class Training:
             except Exception as failed:
                 error = failed
             skipped, samples = sum(len(batch.skipped) for batch in micro), sum(map(len, micro))
-            found = processes.gathered_numbers([samples, skipped, stop, error is not None])
-            counts, skips, stops, failures = found.T.long().tolist()
+            own = marks(micro, self.objective.modalities, self.options.accumulation) if self.strategy.gathers else []
+            found = processes.gathered_numbers([samples, skipped, stop, error is not None, *own]).long()
+            counts, skips, stops, failures = found[:, :4].T.tolist()
             self.reading_failed = any(failures)
             if error is not None:
                 raise error
@@ -231,7 +236,9 @@ class Training:
                 return None
             self.counters.skipped += sum(skips)
             if any(counts):
-                if not all(counts):
+                if self.strategy.gathers:
+                    self.unlike = unlike(found[:, 4:].tolist(), self.strategy.name, self.objective.modalities)
+                elif not all(counts):
                     self.stand_in = next(batch for own in processes.gathered(micro) for batch in own if len(batch))
                 self.counters.samples += sum(counts)
                 return micro
@@ -241,11 +248,9 @@ class Training:
         lr = self.lr
         set_lr(self.optimizer, lr)
         set_weight_decay(self.optimizer, self.progress)
-        micro, told = self.choose(self.with_donors(micro))
-        counts = bool(micro)
-        if not counts:
-            micro = [self.stand_in.to(self.device)]
-        outputs = self.backward(micro, counts)
+        micro = self.with_donors(micro)
+        micro, told = self.choose(self.alike(micro) if self.unlike else micro)
+        outputs = self.backward(micro or [self.standing_in()])
         self.counters.step += 1
         seconds = self.counters.seconds
         # The clock is that of the first process.
@@ -307,54 +312,62 @@ class Training:
         """The samples of a step that the objective trains on, and what to log of them; a process may be left without any."""
         if not self.objective.chooses:
             return micro, {}
-        own = micro or [self.stand_in.to(self.device)]
-        self.strategy.accept(own)
-        step = Step(self.clock, counts=bool(micro))
+        own, step = micro or [self.standing_in()], Step(self.clock)
         with self.accelerator.autocast():
             kept, told = self.strategy.within(lambda: self.objective.chosen(own, step))
+        if self.strategy.gathers:
+            return self.alike(kept), told
         if not kept:
             self.stand_in = own[0].take(torch.zeros(1, dtype=torch.int64, device=self.device))
         return kept, told
 
-    def backward(self, micro: Sequence[Batch], counts: bool) -> list[Output]:
-        """Forward and backward of the micro-batches of a step, whose losses add up to its loss; then the optimizer moves.
+    def alike(self, micro: Sequence[Batch]) -> list[Batch]:
+        """The micro-batches with those that stand in; see `mmssl.training.sharding.alike`."""
+        return alike(micro, self.objective.modalities, self.device, self.strategy.name)
 
-        counts: whether they count: else they stand in on a process that has none, which must take part in every step.
-        """
-        self.strategy.accept(micro)
-        step, outputs, shares = self.what_is_known(micro, counts), list[Output](), self.options.accumulation
+    def standing_in(self) -> Batch:
+        """A micro-batch that does not count, for a process that has none, which must take part in every step."""
+        return replace(self.stand_in.to(self.device), counts=False)
+
+    def backward(self, micro: Sequence[Batch]) -> list[Output]:
+        """Forward and backward of the micro-batches of a step, whose losses add up to its loss; then the optimizer moves."""
+        step, outputs, shares, counted = self.what_is_known(micro), list[Output](), self.options.accumulation, 0
         for _ in range(shares - len(micro)):
             with self.accelerator.accumulate(*self.strategy.reduced):
                 pass  # Accelerate moves the optimizer at every `shares`-th: those without samples come first
-        for number, batch in enumerate(micro):
-            with self.accelerator.accumulate(*self.strategy.reduced):
-                self.strategy.expect(last=self.accelerator.sync_gradients)
+        for left, batch in zip(reversed(range(len(micro))), micro, strict=True):
+            # Those that are more than `shares`, with copies that stand in, come first too, and unknown to it.
+            with self.accelerator.accumulate(*self.strategy.reduced) if left < shares else nullcontext():
+                self.strategy.expect(last=not left)
                 with self.accelerator.autocast():
-                    output: Output = self.wrapped(batch, replace(step, number=number))
-                output = output if counts else Output(output.loss * 0, state=output.state)
+                    output: Output = self.wrapped(batch, replace(step, number=counted))
+                output = output if batch.counts else Output(output.loss * 0, state=output.state)
                 outputs.append(output)
-                self.strategy.backward(output.loss, last=self.accelerator.sync_gradients)
-                if self.accelerator.sync_gradients:
+                counted += batch.counts
+                self.strategy.backward(output.loss, last=not left)
+                if not left:
                     self.hold()
                     self.grad_norm = self.strategy.clip()
                     self.check_at_once(outputs, micro)
-                self.strategy.step()
+                    self.strategy.step()
         return outputs
 
-    def what_is_known(self, micro: Sequence[Batch], counts: bool) -> Step:
+    def what_is_known(self, micro: Sequence[Batch]) -> Step:
         """What the objective is told of the step; of several micro-batches the weights of all, before the first backward pass."""
         done, every = self.counters.step, self.options.log_every
-        step = Step(self.clock, diagnose=done < BEGINNING or (done + 1) % every == 0, counts=counts)
+        step = Step(self.clock, diagnose=done < BEGINNING or (done + 1) % every == 0)
         if len(micro) * self.accelerator.num_processes == 1:
             return step
         weights = self.strategy.within(lambda: self.observed(micro, step))
         names = list(dict.fromkeys(name for each in weights for name in each))
         if len(self.objective.modalities) > 1:  # of rows that lack a modality the terms of a process may lack one too
-            names = sorted({name for known in processes.gathered(names) for name in known})
+            everyone = [names] if self.strategy.gathers else processes.gathered(names)
+            names = sorted({name for known in everyone for name in known})
         none = torch.zeros((), device=self.device)
-        total = {name: self.total([each.get(name, none) * counts for each in weights]) for name in names}
+        pairs = list(zip(weights, micro, strict=True))
+        total = {name: self.total([each.get(name, none) * batch.counts for each, batch in pairs]) for name in names}
         step = replace(step, weights=total)
-        if self.options.accumulation == 1:
+        if self.options.accumulation == len(micro) == 1:
             return step
         with self.accelerator.autocast():
             return self.strategy.within(lambda: self.objective.prepared(micro, step))

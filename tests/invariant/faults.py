@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from mmssl.data import processes
+from mmssl.data import Batch, processes
 from mmssl.objectives import base, networks, together
 from mmssl.objectives.networks import Clock, Networks
+from mmssl.training import loop
 from mmssl.training.loop import Training
 
 
@@ -127,7 +128,17 @@ def average_starts_again(rank: int, value: bool) -> None:
     Training.restore, Networks.after_step = restored, moved  # type: ignore[method-assign]
 
 
+def what_stands_in_counts(rank: int, value: bool) -> None:
+    """Copies of another process's micro-batches, which are there so that all run the same layers, count."""
+    alike = loop.alike
+
+    def counting(*given: Any) -> list[Batch]:
+        return [replace(batch, counts=True) for batch in alike(*given)]
+
+    loop.alike = counting  # type: ignore[attr-defined]
+
+
 FAULTS = (
     *(mean_left_out, teacher_of_one, teacher_elsewhere, teacher_in_columns, negatives_of_its_own),
-    *(moments_of_one_dropped, average_starts_again),
+    *(moments_of_one_dropped, average_starts_again, what_stands_in_counts),
 )

@@ -16,7 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmssl.recipe.recipe import load
 from mmssl.training import checkpoint
+from mmssl.training.sizing.cost import sized
+from mmssl.training.sizing.memory import shares, weights_of
 
 ZERO = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed (the extra deepspeed)")
 SECONDS = 400.0
@@ -38,12 +41,35 @@ def neighbour(name: str) -> ModuleType:
 
 many = neighbour("test_many")
 result = many.result
+
+
+def half_of_the_sounds(folder: Path) -> Path:
+    """Sound files, of which every second pair cannot be read."""
+    found: Path = many.sounds(folder)
+    for number, file in enumerate(sorted(found.iterdir())):
+        if number % 4 > 1:
+            file.write_bytes(b"no sound")
+    return found
+
+
 CASES = many.CASES | {
     "pairs": many.Case("pairs/clip_glyphs", (*many.GLYPHS, "data.lacking=null"), many=("train.accumulation=2",)),
     "pairs of which some lack a part": many.Case("pairs/clip_glyphs", many.GLYPHS),
+    "pairs of which most lack their text": many.Case(
+        "pairs/clip_glyphs", (*many.GLYPHS, "data.lacking={text: 0.8}"), many=("train.accumulation=4",)
+    ),
+    "four modalities predict one another": many.Case("pairs/cross_glyphs", many.GLYPHS, many=("train.accumulation=4",)),
+    "half of the sounds cannot be read": many.Case(
+        "grid/masked_audio",
+        ("train.batch_size=16", *many.BANDS, "data.on_error=skip"),
+        half_of_the_sounds,
+        many=("train.accumulation=4",),
+    ),
 }
-OTHERS = ("clusters", "jepa of two modalities", "pairs of which some lack a part", "swapped tokens, batch_tokens")
-SHORT = [("jepa", "fsdp2"), ("jepa", "zero3"), ("accumulation 2", "zero2")]
+UNEQUAL = ("pairs of which most lack their text", "four modalities predict one another", "half of the sounds cannot be read")
+"""Processes have micro-batches of other modalities than the others, or fewer of them."""
+OTHERS = ("clusters", "jepa of two modalities", "pairs of which some lack a part", "swapped tokens, batch_tokens", *UNEQUAL)
+SHORT = [("jepa", "fsdp2"), ("jepa", "zero3"), ("accumulation 2", "zero2"), (UNEQUAL[0], "fsdp2")]
 """What is run each time; the rest is slow."""
 LONG = [
     *((case, strategy) for strategy in SHARDED for case in ("masked", "jepa", "accumulation 2", "pairs")),
@@ -261,6 +287,27 @@ def test_each_process_holds_its_share(
         assert shares == pytest.approx(SHARES[strategy], abs=0.04)
 
 
+SAID = {"parameters": "weights", "gradients": "gradients", "teacher": "copies"}
+"""What `mmssl check --devices` calls what is measured; its optimizer is moments and master."""
+
+
+@pytest.mark.parametrize("strategy", [pytest.param(each, marks=marks(each, each != "zero3")) for each in SHARDED])
+def test_each_process_holds_what_sizing_says(
+    strategy: str, ask: Ask, held_alone: tuple[list[str], dict[str, int]], tmp_path: Path
+) -> None:
+    """Of a model and a teacher, within 10 %, on two processes."""
+    arguments, _ = held_alone
+    ask(tmp_path, *arguments, "--strategy", strategy, processes=2, seconds=SECONDS, held_written_down="held")
+    held = [json.loads((tmp_path / f"held-{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    most = {kind: max(each[kind] for each in held) for kind in held[0]}
+    _, recipe, *overrides = arguments
+    found = sized(load(Path(recipe), overrides))
+    share = shares(weights_of(found.objective), found.costs[0].calls, 2, 1)[strategy]
+    said = {kind: getattr(share, name) for kind, name in SAID.items()} | {"optimizer": share.optimizer}
+    measured = {kind: most[kind] for kind in SAID} | {"optimizer": most["moments"] + most["master"]}
+    assert measured == pytest.approx(said, rel=0.1)
+
+
 REFUSED = [
     pytest.param(
         "masked", ("train.precision=fp16", "--strategy", "fsdp2"), "fsdp2 does not train with train.precision=fp16", id="fp16"
@@ -272,7 +319,7 @@ REFUSED = [
         *(
             "jepa of two modalities",
             ("--strategy", "zero1"),
-            "a sample lacks one of the modalities image, tabular, and zero1 trains",
+            r"zero1 does not train with samples that lack a modality.*one of image, tabular is missing",
         ),
         id="idle",
         marks=ZERO,
@@ -288,8 +335,21 @@ def test_what_a_strategy_cannot_do_is_refused(case: str, arguments: tuple[str, .
     assert re.search(told, said), said
 
 
-def test_processes_that_would_run_other_layers_are_stopped(ask: Ask, tmp_path: Path) -> None:
-    """Of few pairs most of which lack their text one process has none with a text, where the other has one."""
-    arguments = [*CASES["pairs of which some lack a part"].arguments(tmp_path), "data.lacking={text: 0.8}", "train.accumulation=4"]
-    said, _ = ask(tmp_path, *arguments, "--strategy", "fsdp2", processes=2, codes=[1, 1], seconds=SECONDS)
-    assert re.search(r"micro-batch \d of a step holds image.* on process 0 of 2 and .* on process 1 of 2, and fsdp2 trains", said)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", UNEQUAL)
+def test_what_only_stands_in_would_be_found_if_it_counted(case: str, ask: Ask, alone: Whole, tmp_path: Path) -> None:
+    """So the processes of these cases do hold micro-batches of different kinds."""
+    arguments, expected = alone(case)
+    planted: dict[str, Any] = {"seconds": SECONDS, "what_stands_in_counts": True}
+    ask(tmp_path, *arguments, *CASES[case].many, "--strategy", "fsdp2", processes=2, **planted)
+    assert "weights differ by" in "\n".join(many.differences(many.result(tmp_path), expected))
+
+
+OFFLOAD = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}
+"""What `accelerate launch` sets by recipes/launch/fsdp2_offload.yaml."""
+
+
+def test_an_offloaded_run_ends_like_one_process(ask: Ask, alone: Whole, tmp_path: Path) -> None:
+    arguments, expected = alone("jepa")
+    ask(tmp_path, *arguments, processes=2, seconds=SECONDS, environment=dict.fromkeys(range(2), OFFLOAD))
+    assert many.differences(many.result(tmp_path), expected) == []

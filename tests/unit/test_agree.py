@@ -149,7 +149,7 @@ def test_a_process_that_stands_in_adds_nothing() -> None:
         patch.object(processes, "rank", lambda: 1),
         patch.object(processes, "gathered", lambda own: [[share], own]),
     ):
-        output = objective(batch, Step(weights={}, counts=False))
+        output = objective(replace(batch, counts=False), Step(weights={}))
     output.loss.backward()
     assert output.loss == 0 and not output.metrics
     assert all(weight.grad is not None and not weight.grad.any() for weight in objective.parameters())

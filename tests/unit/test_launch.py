@@ -3,9 +3,12 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -14,11 +17,13 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 import mmssl_cli as cli
 from mmssl.data import processes
 from mmssl.recipe import load
+from mmssl.testing.small import objective_of
 from mmssl.training import launch
 from mmssl.training.asked import STRATEGIES, Asked, LaunchError, asked, check_shards, contradictions, take_over, taken
 from mmssl.training.launch import Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
 from mmssl.training.run import Run
 from mmssl.training.sharding import zero
+from mmssl.training.sharding.offload import bytes_of, check_memory
 
 ROOT = Path(__file__).parents[2]
 SLURM = {
@@ -111,11 +116,10 @@ def test_a_launch_that_would_train_alone(environment: dict[str, str], told: str)
     ("environment", "told"),
     [
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1 cannot run several forward passes.*fsdp_version: 2.*recipes/launch/fsdp2.yaml"),
-        (FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: mmssl does not offload"),
         (FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "set train.gradient_checkpointing=true in the recipe"),
         (FSDP2 | {"MMSSL_STRATEGY": "zero2"}, "accelerate launch asks for fsdp2, and --strategy for zero2: leave one of them out"),
         (ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "ZeRO stage 0 shards nothing: set zero_stage to 1, 2 or 3"),
-        (ZERO | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param to cpu: mmssl does not offload"),
+        (ZERO | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param to cpu: mmssl offloads under fsdp2 only"),
         ({"MMSSL_STRATEGY": "zero4"}, "--strategy zero4: there is none of that name; give one of ddp, fsdp2, zero1, zero2, zero3"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, r"Megatron-LM was asked for \(.*torchrun --nproc_per_node N -m mmssl"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "a parallelism_config without fsdp_version: 2 was asked for"),
@@ -158,6 +162,27 @@ def test_the_strategy_that_is_asked_for_is_mmssls_and_not_accelerates(environmen
     assert take_over(environment) == take_over(environment) == taken(environment)
     assert taken(environment).name == name
     assert not {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & environment.keys()
+
+
+def test_what_lies_in_main_memory() -> None:
+    assert not taken(FSDP2).offload
+    assert taken(FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}).offload
+
+
+def test_offload_without_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What processes hold is counted from float32 weights: with gradients and moments four times what learns, and teachers once."""
+    objective, _ = objective_of("jepa", "image")
+    learns = 4 * sum(each.numel() for each in objective.parameters() if each.requires_grad)
+    objective.networks.make()
+    every = 4 * sum(each.numel() for each in objective.parameters())
+    assert every > learns
+    assert bytes_of(objective, Asked("fsdp2", offload=True), 4) == (every, (every + 3 * learns) // 4)
+    assert bytes_of(objective, Asked("fsdp2", shards=2, offload=True), 4) == (every, (every + 3 * learns) // 2)
+    needed = 3 * learns
+    for free, told in ((needed, None), (needed - 1, r"offload: the 1 process on \S+ would hold .* GB are free for it. Take more")):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        with pytest.raises(LaunchError, match=told) if told else nullcontext():
+            check_memory(objective, Asked("fsdp2", offload=True))
 
 
 def test_how_many_processes_share_a_copy_of_the_model() -> None:
@@ -217,7 +242,7 @@ def test_a_launch_file_asks_for_what_its_name_says(path: Path, monkeypatch: pyte
     found = prepare(arguments)
     environment = found[1] if isinstance(found, tuple) else found
     wanted = asked({key: value for key, value in environment.items() if value is not None})
-    assert wanted.name + "_hybrid" * (wanted.shards is not None) == path.stem
+    assert wanted.name + "_hybrid" * (wanted.shards is not None) + "_offload" * wanted.offload == path.stem
     assert (wanted.copies, wanted.shards) == ((2, 2) if "hybrid" in path.stem else (None, None))
 
 

@@ -50,15 +50,14 @@ class Chooser:
         check_reference(choice.reference, networks[self.reference], networks.student, views)
 
     @torch.no_grad()
-    def choose(
-        self, batches: Sequence[Batch], encodings: Sequence[Encodings], counts: bool
-    ) -> tuple[list[Batch], dict[str, Metric]]:
-        """See `Objective.chosen`. counts: whether these batches do; else they only stand in on a process without samples."""
-        own = [self.share(batch, seen) for batch, seen in zip(batches, encodings, strict=True)]
-        shares, place = met(own if counts else [], batches[0].keys.device)
+    def choose(self, batches: Sequence[Batch], encodings: Sequence[Encodings]) -> tuple[list[Batch], dict[str, Metric]]:
+        """See `Objective.chosen`. Of batches that only stand in nothing is chosen."""
+        found = [self.share(batch, seen) for batch, seen in zip(batches, encodings, strict=True)]
+        counted = [batch for batch in batches if batch.counts]
+        shares, place = met([share for share, batch in zip(found, batches, strict=True) if batch.counts], batches[0].keys.device)
         scores, paired = self.scores(join(shares))
         if not paired.any():
-            return (list(batches) if counts else []), {}
+            return counted, {}
         uniform = Draws(torch.cat([share.keys for share in shares])).uniform("joint choice", self.choice.chunks)
         count = ceil(self.choice.keep * int(paired.sum()))
         chosen = joint_choice(scores, uniform, count, paired)
@@ -67,7 +66,7 @@ class Chooser:
             "learnability_of_all": State(joint_score(scores[paired][:, paired], len(chosen))),
             "chosen": State(torch.tensor(float(len(chosen)), device=scores.device)),
         }
-        return self.kept(batches if counts else [], chosen, sum(map(len, shares[:place]))), told
+        return self.kept(counted, chosen, sum(map(len, shares[:place]))), told
 
     @staticmethod
     def kept(batches: Sequence[Batch], chosen: Int[Tensor, " k"], start: int) -> list[Batch]:

@@ -88,4 +88,4 @@ class Clip(Agree):
     def chosen(self, batches: Sequence[Batch], step: Step) -> tuple[list[Batch], dict[str, Metric]]:
         if self.chooser is None:
             return super().chosen(batches, step)
-        return self.chooser.choose(batches, [self.encodings(batch) for batch in batches], step.counts)
+        return self.chooser.choose(batches, [self.encodings(batch) for batch in batches])

@@ -39,6 +39,7 @@ class Scene:
     view: what the student sees; None: `inputs`.
     differ: says which tokens the predictor gives other content than they have.
     part_of: a scene of the same modality, of which this one has some samples, and which: what networks make of them is taken there.
+    counts: whether the samples do, or only stand in; see `Batch`.
     """
 
     networks: Networks
@@ -54,6 +55,7 @@ class Scene:
     view: Inputs | None = None
     differ: Callable[["Scene"], Bool[Tensor, "b n"]] | None = None
     part_of: tuple["Scene", Int[Tensor, " k"]] | None = None
+    counts: bool = True
 
     @property
     def model(self) -> MMSSLModel:

@@ -327,7 +327,8 @@ class Predict(Objective):
             shared = partial(self.encoded, step.seen, self.first_view(name))
         differ = partial(self.differ, batch=batch)
         draws, diagnose = self.draws_of(batch), step.diagnose
-        return Scene(self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, diagnose, shared, inputs, differ)
+        own = (self.networks, name, seen, tokens, draws, divide, self.clean, step.clock, diagnose, shared, inputs, differ)
+        return Scene(*own, counts=batch.counts)
 
     def differ(self, scene: Scene, batch: Batch) -> Bool[Tensor, "b n"]:
         """Which tokens the predictor gives other content than they have."""

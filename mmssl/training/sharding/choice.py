@@ -5,6 +5,8 @@ from accelerate import Accelerator
 from mmssl.objectives import Objective
 from mmssl.recipe.options import TrainOptions
 from mmssl.training.asked import Asked, contradictions, refuse
+from mmssl.training.sharding.offload import check_memory
+from mmssl.training.sharding.refused import of_options
 from mmssl.training.sharding.strategy import Strategy
 
 
@@ -15,12 +17,14 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
     """
     if not wanted.sharded:
         return Strategy(accelerator, objective)
-    if precision == "fp16":
-        refuse(f"{wanted.name} does not train with train.precision=fp16: set bf16, which needs no scaling, or launch with ddp")
+    if (refusal := of_options(wanted.name, options)) is not None:
+        refuse(str(refusal))
+    if wanted.offload:
+        check_memory(objective, wanted)
     if wanted.stage is None:
         from mmssl.training.sharding.fsdp import FullyShard  # it takes seconds to import
 
-        return FullyShard(accelerator, objective, reshard=wanted.reshard, shards=wanted.shards)
+        return FullyShard(accelerator, objective, reshard=wanted.reshard, shards=wanted.shards, offload=wanted.offload)
     batch = options.batch_size if options.batch_tokens is None else None
     micro = None if batch is None else batch // (options.accumulation * accelerator.num_processes)
     wrong = contradictions(
@@ -36,8 +40,6 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
         refuse(
             f"the DeepSpeed file {wanted.file} is not what the recipe says:\n  {listed}\nSet those keys to auto, or leave them out"
         )
-    if options.warm_heads:
-        refuse(f"{wanted.name} does not train with train.warm_heads: it moves all that learns. Launch with --strategy fsdp2")
     from mmssl.training.sharding.zero import Zero
 
     if wanted.stage == 3:

@@ -1,7 +1,7 @@
 """FSDP2: parameters, gradients and optimizer state are sharded by torch's `fully_shard`, on GPUs and, by gloo, on a CPU alike."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -11,15 +11,15 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
-from mmssl.data import Batch, processes
+from mmssl.data import processes
 from mmssl.objectives import Objective
 from mmssl.training.pieces import Piece, flat
 from mmssl.training.sharding.skeleton import filled, layers, skeleton
-from mmssl.training.sharding.strategy import State, Strategy, check_alike, check_architecture, with_leaves
+from mmssl.training.sharding.strategy import State, Strategy, check_architecture, with_leaves
 
 T = TypeVar("T")
 
@@ -29,14 +29,23 @@ class FullyShard(Strategy):
 
     A unit is gathered when its forward pass begins and dropped after it. Where `shards` processes hold a copy of the model between
     them, the processes of the same place in each copy hold the same, and move it alike. reshard, shards: see `Asked`.
+    offload: whether what is sharded lies in main memory, where the optimizer moves it.
     """
 
     name = "fsdp2"
-    sharded = in_pieces = True
+    sharded = in_pieces = gathers = True
 
-    def __init__(self, accelerator: Accelerator, objective: Objective, *, reshard: bool = True, shards: int | None = None) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        objective: Objective,
+        *,
+        reshard: bool = True,
+        shards: int | None = None,
+        offload: bool = False,
+    ) -> None:
         super().__init__(accelerator, objective)
-        self.reshard, self.shards = reshard, shards
+        self.reshard, self.shards, self.offload = reshard, shards, offload
 
     def prepare(self, make: Callable[[], Optimizer], *, clip: float | None, compiled: bool, accumulation: int) -> None:
         self.limit, self.accumulation = math.inf if clip is None else clip, accumulation
@@ -45,13 +54,15 @@ class FullyShard(Strategy):
         for_itself(objective)
         self.bones = skeleton(objective)
         self.mesh = mesh = mesh_of(device, processes.world(), self.shards)
+        policy = CPUOffloadPolicy(pin_memory=device.type != "cpu") if self.offload else OffloadPolicy()
         for layer in layers(objective):
             if compiled:
                 layer.compile()
-            fully_shard(layer, mesh=mesh, reshard_after_forward=self.reshard)
-        fully_shard(objective, mesh=mesh)
+            fully_shard(layer, mesh=mesh, reshard_after_forward=self.reshard, offload_policy=policy)
+        fully_shard(objective, mesh=mesh, offload_policy=policy)
         register_fsdp_forward_method(objective, "within")
-        objective.to(device)  # buffers: parameters are there
+        for buffer in objective.buffers():
+            buffer.data = buffer.data.to(device)  # parameters are where they are to be
         self.optimizer = self.accelerator.prepare(make())
         self.check_in_force()
 
@@ -74,20 +85,17 @@ class FullyShard(Strategy):
         finally:
             self.root.reshard()  # a forward pass without a backward one leaves what the root holds gathered
 
-    def accept(self, batches: Sequence[Batch]) -> None:
-        check_alike(self.name, batches, self.objective.modalities, self.accumulation)
-
     def backward(self, loss: Float[Tensor, ""], last: bool) -> None:
         # `fully_shard` takes the mean over the processes; gradients of micro-batches add up.
         (loss * processes.world()).backward()
 
     def clip(self) -> Float[Tensor, ""]:
         gradients = [local(parameter.grad) for parameter in self.objective.parameters() if parameter.grad is not None]
-        squares = torch.stack([gradient.norm().square() for gradient in gradients]).sum()
+        squares = torch.stack([gradient.norm().square() for gradient in gradients]).sum().to(self.accelerator.device)
         dist.all_reduce(squares, group=self.mesh.get_group(self.mesh.ndim - 1))
         norm = squares.sqrt()
         if self.limit < math.inf:
-            torch._foreach_mul_(gradients, (self.limit / (norm + 1e-6)).clamp(max=1.0))
+            torch._foreach_mul_(gradients, (self.limit / (norm + 1e-6)).clamp(max=1.0).to(gradients[0].device))
         return norm
 
     def after_step(self, move: Callable[[], None]) -> None:
@@ -130,7 +138,7 @@ class FullyShard(Strategy):
         self.root.reshard()
         weights = dict[str, Tensor]()
         for name, tensor in self.objective.state_dict().items():
-            found = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            found = as_sharded(tensor.to(self.accelerator.device)).full_tensor() if isinstance(tensor, DTensor) else tensor
             if processes.is_first():
                 weights[name] = found.detach()
         with filled(self.bones, weights) if processes.is_first() else nullcontext() as objective:

@@ -12,9 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl.data import Batch, processes
 from mmssl.objectives import Objective
-from mmssl.training.asked import refuse
 from mmssl.training.pieces import Parts, whole
 
 T = TypeVar("T")
@@ -31,6 +29,9 @@ class Strategy:
     name = "ddp"
     sharded = False
     """Whether a process holds less than the whole model: then all of them run together what reads its weights, `within`."""
+
+    gathers = False
+    """Whether processes wait for each other in the layers that they run, so that all must run the same ones in the same order."""
 
     in_pieces = False
     """Whether its state is a `Piece` of some tensors, so that all processes must write a checkpoint together."""
@@ -63,9 +64,6 @@ class Strategy:
     def reduced(self) -> Sequence[nn.Module]:
         """What takes the mean of the gradient by itself, and is to do so at the last micro-batch of a step alone."""
         return [] if self.in_pieces else [self.wrapped]
-
-    def accept(self, batches: Sequence[Batch]) -> None:
-        """Called before anything is computed of the micro-batches of a step. LaunchError for what the strategy cannot train on."""
 
     def expect(self, last: bool) -> None:
         """Called before the forward pass of a micro-batch; last: of those of a step."""
@@ -123,28 +121,6 @@ class Strategy:
     def whole(self) -> Iterator[Objective | None]:
         """The objective whole, to score, publish and draw by; None on a process that has to wait for the first one meanwhile."""
         yield self.objective
-
-
-def check_alike(name: str, batches: Sequence[Batch], modalities: Sequence[str], accumulation: int) -> None:
-    """LaunchError unless each process has as many micro-batches in a step as the others, each with the same modalities in it.
-
-    Layers are gathered when they run: where one process runs them more often than another, they wait for each other, or take one
-    layer for the other.
-    """
-    own = [sum(2**bit for bit, each in enumerate(modalities) if each in batch.inputs) for batch in batches]
-    everyone = processes.gathered_numbers([*own, *[0] * (accumulation - len(own))]).long().tolist()
-    for number, (first, *others) in enumerate(zip(*everyone, strict=True)):
-        for process, other in enumerate(others, 1):
-            if other != first:
-                held = [
-                    ", ".join(each for bit, each in enumerate(modalities) if masks >> bit & 1) or "nothing"
-                    for masks in (first, other)
-                ]
-                refuse(
-                    f"micro-batch {number + 1} of a step holds {held[0]} on {processes.name(0)} and {held[1]} on "
-                    f"{processes.name(process)}, and {name} trains only where all run the same layers: make micro-batches larger "
-                    "(train.batch_size, train.accumulation), so that each has all modalities, or launch with --strategy ddp"
-                )
 
 
 def with_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:

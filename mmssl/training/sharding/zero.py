@@ -22,11 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl.data import Batch, processes
+from mmssl.data import processes
 from mmssl.objectives import Objective
 from mmssl.training.asked import Asked, refuse
 from mmssl.training.pieces import Parts, Piece, flat
-from mmssl.training.sharding.strategy import State, Strategy, check_alike, with_leaves
+from mmssl.training.sharding.strategy import State, Strategy, with_leaves
 
 INSTALL = 'DeepSpeed is not installed: pip install "mmssl[deepspeed]", or launch with --strategy fsdp2, which shards as much'
 NEVER = 10**12
@@ -51,7 +51,7 @@ class Fragment:
 class Zero(Strategy):
     """Stages 1 and 2: weights are whole everywhere, the optimizer state (and, in stage 2, the gradient) is sharded."""
 
-    in_pieces = True
+    in_pieces = gathers = True
 
     def __init__(self, accelerator: Accelerator, objective: Objective, wanted: Asked, micro_batch: int) -> None:
         super().__init__(accelerator, objective)
@@ -59,8 +59,7 @@ class Zero(Strategy):
         self.wanted, self.micro_batch, self.stage, self.name = wanted, micro_batch, wanted.stage, wanted.name
 
     def prepare(self, make: Callable[[], Optimizer], *, clip: float | None, compiled: bool, accumulation: int) -> None:
-        if compiled:
-            refuse(f"{self.name} does not train with train.compile=true: leave it out, or launch with --strategy fsdp2")
+        assert not compiled, "refused before"
         self.limit, self.accumulation = math.inf if clip is None else clip, accumulation
         self.make_copies()
         self.objective.to(self.accelerator.device)
@@ -116,7 +115,7 @@ class Zero(Strategy):
         counts = torch.zeros(len(self.parameters), dtype=torch.int64)
         for part in self.fragments:
             own = self.partition(part.unit)[part.place : part.place + part.length]
-            same = torch.equal(own, before[part.parameter][part.start : part.start + part.length].to(own.dtype))
+            same = torch.equal(own, before[part.parameter][part.start : part.start + part.length].to(own))
             counts[part.parameter] += part.length if same else 0
         dist.all_reduce(counts)
         if counts.tolist() != [math.prod(shape) for shape in self.shapes]:
@@ -140,22 +139,6 @@ class Zero(Strategy):
                     found.append(Fragment(number, there.start, there.numel, group, here.start))
                 number += 1
         return found
-
-    def accept(self, batches: Sequence[Batch]) -> None:
-        """LaunchError for a micro-batch in which a sample lacks a modality.
-
-        Gradients are reduced in the order in which they come: it must be the same on all processes, or they would be mixed up. And
-        what has no gradient should stay as it is, its moments too, but ZeRO would move it.
-        """
-        names = set(self.objective.modalities)
-        if len(names) > 1:
-            lacks = any(batch.rows is not None or batch.inputs.keys() != names for batch in batches)
-            if processes.gathered_numbers([lacks]).any():
-                refuse(
-                    f"a sample lacks one of the modalities {', '.join(sorted(names))}, and {self.name} trains several only where "
-                    "every sample has all of them: its gradients would be mixed up. Launch with --strategy fsdp2, which can"
-                )
-        check_alike(self.name, batches, self.objective.modalities, self.accumulation)
 
     def expect(self, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)

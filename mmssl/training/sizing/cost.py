@@ -106,6 +106,7 @@ def sized(recipe: Recipe) -> Sized:
         if options.ema:
             objective.networks.want(AVERAGE, Moving(options.ema, options.ema))
         objective.networks.make()
+    objective.networks.steady = True  # `calls` are asked of strategies that need it
     weigh(objective)
     # As on an accelerator: but for eager, no matrix of all pairs is kept, by whatever kernel.
     set_attention(objective, "eager" if options.attention == "eager" else "sdpa", torch.device("cpu"))

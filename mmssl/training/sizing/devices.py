@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 MACHINE = 8
-"""Devices of a machine, as in the vendors' reference machines."""
+"""Devices of a machine, at most, as in the vendors' reference machines."""
 
 
 Number = int | float
@@ -34,12 +34,15 @@ class Device:
         teraflops = self.bf16 if half else self.fp32
         return None if teraflops is None else teraflops * 1e12
 
-    def sends(self, count: int) -> float | None:
-        """Bytes/s that each of so many devices can send in a ring: where that leaves a machine, not more than its network has."""
+    def sending(self, own: float, outward: float, each: int) -> float | None:
+        """Seconds, at least, in which a device sends so many bytes, and a machine of `each` devices so many to others.
+
+        None: its figures are not known. Through a machine's network all of its devices send at once.
+        """
         if self.link is None:
             return None
-        slowest = self.link if count <= MACHINE or self.network is None else min(self.link, self.network)
-        return slowest * 1e9
+        abroad = outward / (each * self.network * 1e9) if self.network is not None else 0.0
+        return max(own / (self.link * 1e9) if each > 1 else 0.0, abroad)
 
 
 DEVICES = {
@@ -81,9 +84,14 @@ class Fleet:
     device: Device
 
     @property
+    def each(self) -> int:
+        """Devices of a machine: as many as share them out evenly."""
+        return max(size for size in range(1, MACHINE + 1) if self.count % size == 0)
+
+    @property
     def machines(self) -> int:
-        """How many machines they fill."""
-        return -(-self.count // MACHINE)
+        """How many machines they are in."""
+        return self.count // self.each
 
     def __str__(self) -> str:
         return f"{self.count} x {self.device.name}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmssl.training.sizing.cost import Sized
 from mmssl.training.sizing.devices import MACHINE, Fleet
+from mmssl.training.sizing.memory import HYBRID
 from mmssl.training.sizing.verdict import ROOM, Plan, Row, changes, dearest, plan_of, rows_of, smallest
 
 WIDTH = 80
@@ -34,7 +35,7 @@ def head(sized: Sized, plan: Plan) -> list[str]:
     cost, options, device = dearest(sized, plan), sized.options, plan.fleet.device
     learns = sum(each.numel() for each in sized.objective.parameters() if each.requires_grad)
     every = sum(each.numel() for each in sized.objective.parameters())
-    machines = f" ({plan.fleet.machines} machines of {MACHINE})" if plan.fleet.machines > 1 else ""
+    machines = f" ({plan.fleet.machines} machines of {plan.fleet.each})" if plan.fleet.machines > 1 else ""
     steps = f"{plan.batch:,} samples, {plan.micro:,} a micro-batch on a device"
     if plan.accumulation > 1:
         steps += f", {plan.accumulation} of them"
@@ -71,16 +72,18 @@ def short(size: float) -> str:
 
 
 def speed_table(rows: Sequence[Row], plan: Plan, tokens: float) -> list[str]:
-    """What a device sends in a step, and bounds on the speed."""
-    lines = ["at most    GB sent a step   samples/s      tokens/s  bound by"]
+    """What a device sends in a step, what leaves a machine where there are several, and bounds on the speed."""
+    several = plan.fleet.machines > 1
+    lines = [f"GB a step     sent{'     out' * several}   samples/s      tokens/s  bound by"]
     for row in rows:
+        bytes_ = f"{row.sent / 1e9:9.3g}" + f"{row.out / 1e9:8.3g}" * several
         if row.seconds is None:
-            lines.append(f"{row.name:9}  {row.sent / 1e9:14.3g}{'unknown':>12}{'unknown':>14}  (peak not known)")
+            lines.append(f"{row.name:9}{bytes_}{'unknown':>12}{'unknown':>14}  (peak not known)")
             continue
         assert row.computing is not None
         rate = plan.batch / row.seconds
         what = "communication" if row.sending is not None and row.sending > row.computing else "computing"
-        lines.append(f"{row.name:9}  {row.sent / 1e9:14.3g}{rate:12,.0f}{rate * tokens:14,.0f}  {what}")
+        lines.append(f"{row.name:9}{bytes_}{rate:12,.0f}{rate * tokens:14,.0f}  {what}")
     return lines
 
 
@@ -105,12 +108,12 @@ def verdict(sized: Sized, plan: Plan, rows: Sequence[Row], typed: str) -> list[s
 
 def command(typed: str, strategy: str, fleet: Fleet) -> list[str]:
     """The line that starts it."""
-    own = "" if strategy == "ddp" else f" --strategy {strategy}"
+    shards = f" --strategy fsdp2 --dp-shard-size {fleet.each}"
+    own = shards if strategy == HYBRID else "" if strategy == "ddp" else f" --strategy {strategy}"
     if fleet.count <= MACHINE:
         line = f"mmssl train {typed}" + (f" --processes {fleet.count}{own}" if fleet.count > 1 else "")
     else:
-        each = max(size for size in range(1, MACHINE + 1) if fleet.count % size == 0)
-        start = f"torchrun --nnodes {fleet.count // each} --nproc_per_node {each} --rdzv_backend c10d --rdzv_endpoint HOST:29500"
+        start = f"torchrun --nnodes {fleet.machines} --nproc_per_node {fleet.each} --rdzv_backend c10d --rdzv_endpoint HOST:29500"
         line = f"{start} -m mmssl train {typed}{own}"
     options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
     parts = textwrap.wrap(line, WIDTH - 2, initial_indent="  ", subsequent_indent="    ", **options)

@@ -9,7 +9,7 @@ A ring sends (N - 1)/N of a tensor for an all-gather or a reduce-scatter, and tw
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from mmssl.objectives import Objective
@@ -82,7 +82,8 @@ class Memory:
 class Share:
     """What a strategy makes of the weights: bytes by kind on the fullest device, and what it sends in a step.
 
-    once: bytes that a device sends in a step; each: for each of its micro-batches.
+    once: bytes that a device sends in a step; each: for each of its micro-batches. abroad: bytes that leave a machine for each
+        micro-batch; None: one ring goes through all devices, so that what leaves a machine is what one device sends.
     """
 
     weights: float
@@ -92,10 +93,15 @@ class Share:
     communication: float
     once: float
     each: float
+    abroad: float | None = None
 
     def sent(self, accumulation: int) -> float:
         """Bytes that a device sends in a step."""
         return self.once + self.each * accumulation
+
+    def out(self, accumulation: int) -> float:
+        """Bytes that leave a machine in a step, where there are several."""
+        return self.sent(accumulation) if self.abroad is None else self.abroad * accumulation
 
     def memory(self, buffers: float, activations: float) -> Memory:
         return Memory(self.weights, self.gradients, self.optimizer, self.copies, buffers, activations, self.communication)
@@ -147,7 +153,7 @@ def zero2(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
 
 
 def zero3(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
-    """As stage 2, and layers are sharded; what is in none is whole, beside the part by which it is moved.
+    """As stage 2, and layers are sharded; what is in none is whole, beside its part. Parts are moved themselves, no copy of them.
 
     DeepSpeed keeps what it gathered while that is no more than `LIVE`: then layers are gathered once in a micro-batch, else twice,
     but those of copies once.
@@ -165,7 +171,7 @@ def zero3(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     return Share(
         held(own),
         learns / count,
-        3 * learns / count,
+        2 * learns / count,
         held(copies),
         communication=4.0 * BUCKET + min(inside, 4.0 * LIVE),
         once=ring(rest, count),
@@ -200,6 +206,18 @@ def fsdp2(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     return Share(held(weights) - copies, learns, 2 * learns, copies, gathered, once=0.0, each=sent * (count - 1))
 
 
+def hybrid(weights: Sequence[Weight], calls: Calls, each: int, machines: int) -> Share:
+    """`fsdp2` among the devices of a machine, and a copy of the model in each machine.
+
+    After each micro-batch the devices that hold the same part of a gradient, one in each machine, add it up: an all-reduce.
+    """
+    own = fsdp2(weights, calls, each)
+    added = 2 * ring(own.gradients, machines)
+    return replace(own, each=own.each + added, abroad=each * added)
+
+
+HYBRID = "hybrid"
+"""The name of `fsdp2` with `--dp-shard-size`."""
 STRATEGIES: Mapping[str, Callable[[Sequence[Weight], Calls, int], Share]] = {
     "ddp": ddp,
     "zero1": zero1,
@@ -208,3 +226,14 @@ STRATEGIES: Mapping[str, Callable[[Sequence[Weight], Calls, int], Share]] = {
     "zero3": zero3,
 }
 """From those that shard least to those that shard most."""
+
+
+def shares(weights: Sequence[Weight], calls: Calls, each: int, machines: int) -> dict[str, Share]:
+    """All strategies by name, from those that shard least, on machines of `each` devices."""
+    count, found = each * machines, dict[str, Share]()
+    for name, of in STRATEGIES.items():
+        if name == "fsdp2" and each > 1 and machines > 1:
+            found[HYBRID] = hybrid(weights, calls, each, machines)
+        if name == "ddp" or count > 1:
+            found[name] = of(weights, calls, count)
+    return found

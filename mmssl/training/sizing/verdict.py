@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from mmssl.data.loader import nearest_multiples
 from mmssl.recipe.options import TrainOptions
+from mmssl.training.sharding.refused import of_lacking, of_options
 from mmssl.training.sizing.cost import Cost, Sized
 from mmssl.training.sizing.devices import Fleet
-from mmssl.training.sizing.memory import STRATEGIES, Memory, Share, weights_of
+from mmssl.training.sizing.memory import HYBRID, Memory, shares, weights_of
 
 ROOM = 0.9
 """Share of a device's memory that may be used: the rest is for the driver, for what lives shortly, and for gaps."""
@@ -33,13 +34,14 @@ class Plan:
 class Row:
     """A strategy on these devices.
 
-    sent: bytes that a device sends in a step. computing, sending: seconds of a step, at least; None: the device's figures are not
-    known. refused: why it does not train this recipe; empty: it does.
+    sent, out: bytes that a device sends in a step, and that leave a machine. computing, sending: seconds of a step, at least; None:
+        the device's figures are not known. refused: why it does not train this recipe; empty: it does.
     """
 
     name: str
     memory: Memory
     sent: float
+    out: float
     computing: float | None
     sending: float | None
     refused: str
@@ -82,25 +84,24 @@ def rows_of(sized: Sized, plan: Plan) -> list[Row]:
     cost, weights = dearest(sized, plan), weights_of(sized.objective)
     buffers = float(sum(buffer.nbytes for buffer in sized.objective.buffers()))
     activations = cost.activations(plan.micro, plan.batch, plan.again)
-    count, device = plan.fleet.count, plan.fleet.device
-    peak, link = device.peak(sized.options.precision != "fp32"), device.sends(count)
+    fleet, device = plan.fleet, plan.fleet.device
+    peak = device.peak(sized.options.precision != "fp32")
     flops = cost.flops(plan.micro, plan.again) * plan.accumulation
     if plan.accumulation > 1 and sized.objective.couples:
         flops += cost.forward(plan.micro) * plan.accumulation  # see `Objective.prepared`
     found = []
-    for name, of in STRATEGIES.items():
-        if count == 1 and name != "ddp":
-            continue
-        share: Share = of(weights, cost.calls, count)
+    for name, share in shares(weights, cost.calls, fleet.each, fleet.machines).items():
         memory, sent = share.memory(buffers, activations), share.sent(plan.accumulation)
+        out = share.out(plan.accumulation) if fleet.machines > 1 else 0.0
         refused = refusal(name, sized)
         found.append(
             Row(
                 name,
                 memory,
                 sent,
+                out,
                 None if peak is None else flops / peak,
-                None if link is None else sent / link,
+                device.sending(sent, out, fleet.each),
                 refused,
                 not refused and memory.total <= ROOM * device.memory * 1e9,
             )
@@ -109,18 +110,10 @@ def rows_of(sized: Sized, plan: Plan) -> list[Row]:
 
 
 def refusal(name: str, sized: Sized) -> str:
-    """Why a strategy does not train a recipe; see `mmssl.training.sharding.choice`."""
-    options: TrainOptions = sized.options
-    if name != "ddp" and options.precision == "fp16":
-        return "train.precision=fp16"
-    if name.startswith("zero"):
-        asked = {
-            "train.compile": options.compile,
-            "train.warm_heads": options.warm_heads,
-            "samples without a modality": sized.lacking,
-        }
-        return next((what for what, is_so in asked.items() if is_so), "")
-    return ""
+    """What a strategy does not train of a recipe."""
+    name = "fsdp2" if name == HYBRID else name
+    found = of_options(name, sized.options) or (of_lacking(name) if sized.lacking else None)
+    return "" if found is None else found.what
 
 
 def smallest(rows: Sequence[Row]) -> Row | None:

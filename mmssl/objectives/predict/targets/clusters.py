@@ -18,7 +18,7 @@ from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, anything, moved
 from mmssl.objectives.predict.targets.kmeans import fit_residual, residual
 from mmssl.objectives.predict.targets.random_codes import used
-from mmssl.objectives.predict.targets.vectors import Vectors, content_of, content_sizes
+from mmssl.objectives.predict.targets.vectors import Vectors, content_of, content_sizes, counted_of
 from mmssl.objectives.terms import State, Weight
 
 ITERATIONS = 50
@@ -185,8 +185,8 @@ class Clusters(Target):
         name = scenes[0].name
         books, vectors = cast(Codebooks, self.books[name]), cast(Vectors, self.vectors[name])
         if not vectors.fitted:
-            vectors.fit([content_of(scene, self.of) for scene in scenes])
-        found = [anything(content_of(scene, self.of)) for scene in scenes]
+            vectors.fit([counted_of(scene, self.of) for scene in scenes])
+        found = [anything(content_of(scene, self.of)) & scene.counts for scene in scenes]
         if int(books.stage) < 0:
             first = gather_rows(torch.cat([self.read(0, scene)[there] for scene, there in zip(scenes, found, strict=True)]))
             if len(first):

@@ -14,7 +14,7 @@ from mmssl.model.config import Positive
 from mmssl.objectives.networks import Clock, Networks
 from mmssl.objectives.predict.distances import Loss
 from mmssl.objectives.predict.parts import Answer, Outline, Scene, Target, anything
-from mmssl.objectives.predict.targets.vectors import Vectors, content_of, content_sizes
+from mmssl.objectives.predict.targets.vectors import Vectors, content_of, content_sizes, counted_of
 from mmssl.objectives.terms import Used, Weight
 
 
@@ -96,7 +96,7 @@ class RandomCodes(Target):
 
     @torch.no_grad()
     def observe(self, scenes: Sequence[Scene]) -> None:
-        cast(Vectors, self.vectors[scenes[0].name]).fit([content_of(scene, self.of) for scene in scenes])
+        cast(Vectors, self.vectors[scenes[0].name]).fit([counted_of(scene, self.of) for scene in scenes])
 
 
 def used(codes: Int[Tensor, " n"], count: int) -> Used:

@@ -34,6 +34,11 @@ def content_of(scene: Scene, of: str | None) -> dict[str, Tensor]:
     return scene.content if of is None else {of: scene.model.adapter(scene.name).aspect(of, scene.inputs)}
 
 
+def counted_of(scene: Scene, of: str | None) -> dict[str, Tensor]:
+    """The same of the samples that count: of those that only stand in no rows."""
+    return {key: value if scene.counts else value[:0] for key, value in content_of(scene, of).items()}
+
+
 def moments(points: Float[Tensor, "b n t"], size: int) -> Float[Tensor, "b n w"]:
     """Mean and covariance of each set of points: what does not depend on their order. Missing points (NaN) do not count."""
     sets = points.unflatten(-1, (-1, size))
