@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
 
 KERNELS = 4096
@@ -14,12 +14,12 @@ KERNELS = 4096
 def keep_freed_memory() -> None:
     """Let glibc keep the memory that tensors on a CPU free, rather than return it to the system and fault it in again each step.
 
-    Blocks of any size come from the heap, none from a mapping of its own, and it does not shrink. Other C libraries: no effect.
+    Blocks of up to 32 MiB, glibc's own upper limit, come from the heap, and the heap does not shrink. Other C libraries: no effect.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def keep_kernels() -> None:
