@@ -146,7 +146,12 @@ class Scored(Sampler):
     ratio: float
 
     def refuse(self, lengths: Int[Tensor, " b"]) -> None:
-        """ValueError if half of the samples are so short that the ratio is all of their tokens; single tokens are none."""
+        """ValueError if half of the samples are so short that the ratio is all of their tokens; single tokens are none.
+
+        A sampler of a plug-in may have no ratio: it says itself what it refuses.
+        """
+        if not hasattr(self, "ratio"):
+            return
         short = int(((share(lengths, self.ratio) >= lengths) & (lengths > 1)).sum())
         if 2 * short >= len(lengths):
             middle = int(lengths.median())
