@@ -28,7 +28,7 @@ USUAL = tuple(ProcessingKwargs.__annotations__)
 NO_TOKENS = SimpleNamespace(
     eos_token_id=None, bos_token_id=None, pad_token_id=None, padding_side="right", model_max_length=None, name_or_path=""
 )
-ADAPTER = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 """What the peft library writes into a folder of adapters."""
 SHOWN = 5
 """Names of files that an error lists."""
@@ -231,7 +231,7 @@ def check_folder(model: str | Path, files: Sequence[str] = (CONFIG_NAME,)) -> No
             raise FileNotFoundError(f"no model in {model}: there is no such folder. Give the `model` folder of a run, or a Hub id")
         return
     if not any((path / name).is_file() for name in files):
-        if (path / ADAPTER).is_file():
+        if (path / ADAPTER_CONFIG).is_file():
             raise FileNotFoundError(
                 f"{model} is a PEFT folder without {' and '.join(files)}: write them beside the adapters, with "
                 f"model.config.save_pretrained({str(model)!r}) and processor.save_pretrained({str(model)!r})"

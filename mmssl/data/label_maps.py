@@ -8,7 +8,7 @@ from pathlib import Path
 from mmssl.data.dense import MAP_SUFFIXES
 from mmssl.data.folder import DataFile, media_files
 from mmssl.data.formats import suffix_of
-from mmssl.data.walk import SHOWN, Parts
+from mmssl.data.walk import Parts, counted, is_or_are, places_told
 from mmssl.modality import VOID
 
 SAMPLES = ("images", "imgs", "pictures", "photos", "jpegimages")
@@ -33,11 +33,8 @@ class Mapped:
         """A sentence on maps that nothing is read for, if there are any."""
         if not self.over:
             return []
-        shown = ", ".join("/".join(parts) for parts in self.over[:SHOWN])
-        more = f" and {len(self.over) - SHOWN:,} more" if len(self.over) > SHOWN else ""
-        one = len(self.over) == 1
-        are = f"{'label map has' if one else 'label maps have'} no picture and {'is' if one else 'are'} left out"
-        return [f"{path}: {len(self.over):,} {are}: {shown}{more}."]
+        count = counted(self.over, "label map has", "label maps have")
+        return [f"{path}: {count} no picture and {is_or_are(self.over)} left out: {places_told(self.over)}."]
 
 
 def mapped(media: Sequence[Parts], path: str) -> Mapped | None:
@@ -47,24 +44,21 @@ def mapped(media: Sequence[Parts], path: str) -> Mapped | None:
     have the same place and name, but for these folders and the suffix.
     ValueError that names the file for a picture without a map, and for two files of one name.
     """
-    places = [place_of(parts) for parts in media]
-    kinds = {None if place is None else plural(parts[place]) in MAPS for parts, place in zip(media, places, strict=True)}
-    if kinds != {False, True}:
+    if {kind_of(folders) for folders in {parts[:-1] for parts in media}} != {False, True}:
         return None
     found: dict[bool, dict[Parts, list[Parts]]] = {False: defaultdict(list), True: defaultdict(list)}
     for parts in media:
-        found[is_map(parts)][key_of(parts)].append(parts)
+        found[kind_of(parts[:-1]) is True][key_of(parts)].append(parts)
     if any(suffix_of(parts[-1]) not in MAP_SUFFIXES for each in found[True].values() for parts in each):
         return None
     for alike in (each for of_kind in found.values() for each in of_kind.values() if len(each) > 1):
         both = " and ".join("/".join(each) for each in alike[:2])
         raise ValueError(f"folder {path}: {both} have one name, and a picture has one label map. Rename or remove one")
     if lacking := [each[0] for key, each in found[False].items() if key not in found[True]]:
-        shown = ", ".join("/".join(parts) for parts in lacking[:SHOWN])
-        more = f" and {len(lacking) - SHOWN:,} more" if len(lacking) > SHOWN else ""
         beside = "/".join(next(iter(found[True].values()))[0])
         raise ValueError(
-            f"folder {path}: {len(lacking):,} of {len(found[False]):,} pictures have no label map of their name: {shown}{more}; "
+            f"folder {path}: {len(lacking):,} of {len(found[False]):,} pictures have no label map of their name: "
+            f"{places_told(lacking)}; "
             f"there is, for example, {beside}. Add the maps ({VOID} in each pixel without a label), or move the pictures away"
         )
     pictures = [each[0] for each in found[False].values()]
@@ -77,20 +71,20 @@ def plural(name: str) -> str:
     return f"{name.lower().removesuffix('s')}s"
 
 
-def place_of(parts: Parts) -> int | None:
+def place_of(folders: Parts) -> int | None:
     """Which of the folders above a file says what it is."""
-    return next((number for number, name in enumerate(parts[:-1]) if plural(name) in (*SAMPLES, *MAPS)), None)
+    return next((number for number, name in enumerate(folders) if plural(name) in (*SAMPLES, *MAPS)), None)
 
 
-def is_map(parts: Parts) -> bool:
-    """Whether a file lies in a folder of label maps."""
-    place = place_of(parts)
-    return place is not None and plural(parts[place]) in MAPS
+def kind_of(folders: Parts) -> bool | None:
+    """Whether files in these folders are label maps; None: nothing says what they are."""
+    place = place_of(folders)
+    return None if place is None else plural(folders[place]) in MAPS
 
 
 def without(parts: Parts) -> Parts:
     """The place of a file without the folder that says what it is."""
-    place = place_of(parts)
+    place = place_of(parts[:-1])
     return parts if place is None else (*parts[:place], *parts[place + 1 :])
 
 

@@ -19,7 +19,7 @@ from mmssl.data.listed import listed_table
 from mmssl.data.split_names import inside as inside_split
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import MediaTable, Table
-from mmssl.data.walk import MAGIC, SHOWN, Parts, match
+from mmssl.data.walk import MAGIC, SHOWN, Parts, match, more
 
 BUNDLED, SYNTHETIC = "bundled:", "synthetic:"
 
@@ -139,7 +139,7 @@ def _unread_folders(tables: Sequence[Parts], path: str) -> list[str]:
     folders = sorted({part for parts in tables for part in parts[:-1] if inside_split(part) is None})
     if len(folders) < 2:
         return []
-    shown = ", ".join(folders[:SHOWN]) + (f" and {len(folders) - SHOWN:,} more" if len(folders) > SHOWN else "")
+    shown = ", ".join(folders[:SHOWN]) + more(folders)
     lost = "and these names are not read: write them into a column if they say what rows are"
     return [f"{path}: the tables lie in folders called {shown}, {lost}."]
 

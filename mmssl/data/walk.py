@@ -53,18 +53,20 @@ class Listing:
         if over:
             found.append(f"{path}: {told(over)}.")
         if self.special:
-            found.append(f"{path}: {_count(self.special, 'pipe, socket or device', 'pipes, sockets or devices')} passed over.")
+            found.append(f"{path}: {counted(self.special, 'pipe, socket or device', 'pipes, sockets or devices')} passed over.")
         if self.hidden:
-            are = _count(self.hidden, "hidden file or folder is", "hidden files and folders are")
-            found.append(f"{path}: {are} left out: {_listed(self.hidden)}.")
+            are = counted(self.hidden, "hidden file or folder is", "hidden files and folders are")
+            found.append(f"{path}: {are} left out: {places_told(self.hidden)}.")
         if self.broken:
-            found.append(f"{path}: {_count(self.broken, 'link leads', 'links lead')} nowhere: {_listed(self.broken)}.")
+            found.append(f"{path}: {counted(self.broken, 'link leads', 'links lead')} nowhere: {places_told(self.broken)}.")
         if self.circles:
-            are = _count(self.circles, "link leads", "links lead")
-            found.append(f"{path}: {are} back to a folder above and {_is(self.circles)} not followed: {_listed(self.circles)}.")
+            are = counted(self.circles, "link leads", "links lead")
+            found.append(
+                f"{path}: {are} back to a folder above and {is_or_are(self.circles)} not followed: {places_told(self.circles)}."
+            )
         if self.twice:
             pairs = [f"{'/'.join(a) or '.'} and {'/'.join(b)}" for a, b in self.twice]
-            found.append(f"{path}: by links {', '.join(pairs[:SHOWN])}{_more(pairs)} are one folder; its files count each time.")
+            found.append(f"{path}: by links {', '.join(pairs[:SHOWN])}{more(pairs)} are one folder; its files count each time.")
         return found
 
 
@@ -81,19 +83,23 @@ def told(over: Counter[str]) -> str:
     return f"{count:,} {'file' if count == 1 else 'files'} passed over: {', '.join(shown)}"
 
 
-def _count(places: Sequence[Parts], one: str, several: str) -> str:
+def counted(places: Sequence[Parts], one: str, several: str) -> str:
+    """So many of something, in words."""
     return f"{len(places):,} {one if len(places) == 1 else several}"
 
 
-def _is(places: Sequence[Parts]) -> str:
+def is_or_are(places: Sequence[Parts]) -> str:
+    """The verb that goes with `counted`."""
     return "is" if len(places) == 1 else "are"
 
 
-def _listed(places: Sequence[Parts]) -> str:
-    return ", ".join("/".join(parts) for parts in places[:SHOWN]) + _more(places)
+def places_told(places: Sequence[Parts]) -> str:
+    """The first `SHOWN` places in words, and how many more there are."""
+    return ", ".join("/".join(parts) for parts in places[:SHOWN]) + more(places)
 
 
-def _more(items: Sequence[object]) -> str:
+def more(items: Sequence[object]) -> str:
+    """How many items a sentence leaves out that names the first `SHOWN`."""
     return f" and {len(items) - SHOWN:,} more" if len(items) > SHOWN else ""
 
 

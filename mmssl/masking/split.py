@@ -141,16 +141,16 @@ def of_sequences(sequences: Sequences, parts: Split) -> Split:
 
 
 class Scored(Sampler):
-    """A sampler that gives every token a score and every sample a count; the tokens with the lowest scores are hidden."""
+    """A sampler that gives every token a score and every sample a count; the tokens with the lowest scores are hidden.
 
-    ratio: float
+    ratio: of the tokens that may be hidden, how many are where it gives no count; None: it gives one for every batch.
+    """
+
+    ratio: float | None = None
 
     def refuse(self, lengths: Int[Tensor, " b"]) -> None:
-        """ValueError if half of the samples are so short that the ratio is all of their tokens; single tokens are none.
-
-        A sampler of a plug-in may have no ratio: it says itself what it refuses.
-        """
-        if not hasattr(self, "ratio"):
+        """ValueError if half of the samples are so short that the ratio is all of their tokens; single tokens are none."""
+        if self.ratio is None:
             return
         short = int(((share(lengths, self.ratio) >= lengths) & (lengths > 1)).sum())
         if 2 * short >= len(lengths):
@@ -175,13 +175,16 @@ class Scored(Sampler):
     ) -> Split:
         free = free_tokens(coords, valid, available)
         score, count = self(coords, free, draws)
-        if valid is None and available is None:
-            if count is None:
+        whole = valid is None and available is None
+        if count is None:
+            assert self.ratio is not None, f"{type(self).__name__} gives neither a count nor has a ratio"
+            if whole:
                 return even(score, round(coords.shape[1] * self.ratio))
-            if int(count.min()) == (most := int(count.max())):
-                return even(score, most)
+            count = share(free.sum(1), self.ratio)
+        elif whole and int(count.min()) == (most := int(count.max())):
+            return even(score, most)
         real = valid if valid is not None else torch.ones_like(free)
-        return ragged(score, share(free.sum(1), self.ratio) if count is None else count, free, real)
+        return ragged(score, count, free, real)
 
 
 def free_tokens(

@@ -19,8 +19,7 @@ from mmssl.model.config import MMSSLConfig
 from mmssl.model.loading import no_weights_bar, only_errors
 from mmssl.model.model import LABEL, PROJECTOR, SCALE, MMSSLModel
 from mmssl.model.public import is_public, open_public
-from mmssl.processor import ADAPTER as ADAPTER_CONFIG
-from mmssl.processor import check_folder
+from mmssl.processor import ADAPTER_CONFIG, check_folder
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig, PeftModel

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from mmssl.evaluation.history import History
 from mmssl.model import faced, load_model
-from mmssl.processor import ADAPTER as ADAPTER_CONFIG
+from mmssl.processor import ADAPTER_CONFIG
 from mmssl.publish.card import HUB_NAME, Licence
 from mmssl.publish.check import TOLERANCE, outputs_of
 from mmssl.publish.chosen import Chosen

@@ -132,27 +132,28 @@ class Predict(Objective):
         return loss
 
     def terms(self, batch: Batch, step: Step) -> Terms:
-        scenes, found = self.scenes(batch, step), dict[str, Terms]()
-        for own in self.apart(batch) if self.across != "only" else []:
-            scene = scenes[own.modality]
-            found[own.modality] = self.terms_at(scene, self.answered(scene, own), step)
+        parts, found = self.apart(batch), dict[str, Terms]()
+        scenes = self.scenes(parts, step)
+        for name, scene in (scenes if self.across != "only" else {}).items():
+            found[name] = self.terms_at(scene, self.answered(scene, parts[name]), step)
         if not batch.paired:
             return next(iter(found.values()), Terms({}))
-        for key, context, scene in self.across_scenes(batch, scenes):
+        for key, context, scene in self.across_scenes(batch, parts, scenes):
             found[key] = self.terms_across(context, scene, step)
         terms = {f"{key}_{name}": term for name, each in found.items() for key, term in each.terms.items()}
         return Terms(terms, {f"{key}_{name}": value for name, each in found.items() for key, value in each.metrics.items()})
 
-    def scenes(self, batch: Batch, step: Step) -> dict[str, Scene]:
-        """What there is to predict of each modality, for the samples that hold it."""
+    def scenes(self, parts: Mapping[str, Batch], step: Step) -> dict[str, Scene]:
+        """What there is to predict of each modality. parts: the samples that hold it, as of `apart`."""
         found = dict[str, Scene]()
-        for own in self.apart(batch):
-            name = own.modality
+        for name, own in parts.items():
             inputs = self.view(own, name) if step.seen is None else step.seen.inputs(self.first_view(name))
             found[name] = self.scene(name, inputs, own, step)
         return found
 
-    def across_scenes(self, batch: Batch, scenes: Mapping[str, Scene]) -> Iterator[tuple[str, Tokens, Scene]]:
+    def across_scenes(
+        self, batch: Batch, parts: Mapping[str, Batch], scenes: Mapping[str, Scene]
+    ) -> Iterator[tuple[str, Tokens, Scene]]:
         """Each ordered pair of modalities that predict one another: a name, tokens of one, what to predict of the other.
 
         Of the samples that hold both. Networks encode each modality once for all pairs.
@@ -160,7 +161,7 @@ class Predict(Objective):
         for a, b in permutations(scenes if self.across != "none" else (), 2):
             if (places := batch.in_both(a, b)) is not None:
                 context, asked = places
-                yield f"{a}_to_{b}", scenes[a].tokens.rows(context), self.some(scenes[b], batch.of(b).take(asked), asked)
+                yield f"{a}_to_{b}", scenes[a].tokens.rows(context), self.some(scenes[b], parts[b].take(asked), asked)
 
     def some(self, scene: Scene, batch: Batch, rows: Int[Tensor, " k"]) -> Scene:
         """The scene of some of its samples, which `batch` holds."""
@@ -208,10 +209,10 @@ class Predict(Objective):
             context.keys,
         )
 
-    def apart(self, batch: Batch) -> list[Batch]:
+    def apart(self, batch: Batch) -> dict[str, Batch]:
         """The samples of each modality of rows that pair several, which are predicted each from itself."""
         names = [name for name in batch.inputs if name in self.modalities]
-        return [batch.of(name) for name in names] if batch.paired else [batch]
+        return {name: batch.of(name) for name in names} if batch.paired else {batch.modality: batch}
 
     def terms_at(self, scene: Scene, predicted: Predicted, step: Step) -> Terms:
         """The terms of what was predicted of a modality."""
@@ -279,13 +280,14 @@ class Predict(Objective):
 
     @torch.no_grad()
     def weights(self, batch: Batch, step: Step) -> dict[str, Num[Tensor, ""]]:
-        scenes, found = self.scenes(batch, step), dict[str, dict[str, Num[Tensor, ""]]]()
+        parts, found = self.apart(batch), dict[str, dict[str, Num[Tensor, ""]]]()
+        scenes = self.scenes(parts, step)
         for name, scene in (scenes if self.across != "only" else {}).items():
             places = sequences.places(self.predictor, scene.tokens.repeat(self.masks), scene.parts)
             found[name] = self.weights_at(scene, *places)
         if not batch.paired:
             return next(iter(found.values()), {})
-        for key, _, scene in self.across_scenes(batch, scenes):
+        for key, _, scene in self.across_scenes(batch, parts, scenes):
             found[key] = self.weights_at(scene, scene.parts.hidden, scene.parts.hidden_real)
         return {f"{key}_{name}": weight for name, each in found.items() for key, weight in each.items()}
 
@@ -310,7 +312,7 @@ class Predict(Objective):
 
     @torch.no_grad()
     def observe(self, batches: Sequence[Batch], step: Step) -> None:
-        apart = [part for batch in batches for part in self.apart(batch)]
+        apart = [part for batch in batches for part in self.apart(batch).values()]
         for name in dict.fromkeys(part.modality for part in apart):
             observing = [target for target in self.every_target if target.observes(name, step.clock)]
             if observing:
