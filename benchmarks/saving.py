@@ -53,7 +53,7 @@ def measured(folder: Path, width: int, layers: int, every: int, checkpoints: int
 
     def moved(self: Training, micro: list[Batch]) -> Made:
         writing = sessions[0].saver.writing
-        before, begin = writing is not None and writing.thread.is_alive(), time.perf_counter()
+        before, begin = writing is not None and not writing.done.is_set(), time.perf_counter()
         found = move(self, micro)
         if self.device.type != "cpu":
             torch.accelerator.synchronize()

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
@@ -554,7 +554,8 @@ def rebuilt(make: Callable[..., T], settings: Mapping[str, Any], where: str, *gi
     where: what they are settings of. given: what comes before them.
     """
     known = signature(make).parameters
-    if unknown := [key for key in settings if key not in known]:
+    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values())
+    if not takes_any and (unknown := [key for key in settings if key not in known]):
         raise ValueError(
             f"the {where} was saved with {', '.join(unknown)}, which this version of mmssl does not know: the model is of a newer "
             "one. Update mmssl, as in pip install -U mmssl"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from torch.distributed import DistError
@@ -51,6 +51,7 @@ class Saver:
         self.settle()
         path = checkpoint.step_path(self.folder, step)
         self.writing = Writing(path, state(), in_pieces=in_pieces, copied=self.beside, keep=self.keep)
+        self.writing.start()
         if not self.beside:
             self.settle()
         self.stood_still.append(time.perf_counter() - begin)
@@ -76,7 +77,11 @@ class Saver:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self.finish(error)
+            try:
+                self.finish(error)
+            except RuntimeError as later:  # torch tells of a killed worker once, wherever we are: here as well
+                self.finish(later)
+                raise
             raise
 
     def finish(self, error: BaseException) -> None:
@@ -89,7 +94,7 @@ class Saver:
 
 
 class Writing:
-    """A checkpoint that is being written from now on.
+    """A checkpoint that is written once it is told to `start`.
 
     The interpreter does not wait for it when it ends: what is not complete by then is not visible. copied: see `checkpoint.packed`.
     """
@@ -101,24 +106,27 @@ class Writing:
         self.file = f"tensors-{self.rank:05}-of-{self.world:05}.safetensors" if in_pieces else TENSORS
         self.ready = Packed("", {})
         self.error: Exception | None = None
-        if self.rank >= self.world:
-            self.thread = Thread()
-        else:
+        self.done = Event()  # not Thread.join: an error that a signal raises in that one ends it for good (Python 3.11, 3.12)
+        if self.rank < self.world:
             try:
                 self.ready = checkpoint.packed(state, first=self.rank == 0, copied=copied)
             except MemoryError as error:
                 self.error = error
-            self.thread = Thread(target=self._run, name=f"writing {path.name}", daemon=True)
-        self.thread.start()
+
+    def start(self) -> None:
+        """Begin to write."""
+        if self.rank < self.world:
+            Thread(target=self._run, name=f"writing {self.path.name}", daemon=True).start()
+        else:
+            self.done.set()
 
     def busy(self) -> bool:
         """Whether this process is still at it, a moment later."""
-        self.thread.join(MOMENT)
-        return self.thread.is_alive()
+        return not self.done.wait(MOMENT)
 
     def result(self) -> None:
         """Raises why this process could not do its part, once it is not busy any more."""
-        assert not self.thread.is_alive()
+        assert self.done.is_set()
         if self.error is not None:
             raise self.error
 
@@ -126,7 +134,7 @@ class Writing:
         """Wait, for other processes so many seconds at most, and for those that are lost not at all; why it is not complete."""
         for words in (self.place, self.facts):
             words.lost, words.until = lost, time.monotonic() + timeout
-        self.thread.join()
+        self.done.wait()
         return self.error
 
     def _run(self) -> None:
@@ -136,6 +144,7 @@ class Writing:
             self.error = error
         finally:
             self.ready = Packed("", {})  # the copy is needed no more
+            self.done.set()
 
     def _lead(self) -> None:
         """Write what the first process does."""

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from mmssl.data import Batch
 from mmssl.draws import keys
+from mmssl.masking import Random
 from mmssl.modality import Inputs, Patch
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.objectives import Masked, Setup
@@ -30,7 +31,7 @@ def found(target: Target, inputs: Inputs, **adapter: Any) -> Tensor:
     torch.manual_seed(0)
     image = {"processor": {"multiple": PATCH, "mean": 0.0, "std": 1.0}, "adapter": {"patch_size": PATCH, **adapter}}
     config = MMSSLConfig(modalities={"image": image}, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    objective = Masked(MMSSLModel(config), Setup(), predictor=MaskToken(), targets=[target])
+    objective = Masked(MMSSLModel(config), Setup(), mask=Random(ratio=0.5), predictor=MaskToken(), targets=[target])
     ids = torch.arange(len(inputs["pixel_values"]))
     scene, _ = objective.predict("image", inputs, Batch({"image": inputs}, keys(0, 0, ids), ids))
     (values,) = target(scene).values.values()

@@ -1,6 +1,8 @@
 """A checkpoint that is written beside the training: what training does meanwhile changes nothing of it, and no error is lost."""
 
 import errno
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +136,22 @@ def test_a_run_that_fails_waits_for_what_is_being_written(full: bool, disk: Disk
     assert all("The checkpoint that was being written is not complete: " in note and "disk is full" in note for note in notes)
 
 
+def test_a_killed_worker_that_torch_tells_of_meanwhile_does_not_end_the_waiting(disk: Disk, tmp_path: Path) -> None:
+    def tell(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    one, before = saver(tmp_path), signal.signal(signal.SIGUSR1, tell)
+    try:
+        with pytest.raises(RuntimeError, match="is killed by signal"), one.finishing():
+            one.save(1, state, in_pieces=False)
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            threading.Timer(0.4, disk.let.set).start()
+            raise ZeroDivisionError("of the training")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert checkpoint.newest(tmp_path) is not None
+
+
 def test_its_own_error_is_told_once(disk: Disk, tmp_path: Path) -> None:
     one, disk.full = saver(tmp_path), True
     disk.let.set()
@@ -148,7 +166,7 @@ def test_one_who_wants_to_stop_at_once_does_not_wait(disk: Disk, tmp_path: Path)
     with pytest.raises(KeyboardInterrupt), one.finishing():
         one.save(1, state, in_pieces=False)
         raise KeyboardInterrupt
-    assert one.writing is not None and one.writing.thread.is_alive()
+    assert one.writing is not None and not one.writing.done.is_set()
 
 
 def test_no_room_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
