@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
-from mmssl.modality import Suited, find
+from mmssl.modality import Suited
 from mmssl.plugins import installed, needed, packages
 from mmssl.recipe import yaml12
 from mmssl.recipe.automatic import AUTO, automatic_keys, without
@@ -315,6 +315,8 @@ def _named(data: Any) -> Iterator[str]:
 
 def _root(names: Sequence[str], others: Collection[str]) -> type[Section]:
     """The model of a recipe for the installed ones of these modalities, with the keys of parts of these other packages."""
+    from mmssl.modality import find
+
     found = tuple((kind, tuple(needed(constructors, others).items())) for kind, constructors in variants())
     made = {name: tuple(needed(one, others).items()) if isinstance(one, Mapping) else one for name, one in sections().items()}
     known = installed()
