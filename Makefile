@@ -44,7 +44,7 @@ spelling: $(VENV)/installed-dev ## Spelling: codespell
 
 tests: $(VENV)/installed-dev ## Tests on two cores, shapes checked, warnings as errors: pytest
 	@printf '\n== pytest ==\n'
-	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=worksteal
 
 docs: $(VENV)/installed-dev ## Build the documentation in site/: mkdocs
 	@printf '\n== docs ==\n'

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from mmssl.recipe.hub import HUB, fetch
 from mmssl.recipe.messages import problems, shown, suggest
 from mmssl.recipe.options import RunOptions, TrainOptions
 from mmssl.recipe.schedules import SCHEDULES, Schedule
-from mmssl.recipe.sections import Constructor, Section, Variants, choice, group, schema_of, section
+from mmssl.recipe.sections import Constructor, Frozen, Section, Variants, choice, group, schema_of, section
 from mmssl_catalogue import recipes_found
 
 OPTIONAL = ("evaluate", "peft")
@@ -314,11 +315,24 @@ def _named(data: Any) -> Iterator[str]:
 
 def _root(names: Sequence[str], others: Collection[str]) -> type[Section]:
     """The model of a recipe for the installed ones of these modalities, with the keys of parts of these other packages."""
-    found = [(kind, needed(constructors, others)) for kind, constructors in variants()]
-    members: dict[str, tuple[Any, Any]] = {"modalities": (_modalities(names, found), Field())}
-    for name, constructor in sections().items():
-        if isinstance(constructor, Mapping):
-            chosen, what = choice(needed(constructor, others), found), CHOSEN[name]
+    from mmssl.modality import find
+
+    found = tuple((kind, tuple(needed(constructors, others).items())) for kind, constructors in variants())
+    made = {name: tuple(needed(one, others).items()) if isinstance(one, Mapping) else one for name, one in sections().items()}
+    known = installed()
+    modalities = tuple((name, find(name)) for name in names if name in known)
+    parts = tuple((name, each.processor, each.adapter, each.augment) for name, each in modalities)
+    return _model(parts, tuple(known), tuple(made.items()), found)
+
+
+@lru_cache(maxsize=64)
+def _model(modalities: tuple[Any, ...], known: tuple[str, ...], made: tuple[Any, ...], frozen: Frozen) -> type[Section]:
+    """One model for the same constructors: pydantic takes as long for a whole recipe as a small run takes to train."""
+    found: Variants = [(kind, dict(constructors)) for kind, constructors in frozen]
+    members: dict[str, tuple[Any, Any]] = {"modalities": (_modalities(modalities, known, found), Field())}
+    for name, constructor in made:
+        if isinstance(constructor, tuple):
+            chosen, what = choice(dict(constructor), found), CHOSEN[name]
             members[name] = (
                 (chosen | None, Field(default=None, description=what))
                 if name in OPTIONAL
@@ -334,16 +348,12 @@ def _root(names: Sequence[str], others: Collection[str]) -> type[Section]:
     return group("Recipe", "A recipe of mmssl.", members)
 
 
-def _modalities(names: Sequence[str], variants: Variants) -> type[Section]:
-    from mmssl.modality import find
-
-    known = installed()
+def _modalities(modalities: Sequence[Any], known: Sequence[str], variants: Variants) -> type[Section]:
     members = {}
-    for name in [name for name in names if name in known]:
-        modality = find(name)
-        parts: dict[str, Constructor] = {"processor": modality.processor, "adapter": modality.adapter, "augment": modality.augment}
+    for name, processor, adapter, augment in modalities:
+        parts: dict[str, Constructor] = {"processor": processor, "adapter": adapter, "augment": augment}
         models = {key: _member(section(constructor, variants)) for key, constructor in parts.items()}
-        kinds: Any = _views_model(name, modality.augment, variants)
+        kinds: Any = _views_model(name, augment, variants)
         models["views"] = (dict[str, kinds], Field(default={}, description=VIEWS))
         members[name] = (group(name.title(), f"Keys of the modality {name}.", models), Field())
     return group("Modalities", MODALITIES, members, known=known)

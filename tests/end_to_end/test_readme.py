@@ -12,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,18 +38,21 @@ class Block:
     line: int
     reason: str | None
 
-    def run(self, page: str, folder: Path, namespace: dict[str, Any]) -> None:
-        """Run in `folder`, which must be the working directory; a failure names the page and the line."""
+    def run(self, page: str, folder: Path, namespace: dict[str, Any], commands: Path | None = None) -> None:
+        """Run in `folder`, which must be the working directory; a failure names the page and the line.
+
+        commands: a folder in which the shell finds commands before all others.
+        """
         if self.language == "python":
             # The newlines make tracebacks name the line of the page.
             exec(compile("\n" * (self.line - 1) + self.code, page, "exec"), namespace)
         else:
-            self.run_shell(page, folder)
+            self.run_shell(page, folder, commands)
 
-    def run_shell(self, page: str, folder: Path) -> None:
-        packages = str(folder / "packages")
+    def run_shell(self, page: str, folder: Path, commands: Path | None = None) -> None:
+        packages, found = str(folder / "packages"), [str(commands)] if commands else []
         environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([*found, str(Path(sys.executable).parent), os.environ["PATH"]]),
             # What a page installs stays in its folder, and comes from there: tests have no network.
             "PYTHONPATH": os.pathsep.join([packages, *filter(None, [os.environ.get("PYTHONPATH")])]),
             "PIP_TARGET": packages,
@@ -84,15 +89,28 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Path]:
+    """A folder with the command `mmssl` that pays for its imports once; see warm.py."""
+    with tempfile.TemporaryDirectory(prefix="mmssl-") as folder:  # of a short name: sockets have no longer ones
+        command = [sys.executable, str(Path(__file__).with_name("warm.py")), folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            yield Path(folder)
+            server.kill()
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_of_page_runs(page: Path, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_page_runs(page: Path, quickstart: Path, warm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = None if page.name == "README.md" else warm  # which a newcomer reads first: as he starts them
     folder = shutil.copytree(quickstart, tmp_path / "folder")
     monkeypatch.chdir(folder)
     namespace: dict[str, Any] = {"__name__": page.stem}
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.reason is None:
-            block.run(page.name, folder, namespace)
+            block.run(page.name, folder, namespace, commands)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -35,6 +35,7 @@ import torch
 from many import warm_up_sharding
 
 import mmssl_cli as cli
+from mmssl.recipe import load
 from mmssl.training import checkpoint
 from mmssl.training.asked import STRATEGIES
 from mmssl.training.run import newest_of
@@ -93,6 +94,7 @@ class Workplace:
         self.overrides = [*overrides, *(["--strategy", strategy] if strategy else [])]
         self.recipe = folder / f"{NAME}.yaml"
         self.recipe.write_text(RECIPE, encoding="utf-8")
+        load(self.recipe, overrides)  # what a recipe may hold is worked out once for all attempts
         self.log, self.count = folder / "log.txt", folder / "count.txt"
 
     def fork(self, runs: Path, doom: int | None = None, *, renames: bool = False) -> list[int]:

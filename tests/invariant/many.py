@@ -20,7 +20,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -65,7 +65,7 @@ class Request:
 
 def serve(request: Request) -> dict[str, Any]:
     """Fork the processes of a request, and wait for them; none is left when this returns."""
-    with suppress(Exception):  # they find out themselves
+    with suppress(Exception):  # they find out themselves; what a recipe may hold is worked out once for all of them
         recipes.load(request.arguments[1], request.arguments[2:])
     if "--strategy" in request.arguments:
         warm_up_sharding()
@@ -336,24 +336,10 @@ def warm_up_sharding() -> None:
         imported(torch.device("cpu"))
 
 
-def remember_sections() -> None:
-    """Work out what a recipe may hold once for all processes: that takes longer than what they train here."""
-    root, known = recipes._root, dict[tuple[Any, ...], Any]()
-
-    def remembered(names: Sequence[str], others: Collection[str]) -> Any:
-        key = (*names, frozenset(others))
-        if key not in known:
-            known[key] = root(names, others)
-        return known[key]
-
-    recipes._root = remembered
-
-
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what imports print is no answer
     warm_up()
-    remember_sections()
     for line in sys.stdin:
         print(json.dumps(serve(Request(**json.loads(line)))), file=answers, flush=True)
     os._exit(0)  # nothing is left to do, and Python takes seconds for that
