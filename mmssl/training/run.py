@@ -179,7 +179,7 @@ class Run:
         try:
             yield
         except (ValueError, TypeError, LookupError, OSError, ImportError, KeyboardInterrupt, processes.OtherFailed):
-            if processes.is_first() and not self.rows() and checkpoint.newest(self.checkpoints) is None:
+            if processes.is_first() and not self.rows() and not checkpoint.has_any(self.checkpoints):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
