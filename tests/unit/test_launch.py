@@ -191,6 +191,7 @@ def test_offload_without_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) 
         (fsdp2, 1, every + 3 * learns),
         (Asked("zero2", offload=("optimizer",)), 1, 5 * learns),
         (Asked("zero2", offload=("optimizer",)), 2, 6 * learns),
+        (Asked("zero1", offload=("optimizer",)), 2, 5 * learns),
         (Asked("zero3", offload=("optimizer",)), 2, 5 * learns),
         (Asked("zero3", offload=OFFLOADED), 2, every + 5 * learns),
     ):

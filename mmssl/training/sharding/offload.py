@@ -14,11 +14,11 @@ def in_main_memory(wanted: Asked, every: int, learns: int, accumulation: int) ->
 
     every, learns: bytes of its weights, and of those that learn; gradients and both moments are as large as these, in float32.
     DeepSpeed moves a copy of the weights. In stage 3 it holds gradients twice: as they are added up, and as AdamW reads them. In
-    stages 1 and 2 it does so where a step is of several micro-batches, and moved weights go to the device by way of a place here.
+    stages 1 and 2 moved weights go to the device by way of a place here, and stage 2 adds up gradients of micro-batches here.
     """
     if wanted.stage is None:
         return every + 3 * learns
-    copies = 6 if wanted.stage < 3 and accumulation > 1 else 5
+    copies = 6 if wanted.stage == 2 and accumulation > 1 else 5
     return copies * learns * ("optimizer" in wanted.offload) + every * ("param" in wanted.offload)
 
 
