@@ -114,12 +114,15 @@ class Zero(Strategy):
         return self.engine.optimizer
 
     def check_in_force(self, before: Sequence[Tensor]) -> None:
-        """LaunchError unless DeepSpeed runs in the stage that was asked for, and each process moves the entries that it should.
+        """LaunchError unless DeepSpeed runs the stage and offload that were asked for, and each process moves its own entries.
 
         before: the flattened parameters as they were.
         """
         if self.engine.zero_optimization_stage() != self.stage:
             refuse(f"{self.name} was asked for, and DeepSpeed runs stage {self.engine.zero_optimization_stage()}")
+        for what, found in (("optimizer", self.engine.zero_offload_optimizer()), ("param", self.engine.zero_offload_param())):
+            if (found is not None and found.device == "cpu") != (what in self.wanted.offload):
+                refuse(f"offload of {list(self.wanted.offload)} was asked for, and DeepSpeed runs with offload_{what}={found}")
         counts = torch.zeros(len(self.parameters), dtype=torch.int64)
         for part in self.fragments:
             own = self.partition(part.unit)[part.place : part.place + part.length]
