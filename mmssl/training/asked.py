@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmssl.data.processes import OtherFailed
 
@@ -17,10 +17,14 @@ STRATEGIES = {
     "zero3": "parameters, gradients and optimizer state are sharded (DeepSpeed)",
 }
 """What `--strategy` takes, and what it means."""
+OFFLOADED = ("optimizer", "param")
+"""What can lie in main memory: the optimizer's state, with gradients and what it moves; and the weights."""
 VARIABLE = "MMSSL_STRATEGY"
 """Where `--strategy` lies for the process, and for those that it starts."""
 SHARD_SIZE = "MMSSL_DP_SHARD_SIZE"
 """Where `--dp-shard-size` lies."""
+SECTIONS = ("zero_optimization", "optimizer", "scheduler", "fp16", "bf16", "amp", "torch_autocast", "elasticity")
+"""What a DeepSpeed file says by objects, of what is read here."""
 FSDP, DEEPSPEED, PARALLEL = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_PARALLELISM_CONFIG"
 NOT_DONE = {"ACCELERATE_USE_MEGATRON_LM": "Megatron-LM", PARALLEL: "a parallelism_config without fsdp_version: 2"}
 """What `accelerate launch` asks for by these variables, and mmssl does not do."""
@@ -31,7 +35,7 @@ class LaunchError(RuntimeError):
     """The processes cannot work together as they were launched."""
 
 
-def refuse(message: str) -> None:
+def refuse(message: str) -> NoReturn:
     """LaunchError on the first process; the others, which find the same, leave without words."""
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         raise LaunchError(message)
@@ -44,7 +48,7 @@ class Asked:
 
     name: a key of `STRATEGIES`. reshard: of fsdp2, whether a layer's weights are dropped between forward and backward pass.
     shards, copies: of fsdp2, how many processes share a copy of the model, and how many such copies there are; None: all processes
-        share one, and as many as it takes. offload: of fsdp2, whether that lies in main memory.
+        share one, and as many as it takes. offload: what lies in main memory instead of the device's, of `OFFLOADED`.
     file, settings: a DeepSpeed file and what it holds.
     """
 
@@ -52,7 +56,7 @@ class Asked:
     reshard: bool = True
     shards: int | None = None
     copies: int | None = None
-    offload: bool = False
+    offload: tuple[str, ...] = ()
     file: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -134,34 +138,70 @@ def fsdp(environment: Mapping[str, str]) -> Asked:
             if (size := environment.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1")) != "1":
                 refuse(f"parallelism_config_{name.lower()}_size={size}: mmssl shares out samples and weights only; set it to 1")
         copies, shards = (int(environment.get(f"PARALLELISM_CONFIG_DP_{name}_SIZE", "1")) for name in ("REPLICATE", "SHARD"))
-    offload = said(environment, "FSDP_OFFLOAD_PARAMS")
+    offload = OFFLOADED if said(environment, "FSDP_OFFLOAD_PARAMS") else ()
     return Asked("fsdp2", reshard=reshard in ("true", "full_shard"), shards=shards, copies=copies, offload=offload)
 
 
 def deepspeed(environment: Mapping[str, str]) -> Asked:
     """ZeRO as `accelerate launch` describes it, with its DeepSpeed file if there is one."""
     file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    settings: dict[str, Any] = {}
-    if file is not None:
-        try:
-            settings = json.loads(Path(file).read_text(encoding="utf-8"))
-            inner = settings.get("zero_optimization", {})
-            stage = str(inner.get("stage", 0))
-        except (OSError, ValueError, AttributeError) as error:
-            raise LaunchError(f"the DeepSpeed file {file} cannot be read: {error}. It must be a JSON object") from None
-    else:
-        stage, inner = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), {}
+    settings = {} if file is None else read(file)
+    inner = settings.get("zero_optimization", {})
+    stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2") if file is None else str(inner.get("stage", 0))
     if stage not in ("1", "2", "3"):
         refuse(f"DeepSpeed with ZeRO stage {stage} shards nothing: set zero_stage to 1, 2 or 3, or launch with --strategy ddp")
     clipping = environment.get("ACCELERATE_GRADIENT_CLIPPING", "none")
     if clipping not in ("none", "auto"):
         settings = {"gradient_clipping": float(clipping), **settings}
-    for what in ("optimizer", "param"):
-        device = environment.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what.upper()}_DEVICE", "none")
-        device = inner.get(f"offload_{what}", {}).get("device", device)
-        if device != "none":
-            refuse(f"offload_{what} to {device}: mmssl offloads under fsdp2 only, by recipes/launch/fsdp2_offload.yaml")
-    return Asked(f"zero{stage}", file=file, settings=settings)
+    return Asked(f"zero{stage}", offload=offloaded(inner, environment, stage), file=file, settings=settings)
+
+
+def read(file: str) -> dict[str, Any]:
+    """What a DeepSpeed file holds, but what it leaves open by "auto". LaunchError unless it is an object of JSON, with sections."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        refuse(f"the DeepSpeed file {file} cannot be read: {error}. It must be a JSON object")
+    if not isinstance(found, dict):
+        refuse(f'the DeepSpeed file {file} holds {found!r}: it must be a JSON object, as {{"zero_optimization": {{"stage": 3}}}}')
+    settings = without_auto(found)
+    for key in SECTIONS:
+        if not isinstance(settings.get(key, {}), dict):
+            refuse(f"{key} of the DeepSpeed file {file} must be a JSON object; got {settings[key]!r}")
+    return settings
+
+
+def without_auto(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that are left open, by "auto" or null."""
+    inner = {key: without_auto(value) if isinstance(value, dict) else value for key, value in found.items()}
+    return {key: value for key, value in inner.items() if value is not None and value != "auto"}
+
+
+def offloaded(inner: Mapping[str, Any], environment: Mapping[str, str], stage: str) -> tuple[str, ...]:
+    """What lies in main memory under ZeRO, by its file or else by the Accelerate file. LaunchError for what mmssl does not do.
+
+    inner: zero_optimization of the DeepSpeed file.
+    """
+    for key in ("cpu_offload", "cpu_offload_param", "zenflow"):
+        if inner.get(key):
+            refuse(f"zero_optimization.{key} of the DeepSpeed file: leave it out, and give offload_optimizer={{device: cpu}}")
+    found = list[str]()
+    for what in OFFLOADED:
+        there = inner.get(f"offload_{what}", {})
+        if not isinstance(there, dict):
+            refuse(f'offload_{what} of the DeepSpeed file must be a JSON object, as {{"device": "cpu"}}; got {there!r}')
+        device = there.get("device", environment.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what.upper()}_DEVICE", "none"))
+        if device not in ("none", "cpu"):
+            refuse(f"offload_{what} to {device}: mmssl offloads to main memory only; set it to cpu, or to none")
+        if there.get("ratio", 1.0) != 1.0 or there.get("super_offload"):
+            refuse(f"offload_{what}: ratio and super_offload need an optimizer that DeepSpeed compiles; leave them out")
+        found += [what] * (device == "cpu")
+    if "param" in found and (stage != "3" or "optimizer" not in found):
+        refuse(
+            f"offload_param to cpu needs ZeRO stage 3 and offload_optimizer to cpu, as in recipes/launch/zero3_offload.yaml; got "
+            f"stage {stage} with {', '.join(f'offload_{what}' for what in found)}"
+        )
+    return tuple(found)
 
 
 def take_over(environment: MutableMapping[str, str]) -> Asked:
@@ -187,7 +227,7 @@ def taken(environment: Mapping[str, str]) -> Asked:
 def contradictions(
     wanted: Asked, *, clip_norm: float | None, precision: str, accumulation: int, world: int, batch: int | None
 ) -> list[str]:
-    """In words, where a DeepSpeed file is not what the recipe says.
+    """In words, where a DeepSpeed file, or the Accelerate file, is not what the recipe says.
 
     precision: as Accelerate calls it. world: processes. batch: samples of a step; None: a step is counted in tokens.
     """
@@ -206,6 +246,11 @@ def contradictions(
         there = settings.get(key, {}).get("enabled", "auto")
         if there not in ("auto", precision == key):
             lines.append(f"{key}.enabled={str(there).lower()}, the recipe comes to precision {precision}")
+    for key in ("amp", "torch_autocast"):
+        if settings.get(key, {}).get("enabled"):
+            lines.append(f"{key}.enabled=true, and the recipe's train.precision is the one that is used")
+    if settings.get("elasticity", {}).get("enabled"):
+        lines.append("elasticity.enabled=true, and a step has the samples that the recipe says")
     for key in ("optimizer", "scheduler"):
         if key in settings:
             lines.append(f"{key}={settings[key].get('type')}, and the recipe's is the one that is used")

@@ -149,6 +149,11 @@ def newest(folder: Path, *, below: int | None = None) -> Path | None:
     return None
 
 
+def has_any(folder: Path) -> bool:
+    """Whether anything in `folder` has the name of a checkpoint, good or not."""
+    return bool(_steps(folder))
+
+
 def has_complete(folder: Path) -> bool:
     """Whether `folder` has a checkpoint whose files are there, with the sizes that they should have."""
     return any(map(_sizes_match, _steps(folder)))

@@ -27,7 +27,7 @@ from mmssl.training.asked import Asked, taken
 from mmssl.training.checkpoint import rng_state, set_rng_state
 from mmssl.training.health import BEGINNING
 from mmssl.training.launch import check_in_force, refuse_other_settings, start
-from mmssl.training.optim import adamw, parameter_groups, set_lr, set_weight_decay
+from mmssl.training.optim import adamw, groups_of, set_lr, set_weight_decay
 from mmssl.training.sharding.alike import alike, marks, unlike
 from mmssl.training.sharding.choice import strategy_of
 from mmssl.training.sharding.strategy import Strategy, check_architecture
@@ -162,13 +162,7 @@ class Training:
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW of the objective's parameters, as they are."""
         options = self.options
-        groups = parameter_groups(
-            self.objective,
-            self.objective.model.encoder,
-            weight_decay=options.weight_decay,
-            layer_decay=options.layer_decay,
-            parts=options.parts,
-        )
+        groups = groups_of(self.objective, options)
         return adamw(groups, lr=options.lr, betas=options.betas, eps=options.eps)
 
     @property

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mmssl.model import Encoder
-from mmssl.recipe.options import PARTS, PartOptions
+from mmssl.objectives import Objective
+from mmssl.recipe.options import PARTS, PartOptions, TrainOptions
 
 WeightDecay = float | tuple[float, float]
 """A constant, or what it is at the start and at the end of the budget."""
@@ -66,6 +67,17 @@ def parameter_groups(
     return [
         {"params": params, "weight_decay": decay[0], "course": decay, "scale": scale} for (decay, scale), params in groups.items()
     ]
+
+
+def groups_of(objective: Objective, options: TrainOptions) -> list[dict[str, Any]]:
+    """The groups of what a recipe trains."""
+    return parameter_groups(
+        objective,
+        objective.model.encoder,
+        weight_decay=options.weight_decay,
+        layer_decay=options.layer_decay,
+        parts=options.parts,
+    )
 
 
 def nothing_matches(part: PartOptions, objective: nn.Module) -> str:

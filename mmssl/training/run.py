@@ -28,7 +28,7 @@ from mmssl.data.loader import KILLED, WorkerKilled, names_killed_worker
 from mmssl.recipe import Recipe, RecipeError, changed_keys, load, yaml12
 from mmssl.recipe.options import RunOptions
 from mmssl.training import checkpoint
-from mmssl.training.asked import taken
+from mmssl.training.asked import LaunchError, taken
 from mmssl.training.start import run_to_continue
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
@@ -175,11 +175,14 @@ class Run:
 
     @contextmanager
     def dropped_if_useless(self) -> Iterator[None]:
-        """Delete the folder of a run that wrong input, or Ctrl-C, ends before it has logged a step or written a checkpoint."""
+        """Delete the folder of a run that ends before it has logged a step or written a checkpoint.
+
+        Wrong input ends it, Ctrl-C, or a launch that cannot work.
+        """
         try:
             yield
-        except (ValueError, TypeError, LookupError, OSError, ImportError, KeyboardInterrupt, processes.OtherFailed):
-            if processes.is_first() and not self.rows() and checkpoint.newest(self.checkpoints) is None:
+        except (ValueError, TypeError, LookupError, OSError, ImportError, LaunchError, KeyboardInterrupt, processes.OtherFailed):
+            if processes.is_first() and not self.rows() and not checkpoint.has_any(self.checkpoints):
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 

@@ -297,12 +297,20 @@ class Session:
         self.run.record(flags=self.measured.flags())
 
     def newest(self, folder: Path) -> Path | None:
-        """The newest good checkpoint, as the first process finds it; in the run's own folder the others are pruned."""
+        """The newest good checkpoint, as the first process finds it; in the run's own folder the others are pruned.
+
+        ValueError if there are some, and none is good: training would begin anew, and drop what was measured.
+        """
 
         def found() -> str | None:
             if folder == self.run.checkpoints:
                 checkpoint.prune(folder, self.options.keep_last)
             newest = checkpoint.newest(folder)
+            if newest is None and checkpoint.has_any(folder):
+                raise ValueError(
+                    f"no checkpoint in {folder} is good, and what is wrong with each is told above. Restore one of them; or remove "
+                    "that folder, and training begins at step 0"
+                )
             return str(newest) if newest else None
 
         path = processes.by_first(found)

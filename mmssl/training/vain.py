@@ -6,7 +6,7 @@ from typing import cast
 from mmssl.objectives import Objective
 from mmssl.objectives.networks import Moving
 from mmssl.recipe.options import TrainOptions
-from mmssl.training.optim import parameter_groups
+from mmssl.training.optim import groups_of
 
 POINTS = 2000
 """Points at which the course of the learning rate is read."""
@@ -31,13 +31,7 @@ def refuse_vain(objective: Objective, options: TrainOptions, steps: int) -> None
     """
     if problems := [*still_teachers(objective), *(endless_warmup(options, steps) or unfinished(options, steps))]:
         raise ValueError("\n".join(problems))
-    parameter_groups(
-        objective,
-        objective.model.encoder,
-        weight_decay=options.weight_decay,
-        layer_decay=options.layer_decay,
-        parts=options.parts,
-    )
+    groups_of(objective, options)
 
 
 def still_teachers(objective: Objective) -> Sequence[str]:

@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 from mmssl.training.loop import Training
 
 KINDS = ("parameters", "gradients", "moments", "master", "teacher")
-"""Gradients: the most after any micro-batch. Master: copies of parameters by which an optimizer moves them."""
+"""Gradients: the most after any micro-batch. Master: copies of parameters by which an optimizer moves them. And, "beside": what
+DeepSpeed holds in main memory where it offloads, gradients as AdamW reads them and as they were added up, and moved weights."""
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -46,6 +47,10 @@ def gradients(training: Training) -> dict[int, int]:
 
 ZEROS = ("averaged_gradients", "all_grad_tensors", "grad_partitions_flat_buffer")
 """Where DeepSpeed's optimizers keep gradients."""
+MASTERS = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
+"""Where they keep what they move: in stages 1 and 2, and in stage 3."""
+BESIDE = ("accumulated_grads_in_cpu", "param_buffer_of_bit16_for_cpu_offload_groups")
+"""What they hold in main memory where they offload."""
 
 
 def held(training: Training) -> dict[str, int]:
@@ -56,9 +61,14 @@ def held(training: Training) -> dict[str, int]:
     teacher = storages(networks.copies.parameters(), parameters)
     zero = getattr(strategy.optimizer, "engine", None)
     optimizer = strategy.optimizer if zero is None else zero.optimizer.optimizer
+    moved = [each for group in optimizer.param_groups for each in group["params"]]
+    if zero is not None:  # in stage 3 the groups are empty between steps
+        moved = next(getattr(zero.optimizer, name) for name in MASTERS if hasattr(zero.optimizer, name))
     moments = storages((value for state in optimizer.state.values() for value in state.values() if value.dim()), parameters)
-    master = storages((each for group in optimizer.param_groups for each in group["params"]), parameters)
-    found = {"parameters": parameters, "moments": moments, "master": master, "teacher": teacher}
+    master = storages(moved, parameters)
+    beside = storages(getattr(zero.optimizer, name, None) for name in BESIDE) if zero is not None else {}
+    beside |= storages((each.grad for each in moved if zero is not None), parameters)
+    found = {"parameters": parameters, "moments": moments, "master": master, "teacher": teacher, "beside": beside}
     return {name: sum(sizes.values()) for name, sizes in found.items()}
 
 
@@ -81,7 +91,7 @@ def held_written_down(rank: int, name: str) -> None:
         made = move(self, micro)
         with torch.no_grad():
             found = held(self) | {"gradients": most[0]}
-        Path(f"{name}-{rank}.json").write_text(json.dumps({kind: found[kind] for kind in KINDS}), encoding="utf-8")
+        Path(f"{name}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
         return made
 
     Training.__init__, Training.move = watched, moved  # type: ignore[method-assign]

@@ -25,8 +25,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import psutil
 import torch
 import torch.distributed as dist
 from faults import FAULTS
@@ -234,6 +236,11 @@ def while_writing(rank: int, value: Mapping[str, Any]) -> None:
         checkpoint.write_tensors = written
 
 
+def free_memory(rank: int, value: int) -> None:
+    """So many bytes of main memory are free."""
+    psutil.virtual_memory = lambda: SimpleNamespace(available=value)
+
+
 def other_masks(rank: int, value: bool) -> None:
     """Each process draws other masks, and views, for the same sample."""
     Batch.draws = property(lambda self: Draws(self.keys).fork(1000 + rank) if rank else Draws(self.keys))  # type: ignore[assignment]
@@ -309,7 +316,7 @@ PLANTED: dict[str, Callable[[int, Any], None]] = {
     for found in (
         *(stop_after, signal_after, broken_after, elsewhere, slowed_down, weights_written_down, while_writing),
         *(other_masks, gradient_summed, teacher_moved_twice, loss_of_one, sample_skipped),
-        *(saves_what_it_read, held_written_down, *FAULTS),
+        *(saves_what_it_read, held_written_down, free_memory, *FAULTS),
     )
 }
 

@@ -92,7 +92,7 @@ def expected(kind: str, name: str, strategy: str, count: int) -> dict[str, float
     objective.networks.steady = strategy != "ddp"
     weigh(objective)
     calls, machines = traced(objective, batch, None).calls, 2 if strategy == HYBRID else 1
-    share = shares(weights_of(objective), calls, count // machines, machines)[strategy]
+    share = shares(weights_of(objective, OPTIONS), calls, count // machines, machines)[strategy]
     sent = {"fsdp2": {"sent": share.sent(1), "added": 0.0}, HYBRID: {"sent": share.sent(1), "added": share.out(1) / 2}}
     held = {"weights": share.weights, "gradients": share.gradients, "optimizer": share.optimizer, "copies": share.copies}
     return held | sent.get(strategy, {})

@@ -1,9 +1,10 @@
 """What a launcher says in the environment is heard, or refused: no launch trains otherwise than asked."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,16 @@ from mmssl.data import processes
 from mmssl.recipe import load
 from mmssl.testing.small import objective_of
 from mmssl.training import launch
-from mmssl.training.asked import STRATEGIES, Asked, LaunchError, asked, check_shards, contradictions, take_over, taken
+from mmssl.training.asked import (
+    OFFLOADED,
+    STRATEGIES,
+    Asked,
+    LaunchError,
+    asked,
+    check_shards,
+    take_over,
+    taken,
+)
 from mmssl.training.launch import Place, place_of, refuse_other_settings, refuse_what_is_not_done, start
 from mmssl.training.run import Run
 from mmssl.training.sharding import zero
@@ -43,6 +53,8 @@ PARALLEL = {
     "PARALLELISM_CONFIG_DP_SHARD_SIZE": "4",
 }
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
+STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
+OPTIMIZER, PARAM = (f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE" for what in ("OPTIMIZER", "PARAM"))
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "1",
     "OMPI_COMM_WORLD_SIZE": "2",
@@ -119,7 +131,10 @@ def test_a_launch_that_would_train_alone(environment: dict[str, str], told: str)
         (FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "set train.gradient_checkpointing=true in the recipe"),
         (FSDP2 | {"MMSSL_STRATEGY": "zero2"}, "accelerate launch asks for fsdp2, and --strategy for zero2: leave one of them out"),
         (ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "ZeRO stage 0 shards nothing: set zero_stage to 1, 2 or 3"),
-        (ZERO | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param to cpu: mmssl offloads under fsdp2 only"),
+        (ZERO | {PARAM: "cpu"}, "offload_param to cpu needs ZeRO stage 3 .* got stage 2 with offload_param"),
+        (ZERO | {PARAM: "cpu", OPTIMIZER: "cpu"}, "got stage 2 with offload_optimizer, offload_param"),
+        (ZERO | {PARAM: "cpu", STAGE: "3"}, "recipes/launch/zero3_offload.yaml; got stage 3 with offload_param"),
+        (ZERO | {OPTIMIZER: "nvme"}, "offload_optimizer to nvme: mmssl offloads to main memory only; set it to cpu"),
         ({"MMSSL_STRATEGY": "zero4"}, "--strategy zero4: there is none of that name; give one of ddp, fsdp2, zero1, zero2, zero3"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, r"Megatron-LM was asked for \(.*torchrun --nproc_per_node N -m mmssl"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "a parallelism_config without fsdp_version: 2 was asked for"),
@@ -164,11 +179,6 @@ def test_the_strategy_that_is_asked_for_is_mmssls_and_not_accelerates(environmen
     assert not {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & environment.keys()
 
 
-def test_what_lies_in_main_memory() -> None:
-    assert not taken(FSDP2).offload
-    assert taken(FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}).offload
-
-
 def test_offload_without_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What processes hold is counted from float32 weights: with gradients and moments four times what learns, and teachers once."""
     objective, _ = objective_of("jepa", "image")
@@ -176,13 +186,22 @@ def test_offload_without_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) 
     objective.networks.make()
     every = 4 * sum(each.numel() for each in objective.parameters())
     assert every > learns
-    assert bytes_of(objective, Asked("fsdp2", offload=True), 4) == (every, (every + 3 * learns) // 4)
-    assert bytes_of(objective, Asked("fsdp2", shards=2, offload=True), 4) == (every, (every + 3 * learns) // 2)
+    fsdp2 = Asked("fsdp2", offload=OFFLOADED)
+    for wanted, accumulation, of_all in (
+        (fsdp2, 1, every + 3 * learns),
+        (Asked("zero2", offload=("optimizer",)), 1, 5 * learns),
+        (Asked("zero2", offload=("optimizer",)), 2, 6 * learns),
+        (Asked("zero1", offload=("optimizer",)), 2, 5 * learns),
+        (Asked("zero3", offload=("optimizer",)), 2, 5 * learns),
+        (Asked("zero3", offload=OFFLOADED), 2, every + 5 * learns),
+    ):
+        assert bytes_of(objective, wanted, 4, accumulation) == (every, of_all // 4)
+    assert bytes_of(objective, replace(fsdp2, shards=2), 4, 1) == (every, (every + 3 * learns) // 2)
     needed = 3 * learns
     for free, told in ((needed, None), (needed - 1, r"offload: the 1 process on \S+ would hold .* GB are free for it. Take more")):
         monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
         with pytest.raises(LaunchError, match=told) if told else nullcontext():
-            check_memory(objective, Asked("fsdp2", offload=True))
+            check_memory(objective, fsdp2, 1)
 
 
 def test_how_many_processes_share_a_copy_of_the_model() -> None:
@@ -208,27 +227,26 @@ def test_the_command_knows_the_strategies_without_importing_them() -> None:
     assert list(STRATEGIES) == list(cli.STRATEGIES)
 
 
-def test_a_deepspeed_file_that_contradicts_the_recipe_is_told_key_by_key(tmp_path: Path) -> None:
-    file = tmp_path / "zero.json"
-    said = {"stage": 3, "stage3_max_live_parameters": 10}
-    settings = {"zero_optimization": said, "gradient_clipping": 0.5, "bf16": {"enabled": True}, "optimizer": {"type": "Adam"}}
-    file.write_text(json.dumps(settings | {"train_batch_size": "auto", "gradient_accumulation_steps": 2}), encoding="utf-8")
-    wanted = asked(ZERO | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
-    assert (wanted.name, wanted.settings["zero_optimization"]) == ("zero3", said)
-    recipe: dict[str, Any] = {"clip_norm": 1.0, "precision": "no", "accumulation": 2, "world": 2, "batch": 32}
-    assert contradictions(wanted, **recipe) == [
-        "gradient_clipping=0.5, the recipe train.clip_norm=1.0",
-        "bf16.enabled=true, the recipe comes to precision no",
-        "optimizer=Adam, and the recipe's is the one that is used",
-    ]
-    file.write_text("[", encoding="utf-8")
-    with pytest.raises(LaunchError, match=r"zero\.json cannot be read.*It must be a JSON object"):
-        asked(ZERO | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
-
-
 def test_zero_without_deepspeed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero, "find_spec", lambda name: None)
     with pytest.raises(LaunchError, match=r'DeepSpeed is not installed: pip install "mmssl\[deepspeed\]", or .*--strategy fsdp2'):
+        zero.imported(torch.device("cpu"))
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed (the extra deepspeed)")
+def test_a_deepspeed_that_is_too_old_or_broken_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"deepspeed>={zero.OLDEST}" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    told = r'pip install "deepspeed>=0\.19\.8", or launch with --strategy fsdp2'
+    monkeypatch.setattr(zero, "version", lambda name: "0.15.4")
+    with pytest.raises(LaunchError, match=rf"DeepSpeed 0\.15\.4 is too old: {told}"):
+        zero.imported(torch.device("cpu"))
+
+    def broken(name: str) -> None:
+        raise ImportError("cannot import name 'there' from 'torch'")
+
+    monkeypatch.setattr(zero, "version", lambda name: "0.20.0")
+    monkeypatch.setattr(zero, "import_module", broken)
+    with pytest.raises(LaunchError, match=rf"0\.20\.0 cannot be imported beside torch .*: cannot import name .*{told}"):
         zero.imported(torch.device("cpu"))
 
 
@@ -242,7 +260,8 @@ def test_a_launch_file_asks_for_what_its_name_says(path: Path, monkeypatch: pyte
     found = prepare(arguments)
     environment = found[1] if isinstance(found, tuple) else found
     wanted = asked({key: value for key, value in environment.items() if value is not None})
-    assert wanted.name + "_hybrid" * (wanted.shards is not None) + "_offload" * wanted.offload == path.stem
+    assert wanted.name + "_hybrid" * (wanted.shards is not None) + "_offload" * bool(wanted.offload) == path.stem
+    assert wanted.offload in ((), OFFLOADED)
     assert (wanted.copies, wanted.shards) == ((2, 2) if "hybrid" in path.stem else (None, None))
 
 

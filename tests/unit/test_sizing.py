@@ -16,7 +16,7 @@ from mmssl.testing.small import objective_of
 from mmssl.training.loop import set_attention
 from mmssl.training.sizing.cost import Curve, Sized, sized
 from mmssl.training.sizing.devices import DEVICES, Fleet, fleet
-from mmssl.training.sizing.memory import BUCKET, STRATEGIES, Weight, shares
+from mmssl.training.sizing.memory import BUCKET, STRATEGIES, Weight, shares, touched
 from mmssl.training.sizing.trace import traced
 from mmssl.training.sizing.verdict import check_divides, plan_of, rows_of
 from mmssl.training.sizing.weightless import weigh, weightless
@@ -113,7 +113,7 @@ def test_a_batch_that_does_not_go_up_is_refused() -> None:
 def test_strategies_follow_the_paper() -> None:
     """ZeRO, arXiv 1910.02054, figure 1, in float32: 16 bytes for each parameter that learns, 4 for one of a teacher.
 
-    Stages 1 and 2 of DeepSpeed move a copy of their part of the weights.
+    DeepSpeed moves a copy of its part of the weights. In stage 2 it keeps whole gradients: a part touches two weights.
     """
     size, count = 8.0 * 1000, 4
     own = [Weight(8, int(size), True, f"layer{number}", False, False) for number in range(3)]
@@ -124,8 +124,8 @@ def test_strategies_follow_the_paper() -> None:
     expected = {
         "ddp": (learns, learns, 2 * learns, size),
         "zero1": (learns, learns, 3 * learns / count, size),
-        "zero2": (learns, learns / count, 3 * learns / count, size),
-        "zero3": (learns / count, learns / count, 2 * learns / count, size / count),
+        "zero2": (learns, 2 * size, 3 * learns / count, size),
+        "zero3": (learns / count, learns / count, 3 * learns / count, size / count),
         "fsdp2": (learns / count, learns / count, 2 * learns / count, size / count),
     }
     for name, sizes in expected.items():
@@ -137,6 +137,16 @@ def test_strategies_follow_the_paper() -> None:
     assert found["zero3"].sent(2) == 2 * part * (learns + size + learns)
     assert found["fsdp2"].sent(2) == 2 * part * ((2 + 1 + 1) * learns + size)
     assert found["zero2"].communication == 4 * BUCKET
+
+
+def test_what_is_kept_whole_depends_on_where_parts_begin_and_on_the_groups() -> None:
+    """Two groups of 24 and of 8 bytes: the second part of the first has the end of a weight of 16 bytes, and all of one of 8."""
+    sizes = [(16, 0), (8, 0), (4, 1), (4, 1)]
+    weights = [Weight(1, size, True, "", False, False, group) for size, group in sizes]
+    assert touched(weights, 2) == 16 + 8 + 4
+    assert touched([weight._replace(group=0) for weight in weights], 2) == 16
+    assert touched([*weights, Weight(1, 999, False, "", False, False), Weight(1, 999, True, "", False, True)], 2) == 16 + 8 + 4
+    assert touched(weights, 1) == 32
 
 
 def test_rows_are_cut_so_that_the_first_device_has_most() -> None:
@@ -215,8 +225,9 @@ def test_a_model_that_is_too_large_for_this_machine_is_sized() -> None:
 
 
 def test_where_none_fits_it_says_what_to_change() -> None:
-    text = api.check(huge(), devices="2x24GB")
+    text = " ".join(api.check(huge(), devices="2x24GB").split())
     assert "none fits (90% of 24 GB)" in text
+    assert "recipes/launch/fsdp2_offload.yaml, with 48 GB of main memory free in each machine" in text
     assert "of these devices, with" in text
     assert "(peak not known)" in text
 

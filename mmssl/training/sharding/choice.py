@@ -20,11 +20,11 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
     if (refusal := of_options(wanted.name, options)) is not None:
         refuse(str(refusal))
     if wanted.offload:
-        check_memory(objective, wanted)
+        check_memory(objective, wanted, options.accumulation)
     if wanted.stage is None:
         from mmssl.training.sharding.fsdp import FullyShard  # it takes seconds to import
 
-        return FullyShard(accelerator, objective, reshard=wanted.reshard, shards=wanted.shards, offload=wanted.offload)
+        return FullyShard(accelerator, objective, reshard=wanted.reshard, shards=wanted.shards, offload=bool(wanted.offload))
     batch = options.batch_size if options.batch_tokens is None else None
     micro = None if batch is None else batch // (options.accumulation * accelerator.num_processes)
     wrong = contradictions(
@@ -37,9 +37,8 @@ def strategy_of(wanted: Asked, accelerator: Accelerator, objective: Objective, o
     )
     if wrong:
         listed = "\n  ".join(wrong)
-        refuse(
-            f"the DeepSpeed file {wanted.file} is not what the recipe says:\n  {listed}\nSet those keys to auto, or leave them out"
-        )
+        source = "deepspeed_config of the Accelerate file" if wanted.file is None else f"the DeepSpeed file {wanted.file}"
+        refuse(f"{source} is not what the recipe says:\n  {listed}\nSet those keys to auto, or leave them out")
     from mmssl.training.sharding.zero import Zero
 
     if wanted.stage == 3:

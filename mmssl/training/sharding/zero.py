@@ -8,10 +8,12 @@ are is checked before the first step, so that another version of DeepSpeed canno
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -29,6 +31,9 @@ from mmssl.training.pieces import Parts, Piece, flat
 from mmssl.training.sharding.strategy import State, Strategy, with_leaves
 
 INSTALL = 'DeepSpeed is not installed: pip install "mmssl[deepspeed]", or launch with --strategy fsdp2, which shards as much'
+OLDEST = "0.19.8"
+"""The first DeepSpeed that will do; setup.cfg says the same."""
+UPGRADE = f'pip install "deepspeed>={OLDEST}", or launch with --strategy fsdp2, which shards as much'
 NEVER = 10**12
 """Steps between two lines that DeepSpeed would print."""
 
@@ -80,7 +85,10 @@ class Zero(Strategy):
     def config(self, accumulation: int) -> dict[str, Any]:
         """What DeepSpeed is told: its file, and what the recipe says."""
         settings = {key: value for key, value in self.wanted.settings.items() if key not in ("fp16", "bf16")}
-        settings["zero_optimization"] = {**settings.get("zero_optimization", {}), "stage": self.stage}
+        inner = {**settings.get("zero_optimization", {}), "stage": self.stage}
+        for what in self.wanted.offload:
+            inner[f"offload_{what}"] = {**(inner.get(f"offload_{what}") or {}), "device": "cpu"}
+        settings["zero_optimization"] = inner
         own = {
             "train_batch_size": self.micro_batch * accumulation * processes.world(),
             "train_micro_batch_size_per_gpu": self.micro_batch,
@@ -106,12 +114,15 @@ class Zero(Strategy):
         return self.engine.optimizer
 
     def check_in_force(self, before: Sequence[Tensor]) -> None:
-        """LaunchError unless DeepSpeed runs in the stage that was asked for, and each process moves the entries that it should.
+        """LaunchError unless DeepSpeed runs the stage and offload that were asked for, and each process moves its own entries.
 
         before: the flattened parameters as they were.
         """
         if self.engine.zero_optimization_stage() != self.stage:
             refuse(f"{self.name} was asked for, and DeepSpeed runs stage {self.engine.zero_optimization_stage()}")
+        for what, found in (("optimizer", self.engine.zero_offload_optimizer()), ("param", self.engine.zero_offload_param())):
+            if (found is not None and found.device == "cpu") != (what in self.wanted.offload):
+                refuse(f"offload of {list(self.wanted.offload)} was asked for, and DeepSpeed runs with offload_{what}={found}")
         counts = torch.zeros(len(self.parameters), dtype=torch.int64)
         for part in self.fragments:
             own = self.partition(part.unit)[part.place : part.place + part.length]
@@ -262,6 +273,11 @@ def within_autocast(objective: nn.Module, accelerator: Accelerator) -> None:
     objective.forward = cast_forward
 
 
+def numbers(version: str) -> list[int]:
+    """The first three of a version."""
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
 def imported(device: torch.device) -> Any:
     """DeepSpeed, for this device and without a word. LaunchError, with the way out, if it is not there."""
     if find_spec("deepspeed") is None:
@@ -269,8 +285,13 @@ def imported(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    deepspeed = import_module("deepspeed")
-    logger = import_module("deepspeed.utils").logger
+    if numbers(found := version("deepspeed")) < numbers(OLDEST):
+        refuse(f"DeepSpeed {found} is too old: {UPGRADE}")
+    try:
+        deepspeed = import_module("deepspeed")
+        logger = import_module("deepspeed.utils").logger
+    except ImportError as error:
+        refuse(f"DeepSpeed {found} cannot be imported beside torch {torch.__version__}: {error}. Another one may suit: {UPGRADE}")
 
     logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # its own calls

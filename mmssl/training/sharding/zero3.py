@@ -116,7 +116,7 @@ class Zero3(Zero):
         with self.partitioned():
             parameters = dict(self.objective.named_parameters(remove_duplicate=False))
             for name, tensor in self.objective.state_dict().items():
-                found = gathered(parameters[name]) if name in parameters else tensor
+                found = gathered(parameters[name], self.accelerator.device) if name in parameters else tensor
                 if processes.is_first():
                     weights[name] = found.detach()
         with filled(self.bones, weights) if processes.is_first() else nullcontext() as objective:
@@ -138,9 +138,10 @@ def piece(parameter: nn.Parameter) -> Piece:
 
 
 @torch.no_grad()
-def gathered(parameter: nn.Parameter) -> Tensor:
-    """All of a parameter that is the flattened part here, on every process until it is dropped."""
-    parts = [torch.empty_like(parameter.data) for _ in range(processes.world())]
-    dist.all_gather(parts, parameter.data.contiguous())
+def gathered(parameter: nn.Parameter, device: torch.device) -> Tensor:
+    """All of a parameter that is the flattened part here, on every process, on its device, until it is dropped."""
+    own = parameter.data.to(device).contiguous()
+    parts = [torch.empty_like(own) for _ in range(processes.world())]
+    dist.all_gather(parts, own)
     it = cast(Any, parameter)
     return torch.cat(parts)[: it.ds_numel].reshape(it.ds_shape)

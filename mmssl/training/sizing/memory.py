@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from mmssl.objectives import Objective
+from mmssl.recipe.options import TrainOptions
+from mmssl.training.optim import groups_of
 from mmssl.training.sharding.skeleton import layers
 
 BUCKET = 500_000_000
@@ -25,7 +27,7 @@ COPIES = "networks.copies."
 class Weight(NamedTuple):
     """A parameter. rows: of its first axis, along which `fully_shard` cuts. layer: the name of the one that it is in, "" for none.
 
-    copied: of a teacher or an average. shared: another place of one that was seen already.
+    copied: of a teacher or an average. shared: another place of one that was seen already. group: of the optimizer, its number.
     """
 
     rows: int
@@ -34,16 +36,18 @@ class Weight(NamedTuple):
     layer: str
     copied: bool
     shared: bool
+    group: int = 0
 
     def fullest(self, count: int) -> float:
         """Bytes on the device that holds most of it: the rows are cut into equal pieces, of which the last may be missing."""
         return -(-self.rows // count) * (self.size / max(self.rows, 1))
 
 
-def weights_of(objective: Objective) -> list[Weight]:
+def weights_of(objective: Objective, options: TrainOptions) -> list[Weight]:
     """The parameters of an objective whose copies are made, in each place where one is."""
     names = {id(module): name for name, module in objective.named_modules()}
     inside = {id(part): names[id(layer)] for layer in layers(objective) for part in layer.modules()}
+    groups = {id(each): number for number, group in enumerate(groups_of(objective, options)) for each in group["params"]}
     found, seen = list[Weight](), set[int]()
     for path, module in objective.named_modules():
         for parameter in module._parameters.values():
@@ -51,8 +55,8 @@ def weights_of(objective: Objective) -> list[Weight]:
                 continue
             rows = parameter.shape[0] if parameter.dim() else 1
             copied, shared = path.startswith(COPIES) or f".{COPIES}" in path, id(parameter) in seen
-            layer = inside.get(id(module), "")
-            found.append(Weight(rows, parameter.nbytes, parameter.requires_grad, layer, copied, shared))
+            layer, group = inside.get(id(module), ""), groups.get(id(parameter), 0)
+            found.append(Weight(rows, parameter.nbytes, parameter.requires_grad, layer, copied, shared, group))
             seen.add(id(parameter))
     return found
 
@@ -148,12 +152,32 @@ def zero1(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
 def zero2(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     """As stage 1, and the gradient of each micro-batch is reduced and then kept in parts."""
     learns = total(learning(weights))
-    whole = own_and_copies(weights, learns / count, 3 * learns / count)
+    whole = own_and_copies(weights, touched(weights, count), 3 * learns / count)
     return Share(*whole, communication=4.0 * BUCKET, once=ring(learns, count), each=ring(learns, count))
 
 
+def touched(weights: Sequence[Weight], count: int) -> float:
+    """Bytes of the gradients that ZeRO-2 keeps on the fullest device.
+
+    DeepSpeed lays the weights of a group end to end, and cuts what comes out into equal parts. Of a weight that lies in a part, if
+    only with one entry, the device keeps the whole gradient.
+    """
+    groups = dict[int, list[int]]()
+    for weight in learning(weights):
+        if not weight.shared:
+            groups.setdefault(weight.group, []).append(weight.size)
+    held = [0] * count
+    for sizes in groups.values():
+        part, begin = -(-sum(sizes) // count), 0
+        for size in sizes:
+            for device in range(begin // part, (begin + size - 1) // part + 1):
+                held[device] += size
+            begin += size
+    return float(max(held))
+
+
 def zero3(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
-    """As stage 2, and layers are sharded; what is in none is whole, beside its part. Parts are moved themselves, no copy of them.
+    """As stage 2, and layers are sharded; what is in none is whole, beside its part. Gradients are cut as weights are.
 
     DeepSpeed keeps what it gathered while that is no more than `LIVE`: then layers are gathered once in a micro-batch, else twice,
     but those of copies once.
@@ -171,7 +195,7 @@ def zero3(weights: Sequence[Weight], calls: Calls, count: int) -> Share:
     return Share(
         held(own),
         learns / count,
-        2 * learns / count,
+        3 * learns / count,
         held(copies),
         communication=4.0 * BUCKET + min(inside, 4.0 * LIVE),
         once=ring(rest, count),

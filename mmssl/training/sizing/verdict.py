@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 from mmssl.data.loader import nearest_multiples
 from mmssl.recipe.options import TrainOptions
+from mmssl.training.asked import OFFLOADED, Asked
+from mmssl.training.sharding.offload import bytes_of
 from mmssl.training.sharding.refused import of_lacking, of_options
 from mmssl.training.sizing.cost import Cost, Sized
 from mmssl.training.sizing.devices import Fleet
@@ -81,7 +83,7 @@ def dearest(sized: Sized, plan: Plan) -> Cost:
 
 def rows_of(sized: Sized, plan: Plan) -> list[Row]:
     """All strategies; on one device the only one that there is."""
-    cost, weights = dearest(sized, plan), weights_of(sized.objective)
+    cost, weights = dearest(sized, plan), weights_of(sized.objective, sized.options)
     buffers = float(sum(buffer.nbytes for buffer in sized.objective.buffers()))
     activations = cost.activations(plan.micro, plan.batch, plan.again)
     fleet, device = plan.fleet, plan.fleet.device
@@ -145,4 +147,14 @@ def changes(sized: Sized, plan: Plan) -> list[str]:
         if row := fits(replace(plan, fleet=replace(plan.fleet, count=count))):
             found.append(f"{count} of these devices, with {row.name}")
             break
-    return found
+    return [*found, *offloaded(sized, plan)]
+
+
+def offloaded(sized: Sized, plan: Plan) -> list[str]:
+    """What main memory must hold for `fsdp2` to offload, if devices then hold what they gather; empty: that does not fit either."""
+    row = next((row for row in rows_of(sized, plan) if row.name == "fsdp2" and not row.refused), None)
+    kept = None if row is None else replace(row.memory, weights=0.0, gradients=0.0, optimizer=0.0, copies=0.0)
+    if kept is None or kept.total > ROOM * plan.fleet.device.memory * 1e9:
+        return []
+    size = bytes_of(sized.objective, Asked("fsdp2", offload=OFFLOADED), plan.fleet.machines, plan.accumulation)[1]
+    return [f"recipes/launch/fsdp2_offload.yaml, with {size / 1e9:,.0f} GB of main memory free in each machine"]
