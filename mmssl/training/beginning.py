@@ -107,8 +107,9 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     seen = survey(path, table_format)
     if seen.mixed:
         places = {candidate.modality: candidate.path for candidate in seen.candidates}
-        if len(modalities) != 1 or len(places) < 2:
-            said = f". Say --modality {' or '.join(places)}, which leaves the others out" if len(places) > 1 else ""
+        apart = len({*places.values()}) > 1
+        if len(modalities) != 1 or not apart:
+            said = f". Say --modality {' or '.join(places)}, which leaves the others out" if apart else ""
             raise ValueError(f"{seen.mixed}{said}")
         if modalities[0] not in places:
             raise ValueError(f"--modality {modalities[0]}: {path} holds files of {', '.join(places)}")
@@ -169,7 +170,7 @@ def _check_pieces(source: Source, claims: Mapping[str, Claim], cells: Mapping[st
     if pieces < FEWEST:
         held = f"{len(source)} sample{'s' * (len(source) > 1)}"
         arrays = any(str(part).lower().endswith((".npy", ".npz")) for part in source.parts)
-        stack = ". A file is one sample: of an array of many, write each to a file of its own" if arrays else ""
+        stack = ". If each entry along the first axis of a file is a sample, say --arrays many" if arrays else ""
         raise ValueError(f"{source} holds {held}: to learn takes {FEWEST} or more, best hundreds{stack}")
 
 

@@ -68,10 +68,13 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
         r"Column series holds numbers written as text, such as '\[0, 0\.5, -1e-3\]'",
     ),
     "numbers in lines": (
-        lambda: [write(f"d/{c}/{n}.txt", "0.1,0.2,0.3,1,0,0\n" * 9) for c in "ab" for n in range(3)] and "d",
-        r"processor\.features to 3.*as text, .* holds numbers in every line",
+        lambda: [write(f"d/{c}/{n}.txt", "0.1,0.2,0.3,1,7\n" * 9) for c in "ab" for n in range(3)] and "d",
+        r"processor\.features to 2.*as text, .* holds numbers in every line",
     ),
-    "an array of many": (lambda: np.save("x.npy", np.zeros((40, 50))) or "x.npy", r"1 sample: .*write each to a file of its own"),
+    "an array of many": (
+        lambda: np.save("x.npy", np.zeros((40, 50))) or "x.npy",
+        r"40 samples, or one\. Say data\.arrays=many .*a csv file$",
+    ),
     "two kinds of files": (
         lambda: [pictures("d"), write("d/a.txt", WORDS), write("d/a.wav", b"")] and "d",
         r"Say --modality .*, which leaves the others out",
