@@ -114,6 +114,19 @@ def test_files_go_by_the_name_of_the_modality_that_reads_them() -> None:
     assert (texts.claims["text"].columns, texts.columns) == ("text", {})
     assert (curves.claims["timeseries"].columns, curves.columns) == ("series", {})
     assert any(line.startswith("not read as points, curves/0.npy needs shape") for line in curves.lines())
+    assert not any("not read" in line for line in texts.lines()), "a text that is no cloud is no news"
+
+
+def test_files_that_a_table_names_are_looked_for_beside_it() -> None:
+    pictures("d/left")
+    rows = "".join(f"left/{number}.png,{WORDS} {number}\n" for number in range(6))
+    write("d/list.csv", "file,caption\n" + rows)
+    for path in ("d/list.csv", "d"):
+        found = look(path)
+        assert set(found.claims) == {"image", "text"}, "in a folder elsewhere, too"
+        assert not any("not read" in line for line in found.lines())
+    write("d/list.csv", "file,caption\n" + rows.replace("left/", "gone/"))
+    assert any("not read as image, no image file gone/0.png" in line for line in look("d/list.csv").lines())
 
 
 def test_a_cell_that_is_no_text_leaves_a_column_of_texts() -> None:
