@@ -109,8 +109,8 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
         places = {candidate.modality: candidate.path for candidate in seen.candidates}
         apart = len({*places.values()}) > 1
         if len(modalities) != 1 or not apart:
-            said = f". Say --modality {' or '.join(places)}, which leaves the others out" if apart else ""
-            raise ValueError(f"{seen.mixed}{said}")
+            said = f" Say --modality {' or '.join(places)}, which leaves the others out" if apart else ""
+            raise ValueError(f"{seen.mixed}{'' if seen.mixed.endswith('?') or not said else '.'}{said}")
         if modalities[0] not in places:
             raise ValueError(f"--modality {modalities[0]}: {path} holds files of {', '.join(places)}")
         path = places[modalities[0]]
