@@ -302,6 +302,8 @@ def add_table_format(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--no-header", action="store_true", help="csv files have no names of columns, which are called c0, c1, ..."
     )
+    what = "whether a .npy or .npz file is one sample, or holds many"
+    command.add_argument("--arrays", choices=["one", "many"], help=what)
     command.add_argument("--series", metavar="KEYS", help="how rows make series, as in '{by: id, time: t, values: [x, y]}'")
 
 
@@ -313,7 +315,7 @@ def table_format(options: argparse.Namespace) -> Any:
 
     types, lists = (dict(pair.split("=", 1) for pair in pairs) for pairs in (options.types, options.lists))
     said = {"missing": options.missing, "types": types, "lists": lists, "delimiter": options.delimiter, "decimal": options.decimal}
-    said |= {"header": not options.no_header}
+    said |= {"header": not options.no_header, "arrays": options.arrays}
     if options.series is not None:
         from mmssl.recipe.yaml12 import parse
 

@@ -54,13 +54,13 @@ def settings() -> recipe.Recipe:
     return recipe.load("mae_cifar10")
 
 
-def ours(batch_size: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """The recipe's objective, and its loss of pixels."""
+def ours(batch_size: int, dtype: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The recipe's objective, with the kernel of attention that training takes for a type, and its loss of pixels."""
     chosen = settings()
     parts = chosen.modalities["image"]
     model = MMSSLModel(make_config(chosen, MMSSLProcessor({"image": find("image").processor(**parts["processor"])})))
     objective = Masked(model, Setup(), **chosen.objective[1])
-    set_attention(objective, "auto", torch.device("cpu"))
+    set_attention(objective, "auto", torch.device("cpu"), "no" if dtype == "fp32" else dtype)
     ids = torch.arange(batch_size)
     batch_keys = keys(0, 0, ids)
     return objective, lambda pixels: objective(Batch({"image": {"pixel_values": pixels}}, batch_keys, ids)).loss
@@ -93,7 +93,7 @@ def peer(attention: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
 def make_step(name: str, dtype: str, batch_size: int) -> Step:
     """A function that makes one optimizer step on random pixels."""
     torch.manual_seed(0)
-    module, loss_of = ours(batch_size) if name == OURS else peer(name.rpartition(" ")[2])
+    module, loss_of = ours(batch_size, dtype) if name == OURS else peer(name.rpartition(" ")[2])
     pixels = torch.randn(batch_size, 3, SIDE, SIDE)
     return optimizer_step(module, lambda: loss_of(pixels), half=dtype == "bf16")
 

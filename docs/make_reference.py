@@ -173,7 +173,7 @@ The fonts keep their licences, which matplotlib ships beside them. mmssl contain
 Upper and lower case are alike. Hidden files and folders (`.name`) are left out, and told. Files of other suffixes are passed over,
 counted, and told: `32 files passed over: 24 .xcf, 8 without suffix`. A folder, or what a pattern matches, is of one kind; of two,
 the error asks which, and says how to choose. `.txt`, `.md`, `.asc` and `.json` files are data only in a folder that holds nothing
-else.
+else. Only texts beside [media files](#texts-beside-media-files) are data there too.
 
 {suffixes}
 
@@ -188,6 +188,7 @@ A column has one type in all rows, all files and all splits of a path.
 | csv: codes that a number would not give back: `01234`, `1e5`, `+49`, more than 18 digits | strings |
 | csv: anything else beside numbers: `NA`, `None`, `?`, `1,234`, `5 kg`, a date | strings; `mmssl check` says what looks odd |
 | csv: an empty cell, also in quotes | missing, and no other |
+| csv: a column without a name and without a cell, as separators at the ends of rows make it | no column |
 | jsonl: a column whose cells differ in type | each cell as it is: the one that is wrong is told with its row, or skipped |
 | parquet: whole numbers in one file, decimals in another | decimals; numbers and strings are refused |
 | the index of a pandas frame; the first column of a csv file if it has no name | no input unless `data.columns` names it; told |
@@ -212,7 +213,8 @@ A `.json` file holds a list of objects, or one object in which one key has such 
 wrote, with their splits.
 
 `.tar` files are shards of WebDataset: members of one name, but for the suffix, are a sample. A modality finds its files under the
-name that it looks for; `.cls` is the label, and the keys of `.json` are further columns. Nothing is unpacked to disk.
+name that it looks for; `.cls` is the label, and the keys of `.json` are further columns. Nothing is unpacked to disk. Where no
+sample says its label, folders in the tar file name classes, as folders on disk do. Two splits in one tar file are refused.
 
 Refused, by file and row: two columns of one name, rows of another length than the header, a quote that is never closed. So are text
 that is no UTF-8, and a header that holds another delimiter than the one in use.
@@ -235,6 +237,30 @@ One folder that holds all of them, as archives leave it, changes nothing. If som
 beside them are not, or two words name one split (`test` and `eval`), the folder is refused and names them. Where classes really
 are called so (`train` beside `bus`), a pattern says it: `traffic/**/*.jpg` has no splits, and the first folder below `traffic`
 names the class.
+
+Folders below those of classes are no labels, and are told. To have them, give the path of one class, or a table beside.
+
+## Texts beside media files
+
+Where at least half of the media files have a text of their name beside them, as `1.jpg` and `1.txt`, it is the column `text`. A
+file without one lacks its text, and is told. Fewer texts are notes, and are passed over.
+
+## Arrays of many samples
+
+A `.npy` or `.npz` file is one sample, or holds many along its first axis.
+
+| file | read as |
+|---|---|
+| an array of three axes or more: `n x channels x steps`, `n x points x 3`, `n x height x width x 3` | n samples |
+| an `.npz` with an array `y`, `label`, `labels`, `target` or `targets` | samples with labels |
+| a folder of `X.npy` and `y.npy` alone | samples with labels |
+| names with a split, such as `x_train` and `x_test` | the splits |
+| one array of two axes, up to 16 along one of them | one sample, such as a recording or a cloud |
+| one array of two axes, more along both | asked: `data.arrays=many`, or `one` |
+| a folder of several files of two axes | one sample each |
+
+`data.arrays` (`--arrays` in commands) says so in every case. Several arrays beside each other are columns of their names. `.npy`
+files are read as needed, and may be larger than memory. Arrays of Python objects are refused.
 
 ## Splits
 

@@ -483,6 +483,7 @@ class Modality:
     ambiguous: those of `suffixes` that files of anything may have, such as ".txt": a folder is read by them only if it holds no
         others.
     lined: those of `suffixes` of which a single file, or a file for each split, holds a raw sample in every line.
+    arrays: whether an array in memory is a raw sample: then files of many arrays are read as its samples.
     strong: keys of augmentations that together do all they can, under which the laws look at views; one mapping for all that goes
         together, and more for what does not.
     public: the families of public encoders that its adapter can be, each a `mmssl.model.public.Family`.
@@ -508,6 +509,7 @@ class Modality:
     suffixes: tuple[str, ...] = ()
     ambiguous: tuple[str, ...] = ()
     lined: tuple[str, ...] = ()
+    arrays: bool = False
     strong: Sequence[Mapping[str, Any]] = ()
     served: Literal["image_processor", "feature_extractor", "tokenizer"] | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
@@ -516,9 +518,17 @@ class Modality:
     suited: Callable[[Sequence[Any]], Mapping[str, Suited]] = lambda samples: {}
 
     def claimed(self, columns: Mapping[str, Sequence[Any]]) -> Claim | None:
-        """What it would read of a table: a column that names its files, else what it knows by the cells."""
+        """What it would read of a table: a column that names its files, else what it knows by the cells.
+
+        Files that may be anything, in a column that is called after another modality, are of that one.
+        """
         for name in sorted(columns, key=lambda name: name not in self.columns):
-            if self.suffixes and are_files(columns[name], self.suffixes):
+            strange = (
+                are_files(columns[name], self.ambiguous)
+                and name not in self.columns
+                and any(name in find(other).columns for other in installed())
+            )
+            if self.suffixes and are_files(columns[name], self.suffixes) and not strange:
                 return Claim(name, 1.0, f"files, in column {name}")
         return self.claim(columns)
 

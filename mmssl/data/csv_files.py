@@ -112,7 +112,9 @@ class CsvFile:
                 self._above = 1
                 self.delimiter = self.delimiter if self._asked else said[1].decode()
             with self._text() as lines:
-                names = next(csv.reader(lines, delimiter=self.delimiter), [])
+                rows = csv.reader(lines, delimiter=self.delimiter)
+                names = next(rows, [])
+                below = next((row for row in rows if row), []) if names and self._named else []
         except OSError as error:
             raise self._error(f"{error}. Replace it") from error
         except UnicodeDecodeError as error:
@@ -126,6 +128,8 @@ class CsvFile:
                 f"its first line holds numbers, {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, and names no columns. "
                 "Name them, or set data.header=false (--no-header in commands), which calls them c0, c1, ..."
             )
+        if not any(below[len(names) :]):  # rows that end in separators, as spreadsheets write them
+            names = [*names, *below[len(names) :]]
         names = [name or f"{UNNAMED}{number}" for number, name in enumerate(names)]
         self._check_names(names)
         return names
@@ -174,7 +178,8 @@ class CsvFile:
         """The first row of other than the header's number of cells."""
         with self._text() as lines:
             rows = (row for row in csv.reader(lines, delimiter=self.delimiter) if row)
-            return next(number for number, row in enumerate(rows, -int(self._named)) if len(row) != len(self.names))
+            numbered = enumerate(rows, -int(self._named))
+            return next(number for number, row in numbered if number >= 0 and len(row) != len(self.names))
 
     def _not_utf8(self) -> str:
         with opened(self.path) as file:

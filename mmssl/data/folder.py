@@ -23,8 +23,26 @@ class DataFile:
 
 
 def class_of(parts: Parts) -> str | None:
-    """The first sub-folder that a media file lies in names its class."""
+    """The first sub-folder that a media file lies in."""
     return parts[0] if len(parts) > 1 else None
+
+
+def classes_of(inside: Sequence[Parts]) -> list[str | None]:
+    """The class of each file: the first folder that it lies in, but for folders that hold all of them and others inside."""
+    found = [class_of(parts) for parts in inside]
+    if len({*found}) != 1 or found[0] is None or not any(len(parts) > 2 for parts in inside):
+        return found
+    return classes_of([parts[1:] for parts in inside])
+
+
+def below_classes(folder: Path, files: Sequence[DataFile]) -> list[str]:
+    """Folders within those of classes, where a class holds several: their names, which may be classes too, are not read."""
+    found: dict[str, dict[str, None]] = {}
+    for file in files:
+        above = file.path.relative_to(folder).parts[:-1]
+        if file.label in above and (below := above[above.index(file.label) + 1 :]) and whole(below[0]) is None:
+            found.setdefault(file.label, {})[f"{file.label}/{below[0]}"] = None
+    return [name for names in found.values() if len(names) > 1 for name in names]
 
 
 def media_files(folder: Path, inside: Sequence[Parts], path: str) -> list[DataFile]:
@@ -33,30 +51,34 @@ def media_files(folder: Path, inside: Sequence[Parts], path: str) -> list[DataFi
     Folders that are called after splits lie on top, with the classes in them, or in every class, or in one folder that holds all;
     failing that, all files may be called after splits. ValueError where some folders are called so, and others beside are not.
     """
-    found = _by_folders(inside, (), path) or _by_names(inside)
+    found = by_folders(inside, (), path) or _by_names(inside)
     if found is None:
-        return [DataFile(folder.joinpath(*parts), label=class_of(parts)) for parts in inside]
+        return [DataFile(folder.joinpath(*parts), label=label) for parts, label in zip(inside, classes_of(inside), strict=True)]
     return [
         DataFile(folder.joinpath(*parts), named.split, label, named.word)
         for parts, (named, label) in zip(inside, found, strict=True)
     ]
 
 
-_Place = tuple[Named, str | None]
+Place = tuple[Named, str | None]
 """Split and class of a file."""
 
 
-def _by_folders(inside: Sequence[Parts], above: Parts, path: str) -> list[_Place] | None:
-    """Splits and classes by folders; None if no folder is called after a split. above: folders that hold all of them."""
+def by_folders(inside: Sequence[Parts], above: Parts, path: str) -> list[Place] | None:
+    """Splits and classes by folders; None if no folder is called after a split. above: folders that hold all of them.
+
+    ValueError where some folders are called so, and others beside are not.
+    """
     where = "/".join((path.rstrip("/"), *above))
     tops = dict.fromkeys(parts[0] for parts in inside if len(parts) > 1)
     named = of_folders(tops)
     if named:
         _check_all(named, inside, 0, where)
-        return [(named[parts[0]], class_of(parts[1:])) for parts in inside]
+        labels = classes_of([parts[1:] for parts in inside])
+        return [(named[parts[0]], label) for parts, label in zip(inside, labels, strict=True)]
     if len(tops) == 1 and all(len(parts) > 1 for parts in inside):
         top = next(iter(tops))
-        return _by_folders([parts[1:] for parts in inside], (*above, top), path)
+        return by_folders([parts[1:] for parts in inside], (*above, top), path)
     # `train station` is a class, `train` in a class is a split: below classes only whole names count.
     named = {name: found for name in dict.fromkeys(parts[1] for parts in inside if len(parts) > 2) if (found := whole(name))}
     if not named:
@@ -84,14 +106,14 @@ def _suffix(inside: Sequence[Parts]) -> str:
     return Path(inside[0][-1]).suffix
 
 
-def _by_names(inside: Sequence[Parts]) -> list[_Place] | None:
+def _by_names(inside: Sequence[Parts]) -> list[Place] | None:
     """Splits by the names of the files, if all of them have one, and there are several."""
     named = []
-    for parts in inside:
+    for parts, label in zip(inside, classes_of(inside), strict=True):
         found = inside_name(parts)
         if found is None:
             return None
-        named.append((found, class_of(parts)))
+        named.append((found, label))
     return named if len({found.split for found, _ in named}) > 1 else None
 
 

@@ -1,9 +1,10 @@
 """What of a folder is data: tables, files that are a sample each, and what is neither."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmssl.data.captions import captions_of
 from mmssl.data.formats import formats, is_table, suffix_of, without_ambiguous
 from mmssl.data.walk import Listing, Parts, walk
 
@@ -13,7 +14,7 @@ class Inside:
     """The files of a folder, by what they are.
 
     tables: those that are tables. media: those that are a sample each. counts: how many files of each suffix are data.
-    over: the others.
+    captions: of media files the texts beside them, which are data as well. over: the others.
     """
 
     listing: Listing
@@ -21,10 +22,15 @@ class Inside:
     media: list[Parts]
     counts: Counter[str]
     over: list[Parts]
+    captions: dict[Parts, Parts]
 
     def notes(self, path: str) -> list[str]:
         """Sentences on what is not read, if anything is."""
-        return self.listing.notes(path, self.counts)
+        read = {*self.captions.values()}
+        listing = (
+            replace(self.listing, files=[parts for parts in self.listing.files if parts not in read]) if read else self.listing
+        )
+        return listing.notes(path, self.counts)
 
     def first(self) -> dict[str, Path]:
         """One file of each suffix that is data."""
@@ -49,4 +55,7 @@ def sort_out(listing: Listing) -> Inside:
             inside[is_table(parts[-1])].append(parts)
         else:
             over.append(parts)
-    return Inside(listing, inside[True], inside[False], Counter(suffix for suffix in found if suffix in read), over)
+    captions = captions_of(inside[False], over) if inside[False] and not inside[True] else {}
+    beside = {*captions.values()}
+    counts = Counter(suffix for suffix in found if suffix in read)
+    return Inside(listing, inside[True], inside[False], counts, [parts for parts in over if parts not in beside], captions)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IN_MEMORY = 2**22
 """Bytes up to which a table is kept in memory. A larger one is copied to the cache of `datasets` and mapped from there."""
-VERSION = 1
+VERSION = 2
 """Of what a copy holds: files are not copied again while it, their bytes and what is said of them are the same."""
 
 

@@ -38,6 +38,8 @@ class SourceOptions(TableFormat):
     forecast: how windows are cut of series, to learn what follows; the splits train, validation and test are then parts by time of
         each series; null: a series is a sample.
     lists: columns whose cells hold several values, with the sign that parts them, as in {genres: "|"}; an empty cell holds none.
+    arrays: whether a .npy or .npz file is one sample, or holds many along its first axis; null: many where its array has an axis
+        more than a sample, or labels beside it (y or labels), else one.
     called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
         go by the names that the data have for them.
     weight: how often a step reads this source, beside the others.
@@ -74,6 +76,8 @@ class DataOptions(TableFormat):
     forecast: how windows are cut of series, to learn what follows; the splits train, validation and test are then parts by time of
         each series; null: a series is a sample.
     lists: columns whose cells hold several values, with the sign that parts them, as in {genres: "|"}; an empty cell holds none.
+    arrays: whether a .npy or .npz file is one sample, or holds many along its first axis; null: many where its array has an axis
+        more than a sample, or labels beside it (y or labels), else one.
     called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
         go by the names that the data have for them.
     sources: several sources in the place of path, by name; each step reads one of them.

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from mmssl.data.archives import KINDS as ARCHIVES
 from mmssl.data.archives import archive_table
+from mmssl.data.array_files import array_table
 from mmssl.data.beside import Beside
-from mmssl.data.folder import DataFile, class_of, media_files, table_files
+from mmssl.data.captions import captioned
+from mmssl.data.folder import DataFile, below_classes, classes_of, media_files, table_files
 from mmssl.data.formats import all_formats, has_suffix, is_table, lined, listed, one_format, suffix_of, ways_out
 from mmssl.data.inside import look
 from mmssl.data.label_maps import Mapped, mapped
@@ -83,7 +85,9 @@ def _matching(pattern: Path, path: str, split: str | None, table_format: TableFo
     root, found = match(pattern)
     if not found.files:
         raise FileNotFoundError(" ".join([f"no file matches {path}; searched {root.absolute()}", *found.notes(path, ())]))
-    files = [DataFile(root.joinpath(*parts), label=class_of(parts)) for parts in found.files]
+    files = [
+        DataFile(root.joinpath(*parts), label=label) for parts, label in zip(found.files, classes_of(found.files), strict=True)
+    ]
     table = _read(files, path, split, table_format)
     table.notes = [*table.notes, *found.notes(path, {suffix_of(parts[-1]) for parts in found.files})]
     return table
@@ -106,12 +110,18 @@ def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFo
     elif (both := mapped(media, path)) is not None:
         table = _with_maps(folder, both, path, split)
         notes += both.notes(path)
+        notes += [f"{path}: {len(inside.captions):,} texts beside pictures are not read."] if inside.captions else []
     else:
         each_file = table_format.series is not None and table_format.series.chosen == "files"  # so that folders name classes
         one_format(sorted(inside.first().values()), path, inside.counts)
         files = table_files(folder, tables, path) if tables and not each_file else media_files(folder, tables or media, path)
         table = _read(files, path, split, table_format)
-        notes = notes if each_file or inside.media else [*_unread_folders(tables, path), *notes]
+        if inside.captions and isinstance(table, MediaTable):
+            table = captioned(table, folder, inside.captions, path)
+        if each_file or inside.media:
+            notes += _unread_classes(folder, files, path)
+        else:
+            notes = [*_unread_folders(tables, path), *notes]
     table.notes = [*table.notes, *notes]
     return table
 
@@ -134,6 +144,17 @@ def _within(files: list[DataFile], split: str | None, path: str) -> list[DataFil
     return chosen
 
 
+def _unread_classes(folder: Path, files: Sequence[DataFile], path: str) -> list[str]:
+    """A note where folders of classes hold folders, whose names may be classes as well."""
+    inner = below_classes(folder, files)
+    if not inner:
+        return []
+    classes = list(dict.fromkeys(name.partition("/")[0] for name in inner))
+    shown, inside = ", ".join(classes[:SHOWN]) + more(classes), ", ".join(inner[:SHOWN]) + more(inner)
+    way_out = f"for these as labels give {path.rstrip('/')}/{classes[0]}, or a table beside with the columns file_name and label"
+    return [f"{path}: labels are the folders {shown}; those below them, {inside}, are not read: {way_out}."]
+
+
 def _unread_folders(tables: Sequence[Parts], path: str) -> list[str]:
     """A note where tables lie in several folders, whose names may say what the rows are, and are not read."""
     folders = sorted({part for parts in tables for part in parts[:-1] if inside_split(part) is None})
@@ -152,6 +173,8 @@ def _rows_in(kind: str, path: str, table_format: TableFormat, file: Path) -> int
 
 def _read(files: list[DataFile], path: str, split: str | None, table_format: TableFormat) -> Table:
     kinds = one_format([file.path for file in files], path)
+    if (arrays := array_table(files, path, split, table_format.arrays)) is not None:
+        return arrays
     chosen = _within(files, split, path)
     paths = [file.path for file in chosen]
     table: Table

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from mmssl.data.arrow_files import ArrowFile
 from mmssl.data.column_types import JSON, Guess, as_asked, asked_type, common, converted, fits_float, is_json, to_json, without
-from mmssl.data.csv_files import CsvFile
+from mmssl.data.csv_files import UNNAMED, CsvFile
 from mmssl.data.json_lines import JsonLines
 from mmssl.data.parquet_files import ParquetFile
 from mmssl.data.table_format import TableFormat
@@ -81,7 +81,11 @@ class CsvReader(_TextFiles[CsvFile]):
                 seen = [self._see(file, name, batch[name]) for name in first.names]
                 if own:
                     self._hold(batch, (batch, seen))
-        self.schema = pa.schema([(name, guess.type) for name, guess in self._guesses.items()])
+        found = {name: guess.type for name, guess in self._guesses.items()}
+        # What separators at the end of rows make: a column without a name, and without a cell.
+        kept = [name for name, kind in found.items() if not (pa.types.is_null(kind) and name.startswith(UNNAMED))] or [*found]
+        self.schema = pa.schema([(name, found[name]) for name in kept])
+        self.index = [name for name in self.index if name in kept]
 
     def _see(self, file: CsvFile, name: str, texts: pa.StringArray) -> pa.Array:
         try:
@@ -90,7 +94,8 @@ class CsvReader(_TextFiles[CsvFile]):
             raise ValueError(f"cannot read {file.path}, column {name}: {error}") from error
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        schema, places = pa.schema([self.schema.field(name) for name in names]), [self.schema.names.index(name) for name in names]
+        schema, every = pa.schema([self.schema.field(name) for name in names]), list(self._guesses)
+        places = [every.index(name) for name in names]
         if self._held is not None:
             for batch, seen in self._held:
                 arrays = [self._guesses[name].read(batch[name], seen[place]) for name, place in zip(names, places, strict=True)]

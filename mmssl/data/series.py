@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 
 from mmssl.data.calendar import even_places, laid_out
+from mmssl.data.natural import by_number
 from mmssl.data.tables import Row, Table, lacks_value
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class SeriesOptions:
     """How rows of tables make series, where a cell does not hold a whole one.
 
     values: columns that hold values, by name or pattern such as t*: the channels, in this order; where a row is a series, its
-        samples in the order of the table. null: all columns of numbers that nothing else names.
+        samples, those of a pattern in the order of their numbers, t2 before t10. null: all columns of numbers that nothing else
+        names.
     by: the column whose equal cells say which rows are one series.
     time: the column of the time of each row, numbers or dates; null: rows are in order, and evenly spaced.
     each: the column, or columns, whose cells are of a step, not of a series, such as the state it is in: a list of them is what a
@@ -213,7 +215,9 @@ def series_table(table: Table, options: SeriesOptions, where: str, named: Sequen
     curves, rows = Curves(tuple(chosen), values, wide=True), np.arange(len(table))
     titles = [f"row {row}" for row in rows]
     found = SeriesTable(table, taken, curves, rows, rows + 1, others=others, titles=titles, own={}, where=where)
-    found.notes = [*table.notes, f"{where}: each of {len(table):,} rows is a series of {_listed(chosen)}."]
+    ordered = chosen == sorted(chosen, key=table.columns.index)
+    order = "" if ordered else ", in the order of their numbers or of `values`, which is not that of the table"
+    found.notes = [*table.notes, f"{where}: each of {len(table):,} rows is a series of {_listed(chosen)}{order}."]
     return found
 
 
@@ -288,13 +292,13 @@ def _values(table: Table, options: SeriesOptions, where: str, used: Sequence[str
                 f"{where} has no column of numbers beside {', '.join(used) or 'none'}; it has {', '.join(table.columns)}. Name the "
                 "columns in data.series.values; numbers that are read as text may have another decimal sign (data.decimal=',')"
             )
-        return found
+        return by_number(found) if options.chosen == "wide" else found
     found = []
     for pattern in [options.values] if isinstance(options.values, str) else options.values:
         hits = [pattern] if pattern in table.columns else [n for n in table.columns if fnmatchcase(n, pattern) and n not in used]
         if not hits:
             raise LookupError(_no_column(pattern, table, where))
-        found += [name for name in hits if name not in found]
+        found += [name for name in (by_number(hits) if options.chosen == "wide" else hits) if name not in found]
     return found
 
 

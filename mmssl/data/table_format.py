@@ -9,6 +9,7 @@ from pydantic import Field
 from mmssl.data.forecast import ForecastOptions
 from mmssl.data.series import SeriesOptions
 
+Arrays = Literal["one", "many"]
 ColumnType = Literal["string", "number"]
 Decimal = Literal[".", ","]
 Delimiter = Annotated[str, Field(pattern=r"^(.|tab|\t)$")]
@@ -30,6 +31,7 @@ class TableFormat:
     series: how rows make series; null: a row is a sample.
     lists: columns whose cells hold several values, with the sign that parts them: {genres: "|"}; an empty cell holds none.
     forecast: how windows are cut of the series, to learn what follows; null: a series is a sample.
+    arrays: whether a .npy or .npz file is one sample, or holds many along its first axis; null: by the axes, and labels beside.
     """
 
     missing: tuple[str, ...] = ()
@@ -40,6 +42,7 @@ class TableFormat:
     series: SeriesOptions | None = None
     lists: Mapping[str, Sign] = field(default_factory=dict, repr=False)  # no copy of files depends on it
     forecast: ForecastOptions | None = field(default=None, repr=False)
+    arrays: Arrays | None = field(default=None, repr=False)
 
     @property
     def table_format(self) -> "TableFormat":

@@ -1,18 +1,22 @@
-"""WebDataset shards: tar files whose members of one name, but for the suffix, are one sample."""
+"""WebDataset shards: tar files whose members of one name, but for the suffix, are one sample; and folders of classes in them."""
 
 import json
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from mmssl.data.folder import by_folders, classes_of
 from mmssl.data.formats import all_formats, suffix_of
+from mmssl.data.split_names import Named
 from mmssl.data.tables import Row, Table
 from mmssl.data.walk import told
 
 CLASS, JSON, LABEL = ".cls", ".json", "label"
 """Members that hold a class number, and those that hold further columns."""
+
+_SPLITS = "cannot read {}: its members lie in folders of which some are called after a part of the data"
 
 
 class Member(NamedTuple):
@@ -27,8 +31,10 @@ class Member(NamedTuple):
 class TarTable(Table):
     """A row for each sample: the files of a sample by what modalities call them, `label` of .cls, and the keys of .json.
 
+    Where no sample has a .cls, or a label in its .json, members lie in folders of classes, as files of a folder do.
+
     Files are read from where they lie in the tar file when a row is asked for; nothing is unpacked to disk.
-    ValueError naming the tar file for one that is damaged, or holds two members of one name.
+    ValueError naming the tar file for one that is damaged, holds two members of one name, or folders that are called after splits.
     """
 
     def __init__(self, shards: Sequence[Path], path: str) -> None:
@@ -46,9 +52,31 @@ class TarTable(Table):
         self._keys = (
             [] if first is None else [key for key in self._json(first) if key not in own and not (classes and key == LABEL)]
         )
-        self.columns = [*own, *([LABEL] if classes else []), *self._keys]
+        self._folders = None if classes or LABEL in self._keys or LABEL in own else self._classes(path)
+        self.columns = [*own, *([LABEL] if classes or self._folders else []), *self._keys]
         self.label = LABEL if LABEL in self.columns else None
         self.notes = [f"{path}: {told(over)}."] if over else []
+
+    def _classes(self, path: str) -> list[str | None] | None:
+        """The class of each sample by its folder; None if no folder names any: numbered folders, one a shard, are no classes."""
+        members = [next(iter(row.values())) for row in self._rows]
+        inside = [tuple(part for part in PurePosixPath(each.name).parts if part not in ("/", "..")) for each in members]
+        try:
+            found: Sequence[tuple[Named | None, str | None]] = by_folders(inside, (), path) or [
+                (None, label) for label in classes_of(inside)
+            ]
+        except ValueError:
+            raise ValueError(f"{_SPLITS.format(path)}, and others are not. Unpack it, and give the folder") from None
+        if len(words := dict.fromkeys(named.word for named, _ in found if named)) > 1:
+            first, *others = words
+            way_out = f"Unpack it and give the folder, or write a file for each, such as {first}.tar"
+            raise ValueError(
+                f"{_SPLITS.format(path)}: {', '.join([first, *others])}. A tar file is one part of the data. {way_out}"
+            )
+        labels = [label for _, label in found]
+        shards = {(label, member.shard) for label, member in zip(labels, members, strict=True)}
+        numbered = len(self._shards) > 1 and len(shards) == len({*labels}) and all(map(str.isdigit, map(str, labels)))
+        return None if numbered or not any(labels) else labels
 
     def _index(self, number: int, shard: Path, known: dict[str, tuple[str, ...]], over: Counter[str]) -> None:
         rows: dict[str, dict[str, Member]] = {}
@@ -91,19 +119,21 @@ class TarTable(Table):
         return len(self._rows)
 
     def rows(self, indices: Sequence[int]) -> list[Row]:
-        return [self._row(self._rows[i], self.columns) for i in indices]
+        return [self._row(i, self.columns) for i in indices]
 
     def column(self, name: str) -> list[Any]:
-        return [self._row(row, [name])[name] for row in self._rows]
+        return [self._row(i, [name])[name] for i in range(len(self))]
 
     def select(self, names: Sequence[str]) -> "TarTable":
         narrow = object.__new__(TarTable)
         narrow.__dict__ |= self.__dict__ | {"columns": list(names), "label": self.label if self.label in names else None}
         return narrow
 
-    def _row(self, row: dict[str, Member], names: Sequence[str]) -> Row:
+    def _row(self, number: int, names: Sequence[str]) -> Row:
+        row = self._rows[number]
         keys = self._json(row[JSON]) if JSON in row and any(name in self._keys for name in names) else {}
-        return {name: keys.get(name) if name in self._keys else self._cell(row, name) for name in names}
+        found = {name: keys.get(name) if name in self._keys else self._cell(row, name) for name in names}
+        return found | {LABEL: self._folders[number]} if self._folders and LABEL in names else found
 
     def _cell(self, row: dict[str, Member], name: str) -> Any:
         if name == LABEL and name not in row:

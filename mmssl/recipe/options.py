@@ -86,7 +86,7 @@ class TrainOptions:
     precision: auto = bf16 where the hardware has it natively, else fp32.
     compile: torch.compile the objective.
     gradient_checkpointing: recompute activations in the backward pass to save memory.
-    attention: attention kernel; auto = sdpa on an accelerator, eager on a CPU, where it is faster for short sequences and in bf16.
+    attention: attention kernel; auto = sdpa, but eager for bf16 and fp16 on a CPU, where it is faster up to some 200 tokens.
     log_every: steps between rows of metrics.jsonl.
     checkpoint_every: steps between checkpoints; one is always written at the end and on interruption.
     keep_last: checkpoints kept.

@@ -13,7 +13,7 @@ from mmssl.data.dense import DENSE, are_maps
 from mmssl.data.source import LABEL
 from mmssl.data.survey import Passed, Survey, survey
 from mmssl.data.table_format import PLAIN, TableFormat
-from mmssl.modality import Claim, Content, Modality, find
+from mmssl.modality import Claim, Content, Modality, are_files, find
 from mmssl.plugins import installed
 from mmssl.recipe import Recipe, RecipeError, changed_keys, load, override, yaml12
 from mmssl.recipe.automatic import leaves
@@ -107,9 +107,10 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     seen = survey(path, table_format)
     if seen.mixed:
         places = {candidate.modality: candidate.path for candidate in seen.candidates}
-        if len(modalities) != 1 or len(places) < 2:
-            said = f". Say --modality {' or '.join(places)}, which leaves the others out" if len(places) > 1 else ""
-            raise ValueError(f"{seen.mixed}{said}")
+        apart = len({*places.values()}) > 1
+        if len(modalities) != 1 or not apart:
+            said = f" Say --modality {' or '.join(places)}, which leaves the others out" if apart else ""
+            raise ValueError(f"{seen.mixed}{'' if seen.mixed.endswith('?') or not said else '.'}{said}")
         if modalities[0] not in places:
             raise ValueError(f"--modality {modalities[0]}: {path} holds files of {', '.join(places)}")
         path = places[modalities[0]]
@@ -125,15 +126,17 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
         if named:
             raise ValueError(f"--label {label}: all rows of {source} have one label, or none: there is nothing to score by")
         label, alike = None, label
-    rows = (some := source.evenly(EXAMINED)).rows(range(len(some)))
+    some = source.evenly(EXAMINED)
+    rows = some.rows(range(len(some)))
     cells = {name: [row[name] for row in rows] for name in source.column_names if name not in (label, alike)}
     claims = {name: claim for name in modalities or installed() if (claim := find(name).claimed(cells)) is not None}
     if modalities and (lacking := [name for name in modalities if name not in claims]):
         raise ValueError(f"{source} cannot be read as {lacking[0]}: {_reading(cells, source.notes)}")
     if not modalities:
-        unread = {name: why for name, claim in claims.items() if (why := _unread(name, claim, cells)) is not None}
+        unread = {name: why for name, claim in claims.items() if (why := _unread(name, claim, some)) is not None}
+        of_others = _of_others(unread, claims, cells)
         claims = {name: claim for name, claim in claims.items() if name not in unread}
-        seen = replace(seen, notes=(*seen.notes, *(f"not read {why}" for why in unread.values())))
+        seen = replace(seen, notes=(*seen.notes, *(f"not read {why}" for name, why in unread.items() if name not in of_others)))
         if not claims:
             raise ValueError(
                 f"{source} cannot be read by any modality: {'; '.join(unread.values()) or _reading(cells, source.notes)}"
@@ -169,7 +172,7 @@ def _check_pieces(source: Source, claims: Mapping[str, Claim], cells: Mapping[st
     if pieces < FEWEST:
         held = f"{len(source)} sample{'s' * (len(source) > 1)}"
         arrays = any(str(part).lower().endswith((".npy", ".npz")) for part in source.parts)
-        stack = ". A file is one sample: of an array of many, write each to a file of its own" if arrays else ""
+        stack = ". If each entry along the first axis of a file is a sample, say --arrays many" if arrays else ""
         raise ValueError(f"{source} holds {held}: to learn takes {FEWEST} or more, best hundreds{stack}")
 
 
@@ -195,14 +198,25 @@ def _reading(cells: Mapping[str, Sequence[Any]], notes: Sequence[str] = ()) -> s
     )
 
 
-def _unread(name: str, claim: Claim, cells: Mapping[str, Sequence[Any]]) -> str | None:
+def _of_others(unread: Mapping[str, str], claims: Mapping[str, Claim], cells: Mapping[str, Sequence[Any]]) -> set[str]:
+    """Those that cannot read files which may be anything, as .txt, and which another modality reads: that is no news."""
+    held = {name: cells[claim.columns] for name, claim in claims.items() if isinstance(claim.columns, str)}
+    files = {name: own for name, own in held.items() if are_files(own, find(name).ambiguous)}
+    return {
+        name for name in files.keys() & unread.keys() if any(files[name] == files[other] for other in files.keys() - unread.keys())
+    }
+
+
+def _unread(name: str, claim: Claim, some: Source) -> str | None:
     """Why a modality cannot read most of the first files that it claims by their suffix, which another may have too; None: it can.
 
     A few bad files are no reason: a run names them, or skips them.
     """
     if not isinstance(claim.columns, str) or claim.certainty < 1:
         return None
-    modality, samples = find(name), [cell for cell in cells[claim.columns] if cell is not None][:TRIED]
+    modality = find(name)
+    own = some if modality.lined else some.located([claim.columns])  # files that a table names lie beside it
+    samples = [row[claim.columns] for row in own.rows(range(len(own))) if row[claim.columns] is not None][:TRIED]
     if modality.lined and sum(map(holds_numbers, samples)) > len(samples) / 2:
         return f"as {name}, {samples[0]['path']} holds numbers in every line"
     suited = _suited(modality, samples)

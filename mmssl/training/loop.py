@@ -56,10 +56,19 @@ def accelerate_precision(precision: Precision) -> str:
     return "no" if precision == "fp32" else precision
 
 
-def set_attention(objective: Objective, attention: Attention, device: torch.device) -> None:
+def kernel_of(attention: Attention, device: torch.device, precision: str) -> str:
+    """The attention kernel that is meant: `auto` is the fused one, but for half precision on a CPU, where its backward is slow.
+
+    precision: what Accelerate calls it. Measured in docs/log.md, 2026-11-30.
+    """
+    if attention != "auto":
+        return attention
+    return "eager" if device.type == "cpu" and precision != "no" else "sdpa"
+
+
+def set_attention(objective: Objective, attention: Attention, device: torch.device, precision: str = "no") -> None:
     """Choose the attention kernel of every encoder in an objective: the model's, decoders, predictors, teachers."""
-    chosen = attention if attention != "auto" else "eager" if device.type == "cpu" else "sdpa"
-    objective.model.set_attn_implementation(chosen)
+    objective.model.set_attn_implementation(kernel_of(attention, device, precision))
     for module in objective.modules():
         if isinstance(module, Encoder):
             module.config._attn_implementation = objective.model.config._attn_implementation
@@ -143,7 +152,7 @@ class Training:
             keep_freed_memory()
             keep_kernels()
         self.objective = objective
-        set_attention(objective, options.attention, self.device)
+        set_attention(objective, options.attention, self.device, precision)
         if options.gradient_checkpointing:
             for module in objective.modules():
                 if isinstance(module, Encoder):

@@ -36,6 +36,28 @@ def many(first, then, count=20_000):
     return "x,y\n" + f"{first},1\n" * count + f"{then},1\n"
 
 
+# Separators at the ends of rows
+
+
+@pytest.mark.parametrize("text", ["a,b,,\n1,x,,\n2,y,,\n", "a,b\n1,x,,\n2,y,,\n", "a,b,\n1,x,\n2,y,\n", "a,b,,\n\n1,x,,\n2,y,,\n"])
+@pytest.mark.parametrize("large", [False, True])
+def test_separators_at_the_ends_of_rows_make_no_columns(text, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(local_tables, "IN_MEMORY", 0)
+    found = source("t.csv", text)
+    assert found.column_names == ["a", "b"]
+    assert found.rows([0, 1]) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+    assert [*source("n.csv", text.replace(",x,", ",,"), missing=("y",)).rows([0, 1])][1] == {"a": 2, "b": None}
+
+
+def test_a_column_without_a_name_that_holds_something_is_read():
+    assert source("t.csv", "a,,\n1,x,\n2,,\n").column_names == ["a", "Unnamed: 1"]
+    with pytest.raises(ValueError, match=r"row 0 has 3 cells, its header names 2 columns"):
+        source("u.csv", "a,b\n1,x,3\n")
+    with pytest.raises(ValueError, match=r"row 1 has 2 cells, its header names 4 columns"):
+        source("v.csv", "a,b\n1,x,,\n2,y\n")
+
+
 # Types
 
 

@@ -68,10 +68,13 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
         r"Column series holds numbers written as text, such as '\[0, 0\.5, -1e-3\]'",
     ),
     "numbers in lines": (
-        lambda: [write(f"d/{c}/{n}.txt", "0.1,0.2,0.3,1,0,0\n" * 9) for c in "ab" for n in range(3)] and "d",
-        r"processor\.features to 3.*as text, .* holds numbers in every line",
+        lambda: [write(f"d/{c}/{n}.txt", "0.1,0.2,0.3,1,7\n" * 9) for c in "ab" for n in range(3)] and "d",
+        r"processor\.features to 2.*as text, .* holds numbers in every line",
     ),
-    "an array of many": (lambda: np.save("x.npy", np.zeros((40, 50))) or "x.npy", r"1 sample: .*write each to a file of its own"),
+    "an array of many": (
+        lambda: np.save("x.npy", np.zeros((40, 50))) or "x.npy",
+        r"40 samples, or one\. Say data\.arrays=many .*a csv file$",
+    ),
     "two kinds of files": (
         lambda: [pictures("d"), write("d/a.txt", WORDS), write("d/a.wav", b"")] and "d",
         r"Say --modality .*, which leaves the others out",
@@ -111,6 +114,19 @@ def test_files_go_by_the_name_of_the_modality_that_reads_them() -> None:
     assert (texts.claims["text"].columns, texts.columns) == ("text", {})
     assert (curves.claims["timeseries"].columns, curves.columns) == ("series", {})
     assert any(line.startswith("not read as points, curves/0.npy needs shape") for line in curves.lines())
+    assert not any("not read" in line for line in texts.lines()), "a text that is no cloud is no news"
+
+
+def test_files_that_a_table_names_are_looked_for_beside_it() -> None:
+    pictures("d/left")
+    rows = "".join(f"left/{number}.png,{WORDS} {number}\n" for number in range(6))
+    write("d/list.csv", "file,caption\n" + rows)
+    for path in ("d/list.csv", "d"):
+        found = look(path)
+        assert set(found.claims) == {"image", "text"}, "in a folder elsewhere, too"
+        assert not any("not read" in line for line in found.lines())
+    write("d/list.csv", "file,caption\n" + rows.replace("left/", "gone/"))
+    assert any("not read as image, no image file gone/0.png" in line for line in look("d/list.csv").lines())
 
 
 def test_a_cell_that_is_no_text_leaves_a_column_of_texts() -> None:

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from mmssl.data import Batch
 from mmssl.draws import keys
 from mmssl.modality import find
+from mmssl.model import Encoder
 from mmssl.objectives import Setup
 from mmssl.objectives.predict import Jepa
 from mmssl.objectives.predict.predictors import Transformer
@@ -22,7 +23,7 @@ from mmssl.recipe.options import TrainOptions
 from mmssl.recipe.schedules import Schedule, constant, cosine
 from mmssl.testing import small_model, small_processor
 from mmssl.training import checkpoint
-from mmssl.training.loop import Training, fit
+from mmssl.training.loop import Training, fit, kernel_of
 
 SAMPLES = 8
 
@@ -153,3 +154,29 @@ def test_average_of_the_weights_is_restored(tmp_path: Path) -> None:
     train(one, 1)
     train(other, 1)
     assert_close(other.published().state_dict(), one.published().state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "kernel"),
+    [("cpu", "no", "sdpa"), ("cpu", "bf16", "eager"), ("cpu", "fp16", "eager"), ("cuda", "no", "sdpa"), ("cuda", "bf16", "sdpa")],
+)
+def test_auto_is_the_kernel_that_was_measured_to_be_fast(device: str, precision: str, kernel: str) -> None:
+    assert kernel_of("auto", torch.device(device), precision) == kernel
+    for asked in ("eager", "sdpa"):
+        assert kernel_of(asked, torch.device(device), precision) == asked
+
+
+@pytest.mark.parametrize(("precision", "kernel"), [("fp32", "sdpa"), ("bf16", "eager")])
+def test_a_run_on_a_cpu_takes_the_kernel_of_its_precision(precision: str, kernel: str) -> None:
+    one = training(jepa(), precision=precision)
+    kernels = {module.config._attn_implementation for module in one.objective.modules() if isinstance(module, Encoder)}
+    assert kernels == {kernel}
+
+
+def test_kernels_of_attention_end_in_the_same_weights_but_for_rounding() -> None:
+    ends = {}
+    for kernel in ("eager", "sdpa"):
+        one = training(jepa(), attention=kernel)
+        train(one, 4)
+        ends[kernel] = torch.cat([p.flatten() for p in weights(one.objective).values()])
+    assert (ends["eager"] - ends["sdpa"]).norm() < 1e-4 * ends["eager"].norm()

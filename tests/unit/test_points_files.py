@@ -86,6 +86,50 @@ def test_round_trip_of_text(form: str, suffix: str) -> None:
     np.testing.assert_array_equal(points(f"c.{suffix}", 3)[1], COLOURS)
 
 
+NORMALS = CLOUD / np.linalg.norm(CLOUD, axis=1, keepdims=True)
+BESIDE = {
+    "normals": ([NORMALS], {"normal": 3}, 0),
+    "colours": ([COLOURS], {"color": 3}, None),
+    "colours, normals": ([COLOURS, NORMALS], {"color": 3, "normal": 3}, 3),
+    "nothing": ([], 0, None),
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("kind", ["npy", "npz", "txt", "memory"])
+def test_round_trip_of_what_follows_the_coordinates(beside: str, kind: str) -> None:
+    parts, features, normals = BESIDE[beside]
+    table = np.concatenate([CLOUD, *parts], 1).astype(np.float64)
+    if kind == "txt":
+        np.savetxt("c.txt", table, delimiter=",")
+    elif kind != "memory":
+        (np.save if kind == "npy" else np.savez)(f"c.{kind}", table)
+    raw = table if kind == "memory" else f"c.{kind}"
+    found = {key: suited.value for key, suited in POINTS.suited([raw] * 3).items()}
+    assert found["processor.features"] == features
+    assert found["augment.normals"] == normals
+    processor = POINTS.processor(num_groups=1, group_size=40, features=features)
+    processor.fit([raw])
+    read = processor(raw)["points_groups"][0, :, 3:].numpy()
+    scaled = np.concatenate([CLOUD[:, :0], *(part / 255 if part is COLOURS else part for part in parts)], 1)
+    assert np.allclose(sorted(map(tuple, read)), sorted(map(tuple, scaled.astype(np.float32))), atol=1e-6)
+
+
+def test_clouds_of_unknown_or_various_columns_are_named() -> None:
+    np.save("more.npy", np.concatenate([CLOUD, CLOUD[:, :2]], 1))
+    assert POINTS.suited(["more.npy"])["processor.features"].value == 0
+    with pytest.raises(ValueError, match=r"more\.npy .* got \[40, 5\]\. .* set processor\.features to 2"):
+        POINTS.processor(features=0)("more.npy")
+    assert POINTS.processor(num_groups=1, group_size=40, features=2)("more.npy")["points_groups"].shape == (1, 40, 5)
+    np.save("wide.npy", np.concatenate([CLOUD, NORMALS], 1))
+    np.save("narrow.npy", CLOUD)
+    assert POINTS.suited(["wide.npy", "narrow.npy"])["processor.features"].value == 0
+    with pytest.raises(
+        ValueError, match=r"wide\.npy needs shape \[n, 3\]: x, y, z; got \[40, 6\]\. .* set processor\.features to 3"
+    ):
+        POINTS.processor(features=0)("wide.npy")
+
+
 @pytest.mark.parametrize("suffix", ["obj", "stl", "glb", "off", "ply"])
 def test_round_trip_of_meshes(suffix: str) -> None:
     BOX.export(f"box.{suffix}")

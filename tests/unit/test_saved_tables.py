@@ -169,3 +169,35 @@ def test_any_bytes_are_refused_by_name(suffix: str, content: bytes, start: bytes
     path.write_bytes(start + content)
     with pytest.raises(ValueError, match=f"{path}"):
         Source(path=str(path))
+
+
+def test_folders_in_a_tar_file_name_classes() -> None:
+    members = {f"{folder}/{i}.png": png(PICTURES[i]) for i, folder in enumerate(("pets/cat", "pets/dog", "pets/cat"))}
+    shard("pets.tar", members)
+    found = Source(path="pets.tar")
+    assert found.column_names == ["image", "label"]
+    assert found.cells("label") == ["cat", "dog", "cat"]
+    assert [row["label"] for row in found.rows([1, 2])] == ["dog", "cat"]
+    assert found.rows([1])[0]["image"]["bytes"] == png(PICTURES[1])
+    shard("one.tar", {f"train/{name}": content for name, content in members.items()})
+    assert Source(path="one.tar").cells("label") == ["cat", "dog", "cat"], "a part of the data is no class"
+    shard("known.tar", {**members, **{name.replace(".png", ".cls"): b"7" for name in members}})
+    assert Source(path="known.tar").cells("label") == [7, 7, 7], "what a sample itself says comes first"
+    shard("flat.tar", {"0.png": png(PICTURES[0]), "1.png": png(PICTURES[1])})
+    assert Source(path="flat.tar").column_names == ["image"]
+    for number in range(2):
+        shard(f"shards/{number:05}.tar", {f"{number:05}/{i}.png": png(PICTURES[i]) for i in range(2)})
+    assert Source(path="shards").column_names == ["image"], "folders that number the shards are no classes"
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("test/cat", r"called after a part of the data: train, test\. .* Unpack it and give the folder, .* such as train\.tar"),
+        ("other/cat", r"called after a part of the data, and others are not\. Unpack it, and give the folder"),
+    ],
+)
+def test_splits_in_a_tar_file_are_refused(second: str, message: str) -> None:
+    shard("d.tar", {"train/cat/0.png": png(PICTURES[0]), f"{second}/1.png": png(PICTURES[1])})
+    with pytest.raises(ValueError, match=r"cannot read d\.tar: .*" + message):
+        Source(path="d.tar")

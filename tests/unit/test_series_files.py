@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from mmssl.data import Source
+from mmssl.data.natural import by_number
 from mmssl.data.series import SeriesOptions
 from mmssl.data.table_format import TableFormat
 from mmssl.modality import find
@@ -119,6 +120,36 @@ def test_round_trip_of_wide_tables(kind: str) -> None:
     assert found.labels().names == ["a", "b"]
     every = source(f"w.{kind}", {}, columns={"label": "age"})
     assert same(tensors(every), expected(list(rows))), "all numbers but the label"
+
+
+@pytest.mark.parametrize("names", [[f"t{i}" for i in range(12)], [f"{400 + i / 4:.2f} nm" for i in range(12)]])
+def test_columns_of_a_pattern_are_taken_in_the_order_of_their_numbers(names: list[str]) -> None:
+    rows = RNG.normal(size=(4, 12)).round(3)
+    order = RNG.permutation(12)
+    pd.DataFrame(rows[:, order], columns=[names[i] for i in order]).to_csv("w.csv", index=False)
+    found = source("w.csv", {"values": "t*" if names[0] == "t0" else "* nm"})
+    assert same(tensors(found), expected(list(rows)))
+    assert any("in the order of their numbers" in note for note in found.notes)
+    assert same(tensors(source("w.csv", {"layout": "wide"})), expected(list(rows)))
+    listed = source("w.csv", {"values": [names[i] for i in order]})
+    assert same(tensors(listed), expected(list(rows[:, order]))), "as they are listed"
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        ("t0 t1 t10 t2", "t0 t1 t2 t10"),
+        ("t01 t1 t00", "t00 t01 t1"),
+        ("lag3 lag2 lag1", "lag3 lag2 lag1"),
+        ("x2 y2 x1 y1 x3 y0", "x1 x2 x3 y2 y1 y0"),
+        ("b a c", "b a c"),
+        ("2024-10-01 2024-09-30", "2024-10-01 2024-09-30"),
+        ("2024-10-01 2024-09-30 2024-11-01", "2024-09-30 2024-10-01 2024-11-01"),
+        ("v1.5 v1.25 v1.75", "v1.25 v1.5 v1.75"),
+    ],
+)
+def test_names_by_number(names: str, ordered: str) -> None:
+    assert by_number(names.split()) == ordered.split()
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

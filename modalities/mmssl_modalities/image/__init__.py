@@ -290,6 +290,7 @@ IMAGE = Modality(
     draw=draw,
     sentence="image",
     suffixes=SUFFIXES,
+    arrays=True,
     public=public,
     strong=(
         {"crop": (0.4, 1.0), "flip": 0.5, "color_jitter": 0.5, "grayscale": 0.2, "blur": 0.5, "solarize": 0.5},

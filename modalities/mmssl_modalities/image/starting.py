@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
+from jaxtyping import Shaped
 from PIL import Image
 
 from mmssl.modality import Claim, Suited, readable
@@ -11,19 +13,36 @@ from mmssl_modalities.image.decode import MAX_PIXELS, read_image, size_of
 
 PATCHES = {8: 2, 16: 2, 32: 4, 64: 8, 128: 16}
 """Sides that pictures may get, with the side of a patch: 16 to 64 tokens, which a CPU trains in minutes."""
+SMALLEST = 8
+"""Pixels of a side from which on an array may be a picture."""
 READ = 100
 """Pictures that are looked at."""
 
 
 def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
-    """Pictures in memory, or bytes that decode to pictures."""
+    """Pictures in memory, or bytes that decode to pictures; arrays of their sizes, grey ones less surely."""
     for name, cells in columns.items():
         there = [cell for cell in cells if cell is not None][:3]
+        if there and all(isinstance(cell, np.ndarray) for cell in there):
+            certainty = min(map(_as_picture, there))
+            if certainty:
+                return Claim(name, certainty, f"column {name} holds arrays of {' x '.join(map(str, there[0].shape))} pixels")
+            continue
         if there and all(isinstance(cell, Image.Image) or _holds_bytes(cell) for cell in there):
             sizes = readable(there, _size)
             if len(sizes) == len(there):
                 return Claim(name, 1.0, f"column {name} holds pictures")
     return None
+
+
+def _as_picture(array: Shaped[np.ndarray, "..."]) -> float:
+    """How sure it is that an array is a picture, by its axes: those of a grey one may also be channels and steps."""
+    sides = [size for size in array.shape if size >= SMALLEST]
+    if array.ndim == 3 and len(sides) == 2 and {array.shape[0], array.shape[2]} & {1, 3, 4}:
+        return 1.0
+    if array.ndim != 2 or len(sides) < 2 or max(sides) > 2 * min(sides) or array.dtype.kind not in ("b", "u", "f"):
+        return 0.0
+    return 1.0 if array.dtype.kind in ("b", "u") else 0.9
 
 
 def _holds_bytes(cell: Any) -> bool:

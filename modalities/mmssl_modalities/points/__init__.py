@@ -177,6 +177,7 @@ POINTS = Modality(
     picture=picture,
     draw=draw,
     suffixes=SUFFIXES,
+    arrays=True,
     ambiguous=AMBIGUOUS,
     strong=(
         {"rotate": "so3", "scale": (0.7, 1.5), "shift": 0.5, "jitter": 0.05, "drop": 0.2, "drop_features": 0.5},

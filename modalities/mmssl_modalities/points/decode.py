@@ -38,7 +38,7 @@ def read_cloud(raw: Any, features: Features, mesh_points: int, max_points: int, 
 
     raw: array, tensor or nested list `[n, 3 + f]`; dict of arrays; path or bytes of a file; or dict with "bytes" or "path" as the
         datasets library has it.
-    scale: brings the values of named features to [0, 1].
+    scale: brings the values of named features to [0, 1]; those of an array, whose type is that of the coordinates, as of PLY files.
     Raises FileNotFoundError, TypeError or ValueError, which name the file when it is known.
     """
     if isinstance(raw, str | Path):
@@ -50,7 +50,8 @@ def read_cloud(raw: Any, features: Features, mesh_points: int, max_points: int, 
             return _of_record(raw, features, mesh_points, max_points, scale)
         return _checked(*_of_mapping(raw, "a point cloud", features, scale), "a point cloud", max_points)
     if isinstance(raw, np.ndarray | Tensor | Sequence):
-        return _checked(*_of_table(as_numbers(raw, "a point cloud"), "a point cloud", features), "a point cloud", max_points)
+        name = "a point cloud"
+        return _checked(*_of_table(as_numbers(raw, name), name, features, scale), name, max_points)
     raise TypeError(
         "a point cloud is an array, tensor or nested list [n, 3] of coordinates (with features after them), a dict with 'points', "
         f"or the path or bytes of a file; got {type(raw).__name__}"
@@ -84,8 +85,26 @@ def _of_file(data: bytes, name: str, features: Features, mesh_points: int, max_p
     if isinstance(found, dict):
         parts = _of_mapping(found, name, features, scale, of_ply=is_ply(data))
     else:
-        parts = _of_table(as_numbers(found, name), name, features)
+        parts = _of_table(as_numbers(found, name), name, features, scale)
     return _checked(*parts, name, max_points)
+
+
+def table_of(raw: Any, mesh_points: int, max_points: int) -> Shaped[np.ndarray, "..."] | None:
+    """The numbers of a raw cloud whose coordinates and features lie side by side; None where features have names.
+
+    Raises what `read_cloud` does for a file that cannot be read.
+    """
+    if isinstance(raw, Mapping):
+        if not any(raw.get(key) is not None for key in ("bytes", "path")):
+            return None
+        data = raw.get("bytes")
+        data, name = _bytes_of(str(raw["path"])) if data is None else bytes(data), str(raw.get("path") or "the point cloud")
+    elif isinstance(raw, str | Path):
+        data, name = _bytes_of(raw), str(raw)
+    else:
+        return as_numbers(raw, "a point cloud")
+    found = read_file(data, name, (), mesh_points, max_points)
+    return None if isinstance(found, dict) else as_numbers(found, name)
 
 
 def as_numbers(values: Any, name: str) -> Shaped[np.ndarray, "..."]:
@@ -112,8 +131,8 @@ def _what(array: Shaped[np.ndarray, "..."]) -> str:
     return f"{odd!r:.60} ({type(odd).__name__})"
 
 
-def _of_table(table: Shaped[np.ndarray, "..."], name: str, features: Features) -> Cloud:
-    """Coordinates and features that lie side by side."""
+def _of_table(table: Shaped[np.ndarray, "..."], name: str, features: Features, scale: Scale) -> Cloud:
+    """Coordinates and features that lie side by side; those that have names are scaled."""
     width = 3 + num_channels(features)
     if table.size == 0:
         raise ValueError(f"{name} needs at least one point; got an empty array of shape {list(table.shape)}. Leave the sample out")
@@ -121,8 +140,12 @@ def _of_table(table: Shaped[np.ndarray, "..."], name: str, features: Features) -
         raise ValueError(
             f"{name} needs shape [n, {width}]: x, y, z{_told(features)}; got {list(table.shape)}. {_advice(table.shape, width)}"
         )
-    table = table.astype(np.float64)
-    return table[:, :3], table[:, 3:]
+    if not isinstance(features, dict):
+        table = table.astype(np.float64)
+        return table[:, :3], table[:, 3:]
+    ends = 3 + np.cumsum([0, *features.values()])
+    parts = [scale(part, table[:, a:b], True, name) for part, a, b in zip(features, ends[:-1], ends[1:], strict=True)]
+    return table[:, :3].astype(np.float64), np.concatenate([table[:, 3:3].astype(np.float64), *parts], 1)
 
 
 def _told(features: Features) -> str:
@@ -135,7 +158,10 @@ def _advice(shape: tuple[int, ...], width: int) -> str:
     if len(shape) == 2 and shape[0] == width:
         return "Transpose it"
     if len(shape) == 2 and shape[1] > 3:
-        return f"If these are x, y, z and {shape[1] - 3} features, set processor.features to {shape[1] - 3}, else drop columns"
+        return (
+            f"If these are x, y, z and {shape[1] - 3} features, set processor.features to {shape[1] - 3}, else drop columns; "
+            "colours by name, {color: 3}, are scaled"
+        )
     if len(shape) == 3:
         return "Pass several clouds as a list"
     return "Set processor.features to the number of columns after x, y, z, and give each point a third coordinate"
@@ -148,8 +174,8 @@ def _of_mapping(found: Mapping[str, Any], name: str, features: Features, scale: 
         raise ValueError(f"{name} given as a dict needs the coordinates as 'points' [n, 3]; got the keys {_keys(found)}")
     points = as_numbers(found[key], f"{name}: {key!r}")
     if not features or points.ndim != 2 or points.shape[1] != 3:
-        return _of_table(points, f"{name}: {key!r}", features)
-    coordinates, none = _of_table(points, f"{name}: {key!r}", 0)
+        return _of_table(points, f"{name}: {key!r}", features, scale)
+    coordinates, none = _of_table(points, f"{name}: {key!r}", 0, scale)
     wanted = features if isinstance(features, dict) else {"features": features}
     columns = {part: _feature(found, part, count, len(coordinates), name) for part, count in wanted.items()}
     parts = [scale(part, values, of_ply, name) for part, values in columns.items()]

@@ -49,11 +49,11 @@ class PointsProcessor(Processor):
     normalise: unit_sphere = centroid at the origin, farthest point at distance 1; centre = centroid at the origin; none.
     scale: patch units in one unit of normalised coordinates; null: half the root of num_groups, or 1 / voxel_size.
     features: channels of each named feature, in order ({color: 3, normal: 3, intensity: 1}), or the number of channels that follow
-        the coordinates. Colours and intensities in whole numbers, and colours of PLY files, are scaled to [0, 1]; other values stay
-        as they are.
+        the coordinates. Named colours and intensities in whole numbers, and colours of PLY files and of arrays [n, 3 + f], are
+        scaled to [0, 1]; other values stay as they are.
     full_scale: the value that becomes 1, by feature ({color: 65535}), or by feature and how it is stored (uint8, uint16, whole,
         ply); null: bytes are divided by 255, 16-bit numbers too where none in the training clouds is above 255, else by 65,535;
-        colours in other whole numbers and in decimals of PLY files by 255 (65,535) where some are above 1 (255).
+        colours in other whole numbers and in decimals of PLY files and arrays by 255 (65,535) where some are above 1 (255).
     mesh_points: points that are taken from the surface of a mesh.
     max_points: largest number of points in a cloud, a guard against damaged files that announce billions.
     """

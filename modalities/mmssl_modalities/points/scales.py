@@ -11,11 +11,12 @@ from mmssl.modality import Content, Odd
 
 Positive = Annotated[float, Field(gt=0)]
 Stored = Literal["uint8", "uint16", "whole", "ply"]
-"""How values are stored: in bytes, in 16 bits (as all colours of LAS files), in other whole numbers, as decimals of a PLY file."""
+"""How values are stored: in bytes, in 16 bits (as all colours of LAS files), in other whole numbers, as decimals of a PLY file or
+of an array that has the coordinates too."""
 FullScale = dict[str, Positive | dict[Stored, Positive]]
 """The value that becomes 1, by feature, or by feature and how it is stored."""
 Scale = Callable[[str, Shaped[np.ndarray, "n c"], bool, str], Float[np.ndarray, "n c"]]
-"""(feature, values, whether they are of a PLY file, what to call the cloud) -> values as floats."""
+"""(feature, values, whether they are of a PLY file or lie beside coordinates, what to call the cloud) -> values as floats."""
 
 DECIDED = ("color", "intensity")
 """Features whose full scale goes by the data set."""
@@ -24,7 +25,7 @@ _OF_TYPE = {"uint8": _BITS_8, "uint16": _BITS_16}
 
 
 def stored_as(values: Shaped[np.ndarray, "..."], of_ply: bool) -> str:
-    """A `Stored`, or "float" for decimals of anything but a PLY file, which stay as they are."""
+    """A `Stored`, or "float" for other decimals, which stay as they are; of_ply: of a PLY file, or beside coordinates."""
     if values.dtype.name in _OF_TYPE:
         return values.dtype.name
     if values.dtype.kind in "iu":
@@ -110,7 +111,7 @@ _WORDS: Mapping[Stored, str] = {
     "uint8": "bytes",
     "uint16": "16-bit numbers",
     "whole": "whole numbers",
-    "ply": "decimals of PLY files",
+    "ply": "decimals",
 }
 
 

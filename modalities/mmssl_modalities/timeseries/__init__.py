@@ -251,6 +251,7 @@ TIMESERIES = Modality(
     picture=picture,
     draw=draw,
     suffixes=SUFFIXES,
+    arrays=True,
     strong=(
         {"crop": (0.7, 1.0), "permute": 4, "flip": 0.5, "jitter": 0.1, "drop": 0.1, "time_mask": 0.2},
         {"part": (0.5, 0.9), "flip": 0.5, "jitter": 0.1, "drop": 0.1},

@@ -20,6 +20,8 @@ TOKENS = 24
 """Tokens of a channel that a patch is chosen for."""
 FEW = 3
 """Channels that may each have tokens of their own; of more a token holds a stretch of all, or the tokens would be too many."""
+CLOUD, SMOOTH = (3, 6), 0.5
+"""Values in which points lie, alone and with normals or colours; mean step over standard deviation that time has at most."""
 READ = 200
 """Series that are looked at."""
 
@@ -28,9 +30,31 @@ def claim(columns: Mapping[str, Sequence[Any]]) -> Claim | None:
     """Lists of numbers, or of such lists, by themselves or beside their times."""
     for name, cells in columns.items():
         there = [cell for cell in cells if cell is not None]
-        if there and all(_are_numbers(cell) for cell in there) and len(readable(there[:3], _read)) == len(there[:3]):
-            return Claim(name, 0.9, f"column {name} holds lists of numbers")
+        if there and all(_are_numbers(cell) for cell in there) and len(readable(there[:3], _read_either)) == len(there[:3]):
+            bytes_of_pictures = all(
+                isinstance(cell, np.ndarray) and cell.ndim == 2 and cell.dtype.kind in ("b", "u") for cell in there
+            )
+            return Claim(name, 0.5 if bytes_of_pictures else 0.9, f"column {name} holds lists of numbers")
     return None
+
+
+def _read_either(raw: Any) -> tuple[int, int]:
+    """Channels and samples of a raw series, whichever axis comes first. ValueError for what is no series, as a cloud of points."""
+    try:
+        return _read(raw)
+    except ValueError:
+        if not isinstance(raw, np.ndarray):  # lists may as well be boxes or outlines
+            raise
+        channels, length = _read(raw, "time_first")
+        if channels in CLOUD and not _is_smooth(raw):
+            raise
+        return channels, length
+
+
+def _is_smooth(raw: Any) -> bool:
+    """Whether values change less from one step to the next than over all, as those of points in any order do not."""
+    values = read_series(raw, "time_first").values
+    return bool(np.nanmean(np.abs(np.diff(values))) < SMOOTH * np.nanstd(values, axis=1).mean())
 
 
 def _are_numbers(cell: Any) -> bool:
