@@ -1,7 +1,8 @@
 """What of a folder is data: tables, files that are a sample each, and what is neither."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmssl.data.formats import formats, is_table, suffix_of, without_ambiguous
@@ -25,6 +26,12 @@ class Inside:
     def notes(self, path: str) -> list[str]:
         """Sentences on what is not read, if anything is."""
         return self.listing.notes(path, self.counts)
+
+    def without(self, used: Collection[Parts]) -> "Inside":
+        """The same, without files that were read beside others."""
+        gone = {*used}
+        files = [parts for parts in self.listing.files if parts not in gone]
+        return replace(self, listing=replace(self.listing, files=files))
 
     def first(self) -> dict[str, Path]:
         """One file of each suffix that is data."""

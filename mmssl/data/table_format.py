@@ -30,6 +30,7 @@ class TableFormat:
     series: how rows make series; null: a row is a sample.
     lists: columns whose cells hold several values, with the sign that parts them: {genres: "|"}; an empty cell holds none.
     forecast: how windows are cut of the series, to learn what follows; null: a series is a sample.
+    background: of labels that are segments of time (start, end, label), the class of steps outside of all; null: none.
     """
 
     missing: tuple[str, ...] = ()
@@ -40,6 +41,7 @@ class TableFormat:
     series: SeriesOptions | None = None
     lists: Mapping[str, Sign] = field(default_factory=dict, repr=False)  # no copy of files depends on it
     forecast: ForecastOptions | None = field(default=None, repr=False)
+    background: Sign | None = field(default=None, repr=False)
 
     @property
     def table_format(self) -> "TableFormat":
