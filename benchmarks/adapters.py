@@ -1,13 +1,12 @@
-"""Adapters beside full fine-tuning, a linear probe and random weights, at few labels; and self-supervision with adapters.
+"""Adapters beside full fine-tuning, a linear probe and random weights, at few labels.
 
     python benchmarks/adapters.py --data ../shared/data
     python benchmarks/adapters.py --data ../shared/data --only spoken_digits
     python benchmarks/adapters.py --table
 
 Pretrains the grid's masked recipe once on each dataset, without labels; then trains on a share of the labels by every method, with
-each seed. Learning rates are chosen on one dataset, by training rows outside that share, with one more seed. The second part
-pretrains on one half of the speakers or classes, goes on with the other half, all of the model or adapters alone, and probes both
-before and after.
+each seed. Learning rates are chosen on one dataset, by training rows outside that share, with one more seed. Self-supervision
+with adapters is `continued.py`.
 
 Writes adapters.json and adapters.md into docs/results. Finished cells are kept, and models in --work: the same command goes on
 where it was stopped. `--table` only writes the page anew.
@@ -33,7 +32,7 @@ from mmssl import files
 from mmssl.data import DataOptions
 from mmssl.evaluation import EvaluateOptions, Evaluator
 from mmssl.model import load_model
-from mmssl.processor import MMSSLProcessor
+from mmssl.model.public import saved_processor
 from mmssl.recipe import Recipe, load
 from mmssl.recipe.yaml12 import parse
 from mmssl.training.build import build, cut_stream, trainable
@@ -45,8 +44,8 @@ from mmssl.training.splits import open_splits
 SHARES = {"1 %": 0.01, "10 %": 0.1}
 POOL, TEST = 10_000, 2_000
 """Rows of a dataset at most: for pretraining and labels, and for the test."""
-BATCH, MANY = 16, 64
-"""Samples of a step, with labels and without."""
+BATCH = 16
+"""Samples of a step."""
 ADAPTERS = {"name": "lora", "rank": 8, "target": "all-linear"}
 TUNED_ON, TUNING, TRIED = "cifar10", "10 %", 100
 """Where learning rates are chosen: dataset, share of labels, and seed, which is none of the table's."""
@@ -71,25 +70,9 @@ METHODS = {
 }
 
 
-@dataclass(frozen=True)
-class Half:
-    """How a dataset falls into two halves. column: whose values do; first: those of the half for pretraining. what: in words."""
-
-    column: str
-    first: Sequence[Any]
-    what: str
-
-
 NAMES = ("cifar10", "spoken_digits", "adult")
 CHEAPER = {"cifar10": {"modalities.image.adapter.patch_size": 8}}
 """What of the grid's recipes differs so that a training takes seconds: a picture is 16 tokens."""
-HALVES = {
-    "spoken_digits": Half("speaker", range(3), "speakers"),
-    "cifar10": Half("label", range(5), "classes"),
-}
-GO_ON = {"lora": ("LoRA", 3e-3, ADAPTERS), "full": ("all of the model", 1e-3, None)}
-"""Self-supervision that goes on: title, learning rate, `peft`."""
-HALF, BEFORE = "other half", "before"
 
 
 @dataclass(frozen=True)
@@ -195,7 +178,7 @@ def cost(recipe: Recipe, batch_size: int = BATCH) -> dict[str, Any]:
 
 def probe(model: Path, data: Path, seed: int) -> float:
     """The linear probe of a frozen model by the protocol of `mmssl evaluate`, on the two parts of the data."""
-    network, processor = load_model(model).eval(), MMSSLProcessor.from_pretrained(model)
+    network, processor = load_model(model).eval(), saved_processor(model)
     where = DataOptions(path=str(data), columns={"label": "label"})
     evaluator = Evaluator(EvaluateOptions(test_split="test", seed=seed), where, processor, network.config)
     return evaluator.row("probe", network).probe
@@ -228,36 +211,6 @@ def chosen(bench: Bench, key: str) -> float:
     return max(scores, key=scores.__getitem__)
 
 
-def halves(bench: Bench, name: str) -> tuple[Path, Path]:
-    """Two folders of data: the half of a dataset for pretraining, and the other."""
-    half, found = HALVES[name], []
-    for number in range(2):
-        folder = bench.work / name / f"half-{number}"
-        if not folder.exists():
-            parts = [pq.read_table(bench.pool(name) / f"{part}.parquet") for part in ("train", "test")]
-            keep = [np.isin(np.asarray(table[half.column]), list(half.first), invert=bool(number)) for table in parts]
-            write_split(folder, *(table.filter(pa.array(mask)) for table, mask in zip(parts, keep, strict=True)))
-        found.append(folder)
-    return found[0], found[1]
-
-
-def going_on(bench: Bench, name: str, key: str, seed: int) -> Iterator[dict[str, Any]]:
-    """The cells of self-supervision on the other half of a dataset: probes of both halves, before it if `key` says so, or after."""
-    first, other = halves(bench, name)
-    base = bench.pretrained(name, first, "half").model_folder
-    about = {"dataset": f"{name}, {HALF}", "row": key, "seed": seed}
-    if key == BEFORE:
-        yield about | {"score": probe(base, other, seed), "first": probe(base, first, seed)}
-        return
-    _, rate, adapters = GO_ON[key]
-    with tempfile.TemporaryDirectory() as work:
-        changes = bench.changes(name, other, "on", seed) | limits_of({"steps": bench.steps}) | {"run.dir": work, "init": str(base)}
-        changes |= {"peft": adapters, "train.lr": rate, "train.batch_size": MANY}
-        needed, run = cost(load(recipe_of(name), changes), MANY), mmssl.train(recipe_of(name), changes)
-        after = {"score": probe(run.model_folder, other, seed), "first": probe(run.model_folder, first, seed), "rate": rate}
-        yield about | after | needed | spent(run)
-
-
 def missing(options: argparse.Namespace, cells: Cells) -> Iterator[tuple[str, Callable[[Bench], Iterator[dict[str, Any]]]]]:
     """What lacks a cell, in words, and how it is measured; one seed of everything first."""
     for seed in range(options.seeds):
@@ -269,16 +222,13 @@ def missing(options: argparse.Namespace, cells: Cells) -> Iterator[tuple[str, Ca
                             f"{name}, {share}, {key}, seed {seed}",
                             partial(with_labels, name=name, share=share, key=key, seed=seed),
                         )
-            for key in (BEFORE, *GO_ON) if name in HALVES else ():
-                if not cells.has(f"{name}, {HALF}", key, seed):
-                    yield f"{name}, {HALF}, {key}, seed {seed}", partial(going_on, name=name, key=key, seed=seed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     parser.add_argument("--work", type=Path, default=Path("runs") / "adapters", help="folder of pretrained models, kept")
-    parser.add_argument("--pretraining", type=int, default=400, help="steps, once for each dataset and each half")
+    parser.add_argument("--pretraining", type=int, default=400, help="steps, once for each dataset")
     parser.add_argument("--steps", type=int, default=150, help="of every training after that")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="DATASET")
@@ -311,7 +261,7 @@ def write(cells: Cells) -> None:
 
 
 def page(cells: Cells) -> str:
-    """The page of both parts."""
+    """The page of all cells."""
     about, budget = cells.content, cells.content["budget"] or {}
     pretrained = f"{budget['pretraining']} steps" if "pretraining" in budget else "one minute"
     lines = [
@@ -321,7 +271,7 @@ def page(cells: Cells) -> str:
         f"Every training after that has {budget.get('steps', 0)} steps, on one thread. LoRA has rank 8 on all",
         "linear maps of the encoder. CIFAR-10: 10,000 pictures, patches of 8 pixels. Mean over seeds, lowest and highest in",
         "brackets. Memory: weights, gradients, AdamW's moments, and what the backward pass keeps, for a step of",
-        f"{BATCH} labelled or {MANY} unlabelled samples. The core was shared with other programs; what has no row is not measured.",
+        f"{BATCH} samples. The core was shared with other programs; what has no row is not measured.",
         f"Measured at {about.get('commit', 'no commit')[:8]}, whose command had other defaults; as it is now:",
         "",
         "    python benchmarks/adapters.py --data ../shared/data",
@@ -342,23 +292,6 @@ def page(cells: Cells) -> str:
                     continue
                 size = f"{mine[0]['rows']:,} ({share})"
                 lines.append(f"| {name} | {size} | {method.title} | {spread([cell['score'] for cell in mine])} | {took(mine)} |")
-    lines += [
-        "",
-        "## Self-supervision on the other half",
-        "",
-        "Pretrained on three of six speakers, or five of ten classes; then masked modelling goes on with the others' rows. Linear",
-        "probe in percent, fitted and scored on one half: the digit of the other speakers, or which of the other classes.",
-        "",
-        "| data | what learns | probe, other half | probe, first half | learns | MiB a step | seeds |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for name in HALVES:
-        for key, title in {BEFORE: "before", **{key: title for key, (title, _, _) in GO_ON.items()}}.items():
-            mine = found(cells, f"{name}, {HALF}", key)
-            if not mine:
-                continue
-            scores = [spread([cell[score] for cell in mine]) for score in ("score", "first")]
-            lines.append(f"| {name} | {title} | {' | '.join(scores)} | {took(mine)} |")
     flagged = sum(bool(cell.get("flags")) for cell in cells.cells)
     lines += [
         "",

@@ -280,6 +280,17 @@ Either all of them are called after a split or none: a nameless file might hold 
 Links to folders and files are followed, in folders and in patterns. A link that leads back to a folder above is not followed;
 links that lead nowhere are counted, and both are told. A folder that links make part of two others is read each time, and told.
 
+## A text file beside each sound
+
+```
+calls/1.wav
+calls/1.txt              0.400<TAB>1.150<TAB>dog
+```
+
+A text file of the same name holds the [segments of time](adapt.md#segments-of-time) of a sound, as Audacity exports them: start,
+end and label, with tabs between. Times are seconds. Lines that begin with a backslash hold frequencies, and aren't read. Where one
+sound has such a file, all need one.
+
 ## A table beside media files
 
 A folder of media files with one table, or one for each split, is read by the table: a row is a sample, its columns are columns

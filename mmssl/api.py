@@ -207,11 +207,13 @@ def evaluate(
         if loaded.forecasts:
             forecast_file.refuse(label, None)
             known = forecast_file.as_trained(loaded.label_head, table_format)
+        head = loaded.config.label_head and loaded.label_head
+        if head and head.segments:
+            known = replace(known, background=known.background or head.background)
         where = DataOptions(path=data, split=train_split, columns=columns, on_error=on_error, **vars(known))
         if loaded.forecasts:
             sources = open_sources(options, where, None, history)
             return loaded, ForecastEvaluator(options, where, processor, name, sources, history, track_once())
-        head = loaded.config.label_head and loaded.label_head
         if kind == DENSE or (kind is None and head and head.dense and label in (None, head.column)):
             options = replace(options, kind="dense")
             sources = open_sources(options, where, None, history)
@@ -395,8 +397,8 @@ def predict(
     windows (split="test"), beside what came; see `mmssl.evaluation.forecast_file.forecast_source`. Series are made of rows as in
     training, unless `table_format` says otherwise.
 
-    A model that labels places writes a list of classes for each text, or label maps of pictures into a folder beside the table; see
-    `mmssl.evaluation.dense_file.dense_source`.
+    A model that labels places writes a list of classes for each text, label maps of pictures into a folder beside the table, or
+    segments of time, as it learned them; see `mmssl.evaluation.dense_file.dense_source`.
     ValueError for an encoder without a label head, labels that it does not predict, or an output that is no such file.
     """
     output = Path(output)
@@ -413,7 +415,10 @@ def predict(
             columns, known = column_map(name, column, None), forecast_file.as_trained(loaded.label_head, table_format)
             source = Source(path=data, split=split or NEXT, columns=columns, table_format=known)
             return processor, loaded, name, source, [], None, predictions.Unseen.of(History.read(folder), source)
-        source = Source(path=data, split=split, columns=column_map(name, column, label), table_format=table_format)
+        known = table_format
+        if loaded.label_head.segments:
+            known = replace(known, background=known.background or loaded.label_head.background)
+        source = Source(path=data, split=split, columns=column_map(name, column, label), table_format=known)
         kept = predictions.columns_to_keep(source, keep)
         if loaded.label_head.dense:
             return processor, loaded, name, source, kept, None, predictions.Unseen.of(History.read(folder), source)

@@ -92,6 +92,13 @@ class Reference:
     estimator: Callable[[bool, int], Any]
 
 
+class StepTimes(NamedTuple):
+    """When the steps of a sample are: of each the point in time that says which label it has, and between which edges it lies."""
+
+    points: Float[np.ndarray, " s"]
+    edges: Float[np.ndarray, " s1"]
+
+
 class Processor(ABC):
     """One raw sample to named tensors: deterministic, picklable, runs on CPU workers.
 
@@ -182,6 +189,16 @@ class Processor(ABC):
         """
         raise ValueError(
             f"samples that {type(self).__name__} reads have no places with labels of their own (objective.kind: dense)"
+        )
+
+    def step_times(self, raw: Any) -> StepTimes:
+        """When the steps of a whole raw sample are that have labels of their own, in the time in which segments are given.
+
+        Raises what `__call__` does, and where samples have no steps in time.
+        """
+        raise ValueError(
+            f"samples that {type(self).__name__} reads have no steps in time, and so no segments with a start and an end: name "
+            "another column for the label (data.columns.label)"
         )
 
     def words(self, raw: Any) -> list[str] | None:
@@ -371,6 +388,10 @@ class Dense(ABC):
 
         inputs: of `Processor.labelled` without labels.
         """
+
+    def sureness(self, logits: Float[Tensor, "b k *places"], inputs: Inputs) -> list[Float[np.ndarray, "*whole"]]:
+        """The probability of every class that `answers` gives, where places are steps in time."""
+        raise ValueError(f"{type(self).__name__} tells no probabilities of places")
 
     @abstractmethod
     def of_tokens(self, inputs: Inputs) -> Int[Tensor, "b n"]:

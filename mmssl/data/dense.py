@@ -1,7 +1,7 @@
 """Labels of places: of each pixel of a picture a class number, of each word of a text, or step in time, a label."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from PIL import Image
 
+from mmssl.data.segments import Segments, read_segments, sorted_names
 from mmssl.data.tables import lacks_value
-from mmssl.modality import IGNORED, VOID
+from mmssl.modality import IGNORED, VOID, StepTimes
 
 DENSE = "dense"
 NOTHING = ""
@@ -79,8 +80,7 @@ def numbered(places: Shaped[np.ndarray, "*places"], names: Sequence[str], place:
     """Labels as numbers of the classes `names`. ValueError for one that is none of them."""
     if places.dtype.kind == "U":
         known = {name: number for number, name in enumerate(names)}
-        if unseen := sorted({str(item) for item in places} - known.keys() - {NOTHING}):
-            raise ValueError(f"{place}: {told(unseen)} is no class that is known; there are {told(names)}")
+        check_known({str(item) for item in places} - {NOTHING}, names, place)
         return np.array([known.get(str(item), IGNORED) for item in places], dtype=np.int64)
     there = places[places != IGNORED]
     if there.size and not 0 <= int(there.min()) <= int(there.max()) < len(names):
@@ -175,6 +175,56 @@ def _opened(cell: Any, place: str) -> tuple[Image.Image, str]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{place}: the label map {name} cannot be read: {error}. Replace it, or drop the row") from None
     return picture, name
+
+
+def read_stretches(
+    column: Sequence[Any],
+    row: Callable[[int], str],
+    where: str,
+    known: Sequence[str] | None = None,
+    background: str | None = None,
+    times: Sequence[StepTimes | None] | None = None,
+) -> tuple[list[str], Int[np.ndarray, "n k"]]:
+    """As `read_dense`, of a column of segments: how many steps of a row have each class.
+
+    background: the class of steps outside of all segments; None: they have no label. times: of the steps of each row, None of one
+    that cannot be read; without them the thousandths of time that segments last are counted.
+    """
+    given = [read_segments(cell, row(position), background) for position, cell in enumerate(column)]
+    found = list(known or sorted_names(given))
+    counts = np.zeros((len(given), len(found)), dtype=np.int64)
+    for position, each in enumerate(given):
+        check_known(each.names, found, row(position))
+        if times is None:
+            counts[position] = each.durations(found)
+        elif (own := times[position]) is not None:
+            numbers = each.at(own, found, row(position))
+            counts[position] = np.bincount(numbers[numbers != IGNORED], minlength=len(found))
+    if known is None and len(found) < 2:
+        raise ValueError(
+            f"{where}: segments need at least two classes; there is {', '.join(found) or 'none'}. If steps outside of all segments "
+            "are a class too, name it: data.background=NAME"
+        )
+    return found, counts
+
+
+def check_known(names: Iterable[str], known: Sequence[str], place: str) -> None:
+    """ValueError for a label that is none of the classes."""
+    if unseen := sorted({*names} - {*known}):
+        raise ValueError(f"{place}: {told(unseen)} is no class that is known; there are {told(known)}")
+
+
+def at_steps(segments: Segments, times: StepTimes, names: Sequence[str], place: str) -> Places:
+    """The class number of each step of a sample. place: names the row. ValueError as of `read_stretches`."""
+    check_known(segments.names, names, place)
+    return segments.at(times, names, place)
+
+
+def stretches_told(names: Sequence[str], column: Sequence[Any], background: str | None) -> str:
+    """What a column of segments is taken for."""
+    rest = "have no label" if background is None else f"are {background!r}"
+    count = sum(len(read_segments(cell, "").starts) for cell in column)
+    return f"{count:,} segments of time, of {len(names):,} classes ({told(names)}); steps outside of them {rest}"
 
 
 def dense_told(names: Sequence[str], counts: Int[np.ndarray, "n k"]) -> str:

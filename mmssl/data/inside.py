@@ -1,6 +1,7 @@
 """What of a folder is data: tables, files that are a sample each, and what is neither."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,11 +27,13 @@ class Inside:
 
     def notes(self, path: str) -> list[str]:
         """Sentences on what is not read, if anything is."""
-        read = {*self.captions.values()}
-        listing = (
-            replace(self.listing, files=[parts for parts in self.listing.files if parts not in read]) if read else self.listing
-        )
-        return listing.notes(path, self.counts)
+        return self.without(self.captions.values()).listing.notes(path, self.counts)
+
+    def without(self, used: Collection[Parts]) -> "Inside":
+        """The same, without files that were read beside others."""
+        gone = {*used}
+        files = [parts for parts in self.listing.files if parts not in gone]
+        return replace(self, listing=replace(self.listing, files=files))
 
     def first(self) -> dict[str, Path]:
         """One file of each suffix that is data."""

@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from mmssl.data.dense import DENSE, are_maps, dense_told, read_dense
+from mmssl.data.dense import DENSE, are_maps, dense_told, read_dense, read_stretches, stretches_told
 from mmssl.data.label_lists import are_lists, as_list, rarest, read_lists, told
 from mmssl.data.label_values import are_values, read_values, values_told, wrong
+from mmssl.data.segments import are_segments
 from mmssl.data.tables import lacks_value
+from mmssl.modality import StepTimes
 
 Kind = Literal["classification", "regression", "multi_label", "dense"]
 
@@ -41,6 +43,7 @@ class Labels:
     reason: what they are taken for and why, in words.
     column: name of the column that held them, where one did.
     shape: of the list of numbers, or lists of lists, that each row holds, `k` numbers in all; None: a row holds one label.
+    segments: of dense, whether rows hold segments of time, with a start and an end; background: the class of steps outside of them.
     units, windows: of rows that are windows of series, what the numbers of each are measured in, and how windows were cut.
     """
 
@@ -52,6 +55,8 @@ class Labels:
     shape: tuple[int, ...] | None = None
     units: Float[np.ndarray, " n"] | None = None
     windows: Mapping[str, Any] | None = None
+    segments: bool = False
+    background: str | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -70,6 +75,8 @@ class Labels:
         kind: Kind | None = None,
         like: "Labels | None" = None,
         row_of: Callable[[int], int] = int,
+        background: str | None = None,
+        times: Sequence[StepTimes | None] | None = None,
     ) -> "Labels":
         """Labels from the cells of a column.
 
@@ -82,11 +89,23 @@ class Labels:
 
         where: names the column in messages. like: number the classes as in these labels (of the training split).
         row_of: turns a position in `column` into the row number that a user knows.
+        background, times: of a column of segments, as of `mmssl.data.dense.read_stretches`.
         Raises ValueError for a missing label, -1 where it seems to stand for one, cells of several types, a kind that does not fit,
         fewer than two classes, or a class that `like` does not have; TypeError for cells that are no labels.
         """
         place = _Place(where, row_of)
-        if (kind if like is None else like.kind) == DENSE:
+        dense = (kind if like is None else like.kind) == DENSE
+        if like.segments if like is not None and dense else are_segments(column):
+            if not dense:
+                raise ValueError(
+                    f"{where} holds segments of time (start, end, label): steps are labelled by them. Say objective.kind=dense "
+                    "(evaluate.kind=dense, kind='dense' in Python), or name another label column"
+                )
+            known = None if like is None else like.names
+            names, counts = read_stretches(column, place.row, where, known, background, times)
+            reason = stretches_told(names, column, background)
+            return cls("dense", names, counts, reason, segments=True, background=background)
+        if dense:
             names, counts = read_dense(column, place.row, where, class_names, None if like is None else like.names)
             return cls("dense", names, counts, dense_told(names, counts))
         if like is None and are_lists(column) and (kind == "regression" or (kind is None and are_values(column))):
@@ -138,7 +157,7 @@ def natural_classes(
     Of several labels a row, the rarest one; None for label maps as well.
     """
     place = _Place(where, row_of)
-    if are_maps(column):
+    if are_maps(column) or are_segments(column):
         return None
     if are_lists(column):
         if are_values(column) or (class_names is None and _many_numbers(column)):

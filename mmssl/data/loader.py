@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmssl.data.batch import Batch
 from mmssl.data.budget import BudgetOrder
-from mmssl.data.dense import DENSE, map_name, read_places
+from mmssl.data.dense import DENSE, map_name
 from mmssl.data.labels import Labels
 from mmssl.data.order import Order
 from mmssl.data.source import OnError, Source
@@ -78,6 +78,8 @@ class _Reader(Dataset[Batch | str]):
         if labels is not None and labels.kind == DENSE:
             assert labels.column is not None, "places are labelled in a column"
             self.dense = labels.column, labels.names
+            if labels.segments:
+                source = source.in_steps(*next(iter(modalities.values())))
         column = () if self.dense is None else (self.dense[0],)
         self.source = source.only([modality for modality, _ in modalities.values()], column)
         self.modalities = dict(modalities)
@@ -190,7 +192,7 @@ class _Reader(Dataset[Batch | str]):
         """The tensors of a raw sample whose places have labels."""
         assert self.dense is not None
         column, names = self.dense
-        places = read_places(row[column], names, f"its labels, in column {column}")
+        places = self.source.places_of(row, column, names, f"its labels, in column {column}")
         try:
             return processor.labelled(raw, places)
         except ValueError as error:

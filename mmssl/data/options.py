@@ -40,6 +40,7 @@ class SourceOptions(TableFormat):
     lists: columns whose cells hold several values, with the sign that parts them, as in {genres: "|"}; an empty cell holds none.
     arrays: whether a .npy or .npz file is one sample, or holds many along its first axis; null: many where its array has an axis
         more than a sample, or labels beside it (y or labels), else one.
+    background: of labels that are segments of time (start, end, label), the class of steps outside of all; null: none.
     called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
         go by the names that the data have for them.
     weight: how often a step reads this source, beside the others.
@@ -78,6 +79,7 @@ class DataOptions(TableFormat):
     lists: columns whose cells hold several values, with the sign that parts them, as in {genres: "|"}; an empty cell holds none.
     arrays: whether a .npy or .npz file is one sample, or holds many along its first axis; null: many where its array has an axis
         more than a sample, or labels beside it (y or labels), else one.
+    background: of labels that are segments of time (start, end, label), the class of steps outside of all; null: none.
     called: what values of a column are called where a modality reads it, as in {label: {"0": zero, "1": one}}; null: class numbers
         go by the names that the data have for them.
     sources: several sources in the place of path, by name; each step reads one of them.
@@ -173,7 +175,7 @@ def open_streams(data: DataOptions, modalities: Sequence[str], rows: Rows | None
     for name, options in sources.items():
         if rows is not None:
             own = rows[name] if isinstance(rows, Mapping) else rows
-            cut: dict[str, Any] = {"forecast": options.forecast, "split": options.split}
+            cut: dict[str, Any] = {"forecast": options.forecast, "split": options.split, "background": options.background}
             source = Source.from_rows(own, options.columns, options.limit, options.called, options.series, **cut)
         else:
             source = _open(name, options)

@@ -16,6 +16,7 @@ from mmssl.data.folder import DataFile, below_classes, classes_of, media_files, 
 from mmssl.data.formats import all_formats, has_suffix, is_table, lined, listed, one_format, suffix_of, ways_out
 from mmssl.data.inside import look
 from mmssl.data.label_maps import Mapped, mapped
+from mmssl.data.label_tracks import Tracks, tracks
 from mmssl.data.lines import lines_table
 from mmssl.data.listed import listed_table
 from mmssl.data.split_names import inside as inside_split
@@ -111,6 +112,9 @@ def _in_folder(folder: Path, path: str, split: str | None, table_format: TableFo
         table = _with_maps(folder, both, path, split)
         notes += both.notes(path)
         notes += [f"{path}: {len(inside.captions):,} texts beside pictures are not read."] if inside.captions else []
+    elif (labelled := tracks(folder, media, [*inside.over, *inside.captions.values()], path)) is not None:
+        table = _with_tracks(folder, media, labelled, path, split)
+        notes = inside.without(labelled.files.values()).notes(path)
     else:
         each_file = table_format.series is not None and table_format.series.chosen == "files"  # so that folders name classes
         one_format(sorted(inside.first().values()), path, inside.counts)
@@ -132,6 +136,16 @@ def _with_maps(folder: Path, both: Mapped, path: str, split: str | None) -> Tabl
     maps = {file.path: str(folder.joinpath(*parts)) for file, parts in zip(files, both.maps, strict=True)}
     columns, chosen = one_format([file.path for file in files], path), _within(files, split, path)
     table = MediaTable(columns, [str(file.path) for file in chosen], [maps[file.path] for file in chosen])
+    table.parts = [file.path for file in chosen]
+    return table
+
+
+def _with_tracks(folder: Path, media: list[Parts], labelled: Tracks, path: str, split: str | None) -> Table:
+    """Samples with the segments in the text files beside them for labels."""
+    files = media_files(folder, media, path)
+    columns, chosen = one_format([file.path for file in files], path), _within(files, split, path)
+    labels = [labelled.labels(folder, file.path.relative_to(folder).parts) for file in chosen]
+    table = MediaTable(columns, [str(file.path) for file in chosen], labels)
     table.parts = [file.path for file in chosen]
     return table
 

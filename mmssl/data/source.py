@@ -11,16 +11,17 @@ import numpy as np
 from jaxtyping import Int
 
 from mmssl.data.beside import beside_table
-from mmssl.data.dense import DENSE, Places, read_places
+from mmssl.data.dense import DENSE, Places, at_steps, read_places
 from mmssl.data.forecast import ForecastOptions, WindowTable, forecast_table
 from mmssl.data.label_lists import TogetherTable, parted_table
 from mmssl.data.labels import Kind, Labels, missing, natural_classes
 from mmssl.data.named import Called, named_table
 from mmssl.data.paths import open_table
+from mmssl.data.segments import as_items, is_segment, read_segments
 from mmssl.data.series import SeriesOptions, series_table
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import Row, RowTable, Table
-from mmssl.modality import Modality
+from mmssl.modality import Modality, Processor, StepTimes
 
 LABEL = "label"
 GROUP = "group"
@@ -60,6 +61,7 @@ class Source:
         forecast = table_format.forecast
         table = parted_table(open_table(path, None if forecast else split, table_format), table_format.lists)
         table = _in_series(table, table_format.series, path, columns)
+        self.background = table_format.background
         self._setup(_in_windows(table, forecast, split, path, columns, table_format.series), path, split, columns, called)
         if limit is not None:
             self._keep(limit)
@@ -74,9 +76,11 @@ class Source:
         series: SeriesOptions | None = None,
         forecast: ForecastOptions | None = None,
         split: str | None = None,
+        background: str | None = None,
     ) -> "Source":
         """A source of rows in memory, all with the same columns. split: the part by time, where windows are cut to `forecast`."""
         source, where = cls.__new__(cls), "rows in memory"
+        source.background = background
         table = _in_windows(_in_series(RowTable(rows), series, where, columns), forecast, split, where, columns, series)
         source._setup(table, where, None if forecast is None else split, columns, called)
         if limit is not None:
@@ -89,6 +93,7 @@ class Source:
         self._table = table
         self._kept: Int[np.ndarray, " n"] | None = None
         self._limit: int | None = None
+        self._steps: tuple[Modality, Processor] | None = None
         self.num_held_out = 0
         self._ends: Int[np.ndarray, " n"] | None = None
         if len(table) == 0:
@@ -313,7 +318,8 @@ class Source:
             return None
         assert isinstance(name, str), "several were put together"
         where = self.located([name]) if DENSE in (kind, None if like is None else like.kind) else self
-        found = Labels.read(where.cells(name), **self._label_place(name), kind=kind, like=like)
+        stretches: dict[str, Any] = {"background": self.background, "times": None if self._steps is None else self._times()}
+        found = Labels.read(where.cells(name), **self._label_place(name), kind=kind, like=like, **stretches)
         units, kept = self._table.units, slice(None) if self._kept is None else self._kept
         return replace(found, column=name, units=None if units is None else units[kept], windows=self._table.windows)
 
@@ -321,10 +327,39 @@ class Source:
         """The labels of the places of some rows that the source keeps, as numbers of the classes `names`."""
         column = self.columns[LABEL]
         assert isinstance(column, str), "several were put together"
-        narrow = self.located([column])
+        narrow = self.located([column]) if self._steps is None else self.only([self._steps[0]], [column])
         kept = narrow if narrow._ends is None else narrow.evenly(narrow.num_rows)
         found = zip(rows, kept.rows(np.asarray(rows, dtype=np.int64)), strict=True)
-        return [read_places(row[column], names, f"row {kept.row_number(i)} of {self}, column {column}") for i, row in found]
+        return [kept.places_of(row, column, names, f"row {kept.row_number(i)} of {self}, column {column}") for i, row in found]
+
+    def places_of(self, row: Row, column: str, names: Sequence[str], place: str) -> Places:
+        """The labels of the places of a row, as numbers of the classes `names`. place: names the row and column in messages."""
+        items = as_items(row[column])
+        if self._steps is None or (items and not is_segment(items[0])):
+            return read_places(row[column], names, place)
+        modality, processor = self._steps
+        return at_steps(
+            read_segments(row[column], place, self.background), processor.step_times(self.raw(modality, row)), names, place
+        )
+
+    def in_steps(self, modality: Modality, processor: Processor) -> "Source":
+        """The same source, whose labels, which are segments of time, are read as those of the steps that a processor makes."""
+        source = copy.copy(self)
+        source._steps = modality, processor
+        return source
+
+    def _times(self) -> list[StepTimes | None]:
+        """The times of the steps of every row; None of one that cannot be read, which whoever reads samples judges."""
+        assert self._steps is not None, "segments are read by the steps of samples"
+        modality, processor = self._steps
+        narrow, found = self.only([modality]).evenly(self.num_rows), list[StepTimes | None]()
+        for number in range(self.num_rows):
+            (row,) = narrow.rows([number])
+            try:
+                found.append(processor.step_times(self.raw(modality, row)))
+            except (ValueError, TypeError, OSError):
+                found.append(None)
+        return found
 
     def labelled(self, column: str | None = None) -> Int[np.ndarray, " k"]:
         """The numbers of the rows that it keeps that have a label, ascending.

@@ -32,6 +32,7 @@ class TableFormat:
     lists: columns whose cells hold several values, with the sign that parts them: {genres: "|"}; an empty cell holds none.
     forecast: how windows are cut of the series, to learn what follows; null: a series is a sample.
     arrays: whether a .npy or .npz file is one sample, or holds many along its first axis; null: by the axes, and labels beside.
+    background: of labels that are segments of time (start, end, label), the class of steps outside of all; null: none.
     """
 
     missing: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class TableFormat:
     lists: Mapping[str, Sign] = field(default_factory=dict, repr=False)  # no copy of files depends on it
     forecast: ForecastOptions | None = field(default=None, repr=False)
     arrays: Arrays | None = field(default=None, repr=False)
+    background: Sign | None = field(default=None, repr=False)
 
     @property
     def table_format(self) -> "TableFormat":

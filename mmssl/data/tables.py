@@ -109,7 +109,7 @@ class MediaTable(Table):
         how the `datasets` library stores an undecoded file.
     """
 
-    def __init__(self, columns: Sequence[str], files: list[str], labels: list[str | None]) -> None:
+    def __init__(self, columns: Sequence[str], files: list[str], labels: Sequence[Any]) -> None:
         self._files = files
         self._labels = labels
         if any(label is not None for label in labels):

@@ -2,7 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -65,10 +66,14 @@ class Placed(Reading):
 
 @dataclass(frozen=True)
 class Told:
-    """What is said of the places of one row, by its place in the source: class numbers, -1 where nothing is."""
+    """What is said of the places of one row, by its place in the source: class numbers, -1 where nothing is.
+
+    sure: the probability of each of these classes, where it was asked for.
+    """
 
     row: int
     places: Places
+    sure: Float[np.ndarray, "*places"] | None = None
 
 
 def told(
@@ -82,8 +87,11 @@ def told(
     on_error: OnError = "raise",
     track: Track = silent,
     title: str = "predictions",
+    sure: bool = False,
 ) -> Iterator[Told]:
     """What is said of each row of a source, in their order, on the first process; see `mmssl.evaluation.features.answers`.
+
+    sure: with the probability of each class that is said.
 
     ValueError that names the first row whose logits are not finite.
     """
@@ -99,11 +107,13 @@ def told(
             raise ValueError(
                 f"row {row} of {source}: the prediction is not finite; the model has diverged, or the sample is extreme"
             )
-        pieces: dict[int, Places] = {}
-        for number, found in zip(place.tolist(), dense.answers(logits, inputs), strict=True):
+        pieces, shares = dict[int, Places](), dict[int, Any]()
+        known = dense.sureness(logits, inputs) if sure else repeat(None, len(logits))
+        for number, found, share in zip(place.tolist(), dense.answers(logits, inputs), known, strict=True):
             before = pieces.get(number)
             pieces[number] = found if before is None else np.where(before >= 0, before, found)
-        return [Told(int(ids[number]), places) for number, places in pieces.items()]
+            shares[number] = share if before is None or share is None else np.where(before >= 0, shares[number], share)
+        return [Told(int(ids[number]), places, shares[number]) for number, places in pieces.items()]
 
     options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track, "title": title}
     with evaluating(model):
@@ -187,7 +197,8 @@ class DenseEvaluator:
         history: History,
         track: Track = silent,
     ) -> None:
-        self.options, self.data, self.processor, self.sources, self.track = options, data, processor, sources, track
+        self.options, self.data, self.processor, self.track = options, data, processor, track
+        self.sources = sources = in_steps(sources, name, processor)
         self.modality, self.history = name, history
         self.judged: Judged | None = None
         self._baselines: list[PairRow] | None = None
@@ -365,6 +376,16 @@ class DenseEvaluator:
             return Counted.of(said, truth)
 
         return counted_by_first(measured)
+
+
+def in_steps(sources: Sources, name: str, processor: MMSSLProcessor) -> Sources:
+    """The same sources, steps counted where labels are segments of time."""
+    if not sources.train_labels.segments:
+        return sources
+    train, test = (part.in_steps(find(name), processor.processors[name]) for part in (sources.train, sources.test))
+    labels = [part.labels(like=sources.train_labels) for part in (train, test)]
+    assert labels[0] is not None and labels[1] is not None, "they had labels before"
+    return replace(sources, train=train, train_labels=labels[0], test=test, test_labels=labels[1])
 
 
 def counted_by_first(measure: Callable[[], Counted]) -> Counted:

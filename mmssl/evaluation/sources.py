@@ -177,6 +177,7 @@ def open_sources(
         columns = {**(data.columns or {}), **(columns or {})} or None
         if rows is not None:
             known: dict[str, Any] = {"called": data.called, "series": data.series, "forecast": data.forecast}
+            known["background"] = data.background
             own = [dict(row) for row in rows]
             whole = Source.from_rows(own, columns, split=options.train_split, **known)
             if data.forecast is not None:

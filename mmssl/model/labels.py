@@ -25,7 +25,7 @@ DENSE_FACES = {
     "steps": "MMSSLForFrameClassification",
 }
 DENSE_TASKS = {"map": "semantic-segmentation", "sequence": "token-classification", "steps": "frame-classification"}
-NEWER = ("shape", "windows", "tokens", "places", "detail")
+NEWER = ("shape", "windows", "tokens", "places", "detail", "segments", "background")
 """Settings that models of earlier versions lack: they are written where they say something."""
 
 
@@ -50,6 +50,8 @@ class LabelHead:
     places: of dense, what transformers takes them for: map = semantic segmentation, sequence = token classification, steps = frame
         classification.
     detail: of dense, predictions on a side of each token, of steps along time; None: one.
+    segments: of steps, whether labels were segments of time, which predictions then are as well; None: no.
+    background: the class of steps outside of all segments; None: they had no label.
     """
 
     kind: LabelKind
@@ -63,6 +65,8 @@ class LabelHead:
     tokens: int | None = None
     places: Literal["map", "sequence", "steps"] | None = None
     detail: int | None = None
+    segments: bool | None = None
+    background: str | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "dense") != (self.places is not None):

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from inspect import Parameter, signature
 from typing import Any, cast
 
 import torch
@@ -80,6 +81,8 @@ class MMSSLPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    accepts_loss_kwargs = False
+    """As Trainer asks: `num_items_in_batch` changes no loss, so it has to divide those of several micro-batches by their number."""
     _can_record_outputs = {"hidden_states": MMSSLLayer, "attentions": MMSSLAttention}  # noqa: RUF012 (transformers' name and type)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -112,6 +115,7 @@ class MMSSLModel(MMSSLPreTrainedModel):
         super().__init__(config)
         self.adapters = nn.ModuleDict({name: build_adapter(name, config) for name in config.modalities})
         self.main_input_name: str = next((self.adapter(name).input_names[0] for name in config.modalities), "input_ids")
+        name_inputs(type(self), [name for adapter in map(self.adapter, config.modalities) for name in adapter.input_names])
         self.encoder = Encoder(config)
         self.pooler = AttentionPool(config) if config.pooling == "attention" else None
         for name in config.modalities:
@@ -349,6 +353,17 @@ class MMSSLModel(MMSSLPreTrainedModel):
             logits = scale(unit[a] @ unit[b].mT)
             found |= {f"logits_per_{a}": logits, f"logits_per_{b}": logits.mT}
         return found
+
+
+def name_inputs(kind: type[nn.Module], names: Sequence[str]) -> None:
+    """Name inputs in the signature of `forward`, which takes those of any modality.
+
+    By it transformers' Trainer tells inputs from other columns. The models of a class share it: it names what any of them reads.
+    """
+    forward = cast(Any, kind.forward)
+    *own, rest = signature(forward).parameters.values()
+    new = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in names if name not in {each.name for each in own}]
+    forward.__signature__ = signature(forward).replace(parameters=[*own, *new, rest])
 
 
 def labels_of_places(adapter: Adapter, name: str) -> Dense:

@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.modality import IGNORED, Dense, Inputs
@@ -72,11 +72,20 @@ class DenseSteps(Dense):
         return low + weight[:, None] * (high - low)
 
     def answers(self, logits: Float[Tensor, "b k m"], inputs: Inputs) -> list[Int[np.ndarray, " s"]]:
-        spans = inputs[self.span].tolist()
-        chosen = self.at(logits, inputs, max(count for _, count, _ in spans)).argmax(1).cpu().numpy()
-        found = []
-        for own, (first, count, whole) in zip(chosen, spans, strict=True):
-            said = np.full(whole, -1, dtype=np.int64)
+        return self.spread(self.at_span(logits, inputs).argmax(1), inputs, -1)
+
+    def sureness(self, logits: Float[Tensor, "b k m"], inputs: Inputs) -> list[Float[np.ndarray, " s"]]:
+        return self.spread(self.at_span(logits, inputs).softmax(1).amax(1), inputs, 0)
+
+    def at_span(self, logits: Float[Tensor, "b k m"], inputs: Inputs) -> Float[Tensor, "b k t"]:
+        """Logits of the steps that are here of each sample."""
+        return self.at(logits, inputs, int(inputs[self.span][:, 1].max()))
+
+    def spread(self, values: Shaped[Tensor, "b t"], inputs: Inputs, nothing: int) -> list[Shaped[np.ndarray, " s"]]:
+        """Values of the steps that are here, in the places of the whole samples' steps; `nothing` in the others."""
+        found, known = [], values.cpu().numpy()
+        for own, (first, count, whole) in zip(known, inputs[self.span].tolist(), strict=True):
+            said = np.full(whole, nothing, dtype=known.dtype)
             said[first : first + count] = own[:count]
             found.append(said)
         return found

@@ -17,7 +17,7 @@ from mmssl.model.adaptation import is_adapter, load_adapted
 from mmssl.model.config import MMSSLConfig
 from mmssl.model.labels import LabelHead, LabelKind
 from mmssl.model.loading import load_whole
-from mmssl.model.model import LABEL, MMSSLModel, check_names, labels_of_places
+from mmssl.model.model import LABEL, MMSSLModel, check_names, labels_of_places, name_inputs
 from mmssl.model.public import is_public, open_public
 from mmssl.processor import check_there
 
@@ -224,6 +224,7 @@ def faced(model: MMSSLModel) -> MMSSLModel:
     """The same model, its parts shared, as the class that says what it does: one that predicts where it has a label head."""
     other = copy.copy(model)
     other.__class__ = MMSSLModel if model.config.label_head is None else face_of(model.label_head)
+    name_inputs(type(other), [name for each in other.adapters for name in other.adapter(each).input_names])
     return other
 
 

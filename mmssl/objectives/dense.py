@@ -32,6 +32,8 @@ def dense_head(labels: Labels, model: MMSSLModel, modalities: Sequence[str], cla
         modality=name,
         places=dense.shape,
         detail=None if detail == 1 else detail,
+        segments=labels.segments or None,
+        background=labels.background,
     )
 
 

@@ -88,6 +88,7 @@ def build(
         for name, parts in recipe.modalities.items()
         if parts["views"]
     }
+    labels = in_steps(labels, streams, processor)
     name, settings = recipe.objective
     if OBJECTIVES[name].pairs:
         check_pairs(streams, processor)
@@ -204,7 +205,22 @@ def labels_of(recipe: Recipe, streams: Mapping[str, Stream]) -> Labels | None:
         )
     source = next(iter(streams.values())).source
     kind = recipe.label_kind
-    return source.labels(kind=kind, like=source.whole().labels(kind=kind) if source.num_held_out else None)
+    found = source.labels(kind=kind, like=source.whole().labels(kind=kind) if source.num_held_out else None)
+    if found is not None and source.background is not None and not found.segments:
+        raise ValueError(
+            f"data.background={source.background!r} is the class of steps outside of all segments (start, end, label); the labels "
+            f"of {source} are none. Leave it out"
+        )
+    return found
+
+
+def in_steps(labels: Labels | None, streams: Mapping[str, Stream], processor: MMSSLProcessor) -> Labels | None:
+    """The labels, steps counted where they are segments of time: how many a sample has its processor knows."""
+    (stream, *others) = streams.values()
+    if labels is None or not labels.segments or others or len(stream.modalities) > 1:
+        return labels
+    (name,) = stream.modalities
+    return stream.source.in_steps(find(name), processor.processors[name]).labels(like=labels)
 
 
 def modalities_of(stream: Stream, processor: MMSSLProcessor) -> dict[str, tuple[Modality, Processor]]:

@@ -1,6 +1,8 @@
 """A class for each step of series and each frame of sounds, by the command line: train, scores, a file, the model, a graph."""
 
+import itertools
 import json
+import math
 import subprocess
 import sys
 import wave
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -42,6 +45,7 @@ SERIES: dict[str, Any] = {
     "train": {"max_steps": 40, "lr": 1e-2, "batch_size": 16},
     "evaluate": {"random_draws": 1},
 }
+SERIES_OF_LISTS = SERIES | {"data": {"background": "no", "columns": SERIES["data"]["columns"]}, "evaluate": None}
 GRAPH = """
 import sys, json
 import numpy as np, onnxruntime as ort, pyarrow.parquet as pq, torch
@@ -106,6 +110,70 @@ def write_sounds(folder: Path) -> None:
                 file.setparams((1, 2, RATE, 0, "NONE", ""))
                 file.writeframes((32000 * sound.clip(-1, 1)).astype("<i2").tobytes())
         pq.write_table(pa.table({"file": files, "states": labels}), folder / f"{part}.parquet")
+
+
+SEGMENTS = SOUNDS | {"data": {"path": "data", "background": "flat", "columns": {"audio": "file", "label": "events"}}}
+
+
+def write_segments(folder: Path) -> None:
+    """The same sounds, annotated by the stretches that are no background."""
+    write_sounds(folder)
+    for part in ("train", "test"):
+        table = pq.read_table(folder / f"{part}.parquet")
+        events = []
+        for row, own in enumerate(table["states"].to_pylist()):
+            with wave.open(str(folder / f"{part}{row}.wav")) as file:
+                seconds = file.getnframes() / RATE
+            edges = [0, *(place for place in range(1, len(own)) if own[place] != own[place - 1]), len(own)]
+            pairs = [(a / 20, min(b / 20, seconds), own[a]) for a, b in itertools.pairwise(edges)]
+            events.append([{"start": a, "end": b, "label": state} for a, b, state in pairs if state == "wave"])
+        kind = pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("label", pa.string())]))
+        table = table.drop_columns(["states"]).append_column("events", pa.array(events, kind))
+        pq.write_table(table, folder / f"{part}.parquet")
+
+
+def in_frames(file: Path, segments: list[dict[str, Any]]) -> list[str]:
+    """The state of each frame of a sound, by a loop over its segments."""
+    with wave.open(str(file)) as sound:
+        seconds = sound.getnframes() / RATE
+    middles = [(number / 20 + min((number + 1) / 20, seconds)) / 2 for number in range(math.ceil(seconds * 20 - 1e-6))]
+    return ["wave" if any(one["start"] <= middle < one["end"] for one in segments) else "flat" for middle in middles]
+
+
+def test_segments_from_training_to_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Predictions have the form of the labels, and score as the run says; they can be the labels of another run."""
+    monkeypatch.chdir(tmp_path)
+    write_segments(tmp_path / "data")
+    Path("recipe.yaml").write_text(json.dumps(SEGMENTS))
+    main(["train", "recipe.yaml", "run.name=tuned"])
+    assert "segments of time, of 2 classes (flat, wave); steps outside of them are 'flat'" in capsys.readouterr().out
+    data = ["--data", "data", "--split", "test", "--column", "file"]
+    for output in ("p.parquet", "p.csv"):
+        main(["predict", "runs/tuned", *data, "--output", output, "--label", "events"])
+    table = pq.read_table("p.parquet")
+    truth, predicted = (
+        [in_frames(Path(file), cell) for file, cell in zip(table["file"].to_pylist(), table[name].to_pylist(), strict=True)]
+        for name in ("events", "prediction")
+    )
+    f1, accuracy = scores(predicted, truth)
+    judged = json.loads(Path("runs/tuned/run.json").read_text())["judged"]["data"]
+    assert f1 > 80 and judged["score"] == pytest.approx(f1) and judged["scores"] == {"frame accuracy": pytest.approx(accuracy)}
+    for cell in table["prediction"].to_pylist():
+        assert all(one["label"] == "wave" and 0.5 <= one["probability"] <= 1 and one["start"] < one["end"] for one in cell)
+    rows = {row["name"]: row["scores"] for row in json.loads(Path("runs/tuned/table.json").read_text())["rows"]}
+    train = pq.read_table("data/train.parquet").to_pylist()
+    learned = [state for row in train for state in in_frames(Path("data") / row["file"], row["events"])]
+    frequent = max(STATES, key=learned.count)
+    share = 100 * sum(own.count(frequent) for own in truth) / sum(map(len, truth))
+    assert rows["most frequent class"]["accuracy"] == pytest.approx(share)
+    config = json.loads(Path("runs/tuned/model/config.json").read_text())["label_head"]
+    assert config["segments"] is True and config["background"] == "flat"
+    again = json.loads(pd.read_csv("p.csv")["prediction"][0])
+    assert again == table["prediction"].to_pylist()[0]
+    with pytest.raises(ValueError, match=r"data\.background='no' is the class of steps outside of all segments"):
+        mmssl.train(SERIES_OF_LISTS, rows=[{"values": [0.0, 1.0], "states": ["a", "b"]}] * 8, run={"name": "bad"})
 
 
 def scores(predicted: list[list[str]], truth: list[list[str]]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from mmssl.modality import find
-from mmssl.model import MMSSLForClassification
+from mmssl.model import MMSSLForClassification, MMSSLForTokenClassification
 from mmssl.model.sentence import write_sentence_files
 from mmssl.plugins import installed
 from mmssl.processor import MMSSLProcessor
@@ -144,6 +144,48 @@ def test_the_trainer_of_transformers_makes_three_steps(name: str, tmp_path: Path
     assert trainer.train().global_step == 3
     assert any(not torch.equal(value, before[key]) for key, value in head.state_dict().items())
     assert (tmp_path / "checkpoint-3" / "processor_config.json").exists()
+
+
+@pytest.mark.parametrize("name", installed())
+def test_the_trainer_drops_no_input_of_its_own_accord(name: str, tmp_path: Path) -> None:
+    """With its default settings it keeps those columns of a dataset that `forward` names, and drops others."""
+    head = MMSSLForClassification(small_model(name).config.derive(num_labels=2))
+    inputs = processor_of(name)(**{find(name).keyword: find(name).example(8, 0)}, windows=False)
+    columns = {key: value.tolist() for key, value in inputs.items()}
+    dataset = Dataset.from_dict(columns | {"labels": [0, 1] * 4, "row": list(range(8))})
+    arguments = TrainingArguments(str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[], use_cpu=True)
+    trainer = Trainer(head, arguments, train_dataset=dataset)
+    assert {*trainer._remove_unused_columns(dataset).column_names} == {*columns, "labels"}
+    assert trainer.train().global_step == 2
+
+
+def test_the_trainer_sees_the_inputs_of_a_head_for_places(tmp_path: Path) -> None:
+    head = MMSSLForTokenClassification(small_model("text").config.derive(num_labels=2))
+    inputs = processor_of("text")(text=["one", "two"])
+    columns = {key: value.tolist() for key, value in inputs.items()}
+    dataset = Dataset.from_dict(columns | {"labels": [[0, 1, 0], [1, 1, 0]]})
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, report_to=[], use_cpu=True)
+    assert Trainer(head, arguments, train_dataset=dataset).train().global_step == 1
+
+
+def test_the_trainer_takes_the_mean_of_micro_batches(tmp_path: Path) -> None:
+    """A model that takes any argument would seem to divide its loss by the samples of the step, as `num_items_in_batch` says."""
+    inputs = processor_of("text")(text=["some text", "more text"] * 2)
+    columns = {key: value.tolist() for key, value in inputs.items()} | {"labels": [0, 1, 1, 0]}
+    losses = []
+    for size in (4, 1):
+        torch.manual_seed(0)
+        head = MMSSLForClassification(small_model("text").config.derive(num_labels=2))
+        arguments = TrainingArguments(
+            str(tmp_path),
+            max_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=4 // size,
+            report_to=[],
+            use_cpu=True,
+        )
+        losses.append(Trainer(head, arguments, train_dataset=Dataset.from_dict(columns)).train().training_loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in installed() if find(name).sentence])

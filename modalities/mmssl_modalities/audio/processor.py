@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import IGNORED, Inputs, Processor, pad_stack
+from mmssl.modality import IGNORED, Inputs, Processor, StepTimes, pad_stack
 from mmssl.model.steps import check_steps
 from mmssl_modalities.audio.decode import at_rate, cut, in_channels, read_sound, span_of
 from mmssl_modalities.audio.fbank import Filterbank, Window, cosines, filterbank
@@ -229,7 +229,7 @@ class AudioProcessor(Processor):
         """The sound, or a window of it, with the labels of the frames whose middle lies in it. ValueError for another number."""
         found = self(raw)
         start, stop, length = span_of(raw, self.sample_rate)
-        whole = max(1, math.ceil(length * self.label_rate - ROUNDING))
+        whole = self._frames(length)
         middles = (np.arange(whole) + 0.5) / self.label_rate
         first = int(np.searchsorted(middles, start))
         last = whole if stop >= length else int(np.searchsorted(middles, stop))
@@ -240,6 +240,16 @@ class AudioProcessor(Processor):
         each = f"a sound needs a label for each {1 / self.label_rate:g} s that has begun (processor.label_rate={self.label_rate:g})"
         check_steps(labels, whole, each)
         return found | {LABELS: torch.from_numpy(labels[first:last])}
+
+    def step_times(self, raw: Any) -> StepTimes:
+        """Middles and edges of the frames that have labels, in seconds; the last one ends with the sound."""
+        _, _, length = span_of(raw, self.sample_rate)
+        edges = np.append(np.arange(self._frames(length)) / self.label_rate, length)
+        return StepTimes((edges[:-1] + edges[1:]) / 2, edges)
+
+    def _frames(self, seconds: float) -> int:
+        """How many frames that have labels have begun before a sound ends."""
+        return max(1, math.ceil(seconds * self.label_rate - ROUNDING))
 
     def _values(self, raw: Any) -> Float[Tensor, "c t m"]:
         """Log-mel values, or samples with one bin, before normalisation."""

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from mmssl.modality import IGNORED, Content, Inputs, Processor, Reference, pad_stack
+from mmssl.modality import IGNORED, Content, Inputs, Processor, Reference, StepTimes, pad_stack
 from mmssl.model.steps import check_steps
 from mmssl_modalities.timeseries.contents import series_contents
-from mmssl_modalities.timeseries.read import Layout, Series, filled, read_series
+from mmssl_modalities.timeseries.read import Layout, Series, filled, origin, read_series
 
 VALUES = "timeseries_values"
 OBSERVED = "timeseries_observed"
@@ -184,6 +184,15 @@ class TimeseriesProcessor(Processor):
             return found
         check_steps(labels, whole, "a series needs a label for each of its steps")
         return found | {LABELS: torch.from_numpy(labels[series.start : series.start + steps])}
+
+    def step_times(self, raw: Any) -> StepTimes:
+        """When each step was measured: by the times of the series, counted from its first step where they are dates; by its rate;
+        or by the numbers of its steps. A step lasts until the next one, the last one as long as the median.
+        """
+        series = read_series(raw, self.layout, self.signals)
+        points = np.arange(series.values.shape[1]) / (series.rate or 1.0) if series.times is None else series.times + origin(raw)
+        last = float(np.median(np.diff(points))) if len(points) > 1 else 1 / (series.rate or 1.0)
+        return StepTimes(points, np.append(points, points[-1] + last))
 
     def _check(self, channels: int, length: int) -> None:
         if self.window is not None and length > self.window:

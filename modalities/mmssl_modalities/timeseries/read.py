@@ -292,6 +292,16 @@ def _elapsed(raw: Any) -> Float[np.ndarray, "..."]:
         return times - times.flat[0] if times.size else times
 
 
+def origin(raw: Any) -> float:
+    """The first of the times that a raw series gives as numbers; 0 where it gives none, or dates."""
+    if not isinstance(raw, Mapping) or raw.get("times") is None:
+        return 0.0
+    try:
+        return float(to_floats(raw["times"]).flat[0])
+    except TypeError:  # dates, of which the differences alone are numbers
+        return 0.0
+
+
 def filled(values: Float[np.ndarray, "c t"], observed: Bool[np.ndarray, "c t"], points: int) -> Float[np.ndarray, "c p"]:
     """Each channel at so many places, gaps filled in."""
     return np.stack([_resampled(*channel, points) for channel in zip(values, observed, strict=True)])
