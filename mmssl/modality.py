@@ -539,11 +539,12 @@ class Modality:
     suited: Callable[[Sequence[Any]], Mapping[str, Suited]] = lambda samples: {}
 
     def claimed(self, columns: Mapping[str, Sequence[Any]]) -> Claim | None:
-        """What it would read of a table: a column that names its files, else what it knows by the cells.
+        """What it would read of a table: a column that names its files, else what it knows by the cells; its own names come first.
 
         Files that may be anything, in a column that is called after another modality, are of that one.
         """
-        for name in sorted(columns, key=lambda name: name not in self.columns):
+        columns = {name: columns[name] for name in sorted(columns, key=lambda name: name not in self.columns)}
+        for name in columns:
             strange = (
                 are_files(columns[name], self.ambiguous)
                 and name not in self.columns

@@ -143,7 +143,7 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
             )
         claims = _chosen(claims, source)
     if len(source) < FEWEST:
-        _check_pieces(source, claims, cells)
+        _check_pieces(source, claims)
     given = {key: _plain(value) for key, value in vars(table_format).items() if value != getattr(PLAIN, key)}
     kind = DENSE if label is not None and are_maps([row[label] for row in rows]) else None
     notes = dict.fromkeys((*seen.notes, *seen.more(source.notes)))
@@ -160,12 +160,13 @@ def _without_others(seen: Survey, suffix: str) -> Survey:
     return replace(seen, mixed="", passed=(*seen.passed, Passed("files of other kinds, which are left out", dict(others), ())))
 
 
-def _check_pieces(source: Source, claims: Mapping[str, Claim], cells: Mapping[str, Sequence[Any]]) -> None:
+def _check_pieces(source: Source, claims: Mapping[str, Claim]) -> None:
     """ValueError for too few samples, unless long ones make enough pieces."""
     pieces = len(source)
     for name, claim in claims.items():
         if isinstance(claim.columns, str) and len(claims) == 1:
-            modality, samples = find(name), [cell for cell in cells[claim.columns] if cell is not None]
+            modality = find(name)
+            samples = _samples(source, claim.columns, modality)
             processor = modality.processor(**_suited(modality, samples))
             processor.fit(samples)
             pieces = sum(len(processor.pieces(raw)) for raw in samples)
@@ -198,6 +199,12 @@ def _reading(cells: Mapping[str, Sequence[Any]], notes: Sequence[str] = ()) -> s
     )
 
 
+def _samples(some: Source, column: str, modality: Modality) -> list[Any]:
+    """The raw samples of some rows that have one; files that a table names lie beside it."""
+    own = some if modality.lined else some.located([column])
+    return [row[column] for row in own.rows(range(len(own))) if row[column] is not None]
+
+
 def _of_others(unread: Mapping[str, str], claims: Mapping[str, Claim], cells: Mapping[str, Sequence[Any]]) -> set[str]:
     """Those that cannot read files which may be anything, as .txt, and which another modality reads: that is no news."""
     held = {name: cells[claim.columns] for name, claim in claims.items() if isinstance(claim.columns, str)}
@@ -215,8 +222,7 @@ def _unread(name: str, claim: Claim, some: Source) -> str | None:
     if not isinstance(claim.columns, str) or claim.certainty < 1:
         return None
     modality = find(name)
-    own = some if modality.lined else some.located([claim.columns])  # files that a table names lie beside it
-    samples = [row[claim.columns] for row in own.rows(range(len(own))) if row[claim.columns] is not None][:TRIED]
+    samples = _samples(some, claim.columns, modality)[:TRIED]
     if modality.lined and sum(map(holds_numbers, samples)) > len(samples) / 2:
         return f"as {name}, {samples[0]['path']} holds numbers in every line"
     suited = _suited(modality, samples)

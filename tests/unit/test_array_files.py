@@ -10,6 +10,7 @@ import pytest
 from mmssl.data import Source
 from mmssl.data.table_format import TableFormat
 from mmssl.modality import find
+from mmssl.training.beginning import look
 
 RNG = np.random.default_rng(0)
 SERIES = RNG.normal(size=(30, 40))
@@ -120,6 +121,13 @@ def test_a_folder_of_files_that_are_a_sample_each_stays_so() -> None:
         np.save(f"d/{number}.npy", SERIES)
     assert len(source("d")) == 3
     assert len(source("d", "many")) == 90
+
+
+def test_arrays_are_claimed_in_the_column_that_a_run_would_look_for() -> None:
+    np.save("x.npy", SERIES)
+    found = look("x.npy", table_format=TableFormat(arrays="many"))
+    assert {name: claim.columns for name, claim in found.claims.items()} == {"timeseries": "series"}
+    assert found.columns == {}
 
 
 def test_several_arrays_are_columns() -> None:

@@ -125,6 +125,9 @@ def test_files_that_a_table_names_are_looked_for_beside_it() -> None:
         found = look(path)
         assert set(found.claims) == {"image", "text"}, "in a folder elsewhere, too"
         assert not any("not read" in line for line in found.lines())
+    np.save("d/long.npy", np.sin(np.arange(5000.0))[None])
+    write("d/long.csv", "series,place\nlong.npy,here\n")
+    assert set(look("d/long.csv", modalities=["timeseries"]).claims) == {"timeseries"}, "one long recording is enough"
     write("d/list.csv", "file,caption\n" + rows.replace("left/", "gone/"))
     assert any("not read as image, no image file gone/0.png" in line for line in look("d/list.csv").lines())
 
