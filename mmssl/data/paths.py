@@ -34,6 +34,8 @@ def open_table(path: str, split: str | None, table_format: TableFormat = PLAIN) 
 
     Raises FileNotFoundError for a missing file or folder, LookupError for an unknown split, ValueError for what cannot be read.
     """
+    if table_format.arrays is not None and path.startswith((BUNDLED, SYNTHETIC)):
+        raise ValueError(f"data.arrays={table_format.arrays} is for .npy and .npz files, and {path} is none. Leave it out")
     if path.startswith(BUNDLED):
         from mmssl.data.bundled import bundled_table
 
