@@ -178,7 +178,7 @@ def page(cells: Cells) -> str:
     lines = [
         "# Self-supervision that goes on",
         "",
-        "    python benchmarks/continued.py --data ../shared/data",
+        f"    python benchmarks/continued.py --data ../shared/data --pretraining {budget['pretraining']} --steps {budget['steps']}",
         "",
         "Does a model get better for data that it has not seen, if it goes on learning from them without labels? Linear probes of",
         "frozen features, in percent, before and after. Mean over seeds, lowest and highest in brackets.",
