@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,8 @@ CACHE_SHARE = 0.5
 """Share of the machine's memory that cached samples may take."""
 
 KILLED = "a data worker was killed (out of memory?)"
+LATE = 1.0
+"""Seconds by which the signal may come later that a worker is gone: torch raises an error then, wherever we are."""
 
 
 class WorkerKilled(RuntimeError):
@@ -262,9 +266,13 @@ def _loaded(loading: Iterable[Batch | str], workers: int) -> Iterator[Batch | st
     try:
         yield from loading
     except (RuntimeError, OSError, EOFError) as error:
-        if workers and (names_killed_worker(error) or _connection_is_lost(error)):
-            raise WorkerKilled(KILLED) from error
-        raise
+        lost = _connection_is_lost(error)
+        if not workers or not (lost or names_killed_worker(error)):
+            raise
+        if lost:
+            with suppress(RuntimeError):
+                sleep(LATE)
+        raise WorkerKilled(KILLED) from error
 
 
 def names_killed_worker(error: BaseException) -> bool:

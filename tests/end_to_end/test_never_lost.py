@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 import mmssl_cli as cli
 from mmssl import MMSSLModel, files
 from mmssl.data import Batch
-from mmssl.data.loader import WorkerKilled, _loaded
+from mmssl.data.loader import LATE, WorkerKilled, _loaded
 from mmssl.evaluation import Evaluator
 from mmssl.evaluation.protocol import probes
 from mmssl.objectives.predict import Masked
@@ -408,6 +409,25 @@ def test_ways_in_which_torch_tells_of_a_killed_worker(error: Exception) -> None:
         list(_loaded(dying(), 1))
     with pytest.raises(type(error)):
         list(_loaded(dying(), 0))
+
+
+def test_the_signal_of_a_worker_whose_connection_broke_is_waited_for() -> None:
+    def tell(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    def dying() -> Iterator[str]:
+        Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        raise ConnectionResetError("of the worker's pipe")
+        yield
+
+    before = signal.signal(signal.SIGUSR1, tell)
+    try:
+        begin = time.monotonic()
+        with pytest.raises(WorkerKilled):
+            list(_loaded(dying(), 1))
+        assert 0.2 <= time.monotonic() - begin < LATE
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 # Bad samples

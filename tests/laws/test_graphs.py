@@ -1,6 +1,7 @@
 """Laws of graphs: what torch.compile, torch.export and ONNX make of a model is the model, for any batch and any size of sample."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
+from filelock import FileLock
 
 from mmssl.modality import find
 from mmssl.plugins import installed
@@ -16,12 +18,21 @@ from mmssl.processor import MMSSLProcessor
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of each modality the largest differences, and the folder of its graph; by a process without checks of types."""
-    place = tmp_path_factory.mktemp("graphs")
-    command = [sys.executable, str(Path(__file__).with_name("graphs.py")), str(place), *installed()]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    """Of each modality the largest differences, and the folder of its graph; by a process without checks of types.
+
+    One for all workers of pytest: it takes most of a minute.
+    """
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "graphs"
+    place.mkdir(exist_ok=True)
+    told = place / "told.jsonl"
+    with FileLock(place / "lock"):
+        if not told.exists():
+            command = [sys.executable, str(Path(__file__).with_name("graphs.py")), str(place), *installed()]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-3000:]
+            told.write_text(done.stdout, encoding="utf-8")
+    lines = [json.loads(line) for line in told.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
     return {line["modality"]: line | {"folder": place / line["modality"]} for line in lines}
 
 
