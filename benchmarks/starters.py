@@ -53,10 +53,10 @@ def changes_of(name: str, data: Path) -> dict[str, Any] | None:
     return {"data.path": str(data / folder), **labelled, **scored, **limits}
 
 
-def best(cells: list[dict[str, Any]], dataset: str, score: str) -> str:
-    """The best of the recipes that were measured on a set; "-" if none was."""
+def best(cells: list[dict[str, Any]], dataset: str, task: str, score: str) -> str:
+    """The best of the recipes that were measured on a set, at the same task; "-" if none was."""
     rows = [cell for cell in cells if cell["dataset"] == dataset and cell["row"] in LEARNED and score in cell]
-    rows = [cell for cell in rows if not cell["recipe"].startswith("start/")]
+    rows = [cell for cell in rows if cell["task"] == task and not cell["recipe"].startswith("start/")]
     if not rows:
         return "-"
     top = max(rows, key=lambda cell: cell[score])
@@ -99,7 +99,7 @@ def page(cells: Cells, others: list[dict[str, Any]]) -> str:
         known = reference([cell for cell in mine if cell.get("reference")])
         lines.append(
             f"| `{starter}` | {name.partition(':')[2]} | {took(trained)} | {len(trained)} | {' | '.join(rows)} | {known} "
-            f"| {best(others, place, score)} |"
+            f"| {best(others, place, mine[0]['task'], score)} |"
         )
     commands = dict.fromkeys(f"`{cell['command']}`, {machine(cell['hardware'])}" for cell in cells.cells if "command" in cell)
     lines += ["", "## Runs", "", *([f"- {line}" for line in commands] or ["None yet."])]
