@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Int
 
 from mmssl.data.beside import beside_table
-from mmssl.data.dense import DENSE, Places, at_steps, read_places
+from mmssl.data.dense import DENSE, Places, are_maps, at_steps, read_places
 from mmssl.data.forecast import ForecastOptions, WindowTable, forecast_table
 from mmssl.data.label_lists import TogetherTable, parted_table
 from mmssl.data.labels import Kind, Labels, missing, natural_classes
 from mmssl.data.named import Called, named_table
 from mmssl.data.paths import open_table
-from mmssl.data.segments import as_items, is_segment, read_segments
+from mmssl.data.segments import are_segments, as_items, is_segment, read_segments
 from mmssl.data.series import SeriesOptions, series_table
 from mmssl.data.table_format import PLAIN, TableFormat
 from mmssl.data.tables import Row, RowTable, Table
@@ -310,6 +310,12 @@ class Source:
         """What a column holds in the rows that the source keeps."""
         cells = self._table.column(name)
         return cells if self._kept is None else [cells[i] for i in self._kept]
+
+    @property
+    def labels_places(self) -> bool:
+        """Whether its labels are those of places within samples, by themselves: label maps, or segments of time."""
+        name = self.columns.get(LABEL)
+        return isinstance(name, str) and (are_maps(cells := self.cells(name)) or are_segments(cells))
 
     def labels(self, *, kind: Kind | None = None, like: Labels | None = None) -> Labels | None:
         """The labels, or None without a label column. See `Labels.read` for `kind`, `like` and errors."""

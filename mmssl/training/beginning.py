@@ -10,6 +10,7 @@ from typing import Any
 from mmssl import files
 from mmssl.data import Source, Track, silent
 from mmssl.data.dense import DENSE, are_maps
+from mmssl.data.segments import are_segments
 from mmssl.data.source import LABEL
 from mmssl.data.survey import Passed, Survey, survey
 from mmssl.data.table_format import PLAIN, TableFormat
@@ -29,6 +30,8 @@ FOLDER = "start/"
 """Names of starter recipes begin so."""
 LABELS = ("label", "labels", "target", "class", "category")
 """Columns of a table that hold labels by their name."""
+STRETCHES = "segments of time, which a model learns by objective={name: supervised, kind: dense}, see docs/adapt.md"
+"""What labels may be by which no encoder is scored."""
 EXAMINED = 200
 """Rows, evenly spaced, by which the columns of a table are judged."""
 FEWEST = 4
@@ -61,8 +64,8 @@ class Found:
     known: bool
     """Whether the data themselves know the column of labels."""
     kind: str | None = None
-    alike: str | None = None
-    """A column of labels that are all one."""
+    unscored: str | None = None
+    """Of a column of labels by which nothing is scored: its name, and why."""
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -81,8 +84,8 @@ class Found:
         rows = [] if self.survey.num_rows is None else [f"{self.survey.num_rows:,} samples"]
         unknown = "no labels known: give --label COLUMN to have the encoder scored"
         maps = ", label maps" if self.kind == DENSE else ""
-        if self.alike is not None:
-            unknown = f"column {self.alike} holds one label for all rows: nothing to score by; {unknown.partition(': ')[2]}"
+        if self.unscored is not None:
+            unknown = f"column {self.unscored}; {unknown.partition(': ')[2]}"
         labels = unknown if self.label is None else f"labels: column {self.label}{maps}"
         found = [*self.survey.lines(), *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
         whole = {*self._whole_row}
@@ -120,15 +123,19 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     if label is not None and label not in source.column_names:
         held = ", ".join(source.column_names[:SHOWN])
         raise LookupError(f"--label {label}: {source} has no such column; it has {held}{suggest(label, source.column_names)}")
-    alike, named = None, label
+    aside, unscored, named = None, None, label
     label = label or (known if isinstance(known, str) else next((n for n in source.column_names if n.lower() in LABELS), None))
-    if label is not None and not differ(source, label):
-        if named:
-            raise ValueError(f"--label {label}: all rows of {source} have one label, or none: there is nothing to score by")
-        label, alike = None, label
     some = source.evenly(EXAMINED)
     rows = some.rows(range(len(some)))
-    cells = {name: [row[name] for row in rows] for name in source.column_names if name not in (label, alike)}
+    if label is not None and are_segments([row[label] for row in rows]):
+        if named:
+            raise ValueError(f"--label {label}: {source} holds {STRETCHES}")
+        label, aside, unscored = None, label, f"{label} holds {STRETCHES}"
+    elif label is not None and not differ(source, label):
+        if named:
+            raise ValueError(f"--label {label}: all rows of {source} have one label, or none: there is nothing to score by")
+        label, aside, unscored = None, label, f"{label} holds one label for all rows: nothing to score by"
+    cells = {name: [row[name] for row in rows] for name in source.column_names if name not in (label, aside)}
     claims = {name: claim for name in modalities or installed() if (claim := find(name).claimed(cells)) is not None}
     if modalities and (lacking := [name for name in modalities if name not in claims]):
         raise ValueError(f"{source} cannot be read as {lacking[0]}: {_reading(cells, source.notes)}")
@@ -148,7 +155,7 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     kind = DENSE if label is not None and are_maps([row[label] for row in rows]) else None
     notes = dict.fromkeys((*seen.notes, *seen.more(source.notes)))
     seen = replace(seen, num_rows=len(source), notes=tuple(notes))
-    return Found(path, claims, label, seen, given, label == known, kind, alike)
+    return Found(path, claims, label, seen, given, label == known, kind, unscored)
 
 
 def _without_others(seen: Survey, suffix: str) -> Survey:

@@ -77,7 +77,8 @@ class Gallery:
         held = [row for row, found in enumerate(holdings(some, {name: (modality, own)})) if found]
         if held:
             some = some.select(np.array([some.row_number(row) for row in held]))
-        labels = None if like is not None and like.kind == DENSE else some.labels(like=like)
+        of_places = some.labels_places if like is None else like.kind == DENSE
+        labels = None if of_places else some.labels(like=like)
         return cls(some, labels, modality, own, on_error)
 
     def read(self, source: Source, size: int) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ from sklearn import datasets
 import mmssl
 from mmssl.data import Source
 from mmssl.recipe import load
-from mmssl.training.beginning import starters_by_modalities
+from mmssl.training.beginning import look, starters_by_modalities
 from mmssl.training.run import Run
 from mmssl_cli import main
 
@@ -230,3 +230,25 @@ def test_too_few_samples_are_told(count: int, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ValueError, match=rf"rows\.csv holds {count} samples?: to learn takes 4 or more"):
         mmssl.new("rows.csv")
     assert not Path("recipe.yaml").exists()
+
+
+def test_segments_of_time_are_no_labels_to_score_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).normal(0, 0.1, (20, 4000))
+    rows = []
+    for number, wave in enumerate(noise):
+        soundfile.write(f"{number}.wav", wave, 8000)
+        cut = 0.1 + number / 100
+        segments = [{"start": 0.0, "end": cut, "label": "a"}, {"start": cut, "end": 0.5, "label": "b"}]
+        rows.append({"file_name": f"{number}.wav", "label": json.dumps(segments)})
+    pd.DataFrame(rows).to_csv("sounds.csv", index=False)
+    found = look("sounds.csv")
+    assert found.label is None and list(found.claims) == ["audio"]
+    assert any("column label holds segments of time, which a model learns by objective=" in line for line in found.lines())
+    with pytest.raises(ValueError, match=r"--label label: sounds\.csv holds segments of time"):
+        look("sounds.csv", label="label")
+    where = {"data.path": "sounds.csv", "data.columns.audio": "file_name", "data.columns.label": "label"}
+    mmssl.train("start/audio", where | {"train.max_steps": 2, "train.max_minutes": None, "evaluate": None})
+    assert "the report has no pictures" not in capsys.readouterr().out
