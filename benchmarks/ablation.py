@@ -11,15 +11,15 @@ command goes on where it was stopped. `--table` only writes the page anew.
 """
 
 import argparse
-import tempfile
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from grid import RANDOM, RAW, ROOT, Cells, budget_text, limits_of, machine, spent, spread
+from grid import RANDOM, RAW, ROOT, Cells, Job, budget_text, fill, limits_of, machine, spent, spread
 
 import mmssl
 from mmssl import files
@@ -227,26 +227,17 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args()
     (options.output / "results").mkdir(parents=True, exist_ok=True)
-    cells, failed = Cells(options.output / "results", "ablation"), []
+    cells, jobs = Cells(options.output / "results", "ablation"), list[Job]()
     if not options.table:
         asked = {"steps": options.steps, "minutes": options.minutes}
         budget = {unit: value for unit, value in asked.items() if value} or {"epochs": options.epochs}
         cells.claim(budget)
         print(command_line(), flush=True)
-        for seed, name in ((seed, name) for seed in range(options.seeds) for name in options.only):
-            if cells.has(DATASET, name, seed):
-                continue
-            with tempfile.TemporaryDirectory() as work:
-                try:
-                    measure(name, seed, cells, budget, Path(work))
-                except (ValueError, LookupError, OSError, RuntimeError):
-                    traceback.print_exc()
-                    failed.append(f"{name}, seed {seed}")
-            files.write_text(options.output / "ablation.md", page(cells))
-    files.write_text(options.output / "ablation.md", page(cells))
-    print((options.output / "ablation.md").read_text(encoding="utf-8"))
-    if failed:
-        raise SystemExit(f"Not measured, the reasons are above: {'; '.join(failed)}")
+        for seed, name in product(range(options.seeds), options.only):
+            if not cells.has(DATASET, name, seed):
+                jobs.append((f"{name}, seed {seed}", partial(measure, name, seed, cells, budget)))
+    file = options.output / "ablation.md"
+    fill(jobs, file, lambda: files.write_text(file, page(cells)))
 
 
 if __name__ == "__main__":

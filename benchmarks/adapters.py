@@ -14,10 +14,10 @@ where it was stopped. `--table` only writes the page anew.
 
 import argparse
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from grid import DATASETS, ROOT, Cells, limits_of, machine, spread
+from grid import DATASETS, ROOT, Cells, Job, fill, limits_of, machine, spread
 
 import mmssl
 from mmssl import files
@@ -184,17 +184,15 @@ def probe(model: Path, data: Path, seed: int) -> float:
     return evaluator.row("probe", network).probe
 
 
-def with_labels(bench: Bench, name: str, share: str, key: str, seed: int) -> Iterator[dict[str, Any]]:
+def with_labels(bench: Bench, name: str, share: str, key: str, seed: int, work: Path) -> Iterator[dict[str, Any]]:
     """The cell of a method with a share of the labels, after those that choose its learning rate."""
     method, about = METHODS[key], {"dataset": f"{name}, {share}", "row": key, "seed": seed}
-    with tempfile.TemporaryDirectory() as work:
-        data = few_labels(bench, name, share, seed, Path(work) / "data", tuning=False)
-        about["rows"] = pq.read_metadata(data / "train.parquet").num_rows
-        if not method.rates:
-            yield about | {"score": probe(bench.pretrained(name).model_folder, data, seed)}
-            return
-        rate = chosen(bench, key)
-        yield about | fine_tune(bench, name, data, method, rate, seed, Path(work))
+    data = few_labels(bench, name, share, seed, work / "data", tuning=False)
+    about["rows"] = pq.read_metadata(data / "train.parquet").num_rows
+    if method.rates:
+        yield about | fine_tune(bench, name, data, method, chosen(bench, key), seed, work)
+    else:
+        yield about | {"score": probe(bench.pretrained(name).model_folder, data, seed)}
 
 
 def chosen(bench: Bench, key: str) -> float:
@@ -211,17 +209,12 @@ def chosen(bench: Bench, key: str) -> float:
     return max(scores, key=scores.__getitem__)
 
 
-def missing(options: argparse.Namespace, cells: Cells) -> Iterator[tuple[str, Callable[[Bench], Iterator[dict[str, Any]]]]]:
-    """What lacks a cell, in words, and how it is measured; one seed of everything first."""
-    for seed in range(options.seeds):
-        for name in options.only:
-            for share in SHARES:
-                for key in METHODS:
-                    if not cells.has(f"{name}, {share}", key, seed):
-                        yield (
-                            f"{name}, {share}, {key}, seed {seed}",
-                            partial(with_labels, name=name, share=share, key=key, seed=seed),
-                        )
+def missing(options: argparse.Namespace, bench: Bench) -> Iterator[Job]:
+    """What lacks a cell; one seed of everything first."""
+    for seed, name, share, key in product(range(options.seeds), options.only, SHARES, METHODS):
+        if not bench.cells.has(f"{name}, {share}", key, seed):
+            own = partial(with_labels, bench, name, share, key, seed)
+            yield f"{name}, {share}, {key}, seed {seed}", bench.cells.adding(own)
 
 
 def main() -> None:
@@ -236,28 +229,13 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    cells, failed = Cells(options.output, PAGE), []
+    cells, jobs = Cells(options.output, PAGE), list[Job]()
     if not options.table:
         cells.claim({"pretraining": options.pretraining, "steps": options.steps})
         cells.content |= {"commit": facts()["commit"], "hardware": facts()["hardware"]}
         bench = Bench(options.data, options.work.resolve(), cells, options.pretraining, options.steps)
-        for title, measure in list(missing(options, cells)):
-            print(title, flush=True)
-            try:
-                cells.add(*measure(bench))
-            except (ValueError, LookupError, OSError, RuntimeError):
-                traceback.print_exc()
-                failed.append(title)
-            write(cells)
-    write(cells)
-    print(cells.file.with_suffix(".md").read_text(encoding="utf-8"))
-    if failed:
-        raise SystemExit(f"Not measured, the reasons are above: {'; '.join(failed)}")
-
-
-def write(cells: Cells) -> None:
-    """The page of what there is."""
-    files.write_text(cells.file.with_suffix(".md"), page(cells))
+        jobs += missing(options, bench)
+    fill(jobs, cells.page, lambda: files.write_text(cells.page, page(cells)))
 
 
 def page(cells: Cells) -> str:
@@ -272,7 +250,7 @@ def page(cells: Cells) -> str:
         "linear maps of the encoder. CIFAR-10: 10,000 pictures, patches of 8 pixels. Mean over seeds, lowest and highest in",
         "brackets. Memory: weights, gradients, AdamW's moments, and what the backward pass keeps, for a step of",
         f"{BATCH} samples. The core was shared with other programs; what has no row is not measured.",
-        f"Measured at {about.get('commit', 'no commit')[:8]}, whose command had other defaults; as it is now:",
+        f"Measured at {(about.get('commit') or 'no commit')[:8]}, whose command had other defaults; as it is now:",
         "",
         "    python benchmarks/adapters.py --data ../shared/data",
         "",

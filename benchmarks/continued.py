@@ -13,11 +13,10 @@ where it was stopped. `--table` only writes the page anew.
 """
 
 import argparse
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from adapters import ADAPTERS, Bench, cost, found, probe, recipe_of, spent, took, write_split
-from grid import ROOT, Cells, limits_of, machine, spread
+from grid import ROOT, Cells, Job, fill, limits_of, machine, spread
 
 import mmssl
 from mmssl import files
@@ -76,19 +75,18 @@ def halves(bench: Bench, name: str) -> tuple[Path, Path]:
     return made[0], made[1]
 
 
-def on_the_rest(bench: Bench, key: str, seed: int, name: str) -> dict[str, Any]:
+def on_the_rest(bench: Bench, name: str, key: str, seed: int, work: Path) -> dict[str, Any]:
     """Probes of both halves of a dataset: of the model that saw the first one, or after it went on with the other."""
     first, other = halves(bench, name)
     base = bench.pretrained(name, first, "half").model_folder
     if key == BEFORE:
         return {"score": probe(base, other, seed), "first": probe(base, first, seed)}
     way = WAYS[key]
-    with tempfile.TemporaryDirectory() as work:
-        changes = bench.changes(name, other, "on", seed) | limits_of({"steps": bench.steps}) | {"run.dir": work, "init": str(base)}
-        changes |= {"peft": way.peft, "train.lr": way.rate, "train.batch_size": MANY}
-        needed, run = cost(load(recipe_of(name), changes), MANY), mmssl.train(recipe_of(name), changes)
-        after = {"score": probe(run.model_folder, other, seed), "first": probe(run.model_folder, first, seed)}
-        return after | {"rate": way.rate} | needed | spent(run)
+    changes = bench.changes(name, other, "on", seed) | limits_of({"steps": bench.steps})
+    changes |= {"run.dir": str(work), "init": str(base), "peft": way.peft, "train.lr": way.rate, "train.batch_size": MANY}
+    needed, run = cost(load(recipe_of(name), changes), MANY), mmssl.train(recipe_of(name), changes)
+    after = {"score": probe(run.model_folder, other, seed), "first": probe(run.model_folder, first, seed)}
+    return after | {"rate": way.rate} | needed | spent(run)
 
 
 def minilm() -> Path:
@@ -108,32 +106,33 @@ def sentences(bench: Bench) -> Path:
     return folder
 
 
-def from_minilm(bench: Bench, key: str, seed: int) -> dict[str, Any]:
+def from_minilm(bench: Bench, key: str, seed: int, work: Path) -> dict[str, Any]:
     """The probe of the public model as it is, or after it went on with the sentences of SST-2."""
     data, base = sentences(bench), minilm()
     if key == BEFORE:
         return {"score": probe(base, data, seed)}
     way = FURTHER[key]
-    with tempfile.TemporaryDirectory() as work:
-        changes: dict[str, Any] = {"data.path": str(data), "run.dir": work, "run.name": "on", "run.seed": seed, "evaluate": None}
-        changes |= {"init": str(base), "peft": way.peft, "train.lr": way.rate} | limits_of({"steps": bench.steps})
-        recipe = load(MINILM, changes)
-        needed, run = cost(recipe, recipe.section("train").batch_size), mmssl.train(MINILM, changes)
-        return {"score": probe(run.model_folder, data, seed), "rate": way.rate} | needed | spent(run)
+    changes: dict[str, Any] = {"data.path": str(data), "run.dir": str(work), "run.name": "on", "run.seed": seed, "evaluate": None}
+    changes |= {"init": str(base), "peft": way.peft, "train.lr": way.rate} | limits_of({"steps": bench.steps})
+    recipe = load(MINILM, changes)
+    needed, run = cost(recipe, recipe.section("train").batch_size), mmssl.train(MINILM, changes)
+    return {"score": probe(run.model_folder, data, seed), "rate": way.rate} | needed | spent(run)
 
 
 NAMES = (*HALVES, SENTENCES)
-Measure = Callable[[Bench, str, int], dict[str, Any]]
 
 
-def missing(options: argparse.Namespace, cells: Cells) -> Iterator[tuple[str, str, int, Measure]]:
-    """What lacks a cell: dataset, row, seed, and how it is measured; one seed of everything first."""
-    for seed in range(options.seeds):
-        for name in options.only:
-            measure = from_minilm if name == SENTENCES else partial(on_the_rest, name=name)
-            for key in (BEFORE, *WAYS):
-                if not cells.has(name, key, seed) and not (name == SENTENCES and seed):
-                    yield name, key, seed, measure
+def measured(bench: Bench, name: str, key: str, seed: int, work: Path) -> Iterator[dict[str, Any]]:
+    """The cell of a model, before or after it went on."""
+    own = from_minilm(bench, key, seed, work) if name == SENTENCES else on_the_rest(bench, name, key, seed, work)
+    yield {"dataset": name, "row": key, "seed": seed} | own
+
+
+def missing(options: argparse.Namespace, bench: Bench) -> Iterator[Job]:
+    """What lacks a cell; one seed of everything first."""
+    for seed, name, key in product(range(options.seeds), options.only, (BEFORE, *WAYS)):
+        if not bench.cells.has(name, key, seed) and not (name == SENTENCES and seed):
+            yield f"{name}, {key}, seed {seed}", bench.cells.adding(partial(measured, bench, name, key, seed))
 
 
 def main() -> None:
@@ -148,28 +147,13 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    cells, failed = Cells(options.output, PAGE), []
+    cells, jobs = Cells(options.output, PAGE), list[Job]()
     if not options.table:
         cells.claim({"pretraining": options.pretraining, "steps": options.steps})
         cells.content |= {"commit": facts()["commit"], "hardware": facts()["hardware"]}
         bench = Bench(options.data, options.work.resolve(), cells, options.pretraining, options.steps)
-        for name, key, seed, measure in list(missing(options, cells)):
-            print(f"{name}, {key}, seed {seed}", flush=True)
-            try:
-                cells.add({"dataset": name, "row": key, "seed": seed} | measure(bench, key, seed))
-            except (ValueError, LookupError, OSError, RuntimeError):
-                traceback.print_exc()
-                failed.append(f"{name}, {key}, seed {seed}")
-            write(cells)
-    write(cells)
-    print(cells.file.with_suffix(".md").read_text(encoding="utf-8"))
-    if failed:
-        raise SystemExit(f"Not measured, the reasons are above: {'; '.join(failed)}")
-
-
-def write(cells: Cells) -> None:
-    """The page of what there is."""
-    files.write_text(cells.file.with_suffix(".md"), page(cells))
+        jobs += missing(options, bench)
+    fill(jobs, cells.page, lambda: files.write_text(cells.page, page(cells)))
 
 
 def page(cells: Cells) -> str:

@@ -10,13 +10,12 @@ Finished runs are kept: the same command goes on where it was stopped. `--table`
 """
 
 import argparse
-import tempfile
-import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grid import RANDOM, RAW, ROOT, Cells, budget_text, limits_of, machine, scores, spent, spread
+from grid import RANDOM, RAW, ROOT, Cells, Job, budget_text, fill, limits_of, machine, scores, spent, spread
 
 import mmssl
 from mmssl import files
@@ -116,26 +115,17 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    cells, failed = Cells(options.output, "cross"), []
+    cells, jobs = Cells(options.output, "cross"), list[Job]()
     if not options.table:
         budget = {"steps": options.steps}
         cells.claim(budget)
         print(command_line(), flush=True)
         wanted = [(seed, row, only) for seed in range(options.seeds) for row in (ACROSS, WITHIN, SEPARATE) for only in runs_of(row)]
         for seed, row, only in wanted:
-            if all(cells.has(name, row, seed) for name in ([only] if only else MODALITIES)):
-                continue
-            with tempfile.TemporaryDirectory() as work:
-                try:
-                    measure(row, only, seed, cells, budget, Path(work))
-                except (ValueError, LookupError, OSError, RuntimeError):
-                    traceback.print_exc()
-                    failed.append(f"{row} {only or ''}, seed {seed}")
-            files.write_text(options.output / "cross.md", page(cells))
-    files.write_text(options.output / "cross.md", page(cells))
-    print((options.output / "cross.md").read_text(encoding="utf-8"))
-    if failed:
-        raise SystemExit(f"Not measured, the reasons are above: {'; '.join(failed)}")
+            if not all(cells.has(name, row, seed) for name in ([only] if only else MODALITIES)):
+                jobs.append((f"{row} {only or ''}, seed {seed}", partial(measure, row, only, seed, cells, budget)))
+    file = options.output / "cross.md"
+    fill(jobs, file, lambda: files.write_text(file, page(cells)))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ dataset may be added later. Every trained row has the same budget, minutes or st
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +160,18 @@ class Cells:
     def has(self, dataset: str, row: str, seed: int) -> bool:
         return any((cell["dataset"], cell["row"], cell["seed"]) == (dataset, row, seed) for cell in self.cells)
 
+    @property
+    def page(self) -> Path:
+        """Where their tables are."""
+        return self.file.with_suffix(".md")
+
     def add(self, *cells: dict[str, Any]) -> None:
         self.cells.extend(cells)
         files.write_json(self.file, self.content)
+
+    def adding(self, measure: Callable[[Path], Iterable[dict[str, Any]]]) -> Callable[[Path], None]:
+        """What measures cells, and adds them when all of them are there."""
+        return lambda work: self.add(*measure(work))
 
     def values(self, dataset: str, row: str, score: str) -> list[float]:
         """The scores of all seeds."""
@@ -170,7 +179,29 @@ class Cells:
         return [cell[score] for cell in cells if cell[score] is not None]
 
 
-def measure(name: str, seed: int, cells: Cells, data: Path, work: Path, budget: dict[str, float]) -> None:
+Job = tuple[str, Callable[[Path], None]]
+"""What is still to be measured, in words, and what adds its cells, given a folder that vanishes."""
+
+
+def fill(jobs: Iterable[Job], page: Path, write: Callable[[], None]) -> None:
+    """Measure, write the page after each job, and show it. SystemExit that names the jobs that failed, when all are done."""
+    failed = []
+    for title, measured in jobs:
+        print(title, flush=True)
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                measured(Path(work))
+            except (ValueError, LookupError, OSError, RuntimeError):
+                traceback.print_exc()
+                failed.append(title)
+        write()
+    write()
+    print(page.read_text(encoding="utf-8"))
+    if failed:
+        raise SystemExit(f"Not measured, the reasons are above: {'; '.join(failed)}")
+
+
+def measure(name: str, seed: int, cells: Cells, data: Path, budget: dict[str, float], work: Path) -> None:
     """What is still missing of a dataset with one seed."""
     dataset, baselines = DATASETS[name], [row for row in (RANDOM, RAW) if not cells.has(name, row, seed)]
     for kind in TRAINED:
@@ -306,23 +337,14 @@ def main() -> None:
     if not 0 < options.minutes <= 4:
         parser.error("--minutes is above 0 and at most 4")
     options.output.mkdir(parents=True, exist_ok=True)
-    cells, failed = Cells(options.output), []
+    cells, jobs = Cells(options.output), list[Job]()
     if not options.table:
         budget = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
         cells.claim(budget)
         print(command_line(), flush=True)
-        for name, seed in list(missing(options, cells)):
-            with tempfile.TemporaryDirectory() as work:
-                try:
-                    measure(name, seed, cells, options.data, Path(work), budget)
-                except (ValueError, LookupError, OSError, RuntimeError):
-                    traceback.print_exc()
-                    failed.append(f"{name}, seed {seed}")
-            write(cells)
-    write(cells)
-    print((options.output / "grid.md").read_text(encoding="utf-8"))
-    if failed:
-        sys.exit(f"Not measured, the reasons are above: {'; '.join(failed)}")
+        for name, seed in missing(options, cells):
+            jobs.append((f"{name}, seed {seed}", partial(measure, name, seed, cells, options.data, budget)))
+    fill(jobs, options.output / "grid.md", lambda: write(cells))
 
 
 if __name__ == "__main__":

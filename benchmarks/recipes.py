@@ -14,15 +14,14 @@ needs that run, made by the commands of its header in the folder of this command
 
 import argparse
 import json
-import tempfile
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from grid import ROOT, Cells, limits_of, machine, spent, spread
+from grid import ROOT, Cells, Job, fill, limits_of, machine, spent, spread
 
 import mmssl
 from mmssl import files
@@ -230,7 +229,7 @@ def paired(cells: list[dict[str, Any]]) -> str:
 
 
 def write(cells: Cells) -> None:
-    files.write_text(cells.file.with_suffix(".md"), page(cells))
+    files.write_text(cells.page, page(cells))
 
 
 def main() -> None:
@@ -243,7 +242,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    cells, failed = Cells(options.output, PAGE), []
+    cells, jobs = Cells(options.output, PAGE), list[Job]()
     names = options.only or [name for name in recipes_found() if not name.startswith(("grid/", "start/"))]
     if unknown := sorted({*names} - {*recipes_found()}):
         parser.error(f"no such recipe: {', '.join(unknown)}")
@@ -257,19 +256,10 @@ def main() -> None:
         print(f"Left out, as they have no scores or no data here: {', '.join(sorted({*names} - {*here})) or 'none'}", flush=True)
         for seed in range(options.seeds):
             for name, (dataset, changes) in here.items():
-                if any((cell["recipe"], cell["seed"]) == (name, seed) for cell in cells.cells):
-                    continue
-                with tempfile.TemporaryDirectory() as work:
-                    try:
-                        cells.add(*measure(name, dataset, changes, seed, options.minutes, Path(work)))
-                    except (ValueError, LookupError, OSError, RuntimeError):
-                        traceback.print_exc()
-                        failed.append(f"{name}, seed {seed}")
-                write(cells)
-    write(cells)
-    print(cells.file.with_suffix(".md").read_text(encoding="utf-8"))
-    if failed:
-        raise SystemExit(f"Not measured, the reasons are above: {'; '.join(failed)}")
+                if not any((cell["recipe"], cell["seed"]) == (name, seed) for cell in cells.cells):
+                    own = partial(measure, name, dataset, changes, seed, options.minutes)
+                    jobs.append((f"{name}, seed {seed}", cells.adding(own)))
+    fill(jobs, cells.page, lambda: write(cells))
 
 
 if __name__ == "__main__":

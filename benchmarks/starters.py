@@ -11,12 +11,11 @@ the same set (recipes.json). Finished rows are kept: the same command goes on wh
 
 import argparse
 import json
-import tempfile
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grid import ROOT, Cells, machine
+from grid import ROOT, Cells, Job, fill, machine
 
 from mmssl import files
 from mmssl.evaluation.table import CHANCE, PRETRAINED, RANDOM, RAW
@@ -116,7 +115,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page anew")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    cells, failed = Cells(options.output, PAGE), []
+    cells, jobs = Cells(options.output, PAGE), list[Job]()
     file = options.output / "recipes.json"
     others = json.loads(file.read_text(encoding="utf-8"))["cells"] if file.exists() else []
     if not options.table:
@@ -124,19 +123,10 @@ def main() -> None:
         for seed in range(options.seeds):
             for name in options.only or SETS:
                 changes = changes_of(name, options.data)
-                if changes is None or any((cell["dataset"], cell["seed"]) == (name, seed) for cell in cells.cells):
-                    continue
-                with tempfile.TemporaryDirectory() as work:
-                    try:
-                        cells.add(*measure(SETS[name][0], name, changes, seed, options.minutes, Path(work)))
-                    except (ValueError, LookupError, OSError, RuntimeError):
-                        traceback.print_exc()
-                        failed.append(f"{name}, seed {seed}")
-                files.write_text(cells.file.with_suffix(".md"), page(cells, others))
-    files.write_text(cells.file.with_suffix(".md"), page(cells, others))
-    print(cells.file.with_suffix(".md").read_text(encoding="utf-8"))
-    if failed:
-        raise SystemExit(f"Not measured, the reasons are above: {'; '.join(failed)}")
+                if changes is not None and not any((cell["dataset"], cell["seed"]) == (name, seed) for cell in cells.cells):
+                    own = partial(measure, SETS[name][0], name, changes, seed, options.minutes)
+                    jobs.append((f"{name}, seed {seed}", cells.adding(own)))
+    fill(jobs, cells.page, lambda: files.write_text(cells.page, page(cells, others)))
 
 
 if __name__ == "__main__":

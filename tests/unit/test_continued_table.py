@@ -40,11 +40,12 @@ def test_page_shows_the_cells_and_what_is_missing_is_known(module: Any, tmp_path
     assert "| spoken_digits | before | 60.0 | 80.0 | - | - | 1 |" in page
     assert "| spoken_digits | LoRA | 72.0 (70.0 to 74.0) | 78.0 (78.0 to 78.0) | 8.4 % | 13 | 2 |" in page
     assert "| all of the model | 81.0 | 8.4 % | 13 | 1 |" in page and "1 of 3" in page
-    found = [each[:3] for each in module.missing(Namespace(seeds=2, only=["spoken_digits", "sst2"]), cells)]
+    bench = module.Bench(tmp_path, tmp_path / "work", cells, 400, 150)
+    found = [title for title, _ in module.missing(Namespace(seeds=2, only=["spoken_digits", "sst2"]), bench)]
     assert found == [
-        ("spoken_digits", "full", 0),
-        ("sst2", "before", 0),
-        ("sst2", "lora", 0),
-        ("spoken_digits", "before", 1),
-        ("spoken_digits", "full", 1),
+        "spoken_digits, full, seed 0",
+        "sst2, before, seed 0",
+        "sst2, lora, seed 0",
+        "spoken_digits, before, seed 1",
+        "spoken_digits, full, seed 1",
     ]
