@@ -6,7 +6,7 @@ from typing import Any
 
 from mmssl.data.formats import ambiguous, lined, suffix_of
 from mmssl.data.tables import ChangedTable, MediaTable, Row
-from mmssl.data.walk import Parts, counted, places_told
+from mmssl.data.walk import Parts, counted, named_alike, places_told
 
 SHARE = 0.5
 """Of the files of a folder that have a text beside them, so that these belong to the data."""
@@ -18,13 +18,8 @@ def captions_of(media: Sequence[Parts], over: Sequence[Parts]) -> dict[Parts, Pa
     over: files that are not read otherwise. Texts are files that alone hold a sample in every line, but are notes beside others.
     """
     suffixes = {suffix for suffix in {suffix_of(parts[-1]) for parts in over} & ambiguous() if lined(suffix)}
-    texts = {_stem(parts): parts for parts in reversed(over) if suffix_of(parts[-1]) in suffixes}
-    found = {parts: texts[stem] for parts in media if (stem := _stem(parts)) in texts} if texts else {}
+    found = named_alike(media, [parts for parts in over if suffix_of(parts[-1]) in suffixes])
     return found if len(found) >= SHARE * len(media) else {}
-
-
-def _stem(parts: Parts) -> Parts:
-    return (*parts[:-1], parts[-1].removesuffix(Path(parts[-1]).suffix))
 
 
 class CaptionedTable(ChangedTable):

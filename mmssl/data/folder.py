@@ -35,6 +35,11 @@ def classes_of(inside: Sequence[Parts]) -> list[str | None]:
     return classes_of([parts[1:] for parts in inside])
 
 
+def in_classes(folder: Path, inside: Sequence[Parts]) -> list[DataFile]:
+    """Files with their classes, all of one split."""
+    return [DataFile(folder.joinpath(*parts), label=label) for parts, label in zip(inside, classes_of(inside), strict=True)]
+
+
 def below_classes(folder: Path, files: Sequence[DataFile]) -> list[str]:
     """Folders within those of classes, where a class holds several: their names, which may be classes too, are not read."""
     found: dict[str, dict[str, None]] = {}
@@ -53,7 +58,7 @@ def media_files(folder: Path, inside: Sequence[Parts], path: str) -> list[DataFi
     """
     found = by_folders(inside, (), path) or _by_names(inside)
     if found is None:
-        return [DataFile(folder.joinpath(*parts), label=label) for parts, label in zip(inside, classes_of(inside), strict=True)]
+        return in_classes(folder, inside)
     return [
         DataFile(folder.joinpath(*parts), named.split, label, named.word)
         for parts, (named, label) in zip(inside, found, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 from mmssl.data.formats import suffix_of
 from mmssl.data.lines import decoded
 from mmssl.data.segments import END, LABEL, START
-from mmssl.data.walk import Parts, places_told
+from mmssl.data.walk import Parts, named_alike, places_told
 
 SUFFIX = ".txt"
 NUMBER = r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
@@ -35,9 +35,7 @@ def tracks(folder: Path, media: Sequence[Parts], over: Sequence[Parts], path: st
     media: samples of a folder. over: what lies there beside them. ValueError for a sample without such a file, where others have
     one.
     """
-    texts = {parts for parts in over if suffix_of(parts[-1]) == SUFFIX}
-    beside = {parts: (*parts[:-1], Path(parts[-1]).stem + SUFFIX) for parts in media}
-    found = {parts: text for parts, text in beside.items() if text in texts}
+    found = named_alike(media, [parts for parts in over if suffix_of(parts[-1]) == SUFFIX])
     if not any(is_track(folder.joinpath(*text)) for text in found.values()):
         return None
     if lacking := [parts for parts in media if parts not in found]:

@@ -12,7 +12,7 @@ from mmssl.data.archives import archive_table
 from mmssl.data.array_files import array_table
 from mmssl.data.beside import Beside
 from mmssl.data.captions import captioned
-from mmssl.data.folder import DataFile, below_classes, classes_of, media_files, table_files
+from mmssl.data.folder import DataFile, below_classes, in_classes, media_files, table_files
 from mmssl.data.formats import all_formats, has_suffix, is_table, lined, listed, one_format, suffix_of, ways_out
 from mmssl.data.inside import look
 from mmssl.data.label_maps import Mapped, mapped
@@ -88,10 +88,7 @@ def _matching(pattern: Path, path: str, split: str | None, table_format: TableFo
     root, found = match(pattern)
     if not found.files:
         raise FileNotFoundError(" ".join([f"no file matches {path}; searched {root.absolute()}", *found.notes(path, ())]))
-    files = [
-        DataFile(root.joinpath(*parts), label=label) for parts, label in zip(found.files, classes_of(found.files), strict=True)
-    ]
-    table = _read(files, path, split, table_format)
+    table = _read(in_classes(root, found.files), path, split, table_format)
     table.notes = [*table.notes, *found.notes(path, {suffix_of(parts[-1]) for parts in found.files})]
     return table
 

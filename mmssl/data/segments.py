@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from mmssl.data.label_lists import as_list
 from mmssl.data.tables import lacks_value
 from mmssl.modality import IGNORED, StepTimes
 
@@ -81,9 +82,7 @@ def as_items(cell: Any) -> list[Any] | None:
             cell = json.loads(cell)
         except ValueError:
             return None
-    if isinstance(cell, np.ndarray):
-        cell = cell.tolist() if cell.ndim else None
-    return list(cell) if isinstance(cell, list | tuple) else None
+    return as_list(cell)
 
 
 def are_segments(cells: Sequence[Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmssl.data.folder import DataFile, classes_of, media_files, table_files
+from mmssl.data.folder import DataFile, in_classes, media_files, table_files
 from mmssl.data.formats import one_format, suffix_of
 from mmssl.data.inside import Inside, look, sort_out
 from mmssl.data.label_lists import as_list
@@ -174,9 +174,7 @@ def _placed(root: Path, inside: Inside, path: str) -> list[DataFile]:
         return both.files(root, path)
     if Path(path).expanduser().is_dir():
         return media_files(root, inside.media, path)
-    return [
-        DataFile(root.joinpath(*parts), label=label) for parts, label in zip(inside.media, classes_of(inside.media), strict=True)
-    ]
+    return in_classes(root, inside.media)
 
 
 def _passed(reason: str, places: Sequence[Parts]) -> Passed:

@@ -103,6 +103,16 @@ def more(items: Sequence[object]) -> str:
     return f" and {len(items) - SHOWN:,} more" if len(items) > SHOWN else ""
 
 
+def named_alike(files: Sequence[Parts], others: Sequence[Parts]) -> dict[Parts, Parts]:
+    """Of each file that has one the other file of its place and name, but for the suffix; of several the first."""
+    known = {_stem(parts): parts for parts in reversed(others)}
+    return {parts: known[stem] for parts in files if (stem := _stem(parts)) in known}
+
+
+def _stem(parts: Parts) -> Parts:
+    return (*parts[:-1], Path(parts[-1]).stem)
+
+
 def walk(folder: Path) -> Listing:
     """All that lies below a folder, at any depth. ValueError that names a folder which cannot be listed."""
     found, seen = Listing(), dict[_Identity, Parts]()
