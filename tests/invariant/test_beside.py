@@ -3,30 +3,16 @@
 Everything goes through the command line, by two processes that `many.py` forks.
 """
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny import TINY, TWO, ZERO
 
 from mmssl.data import processes
 from mmssl.training import checkpoint
 
-ZERO = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed (the extra deepspeed)")
-SECONDS = 400.0
-"""A limit, for the first processes import what shards."""
-TWO: dict[str, Any] = {"processes": 2, "seconds": SECONDS}
-RECIPE = """
-modalities:
-  image: {processor: {size: 8, channels: 1}, adapter: {patch_size: 4}}
-encoder: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
-objective:
-  name: masked
-  mask: {name: random, ratio: 0.5}
-  predictor: {name: transformer, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
-data: {path: "bundled:digits", limit: 64}
-train: {batch_size: 16, max_steps: 8, ema: 0.9, checkpoint_every: 2, keep_last: 9, log_every: 2, timeout: 20}
+RECIPE = f"""{TINY}train: {{batch_size: 16, max_steps: 8, ema: 0.9, checkpoint_every: 2, keep_last: 9, log_every: 2, timeout: 20}}
 """
 
 Ask = Callable[..., list[str]]

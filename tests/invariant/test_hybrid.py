@@ -3,33 +3,19 @@
 Everything goes through the command line, by four processes that `many.py` forks. Cases and tolerances are those of `test_many.py`.
 """
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+import test_sharded as sharded
 import torch
 from safetensors import safe_open
 
 from mmssl.training import checkpoint
 
-
-def neighbour(name: str) -> ModuleType:
-    """A file beside this one, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"hybrid_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-sharded = neighbour("test_sharded")
 Ask = Callable[..., list[str]]
 HYBRID = ("--strategy", "fsdp2", "--dp-shard-size", "2")
 

@@ -12,17 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import TINY
 
-RECIPE = """
-modalities:
-  image: {processor: {size: 8, channels: 1}, adapter: {patch_size: 4}}
-encoder: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
-objective:
-  name: masked
-  mask: {name: random, ratio: 0.5}
-  predictor: {name: transformer, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
-data: {path: "bundled:digits", limit: 64}
-train: {batch_size: 16, max_steps: 12, checkpoint_every: 4, async_save: false, log_every: 2, timeout: 3}
+RECIPE = f"""{TINY}train: {{batch_size: 16, max_steps: 12, checkpoint_every: 4, async_save: false, log_every: 2, timeout: 3}}
 """
 GO_ON = (
     "Last checkpoint runs/tiny/checkpoints/step-000000004; continue with:\n  mmssl train tiny.yaml resume=runs/tiny --processes=2"

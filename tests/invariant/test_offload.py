@@ -4,34 +4,20 @@ Everything goes through the command line, by two processes that `many.py` forks.
 What is held against one process is the other way that DeepSpeed and `fully_shard` take then, and the bytes that they hold.
 """
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import test_sharded as sharded
 
 from mmssl.recipe.recipe import load
 from mmssl.training.asked import taken
 from mmssl.training.sharding.offload import bytes_of
 from mmssl.training.sizing.cost import sized
 
-
-def neighbour(name: str) -> ModuleType:
-    """A file beside this one, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"offload_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-sharded = neighbour("test_sharded")
 CASES, result, SECONDS, ZERO = sharded.CASES, sharded.result, sharded.SECONDS, sharded.ZERO
 Ask = Callable[..., list[str]]
 Whole = Callable[[str], tuple[list[str], Any]]

@@ -3,45 +3,30 @@
 Everything goes through the command line, by two processes that `many.py` forks. Cases and tolerances are those of `test_many.py`.
 """
 
-import importlib.util
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, permutations
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import test_many as many
 import torch
 from safetensors.torch import load_file
+from tiny import SECONDS, ZERO
 
 from mmssl.recipe.recipe import load
 from mmssl.training import checkpoint
 from mmssl.training.sizing.cost import sized
 from mmssl.training.sizing.memory import shares, weights_of
 
-ZERO = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed (the extra deepspeed)")
-SECONDS = 400.0
-"""A limit, for the first processes import what shards."""
 SHARDED = ("fsdp2", "zero1", "zero2", "zero3")
 
 Ask = Callable[..., list[str]]
 
 
-def neighbour(name: str) -> ModuleType:
-    """A file beside this one, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"sharded_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-many = neighbour("test_many")
 result = many.result
 
 

@@ -4,7 +4,6 @@ Everything goes through the command line, by two processes that `many.py` forks.
 middle of a checkpoint: `test_beside.py`.
 """
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -12,20 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import TINY, TWO, ZERO
 
-ZERO = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed (the extra deepspeed)")
-TWO: dict[str, Any] = {"processes": 2, "seconds": 400.0}
 FSDP2 = ("train", "tiny.yaml", "--strategy", "fsdp2")
-RECIPE = """
-modalities:
-  image: {processor: {size: 8, channels: 1}, adapter: {patch_size: 4}}
-encoder: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
-objective:
-  name: masked
-  mask: {name: random, ratio: 0.5}
-  predictor: {name: transformer, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
-data: {path: "bundled:digits", limit: 64}
-train: {batch_size: 16, max_steps: 4, checkpoint_every: 2, log_every: 2, timeout: 20, precision: fp32}
+RECIPE = f"""{TINY}train: {{batch_size: 16, max_steps: 4, checkpoint_every: 2, log_every: 2, timeout: 20, precision: fp32}}
 """
 
 Ask = Callable[..., list[str]]
