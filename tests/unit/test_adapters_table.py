@@ -29,5 +29,6 @@ def test_page_shows_the_cells_and_what_is_missing_is_known(module: Any, tmp_path
         cells.add({"dataset": "cifar10, 1 %", "row": "lora", "seed": seed, "rows": 100, "score": score} | cost)
     page = module.page(module.Cells(tmp_path, module.PAGE))
     assert "| cifar10 | 100 (1 %) | LoRA | 32.0 (30.0 to 34.0) | 8.4 % | 13 | 2 |" in page and "400 steps" in page
-    titles = [title for title, _ in module.missing(Namespace(seeds=1, only=["cifar10"]), cells)]
+    bench = module.Bench(tmp_path, tmp_path, cells, 400, 150)
+    titles = [title for title, _ in module.missing(Namespace(seeds=1, only=["cifar10"]), bench)]
     assert len(titles) == 2 * len(module.METHODS) - 1 and "cifar10, 1 %, lora, seed 0" not in titles
