@@ -4,12 +4,15 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import HfApi, is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jaxtyping import Shaped
 
 from mmssl.data.column_types import is_json, is_list
@@ -17,6 +20,9 @@ from mmssl.data.tables import Row, Table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ANSWERS_WITHIN = 10
+"""Seconds that the Hub has for its first answer."""
 
 
 class ArrowTable(Table):
@@ -105,19 +111,24 @@ def _quiet() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def hub_table(path: str, config: str | None, split: str | None) -> ArrowTable:
-    """A dataset of the Hugging Face Hub; all its splits, one after another, if `split` is None."""
+def hub_table(path: str, config: str | None, split: str | None, near: Sequence[str] = ()) -> ArrowTable:
+    """A dataset of the Hugging Face Hub; all its splits, one after another, if `split` is None.
+
+    near: what lies here under names like this one, for errors.
+    """
+    meant = f"; did you mean {' or '.join(f'./{name}' for name in near)}?" if near else ""
     shown = path if config is None else f"{path}:{config}"
     with _quiet():
         try:
+            _reach(path)
             found = datasets.load_dataset(path, config, split=split)
         except DatasetNotFoundError as error:
             raise FileNotFoundError(
                 f"{path!r} is neither a local file or folder nor a dataset on the Hugging Face Hub that this machine may read. "
-                f"Write ./{path} for a local one; log in with `hf auth login` for a private one"
+                f"Write ./{path} for a local one; log in with `hf auth login` for a private one{meant}"
             ) from error
         except ConnectionError as error:
-            raise ConnectionError(f"{path!r} is no local file or folder, and the Hub cannot be reached: {error}") from error
+            raise ConnectionError(f"{path!r} is no local file or folder, and the Hub cannot be reached: {error}{meant}") from error
         except ValueError as error:
             raise ValueError(f"{shown}: {error} (write `name:configuration` to choose a configuration)") from error
     splits = [] if split is None else split.split("+")
@@ -126,3 +137,16 @@ def hub_table(path: str, config: str | None, split: str | None) -> ArrowTable:
     table = ArrowTable(found)
     table.parts = [f"{shown}/{part.strip()}" for part in splits]
     return table
+
+
+def _reach(path: str) -> None:
+    """ConnectionError at once where nobody answers and nothing is cached: `load_dataset` repeats itself for half a minute first."""
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
+    if is_offline_mode() or cached.exists():
+        return
+    try:
+        HfApi().dataset_info(path, timeout=ANSWERS_WITHIN)
+    except (HfHubHTTPError, HFValidationError):
+        return  # an answer, of which `load_dataset` tells more
+    except Exception as error:  # what the library raises without a connection differs by its version
+        raise ConnectionError(str(error)) from error

@@ -63,7 +63,7 @@ def open_table(path: str, split: str | None, table_format: TableFormat = PLAIN) 
     _require_datasets(path)
     from mmssl.data.arrow import hub_table
 
-    return hub_table(hub[1], hub[2], split)
+    return hub_table(hub[1], hub[2], split, _beside(local)[2])
 
 
 def _require_datasets(path: str) -> None:
@@ -76,11 +76,16 @@ def _require_datasets(path: str) -> None:
 
 def _missing(path: Path) -> FileNotFoundError:
     """An error that says what lies where the path stops existing."""
-    parent = next(folder for folder in path.parents if folder.is_dir())
-    siblings = sorted(child.name for child in parent.iterdir())
-    near = get_close_matches(path.relative_to(parent).parts[0], siblings, n=3)
+    parent, siblings, near = _beside(path)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it holds {', '.join(siblings[:SHOWN]) or 'nothing'}"
     return FileNotFoundError(f"no file or folder {path}; in the folder {parent.absolute()}, {hint}")
+
+
+def _beside(path: Path) -> tuple[Path, list[str], list[str]]:
+    """The last folder of a path that exists, the names in it, and those of them that are like the one that is missing."""
+    parent = next(folder for folder in path.parents if folder.is_dir())
+    siblings = sorted(child.name for child in parent.iterdir())
+    return parent, siblings, get_close_matches(path.relative_to(parent).parts[0], siblings, n=3)
 
 
 def _matching(pattern: Path, path: str, split: str | None, table_format: TableFormat) -> Table:

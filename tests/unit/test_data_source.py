@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from huggingface_hub import HfApi
 from PIL import Image
 
 datasets = pytest.importorskip("datasets")
 
-from mmssl.data import DataOptions, Source, open_streams  # noqa: E402
+from mmssl.data import DataOptions, Source, arrow, open_streams  # noqa: E402
 from mmssl.modality import Adapter, MaskPreference, Modality, Processor  # noqa: E402
 
 
@@ -427,6 +428,21 @@ def test_hub_errors(here, monkeypatch, raised, error, message):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(error, match=message):
         Source(path="org/name", split="dev")
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once_and_what_lies_here_under_such_a_name(here, monkeypatch):
+    write_images(here, "pictures/1.png")
+    monkeypatch.setattr(arrow, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(arrow, "HfApi", lambda: HfApi(endpoint="http://127.0.0.1:9"))
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    with pytest.raises(
+        ConnectionError, match=r"'picture' is no local .*, and the Hub cannot be reached: .*; did you mean \./pictures\?$"
+    ):
+        Source(path="picture")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", here)
+    (here / "org___picture").mkdir()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: datasets.Dataset.from_dict({"text": ["a"]}))
+    assert Source(path="org/picture", split="train").rows([0]) == [{"text": "a"}]
 
 
 def test_what_exists_is_never_taken_for_a_hub_name(here, monkeypatch):
