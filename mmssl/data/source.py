@@ -405,6 +405,11 @@ class Source:
             )
         return found if self._kept is None else found[self._kept]
 
+    def repeats(self, name: str) -> bool:
+        """Whether two rows or more hold the same in a column."""
+        found, _ = self._grouped(name)
+        return len(np.unique(found)) < len(found)
+
     def group_labels(self) -> Int[np.ndarray, "g m"] | None:
         """For each number of `groups` those of the labels that its cell holds, a list of them or one; -1 where it has fewer.
 

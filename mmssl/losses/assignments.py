@@ -50,7 +50,8 @@ def cosine_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[T
 def direct_predictor(correlation: Float[Tensor, "d d"], eps: int | float) -> Float[Tensor, "d d"]:
     """A linear predictor from the correlation of its inputs: eigenvalues s become sqrt(s) + eps x the largest s.
 
-    DirectPred (arXiv 2102.06810). Its code divides s by the largest first, which for a loss of cosines is only another eps.
+    DirectPred (arXiv 2102.06810, eq. 18). Its code divides s by the largest first: for a loss of cosines that is eps / sqrt(the
+    largest s) here.
 
     correlation: the (moving) mean of z z^T over samples.
     """

@@ -146,7 +146,7 @@ def entropy_bound(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], concentratio
     """Reconstruction error of `b` from `a` minus the entropy of `b`, one summand a row (ER, arXiv 2307.10907, section 4).
 
     Both by von Mises-Fisher densities of one `concentration`, whose constants cancel, the entropy by a kernel density estimate and
-    Joe's estimator, as in the authors' code. For one direction, from `a` to `b`.
+    Joe's estimator, one of two in the authors' code. For one direction, from `a` to `b`.
     """
     a, b = unit(a), unit(b)
     density = (concentration * b @ b.mT).logsumexp(-1) - torch.tensor(len(b), dtype=b.dtype, device=b.device).log()

@@ -195,8 +195,9 @@ def individual_temperatures(
     """Contrastive loss with a learned temperature for each sample, and what to keep of the samples (iSogCLR, arXiv 2305.11965).
 
     A row's loss is temperature x log_mean - similarity of its positives, where log_mean has moved towards this step by gamma; the
-    gradient is that of the authors' code. With gamma 1 it is temperature x (decoupled InfoNCE - log of the number of negatives). A
-    row without positives or negatives costs nothing and moves nothing.
+    gradient is that of the authors' code for pictures (that for pairs leaves the positive among what it is told from). With gamma
+    1 it is temperature x (decoupled InfoNCE - log of the number of negatives). A row without positives or negatives costs nothing
+    and moves nothing.
 
     temperature, log_mean, slope: the fields of `Temperatures` for the n samples; rows r and r + n are views of one sample.
     gamma: weight of this step in log_mean; rho: the paper's bound on the divergence, which makes temperatures large or small.

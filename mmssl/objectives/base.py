@@ -70,6 +70,7 @@ class Setup:
     samples: counts those of the data, below which their `ids` are; gives None where they come from several sources.
     group_labels: gives for each number of `Batch.group` the numbers of the labels that stand for it, -1 where it has fewer; None:
         nothing says which belong together.
+    only: the modality that an objective reads of rows that hold several; None: all.
     """
 
     augments: Mapping[str, Augment] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Setup:
     networks: Networks | None = None
     samples: Callable[[], int | None] | None = None
     group_labels: Callable[[], Int[Tensor, "g m"] | None] | None = None
+    only: str | None = None
 
 
 class Objective(nn.Module, ABC):
@@ -108,6 +110,9 @@ class Objective(nn.Module, ABC):
 
     def __init__(self, model: MMSSLModel, setup: Setup) -> None:
         super().__init__()
+        trained = list(setup.augments) or list(model.adapters)
+        if setup.only is not None and setup.only not in trained:
+            raise ValueError(f"objective.modality is {setup.only!r}, but the recipe has {', '.join(trained)}")
         if setup.networks is None:
             self.networks = Networks(model)
         else:
@@ -121,8 +126,8 @@ class Objective(nn.Module, ABC):
 
     @property
     def modalities(self) -> list[str]:
-        """The modalities that the run trains: those of its recipe, which may be fewer than the model's."""
-        return list(self.setup.augments) or list(self.model.adapters)
+        """The modalities that it trains: those of the recipe, which may be fewer than the model's, or one of them."""
+        return [self.setup.only] if self.setup.only else list(self.setup.augments) or list(self.model.adapters)
 
     def terms(self, batch: Batch, step: Step) -> Terms:
         """The parts of the loss of one batch: for each a value and a weight for every sample, never a mean."""

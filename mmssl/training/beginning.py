@@ -24,10 +24,8 @@ from mmssl.training.build import build, contents_of, cut_stream
 from mmssl.training.hints import held_told, holds_numbers, series_hints, ways_out
 from mmssl.training.pace import samples_per_second
 from mmssl.training.splits import open_splits
-from mmssl_catalogue import recipes_found
+from mmssl.training.starters import starter_text
 
-FOLDER = "start/"
-"""Names of starter recipes begin so."""
 LABELS = ("label", "labels", "target", "class", "category")
 """Columns of a table that hold labels by their name."""
 STRETCHES = "segments of time, which a model learns by objective={name: supervised, kind: dense}, see docs/adapt.md"
@@ -66,12 +64,16 @@ class Found:
     kind: str | None = None
     unscored: str | None = None
     """Of a column of labels by which nothing is scored: its name, and why."""
+    group: str | None = None
+    """Of pairs the column of texts, or names of files, that rows share: these rows belong together."""
 
     @property
     def columns(self) -> dict[str, Any]:
         """Keys of data.columns: those that a run would not find by itself."""
         own = {name: claim.columns for name, claim in self.claims.items() if isinstance(claim.columns, str)}
         named = {name: column for name, column in own.items() if _first(find(name).columns, self) != column}
+        if self.group is not None:
+            named["group"] = self.group
         return named | ({} if self.label is None or self.known else {"label": self.label})
 
     @property
@@ -88,6 +90,8 @@ class Found:
             unknown = f"column {self.unscored}; {unknown.partition(': ')[2]}"
         labels = unknown if self.label is None else f"labels: column {self.label}{maps}"
         found = [*self.survey.lines(), *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
+        if self.group is not None:
+            found.append(f"rows of the same {self.group} belong together (data.columns.group): none is told from another")
         whole = {*self._whole_row}
         columns = [column for column in self.survey.columns if column.name in whole]
         return [*found, *([] if "series" in self.given else series_hints(columns, self.survey.num_read))]
@@ -155,7 +159,18 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     kind = DENSE if label is not None and are_maps([row[label] for row in rows]) else None
     notes = dict.fromkeys((*seen.notes, *seen.more(source.notes)))
     seen = replace(seen, num_rows=len(source), notes=tuple(notes))
-    return Found(path, claims, label, seen, given, label == known, kind, unscored)
+    group = _shared_text(claims, cells, source) if len(claims) > 1 else None
+    return Found(path, claims, label, seen, given, label == known, kind, unscored, group)
+
+
+def _shared_text(claims: Mapping[str, Claim], cells: Mapping[str, Sequence[Any]], source: Source) -> str | None:
+    """The column of texts, or names of files, that rows share; None where all differ, or there is none."""
+    columns = [claim.columns for claim in claims.values() if isinstance(claim.columns, str)]
+    for name in columns:
+        held = [cell for cell in cells[name] if cell is not None]
+        if held and all(isinstance(cell, str) for cell in held) and source.repeats(name):
+            return name
+    return None
 
 
 def _without_others(seen: Survey, suffix: str) -> Survey:
@@ -246,34 +261,16 @@ def _unread(name: str, claim: Claim, some: Source) -> str | None:
 
 
 def _chosen(claims: Mapping[str, Claim], source: Source) -> dict[str, Claim]:
-    """The modalities that are meant: the surest, or the pair for which there is a starter. ValueError asks where others may be."""
+    """The modalities that are meant: the surest, or several of which each has a column. ValueError asks where others may be."""
     best = max(claim.certainty for claim in claims.values())
     near = {name: claim for name, claim in claims.items() if claim.certainty >= best - NEAR}
-    starters = [set(parts) for parts, _ in starters_by_modalities()]
     if len(near) == 1:
         return near
-    places = [str(claim.columns) for claim in near.values()]
-    if set(near) in starters and len(set(places)) == len(near) and min(claim.certainty for claim in near.values()) >= ALMOST_SURE:
+    places = {claim.columns for claim in near.values() if isinstance(claim.columns, str)}
+    if len(places) == len(near) and min(claim.certainty for claim in near.values()) >= ALMOST_SURE:
         return near
     asked = "; ".join(f"--modality {name} ({claim.why})" for name, claim in near.items())
     raise ValueError(f"{source} can be read in {len(near)} ways: say {asked}")
-
-
-def starters_by_modalities() -> dict[tuple[tuple[str, ...], str | None], Path]:
-    """The starter recipes that come with mmssl, by the modalities that they read, and the kind of labels that they learn."""
-    paths = [path for name, path in recipes_found().items() if name.startswith(FOLDER)]
-    read = [(path, Recipe.read_resolved(path)) for path in paths]
-    return {(tuple(recipe["modalities"]), recipe["objective"].get("kind")): path for path, recipe in read}
-
-
-def starter_of(found: Found) -> Path:
-    """The starter recipe for data. ValueError if there is none for what they hold."""
-    starters = {(frozenset(names), kind): path for (names, kind), path in starters_by_modalities().items()}
-    own = frozenset(found.claims)
-    path = starters.get((own, found.kind), starters.get((own, None)))
-    if path is None:
-        raise ValueError(f"no starter recipe for {', '.join(found.claims)}; there are {', '.join(map(str, starters.values()))}")
-    return path
 
 
 def write(found: Found, output: Path, command: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -281,11 +278,11 @@ def write(found: Found, output: Path, command: str, overrides: Sequence[str] = (
 
     command: by which it was made. overrides: texts `key=value` for keys of the starter recipe. RecipeError for others.
     """
-    starter = starter_of(found)
+    starter = starter_text(found.claims, found.kind)
     data = {f"data.{key}": value for key, value in {"path": found.path, **found.given}.items()}
     changes = data | ({"data.columns": found.columns} if found.columns else {})
     changes |= dict(leaves(override({}, overrides)))
-    settled = load(starter, changes)
+    settled = load(yaml12.parse(starter, "the starter recipe"), changes)
     reasons = {key: suited.why for key, suited in settled.settled.items()}
     values = changes | {key: suited.value for key, suited in settled.settled.items()}
     opening = [f"# {line}" for line in (f"Made by: {command}", *found.lines())]
@@ -297,14 +294,12 @@ def write(found: Found, output: Path, command: str, overrides: Sequence[str] = (
     return recipe
 
 
-def _filled(starter: Path, values: Mapping[str, Any], reasons: Mapping[str, str]) -> Iterator[str]:
-    """The lines of a starter recipe without its header, `auto` replaced by values, with why behind them."""
+def _filled(starter: str, values: Mapping[str, Any], reasons: Mapping[str, str]) -> Iterator[str]:
+    """The lines of a starter recipe, `auto` replaced by values, with why behind them."""
     above, left = list[tuple[int, str]](), dict(values)
-    for line in starter.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            continue
+    for line in starter.splitlines():
         parts = _LINE.fullmatch(line)
-        assert parts is not None, f"{starter}: a line of a starter recipe is a key with its value, and a comment: {line}"
+        assert parts is not None, f"a line of a starter recipe is a key with its value, and a comment: {line}"
         depth = len(parts["indent"])
         above = [(level, key) for level, key in above if level < depth]
         key = ".".join([*(key for _, key in above), parts["key"]])

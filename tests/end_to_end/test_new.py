@@ -17,8 +17,9 @@ from sklearn import datasets
 import mmssl
 from mmssl.data import Source
 from mmssl.recipe import load
-from mmssl.training.beginning import look, starters_by_modalities
+from mmssl.training.beginning import look
 from mmssl.training.run import Run
+from mmssl.training.starters import starters_by_modalities
 from mmssl_cli import main
 
 
@@ -94,6 +95,32 @@ def pairs(folder: Path) -> str:
     return "pairs"
 
 
+def spoken(folder: Path) -> str:
+    """Sounds, each with what is said; some say the same."""
+    sounds(folder)
+    rows = {
+        "file_name": [f"{n}.wav" for n in range(24)],
+        "text": [f"a tone which is the {min(n, 20)}th of many" for n in range(24)],
+    }
+    pd.DataFrame(rows).to_csv(folder / "sounds" / "metadata.csv", index=False)
+    return "sounds"
+
+
+def sensors(folder: Path) -> str:
+    """A series and a cloud of points in a row, and a remark on both."""
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "series": np.sin(np.arange(80 + i) / (3 + i % 3)).tolist(),
+            "points": random.standard_normal((60 + i, 3)).tolist(),
+            "text": f"the {i}th of the things that were measured",
+        }
+        for i in range(30)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "sensors.parquet")
+    return "sensors.parquet"
+
+
 MADE: dict[str, tuple[Callable[[Path], str], set[str], str]] = {
     "photos": (photos, {"image"}, "1 files with suffixes that are not read: .txt 1"),
     "table": (table, {"tabular"}, "labels: column target"),
@@ -103,6 +130,8 @@ MADE: dict[str, tuple[Callable[[Path], str], set[str], str]] = {
     "series": (series, {"timeseries"}, "labels: column label"),
     "meshes": (meshes, {"points"}, "18 of 18 files: .off 18"),
     "pairs": (pairs, {"image", "text"}, "32 samples"),
+    "sounds with texts": (spoken, {"audio", "text"}, "rows of the same text belong together (data.columns.group)"),
+    "three of a row": (sensors, {"timeseries", "points", "text"}, "30 samples"),
 }
 
 

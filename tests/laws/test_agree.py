@@ -18,7 +18,7 @@ from mmssl.masking import SAMPLERS
 from mmssl.modality import Inputs, Modality, Processor, find
 from mmssl.model import MMSSLConfig, MMSSLModel
 from mmssl.model.heads import Head
-from mmssl.objectives import Clip, Clock, Contrast, Distill, Jepa, Objective, Setup, Step, Sum
+from mmssl.objectives import Clip, Clock, Contrast, Distill, Jepa, Masked, Objective, Setup, Step, Sum
 from mmssl.objectives.agree.agree import TeacherOptions
 from mmssl.objectives.agree.harmony import Harmonise
 from mmssl.objectives.agree.layers import Layers
@@ -270,6 +270,45 @@ def test_a_step_is_the_same_however_it_is_cut(kind: str, variant: str) -> None:
             assert after.keys() == state.keys()
             for name, value in state.items():
                 assert_close(after[name], value, rtol=1e-6, atol=1e-6, msg=saying(f"{names}, {ranks}, {name}"))
+
+
+@pytest.mark.parametrize("own", ["image", "text"])
+@pytest.mark.parametrize("kind", [Contrast, Distill, Masked, Jepa])
+def test_an_objective_may_read_one_modality_of_rows_that_hold_two(kind: type[Objective], own: str) -> None:
+    """It loses what it loses on the samples that hold it; the other modality does not learn. Without any there is no loss."""
+    names, ids = ("image", "text"), torch.arange(SAMPLES)
+    model = build("clip", "clip", names, dropout=0.0, drop_path_rate=0.0).model
+    augments = {name: find(name).augment() for name in names}
+    given = {"projector": Head(**HEAD)} if kind in (Contrast, Distill) else {"mask": SAMPLERS["random"](ratio=0.5)}
+    objective = kind(model, Setup(augments), modality=own, **given).train()  # type: ignore[call-arg]
+    objective.networks.make()
+    assert objective.modalities == [own] and list(objective.views) == [own]
+    rows = made_of(ids, names, lacking=3)
+    output = objective(rows)
+    output.loss.backward()
+    found = gradients(objective)
+    objective.zero_grad()
+    alone = objective(rows.of(own))
+    alone.loss.backward()
+    assert_close(output.loss, alone.loss)
+    for name, gradient in gradients(objective).items():
+        assert_close(found[name], gradient, msg=saying(name))
+        assert f"adapters.{own}" in name or "adapters." not in name or not gradient.any()
+    assert any(gradient.any() for gradient in found.values())
+    other = next(name for name in names if name != own)
+    for some in (made_of(ids, [other]), rows.of(own)):
+        both = Sum(model, Setup(augments), parts=[partial(kind, modality=own, **given), partial(Contrast, modality=other)]).train()
+        both.networks.make()
+        both.zero_grad()
+        both(some).loss.backward()
+        learned = {
+            name.split("adapters.")[1].split(".")[0]
+            for name, x in gradients(both).items()
+            if "student.adapters" in name and x.any()
+        }
+        assert learned == set(some.inputs)
+    with pytest.raises(ValueError, match=r"objective\.modality is 'audio', but the recipe has image, text"):
+        kind(model, Setup(augments), modality="audio", **given)  # type: ignore[call-arg]
 
 
 KEPT = ("every_weight_learns", "loss_falls", "resumed_run_equals_an_uninterrupted_one")

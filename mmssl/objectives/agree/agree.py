@@ -77,8 +77,9 @@ class Agree(Objective):
         scale: LogitScale | None = None,
         keeps_heads: bool = False,
         needs_losses: bool = True,
+        modality: str | None = None,
     ) -> None:
-        super().__init__(model, setup)
+        super().__init__(model, replace(setup, only=modality))
         self.couples = bool(losses)
         if needs_losses and not losses:
             raise ValueError("objective.losses is empty: name how views are to agree, as in losses: [{name: info_nce}]")
@@ -284,6 +285,8 @@ class Agree(Objective):
                 "norm of objective.projector and objective.predictor to layer or group"
             )
         seen = self.seen(share, step)
+        if not seen.views:
+            return Terms({})  # no row of the step holds the modality that it reads
         harmony = harmony_of(self.harmonise, seen)
         terms, metrics, state = dict[str, Term](), dict[str, Metric](), dict[str, Tensor]()
         for number, loss in enumerate(self.every_loss):

@@ -24,6 +24,7 @@ class Contrast(Agree):
     predictor: a head that answers from the student's projections; null: none.
     teacher: a second network that the student follows; null: the student itself.
     publish: the student, or the teacher.
+    modality: of rows that hold several modalities, the one whose views agree; null: each.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Contrast(Agree):
         predictor: Answer | None = None,
         teacher: TeacherOptions | None = None,
         publish: Literal["student", "teacher"] = "student",
+        modality: str | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -47,4 +49,5 @@ class Contrast(Agree):
             mask=None,
             mask_probability=0.0,
             publish=publish,
+            modality=modality,
         )

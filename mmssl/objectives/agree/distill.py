@@ -38,6 +38,7 @@ class Distill(Agree):
     mask_probability: share of the samples of which tokens are hidden.
     layers: hidden states of the student follow those of the teacher too; `losses` may then be empty. null: they do not.
     publish: the student, or the teacher.
+    modality: of rows that hold several modalities, the one whose views agree; null: each.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Distill(Agree):
         mask_probability: Annotated[float, Field(ge=0, le=1)] = 0.5,
         layers: Layers | None = None,
         publish: Literal["student", "teacher"] = "teacher",
+        modality: str | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -65,6 +67,7 @@ class Distill(Agree):
             mask_probability=mask_probability,
             publish="student" if teacher.model is not None else publish,
             needs_losses=layers is None,
+            modality=modality,
         )
         self.matching = None if layers is None else self.make_matching(layers, teacher)
 

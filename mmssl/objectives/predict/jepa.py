@@ -27,6 +27,7 @@ class Jepa(Predict):
     publish: the student, or the teacher.
     across: of rows that pair modalities, whether each is predicted from itself (none), from each other one too (also: MJEPA, arXiv
         2606.25225), or from the others only.
+    modality: of rows that hold several modalities, the one that is predicted, from itself; null: each.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Jepa(Predict):
         view: Literal["same", "clean"] = "same",
         publish: Literal["student", "teacher"] = "teacher",
         across: Across = "none",
+        modality: str | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -52,4 +54,5 @@ class Jepa(Predict):
             view=view,
             publish=publish,
             across=across,
+            modality=modality,
         )

@@ -26,6 +26,7 @@ class Masked(Predict):
     publish: the student, or the teacher of a target that keeps one.
     across: of rows that pair modalities, whether each is predicted from itself (none), from each other one too (also: MJEPA, arXiv
         2606.25225), or from the others only.
+    modality: of rows that hold several modalities, the one that is predicted, from itself; null: each.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Masked(Predict):
         view: Literal["same", "clean"] = "same",
         publish: Literal["student", "teacher"] = "student",
         across: Across = "none",
+        modality: str | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -51,4 +53,5 @@ class Masked(Predict):
             view=view,
             publish=publish,
             across=across,
+            modality=modality,
         )

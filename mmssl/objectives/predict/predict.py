@@ -60,8 +60,9 @@ class Predict(Objective):
         view: Literal["same", "clean"],
         publish: Published,
         across: Across = "none",
+        modality: str | None = None,
     ) -> None:
-        super().__init__(model, setup)
+        super().__init__(model, replace(setup, only=modality))
         self.across = across
         if not targets:
             raise ValueError("objective.targets is empty: name what is to be predicted, as in targets: [{name: raw}]")
@@ -210,9 +211,9 @@ class Predict(Objective):
         )
 
     def apart(self, batch: Batch) -> dict[str, Batch]:
-        """The samples of each modality of rows that pair several, which are predicted each from itself."""
+        """The samples of each modality of the rows, which are predicted each from itself."""
         names = [name for name in batch.inputs if name in self.modalities]
-        return {name: batch.of(name) for name in names} if batch.paired else {batch.modality: batch}
+        return {name: batch.of(name) if batch.paired else batch for name in names}
 
     def terms_at(self, scene: Scene, predicted: Predicted, step: Step) -> Terms:
         """The terms of what was predicted of a modality."""

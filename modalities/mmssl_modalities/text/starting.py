@@ -57,6 +57,6 @@ def suited(samples: Sequence[Any]) -> dict[str, Suited]:
     vocabulary = int(np.clip(round(different / 2, -2), *VOCABULARY))
     most_have = f"95 of 100 texts have at most {np.quantile(words, 0.95):.0f} words"
     return {
-        "processor.max_tokens": Suited(most, f"{most_have}; longer ones become several"),
+        "processor.max_tokens": Suited(most, f"{most_have}; longer ones are cut"),
         "processor.vocab_size": Suited(vocabulary, f"{different:,} different words in {len(words):,} texts"),
     }

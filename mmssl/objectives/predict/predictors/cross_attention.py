@@ -19,8 +19,9 @@ from mmssl.tokens import Tokens, cat
 class CrossAttention(Predictor):
     """Encode the visible tokens alone; at each hidden place a mask token attends to them, layer by layer, and not to the others.
 
-    The latent regressor of CAE (arXiv 2202.03026) and the predictor of CAPI (arXiv 2502.08769). With
-    decoder layers, targets of representations (`encoder`) are compared with what goes into them, all others with what comes out.
+    The predictor of CAPI (arXiv 2502.08769), and the latent regressor of CAE (arXiv 2202.03026), in whose code hidden places see
+    each other too. With decoder layers, targets of representations (`encoder`) are compared with what goes into them, all others
+    with what comes out.
 
     hidden_size: width; null: the encoder's.
     num_hidden_layers: layers of attention to the visible tokens, each with an MLP.
