@@ -228,7 +228,10 @@ def check_folder(model: str | Path, files: Sequence[str] = (CONFIG_NAME,)) -> No
         raise FileNotFoundError(f"no model in {model}: it is a file. Give the `model` folder of a run, or a Hub id")
     if not path.is_dir():
         if only_a_path or (len(parts) == 2 and Path(parts[0]).exists()):
-            raise FileNotFoundError(f"no model in {model}: there is no such folder. Give the `model` folder of a run, or a Hub id")
+            made = f" Train the run {parts[-2]} first, as the header of a recipe may say." if parts[-1] == "model" else ""
+            raise FileNotFoundError(
+                f"no model in {model}: there is no such folder.{made} Give the `model` folder of a run, or a Hub id"
+            )
         return
     if not any((path / name).is_file() for name in files):
         if (path / ADAPTER_CONFIG).is_file():

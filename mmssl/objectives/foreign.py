@@ -79,7 +79,7 @@ class OpenClip(Foreign):
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a model is one that mmssl did not save. OSError if there is none."""
+    """Whether a model is one that mmssl did not save."""
     return path.startswith(OPEN_CLIP) or not isinstance(AutoConfig.from_pretrained(path, trust_remote_code=False), MMSSLConfig)
 
 

@@ -12,7 +12,8 @@ from transformers import AutoConfig
 
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
 from mmssl.model.teacher import ema_copy, ema_update
-from mmssl.objectives.foreign import Foreign, is_foreign, load_foreign
+from mmssl.objectives.foreign import OPEN_CLIP, Foreign, is_foreign, load_foreign
+from mmssl.processor import check_there
 
 Published = Literal["student", "teacher"]
 Shape = Literal["linear", "cosine"]
@@ -154,6 +155,8 @@ class Networks(nn.Module):
         if isinstance(rule, Snapshot):
             self.register_buffer(f"taken_{own}", torch.zeros((), dtype=torch.bool))
         if isinstance(rule, Frozen) and rule.path is not None:
+            if not rule.path.startswith(OPEN_CLIP):
+                check_there(rule.path)
             foreign = rule.foreign and is_foreign(rule.path)
             self.copies[own] = load_foreign(rule.path, rule.side) if foreign else ema_copy(load_frozen(rule.path)).eval()
         return own

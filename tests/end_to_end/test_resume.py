@@ -370,7 +370,9 @@ def test_init_from_what_is_no_model(train: Train) -> None:
     Path("empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no model in empty: it has no processor_config\.json and no config\.json; it"):
         train("init=empty")
-    with pytest.raises(FileNotFoundError, match=r"no model in runs/nothing/model: there is no such folder\. Give the"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no model in runs/nothing/model: there is no such folder\. Train the run nothing first"
+    ):
         train("init=runs/nothing/model")
 
 
