@@ -11,8 +11,9 @@ from torch import nn
 from transformers import AutoConfig
 
 from mmssl.model import MMSSLConfig, MMSSLModel, load_model
+from mmssl.model.public import OPEN_CLIP
 from mmssl.model.teacher import ema_copy, ema_update
-from mmssl.objectives.foreign import OPEN_CLIP, Foreign, is_foreign, load_foreign
+from mmssl.objectives.foreign import Foreign, is_foreign, load_foreign
 from mmssl.processor import check_there
 
 Published = Literal["student", "teacher"]

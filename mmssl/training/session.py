@@ -7,12 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from mmssl import files
-from mmssl.data import Source, processes, silent
-from mmssl.data.identity import files_digits
+from mmssl.data import processes, silent
 from mmssl.data.options import ONLY, Rows
 from mmssl.data.processes import OtherFailed
-from mmssl.evaluation import DenseEvaluator, Evaluator, ForecastEvaluator, PairEvaluator, choose_modality, labels_places
-from mmssl.evaluation.history import History, Trained
+from mmssl.evaluation import PairEvaluator
+from mmssl.evaluation.history import History
 from mmssl.modality import Content
 from mmssl.model import MMSSLModel, load_model
 from mmssl.model.adaptation import is_adapted, restore_adapter
@@ -23,7 +22,7 @@ from mmssl.report import contents, verdict
 from mmssl.training import checkpoint
 from mmssl.training.build import Pieces, build, contents_of, cut_stream
 from mmssl.training.convert import describe
-from mmssl.training.ending import Ending, Scorer, check_headed, restore_projectors
+from mmssl.training.ending import Ending, Scorer, restore_projectors
 from mmssl.training.feed import Feed
 from mmssl.training.launch import check_alike, check_trackers, start
 from mmssl.training.loop import Made, Training, TrainingError, load_weights, run_steps
@@ -42,8 +41,10 @@ from mmssl.training.run import (
     told,
     unfinished,
 )
+from mmssl.training.same_data import Reads, begun, check_same
 from mmssl.training.saving import Saver
-from mmssl.training.splits import Scored, open_pair_scores, open_splits
+from mmssl.training.scoring import evaluator_of, scores_of
+from mmssl.training.splits import open_pair_scores, open_splits
 from mmssl.training.start import run_to_continue
 
 T = TypeVar("T")
@@ -125,8 +126,8 @@ class Session:
             run.record(rows_in_memory=True)
         if processes.by_first(lambda: not checkpoint.has_complete(run.checkpoints)):
             check_run_to_continue(recipe)
-        begun = processes.by_first(self.begun)
-        splits = processes.together(lambda: open_splits(recipe, rows, begun), first_before=True)
+        known = processes.by_first(lambda: begun(run))
+        splits = processes.together(lambda: open_splits(recipe, rows, known), first_before=True)
         self.streams, self.labels, self.history = splits.streams, splits.labels, splits.history
         self.notes = (*recipe.notes, *splits.notes)
         for note in self.notes:
@@ -137,7 +138,10 @@ class Session:
         self.contents = self.look_at_samples() if processes.is_first() else {}
         self.uncut = self.streams
         self.streams = {name: cut_stream(stream, self.pieces.processor, self.track) for name, stream in self.streams.items()}
-        self.check_data()
+        if trained:  # it reads them no more, and may be scored on data that were mended since
+            self.history = History.read(run.folder)
+        else:
+            check_same(run, Reads(self.streams, self.labels, self.history, self.contents))
         self.training = self.make_training()
         if not trained:
             run.record(model=describe(self.pieces.objective))
@@ -152,7 +156,9 @@ class Session:
         self.saved: int | None = None
         self.can_draw, self.untold = True, set[str]()
         self.restore()
-        self.evaluators = {name: self.evaluator(scored) for name, scored in splits.scored.items()}
+        self.evaluators = {
+            name: evaluator_of(scored, self.pieces, self.history, self.track, tell) for name, scored in splits.scored.items()
+        }
         self.pair_evaluators = processes.together(lambda: self.open_pair_scores(rows), first_before=True)
 
     def make_training(self) -> Training:
@@ -172,16 +178,6 @@ class Session:
         training, processor = self.training, self.pieces.processor
         model = None if whole is None else whole.model
         return Feed(self.recipe, self.streams, processor, training, self.labels, self.run.folder, self.track, model)
-
-    def recorded(self) -> tuple[Trained, ...]:
-        """What the run has written down about its training; nothing before it began."""
-        return History.read(self.run.folder).trained
-
-    def begun(self) -> dict[str, str | None] | None:
-        """Of a run that goes on, the label columns by which its sources were held out when it began; None for a new run."""
-        if known := self.recorded():
-            return {entry.source: entry.held_out for entry in known}
-        return {} if "data" in self.run.read_record() else None  # of a version that held nothing out
 
     def build(self) -> Pieces:
         """Processor and objective; the fitted processor is kept with the run, so that resuming fits nothing anew."""
@@ -213,65 +209,6 @@ class Session:
             for name, told in parts.items()
             if told
         }
-
-    def check_data(self) -> None:
-        """ValueError if the run was started on other data: it could not continue to the weights of an uninterrupted one.
-
-        One that is trained reads them no more, and may be scored on data that were mended since.
-        """
-        if self.trained:
-            self.history = History.read(self.run.folder)
-            return
-        sources = {name: stream.source for name, stream in self.streams.items()}
-        found = {name: _facts(source) for name, source in sources.items()}
-        processes.by_first(lambda: self.check_as_before(sources, found))
-        first = processes.gathered(found)[0]
-
-        def check() -> None:
-            for name, source in sources.items():
-                if found[name] != first[name]:
-                    raise ValueError(
-                        f"{processes.name()} does not read the data of process 0: {source} is {found[name]} here, {first[name]} "
-                        "there (files: a digest of names and sizes). All processes must see the same files"
-                    )
-
-        processes.together(check)
-
-    def check_as_before(self, sources: dict[str, Source], found: dict[str, Any]) -> None:
-        """ValueError if the run was started on other data than is `found`; else that is written down."""
-        known = self.run.read_record().get("data", found)
-        for name, source in sources.items():
-            before = known.get(name)
-            if before and "files" not in before:  # of a version that did not write it down
-                before["files"] = found[name]["files"]
-            if known.get(name) != found[name]:
-                raise ValueError(
-                    f"cannot resume {self.run.folder}: {source} is not what it was. Started on {known.get(name)}, it is now "
-                    f"{found[name]} (files: a digest of names and sizes). Restore the data, or {self.run.another}"
-                )
-        before = {entry.source: entry for entry in self.recorded()}
-        for entry in self.history.trained[-len(self.streams) :]:
-            if entry.source in before and before[entry.source].labels not in (None, entry.labels):
-                raise ValueError(
-                    f"cannot resume {self.run.folder}: the labels of {entry.path} are not what they were, and they decide what is "
-                    f"learned, or which rows are held out. Restore the data, or {self.run.another}"
-                )
-        self.check_label_names()
-        self.history.write(self.run.folder)
-        self.run.record(data=found, contents=self.contents)
-
-    def check_label_names(self) -> None:
-        """ValueError if the classes that are learned have other names, or another order, than when the run began: they would
-        exchange numbers. Else the names are written down."""
-        if self.labels is None:
-            return
-        names, known = list(self.labels.names), self.run.read_record().get("label_names")
-        if known is not None and known != names:
-            raise ValueError(
-                f"cannot resume {self.run.folder}: its labels were called {', '.join(known)}, and are now {', '.join(names)}: "
-                f"their numbers would mean other classes. Restore the data, or {self.run.another}"
-            )
-        self.run.record(label_names=names)
 
     def restore(self) -> None:
         """Continue from the run's newest checkpoint, or from that of the run which `init` names."""
@@ -508,50 +445,13 @@ class Session:
 
     def scores(self, objective: Objective) -> dict[str, float]:
         """Scores of the model of an objective, by name."""
-        model, found = objective.published(), dict[str, float]()
-        for name, evaluator in self.every_evaluator:
-            try:
-                scores = evaluator.score(model)
-            except Exception as error:
-                self.tell_not_scored(told(error))
-                continue
-            found |= scores if name == ONLY or name in scores else {f"{key}_{name}": value for key, value in scores.items()}
-        return found
+        return scores_of(objective.published(), self.every_evaluator, self.tell_not_scored)
 
     def tell_not_scored(self, text: str) -> None:
         """Warn, once, that scores are missing."""
         if text not in self.untold:
             say(f"warning: no scores at step {self.training.counters.step}: {text}. Training goes on; mend it before it ends")
         self.untold.add(text)
-
-    def evaluator(self, scored: Scored) -> Evaluator | ForecastEvaluator | DenseEvaluator:
-        """What scores the model on one source: its forecasts, where it makes some."""
-        model, settings = self.pieces.processor, self.pieces.objective.model.config
-        if self.pieces.objective.model.forecasts:
-            name = choose_modality(scored.options.modality, model)
-            known = (scored.options, scored.data, model, name, scored.sources, self.history, self.track)
-            forecasts = ForecastEvaluator(*known)
-            if forecasts.exposure(self.history).labelled:
-                self.tell(
-                    f"warning: this run, or one that it starts from, trains on what is forecast in {scored.sources.test}: there "
-                    "will be no verdict. For one, pretrain with data.forecast too, so that the test part is left out"
-                )
-            return forecasts
-        found: Evaluator | DenseEvaluator
-        if labels_places(self.pieces.objective.model, scored.sources):
-            name = choose_modality(scored.options.modality, model)
-            found = DenseEvaluator(scored.options, scored.data, model, name, scored.sources, self.history, self.track)
-        else:
-            if scored.options.heads:
-                check_headed(self.pieces.objective)
-            more: dict[str, Any] = {"sources": scored.sources, "history": self.history, "track": self.track}
-            found = Evaluator(scored.options, scored.data, model, settings, **more)
-        if found.exposure(self.history).labelled:
-            self.tell(
-                f"warning: this run, or one that it starts from, trains on rows of {scored.sources.test} with their labels, and "
-                "these rows are scored: there will be no verdict. For one, score other data (evaluate.path, evaluate.test_split)"
-            )
-        return found
 
     def open_pair_scores(self, rows: Rows | None) -> dict[str, PairEvaluator]:
         """What scores the model by pairs."""
@@ -615,11 +515,6 @@ class Session:
             except Exception as error:
                 print(f"the report has no pictures of {stream.source}: {told(error)}")
         return found
-
-
-def _facts(source: Source) -> dict[str, Any]:
-    """What is written down of a source, so that a run continues only on the same data."""
-    return {"samples": len(source), "columns": source.column_names, "files": files_digits(source)}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
