@@ -66,6 +66,8 @@ class Found:
     """Of a column of labels by which nothing is scored: its name, and why."""
     group: str | None = None
     """Of pairs the column of texts, or names of files, that rows share: these rows belong together."""
+    beside: Mapping[str, Claim] = field(default_factory=dict)
+    """Other modalities that columns of their own may be read as, and are not."""
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -92,6 +94,8 @@ class Found:
         found = [*self.survey.lines(), *rows, *(f"{name}: {claim.why}" for name, claim in self.claims.items()), labels]
         if self.group is not None:
             found.append(f"rows of the same {self.group} belong together (data.columns.group): none is told from another")
+        both = " ".join(self.claims)
+        found += [f"not read: {claim.why}; --modality {both} {name} makes pairs" for name, claim in self.beside.items()]
         whole = {*self._whole_row}
         columns = [column for column in self.survey.columns if column.name in whole]
         return [*found, *([] if "series" in self.given else series_hints(columns, self.survey.num_read))]
@@ -143,6 +147,7 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     claims = {name: claim for name in modalities or installed() if (claim := find(name).claimed(cells)) is not None}
     if modalities and (lacking := [name for name in modalities if name not in claims]):
         raise ValueError(f"{source} cannot be read as {lacking[0]}: {_reading(cells, source.notes)}")
+    readable: Mapping[str, Claim] = {}
     if not modalities:
         unread = {name: why for name, claim in claims.items() if (why := _unread(name, claim, some)) is not None}
         of_others = _of_others(unread, claims, cells)
@@ -152,6 +157,7 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
             raise ValueError(
                 f"{source} cannot be read by any modality: {'; '.join(unread.values()) or _reading(cells, source.notes)}"
             )
+        readable = claims
         claims = _chosen(claims, source)
     if len(source) < FEWEST:
         _check_pieces(source, claims)
@@ -160,7 +166,11 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     notes = dict.fromkeys((*seen.notes, *seen.more(source.notes)))
     seen = replace(seen, num_rows=len(source), notes=tuple(notes))
     group = _shared_text(claims, cells, source) if len(claims) > 1 else None
-    return Found(path, claims, label, seen, given, label == known, kind, unscored, group)
+    taken = {str(claim.columns) for claim in claims.values()}
+    own = any(isinstance(claim.columns, list) for claim in claims.values())  # a table reads all columns of the row
+    others = {} if modalities or own else {name: claim for name, claim in readable.items() if str(claim.columns) not in taken}
+    beside = {name: claim for name, claim in others.items() if isinstance(claim.columns, str)}
+    return Found(path, claims, label, seen, given, label == known, kind, unscored, group, beside)
 
 
 def _shared_text(claims: Mapping[str, Claim], cells: Mapping[str, Sequence[Any]], source: Source) -> str | None:

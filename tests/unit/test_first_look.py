@@ -132,6 +132,19 @@ def test_files_that_a_table_names_are_looked_for_beside_it() -> None:
     assert any("not read as image, no image file gone/0.png" in line for line in look("d/list.csv").lines())
 
 
+@pytest.mark.parametrize(("column", "pair"), [("transcription", True), ("said", False)])
+def test_what_is_said_beside_a_file_is_its_partner_or_told(column: str, pair: bool) -> None:
+    """A column that is called after texts is one; of another it is said how to read it too."""
+    pictures("d")
+    rows = {"file_name": [f"{n}.png" for n in range(6)], column: [f"{WORDS} {n % 4}" for n in range(6)], "age": range(6)}
+    pd.DataFrame(rows).to_csv("d/metadata.csv", index=False)
+    told = f"not read: column {column} holds texts of 9 words; --modality image text makes pairs"
+    found = look("d")
+    assert (set(found.claims), told in found.lines()) == ({"image", "text"} if pair else {"image"}, not pair)
+    both = look("d", modalities=["image", "text"])
+    assert both.columns == {"text": column, "group": column} and not both.beside
+
+
 def test_a_cell_that_is_no_text_leaves_a_column_of_texts() -> None:
     rows = [{"text": 5 if number == 17 else f"{WORDS} {number}"} for number in range(40)]
     write("t.jsonl", "\n".join(map(json.dumps, rows)))

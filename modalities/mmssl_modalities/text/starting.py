@@ -8,7 +8,7 @@ import numpy as np
 from mmssl.modality import Claim, Suited, numbers_in_text, readable
 from mmssl_modalities.text.documents import read_document
 
-NAMES = ("text", "sentence", "document", "content", "caption")
+NAMES = ("text", "sentence", "document", "content", "caption", "transcription", "transcript", "description")
 """Columns that hold texts by their name."""
 WORDS = 3
 """Words that a text has at least, in the middle of all: fewer are a name or a category."""
