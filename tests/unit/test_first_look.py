@@ -138,7 +138,7 @@ def test_what_is_said_beside_a_file_is_its_partner_or_told(column: str, pair: bo
     pictures("d")
     rows = {"file_name": [f"{n}.png" for n in range(6)], column: [f"{WORDS} {n % 4}" for n in range(6)], "age": range(6)}
     pd.DataFrame(rows).to_csv("d/metadata.csv", index=False)
-    told = f"not read: column {column} holds texts of 9 words; --modality image text makes pairs"
+    told = f"not read: column {column} holds texts of 10 words; --modality image text makes pairs"
     found = look("d")
     assert (set(found.claims), told in found.lines()) == ({"image", "text"} if pair else {"image"}, not pair)
     both = look("d", modalities=["image", "text"])
