@@ -97,6 +97,11 @@ def build(
     counted, grouped = partial(samples_of, streams, processor), partial(group_labels_of, streams)
     setup = Setup(augments, labels, views, samples=counted, group_labels=grouped)
     objective = OBJECTIVES[name](model, setup, **settings)
+    notes += [
+        f"{each} learns nothing, as no objective reads it: leave modalities.{each} out, or objective.modality"
+        for each in recipe.modalities
+        if each not in objective.views
+    ]
     if kept is not None and dict(model.heads or {}).get(LABEL) is kept:
         notes.append(f"init: the label head of {saved} is trained on, with its {model.config.num_labels} outputs")
     if adaptation is not None and before:

@@ -72,6 +72,13 @@ def test_a_published_clip_pairs_modalities(tmp_path: Path) -> None:
         _ = model.get_audio_features
 
 
+def test_a_modality_that_no_objective_reads_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for modality, told in (("image", True), (None, False)):
+        run = train(tmp_path, pairs(), objective={"name": "contrast", "modality": modality}, **{"run.name": str(modality)})
+        note = "text learns nothing, as no objective reads it: leave modalities.text out, or objective.modality"
+        assert (note in capsys.readouterr().out) == told and run.model_folder.exists()
+
+
 def test_heads_that_only_train_are_not_published(tmp_path: Path) -> None:
     recipe = RECIPE | {"modalities": {"image": RECIPE["modalities"]["image"]}, "objective": {"name": "contrast"}}
     run = mmssl.train(recipe, {"run.dir": str(tmp_path)}, rows=[{"image": row["image"]} for row in pairs()])
