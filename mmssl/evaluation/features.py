@@ -22,6 +22,8 @@ T = TypeVar("T")
 Then = Callable[[Float[Tensor, "b d"]], Float[Tensor, "b e"]]
 """What a head makes of pooled outputs."""
 
+ON_CPU = 16
+"""Samples that a CPU encodes at a time, at most: more leave its caches, and are slower (docs/performance.md)."""
 KERNEL = "sdpa"
 """The kernel of attention with which models are scored: the one that a loaded model has."""
 
@@ -117,6 +119,7 @@ def each_batch(
     Several processes take turns, and the first one is given all answers, in their order; the others are given none. What fails on
     one fails on all.
     """
+    batch_size = at_once(model, batch_size)
     options: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "on_error": on_error, "workers": workers}
     with evaluating(model):
         yield from answers(source, name, processor.processors[name], answer, title=title, track=track, **options)
@@ -158,6 +161,11 @@ def answers(
                 yield answer(batch, source)
 
     yield from track(processes.in_turn(answered()), title, -(-len(source) // batch_size), unit="batches")
+
+
+def at_once(model: MMSSLModel, batch_size: int) -> int:
+    """How many samples are encoded at a time where the model is, if up to `batch_size` may be."""
+    return min(batch_size, ON_CPU) if model.device.type == "cpu" else batch_size
 
 
 def rows_of_pieces(batch: Batch, source: Source) -> tuple[Int[Tensor, " c"], Int[Tensor, " b"]]:

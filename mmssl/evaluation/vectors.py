@@ -21,6 +21,8 @@ from mmssl.evaluation.stamp import STAMP, STAMP_FILE, Stamp
 from mmssl.modality import find
 
 PARQUET, NPY = ".parquet", ".npy"
+GROUP = 256
+"""Rows of a row group of a parquet file, or a few more."""
 
 
 def check_output(output: Path, readout: Readout = POOLED) -> None:
@@ -119,12 +121,17 @@ def tables_of(found: Iterable[Vectors], source: Source, kept: pa.Table, schema: 
 
 
 def to_parquet(tables: Iterable[pa.Table], schema: pa.Schema, file: Path) -> int:
-    """Write tables one behind the other; returns the number of rows."""
-    count = 0
+    """Write tables one behind the other, some together as a row group; returns the number of rows."""
+    count, held = 0, list[pa.Table]()
     with pq.ParquetWriter(file, schema) as writer:
         for table in tables:
-            writer.write_table(table)
+            held.append(table)
             count += table.num_rows
+            if sum(len(part) for part in held) >= GROUP:
+                writer.write_table(pa.concat_tables(held))
+                held.clear()
+        if held:
+            writer.write_table(pa.concat_tables(held))
     return count
 
 
