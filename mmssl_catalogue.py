@@ -11,10 +11,13 @@ from importlib.metadata import EntryPoint, entry_points, files
 from importlib.util import find_spec, resolve_name
 from itertools import takewhile
 from pathlib import Path
+from textwrap import shorten
 
 MODALITIES = "mmssl.modalities"
 
 
+LISTED = 130
+"""Characters of a sentence in a list."""
 LAUNCH = "launch/"
 """Where, beside the recipes, files lie that say how to launch one."""
 
@@ -34,6 +37,12 @@ def header(path: Path) -> str:
     """The comment that a recipe opens with: paper, hardware, result and command."""
     lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return "\n".join(line.removeprefix("#").removeprefix(" ").rstrip() for line in lines)
+
+
+def opening(path: Path) -> str:
+    """The first sentence of that comment, or what of it fits into a line of a list."""
+    paragraph = " ".join(header(path).partition("\n\n")[0].split())
+    return shorten(paragraph.partition(". ")[0].removesuffix("."), LISTED, placeholder=" ...")
 
 
 def _after_recipes(path: Path) -> int:

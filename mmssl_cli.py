@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mmssl_catalogue import MODALITIES, first_lines, header, points, recipes_found
+from mmssl_catalogue import MODALITIES, first_lines, opening, points, recipes_found
 
 PARTS = {
     "objectives": "mmssl.objectives:OBJECTIVES",
@@ -641,7 +641,7 @@ def show_list(options: argparse.Namespace) -> None:
     elif options.what in PARTS:
         rows = first_lines(PARTS[options.what], f"mmssl.{options.what}")
     else:
-        rows = {name: (header(path).splitlines() or [""])[0] for name, path in recipes_found().items()}
+        rows = {name: opening(path) for name, path in recipes_found().items()}
     width = max(map(len, rows), default=0)
     for name, text in rows.items():
         print(f"{name:{width}}  {text}".rstrip())

@@ -22,7 +22,7 @@ from mmssl.recipe import load
 from mmssl.recipe.recipe import sections
 from mmssl.training.build import build
 from mmssl.training.run import Interrupted
-from mmssl_catalogue import recipes_found
+from mmssl_catalogue import header, recipes_found
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
@@ -148,7 +148,8 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     recipes = dict(line.split(maxsplit=1) for line in said(capsys, "list", "recipes").splitlines())
     assert list(recipes) == list(recipes_found())
     for name, path in recipes_found().items():
-        assert path.read_text(encoding="utf-8").startswith(f"# {recipes[name]}\n")
+        text = header(path).replace("\n", " ")
+        assert text.startswith(recipes[name].removesuffix(" ...")) and 20 < len(recipes[name]) <= 130, name
 
 
 @pytest.mark.parametrize("what", cli.PARTS)
