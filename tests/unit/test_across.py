@@ -13,7 +13,7 @@ from mmssl.data.loader import batches
 from mmssl.masking import Random
 from mmssl.modality import find
 from mmssl.model import Encoder, MMSSLConfig, MMSSLModel
-from mmssl.objectives import Jepa, Setup, Step
+from mmssl.objectives import Jepa, Masked, Setup, Step
 from mmssl.objectives.predict.predictors import Transformer
 from mmssl.objectives.predict.targets import Latent
 from mmssl.testing import SMALL, small_processor
@@ -22,11 +22,12 @@ NAMES = ("image", "text", "timeseries")
 LACKING: dict[str, set[int]] = {"image": {1}, "text": {0, 4}, "timeseries": set()}
 """Rows that lack a modality."""
 PAIRS = [(a, b) for a in NAMES for b in NAMES if a != b]
+PROCESSORS = {name: small_processor(name) for name in NAMES}
 
 
 def rows() -> Batch:
     """Six rows of three modalities, of which some lack one."""
-    modalities = {name: (find(name), small_processor(name)) for name in NAMES}
+    modalities = {name: (find(name), PROCESSORS[name]) for name in NAMES}
     samples = {name: find(name).example(6, 0) for name in NAMES}
     content = [{name: None if i in LACKING[name] else samples[name][i] for name in NAMES} for i in range(6)]
     (batch,) = batches(Source.from_rows(content), modalities, 6)
@@ -91,3 +92,11 @@ def test_networks_make_each_modality_once() -> None:
         objective.terms(batch, Step())
     assert embedded == Counter({(is_teacher, name): 1 for is_teacher in (False, True) for name in NAMES})
     assert encoded[True] == len(NAMES)
+
+
+@pytest.mark.parametrize("modality", [None, NAMES[0]])
+def test_what_is_filled_in_is_drawn_of_each_modality_of_a_row(modality: str | None) -> None:
+    model, batch = predicting("only").model, rows()
+    drawn = Masked(model, Setup(), mask=Random(ratio=0.5), modality=modality).eval().pictures(batch, PROCESSORS)
+    assert set(drawn) == {f"{name}: seen and predicted" for name in NAMES if modality in (None, name)}
+    assert predicting("only").eval().pictures(batch, PROCESSORS) == {}, "nothing is predicted from itself"

@@ -428,10 +428,13 @@ class Predict(Objective):
 
     @torch.no_grad()
     def pictures(self, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
-        """What was seen and what the model fills in, drawn by the modality, without augmentation."""
-        name = batch.modality
-        plain = replace(batch, inputs={name: batch.inputs[name]})
-        scene, predicted = self.predict(name, plain.inputs[name], plain)
+        """What was seen and what the model fills in, drawn by each modality that is predicted from itself, without augmentation."""
+        own = self.apart(batch) if self.across != "only" else {}
+        return {title: figure for name, part in own.items() for title, figure in self.filled_in(name, part, processors).items()}
+
+    def filled_in(self, name: str, batch: Batch, processors: Mapping[str, Processor]) -> dict[str, Any]:
+        """What was seen and what the model fills in, of one modality."""
+        scene, predicted = self.predict(name, batch.inputs[name], batch)
         for number in range(len(self.targets)):
             if (shown := self.shown(number, scene, predicted)) is not None:
                 samples = len(batch)
