@@ -15,9 +15,12 @@ from pathlib import Path
 import torch
 
 from mmssl.data import Batch, batches, cut
+from mmssl.evaluation.features import at_once
+from mmssl.evaluation.sources import EvaluateOptions
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
 from mmssl.recipe import load
+from mmssl.training.allocator import keep_freed_memory
 from mmssl.training.build import build
 from mmssl.training.splits import open_splits
 from mmssl_catalogue import recipes_found
@@ -44,8 +47,8 @@ def seconds(model: MMSSLModel, name: str, read: Sequence[Batch]) -> float:
     return time.perf_counter() - began
 
 
-def rates(recipe_name: str, data: Path, sizes: Sequence[int], count: int, repeats: int) -> list[float]:
-    """Samples a second by size."""
+def rates(recipe_name: str, data: Path, sizes: Sequence[int], count: int, repeats: int) -> tuple[list[float], int]:
+    """Samples a second by size, and the size that is taken where models are scored."""
     path = recipes_found()[recipe_name]
     found = where(load(path), data)
     if found is None:
@@ -61,7 +64,8 @@ def rates(recipe_name: str, data: Path, sizes: Sequence[int], count: int, repeat
     for _ in range(repeats):
         for size in sizes:
             best[size] = min(best[size], seconds(model, name, read[size]))
-    return [sum(len(batch) for batch in read[size]) / best[size] for size in sizes]
+    rated = [sum(len(batch) for batch in read[size]) / best[size] for size in sizes]
+    return rated, min(at_once(source, modalities), EvaluateOptions().batch_size)
 
 
 def main() -> None:
@@ -72,10 +76,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(f"| recipe | {' | '.join(map(str, options.sizes))} |\n|---|{'---:|' * len(options.sizes)}")
+    keep_freed_memory()  # as every command does
+    print(f"| recipe | {' | '.join(map(str, options.sizes))} | taken |\n|---|{'---:|' * len(options.sizes)}---:|")
     for name in options.only:
-        found = rates(name, options.data, options.sizes, options.samples, options.repeats)
-        print(f"| `{name}` | {' | '.join(f'{rate:,.0f}' for rate in found)} |", flush=True)
+        found, taken = rates(name, options.data, options.sizes, options.samples, options.repeats)
+        print(f"| `{name}` | {' | '.join(f'{rate:,.0f}' for rate in found)} | {taken} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from mmssl.data import Batch, DataOptions, Source, Track, batches, cut, processe
 from mmssl.data.dense import DENSE, Places
 from mmssl.data.source import OnError
 from mmssl.evaluation import probes
-from mmssl.evaluation.features import Reading, answers, at_once, evaluating, random_init, rows_of_pieces
+from mmssl.evaluation.features import Reading, answers, evaluating, random_init, rows_of_pieces
 from mmssl.evaluation.history import Exposure, History, label_column
 from mmssl.evaluation.judged import Judged, class_names
 from mmssl.evaluation.placed import PlacedExample, example_of, shown_rows
@@ -115,9 +115,9 @@ def told(
             shares[number] = share if before is None or share is None else np.where(before >= 0, shares[number], share)
         return [Told(int(ids[number]), places, shares[number]) for number, places in pieces.items()]
 
-    options: dict[str, Any] = {"on_error": on_error, "track": track, "title": title}
+    options: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "track": track, "title": title}
     with evaluating(model):
-        for found in answers(source, name, Placed(processor), answer, batch_size=at_once(model, batch_size), **options):
+        for found in answers(source, name, Placed(processor), answer, model.device, **options):
             yield from found
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.data import Batch, Labels, Source, Track, batches, cut, processes, silent
+from mmssl.data.loader import Modalities
 from mmssl.data.source import OnError
 from mmssl.modality import Inputs, Processor, find
 from mmssl.model import MMSSLConfig, MMSSLModel
@@ -22,8 +23,8 @@ T = TypeVar("T")
 Then = Callable[[Float[Tensor, "b d"]], Float[Tensor, "b e"]]
 """What a head makes of pooled outputs."""
 
-ON_CPU = 16
-"""Samples that a CPU encodes at a time, at most: more leave its caches, and are slower (docs/performance.md)."""
+ON_CPU, FEWEST = 100_000, 8
+"""Numbers that a CPU encodes at a time, and the fewest samples: more leave its caches, and are slower (docs/performance.md)."""
 KERNEL = "sdpa"
 """The kernel of attention with which models are scored: the one that a loaded model has."""
 
@@ -119,10 +120,9 @@ def each_batch(
     Several processes take turns, and the first one is given all answers, in their order; the others are given none. What fails on
     one fails on all.
     """
-    batch_size = at_once(model, batch_size)
     options: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "on_error": on_error, "workers": workers}
     with evaluating(model):
-        yield from answers(source, name, processor.processors[name], answer, title=title, track=track, **options)
+        yield from answers(source, name, processor.processors[name], answer, model.device, title=title, track=track, **options)
 
 
 def answers(
@@ -130,6 +130,7 @@ def answers(
     name: str,
     processor: Processor,
     answer: Callable[[Batch, Source], T],
+    device: torch.device,
     *,
     labels: Labels | None = None,
     batch_size: int = 256,
@@ -138,9 +139,11 @@ def answers(
     title: str = "features",
     track: Track = silent,
 ) -> Iterator[T]:
-    """`each_batch` of a source whose samples are read by any processor, whatever model answers."""
+    """`each_batch` of a source whose samples are read by any processor, whatever model answers on a device."""
     modalities = {name: (find(name), processor)}
     source = cut(source, modalities, track=track)
+    if device.type == "cpu":
+        batch_size = min(batch_size, at_once(source, modalities))
     stream = batches(
         source,
         modalities,
@@ -163,9 +166,12 @@ def answers(
     yield from track(processes.in_turn(answered()), title, -(-len(source) // batch_size), unit="batches")
 
 
-def at_once(model: MMSSLModel, batch_size: int) -> int:
-    """How many samples are encoded at a time where the model is, if up to `batch_size` may be."""
-    return min(batch_size, ON_CPU) if model.device.type == "cpu" else batch_size
+def at_once(source: Source, modalities: Modalities) -> int:
+    """How many samples of a source a CPU encodes at a time, by the size of a few of them."""
+    for few in batches(cut(source.evenly(FEWEST), modalities), modalities, FEWEST, on_error="skip"):
+        numbers = sum(tensor.numel() for inputs in few.inputs.values() for tensor in inputs.values())
+        return max(FEWEST, ON_CPU * len(few) // max(1, numbers))
+    return FEWEST
 
 
 def rows_of_pieces(batch: Batch, source: Source) -> tuple[Int[Tensor, " c"], Int[Tensor, " b"]]:

@@ -69,7 +69,7 @@ class EvaluateOptions:
     modality: which of the model's modalities to score; null: the only one.
     train_limit: keep that many training rows, evenly spaced.
     test_limit: keep that many test rows, evenly spaced; of each part for retrieval and zero_shot.
-    batch_size: samples that are encoded at a time; on a CPU 16 at most, as more are slower.
+    batch_size: samples that are encoded at a time; on a CPU fewer where they are large, as more would be slower.
     seed: seed of the random weights and of the held-out training samples.
     random_draws: draws of random weights whose mean is the row "random init"; their spread says what is above it.
     """

@@ -95,7 +95,7 @@ class OpenClip(Space):
         def answer(batch: Batch, whole: Source) -> tuple[Float[Tensor, "b e"], Batch]:
             return merge_pieces(self.encoded(batch.inputs[modality][READ], pictures), batch, whole)
 
-        found = answers(source, modality, reader, answer, **options)
+        found = answers(source, modality, reader, answer, torch.device(self.device), **options)
         return joined([(values.cpu(), batch.labels, batch.ids) for values, batch in found])
 
     def texts(self, modality: str, texts: Sequence[str], batch_size: int) -> Float[Tensor, "n e"]:

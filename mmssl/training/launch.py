@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType, is_tensorboard_available, is_track
 from mmssl.data import processes
 from mmssl.plugins import points
 from mmssl.recipe import Recipe, changed_keys
+from mmssl.training.allocator import keep_freed_memory
 from mmssl.training.asked import HOW, LaunchError, asked, check_shards, refuse, take_over, taken
 
 TIMEOUT = 600.0
@@ -85,6 +86,8 @@ def start(timeout: float) -> None:
     """
     refuse_what_is_not_done(os.environ)
     strategy = take_over(os.environ)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     if dist.is_initialized():
         return
     place = place_of(os.environ) or (Place(0, 1, 0, 1) if strategy.sharded else None)
