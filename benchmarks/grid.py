@@ -269,10 +269,12 @@ def table(cells: Cells) -> str:
         lines += [f"| {name} | " + " | ".join(spread(cells.values(name, row, score)) for row in rows) + " |" for name in DATASETS]
     lines += ["", "## Datasets", ""]
     lines += [f"- {name}: {dataset.modality}; {dataset.note}." for name, dataset in DATASETS.items()]
-    runs = [
-        f"`{cell['command']}` at commit {cell['commit']}, {machine(cell['hardware'])}" for cell in cells.cells if "command" in cell
-    ]
-    commands = list(dict.fromkeys(runs))
+    commits = dict[str, list[str]]()
+    for cell in cells.cells:
+        if "command" in cell:
+            known = commits.setdefault(f"`{cell['command']}`, {machine(cell['hardware'])}", [])
+            known += [short for short in [str(cell["commit"])[:7]] if short not in known]
+    commands = [f"{line}, commits {', '.join(found)}" for line, found in commits.items()]
     lines += ["", "## Runs", "", *([f"- {line}" for line in commands] or ["None yet."])]
     return "\n".join(lines) + "\n"
 
