@@ -83,7 +83,7 @@ def test_page_holds_mean_and_range(module: dict[str, Any], tmp_path: Path) -> No
     page = (tmp_path / "grid.md").read_text(encoding="utf-8")
     assert "Budget of each trained row: 4 minutes." in page
     assert "| digits | 51.5 (50.0 to 53.0) | - | - | - | - | - |" in page
-    assert page.count("`grid.py --minutes 4` at commit abc, 2 x86_64 cores") == 1
+    assert page.count("`grid.py --minutes 4`, 2 x86_64 cores, commits abc\n") == 1
     first = (tmp_path / "grid.svg").read_bytes()
     module["write"](cells)
     assert (tmp_path / "grid.svg").read_bytes() == first
