@@ -19,12 +19,8 @@ from mmssl.evaluation.features import at_once
 from mmssl.evaluation.sources import EvaluateOptions
 from mmssl.modality import find
 from mmssl.model import MMSSLModel
-from mmssl.recipe import load
 from mmssl.training.allocator import keep_freed_memory
-from mmssl.training.build import build
-from mmssl.training.splits import open_splits
-from mmssl_catalogue import recipes_found
-from recipes import where
+from recipes import opened
 
 RECIPES = (
     "quickstart",
@@ -49,13 +45,7 @@ def seconds(model: MMSSLModel, name: str, read: Sequence[Batch]) -> float:
 
 def rates(recipe_name: str, data: Path, sizes: Sequence[int], count: int, repeats: int) -> tuple[list[float], int]:
     """Samples a second by size, and the size that is taken where models are scored."""
-    path = recipes_found()[recipe_name]
-    found = where(load(path), data)
-    if found is None:
-        raise SystemExit(f"{recipe_name}: its data are not in {data}")
-    recipe = load(path, found[1])
-    splits = open_splits(recipe)
-    pieces = build(recipe, splits.streams, splits.labels)
+    recipe, splits, pieces = opened(recipe_name, data)
     (name,) = recipe.modalities
     modalities = {name: (find(name), pieces.processor.processors[name])}
     source = cut(next(iter(splits.streams.values())).source.evenly(count), modalities)

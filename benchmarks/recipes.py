@@ -31,7 +31,9 @@ from mmssl.losses.spectrum import effective_rank
 from mmssl.model import load_model
 from mmssl.processor import MMSSLProcessor
 from mmssl.recipe import Recipe, load
+from mmssl.training.build import Pieces, build
 from mmssl.training.run import Run, command_line
+from mmssl.training.splits import Splits, open_splits
 from mmssl_catalogue import recipes_found
 
 PAGE = "recipes"
@@ -80,6 +82,17 @@ def where(recipe: Recipe, data: Path) -> tuple[str, dict[str, Any]] | None:
         if (columns := nested(recipe.resolved(), key)) is not None:
             changes[key] = [column.replace(".", "_") for column in columns]
     return place.folder, changes
+
+
+def opened(name: str, data: Path) -> tuple[Recipe, Splits, Pieces]:
+    """A recipe on its data below --data, with what it reads and what it would train. FileNotFoundError if they are not here."""
+    path = recipes_found()[name]
+    found = where(load(path), data)
+    if found is None:
+        raise FileNotFoundError(f"the data of {name} are not in {data}")
+    recipe = load(path, found[1])
+    splits = open_splits(recipe)
+    return recipe, splits, build(recipe, splits.streams, splits.labels)
 
 
 def nested(content: Mapping[str, Any], key: str) -> Any:

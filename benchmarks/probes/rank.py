@@ -14,24 +14,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mmssl.evaluation import Evaluator, extract, random_init
 from mmssl.losses.spectrum import effective_rank
-from mmssl.recipe import load
-from mmssl.training.build import build
-from mmssl.training.splits import open_splits
-from mmssl_catalogue import recipes_found
-from recipes import where
+from recipes import opened
 
 DRAWS = 3
 
 
 def shares(name: str, data: Path) -> list[float]:
     """The effective rank of each draw, in percent of the width of the features."""
-    path = recipes_found()[name]
-    found = where(load(path), data)
-    if found is None:
-        raise FileNotFoundError(f"the data of {name} are not in {data}")
-    recipe = load(path, found[1])
-    splits = open_splits(recipe)
-    pieces = build(recipe, splits.streams, splits.labels)
+    recipe, _, pieces = opened(name, data)
     config = pieces.objective.model.config
     evaluator = Evaluator(recipe.section("evaluate"), recipe.section("data"), pieces.processor, config)
     ranks = []

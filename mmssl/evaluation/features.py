@@ -142,7 +142,7 @@ def answers(
     """`each_batch` of a source whose samples are read by any processor, whatever model answers on a device."""
     modalities = {name: (find(name), processor)}
     source = cut(source, modalities, track=track)
-    if device.type == "cpu":
+    if device.type == "cpu" and min(len(source), batch_size) > FEWEST:
         batch_size = min(batch_size, at_once(source, modalities))
     stream = batches(
         source,
@@ -167,11 +167,16 @@ def answers(
 
 
 def at_once(source: Source, modalities: Modalities) -> int:
-    """How many samples of a source a CPU encodes at a time, by the size of a few of them."""
-    for few in batches(cut(source.evenly(FEWEST), modalities), modalities, FEWEST, on_error="skip"):
-        numbers = sum(tensor.numel() for inputs in few.inputs.values() for tensor in inputs.values())
-        return max(FEWEST, ON_CPU * len(few) // max(1, numbers))
-    return FEWEST
+    """How many samples of a source a CPU encodes at a time, by the size of a few of them. Bad ones are left for reading to tell."""
+    some = batches(cut(source.evenly(FEWEST), modalities), modalities, FEWEST, on_error="skip")
+    try:
+        few = next(some, None)
+    except ValueError:  # most of the few are bad
+        few = None
+    if few is None:
+        return FEWEST
+    numbers = sum(tensor.numel() for inputs in few.inputs.values() for tensor in inputs.values())
+    return max(FEWEST, ON_CPU * len(few) // max(1, numbers))
 
 
 def rows_of_pieces(batch: Batch, source: Source) -> tuple[Int[Tensor, " c"], Int[Tensor, " b"]]:

@@ -166,11 +166,15 @@ def look(path: str, *, modalities: Sequence[str] = (), label: str | None = None,
     notes = dict.fromkeys((*seen.notes, *seen.more(source.notes)))
     seen = replace(seen, num_rows=len(source), notes=tuple(notes))
     group = _shared_text(claims, cells, source) if len(claims) > 1 else None
-    taken = {str(claim.columns) for claim in claims.values()}
-    own = any(isinstance(claim.columns, list) for claim in claims.values())  # a table reads all columns of the row
-    others = {} if modalities or own else {name: claim for name, claim in readable.items() if str(claim.columns) not in taken}
-    beside = {name: claim for name, claim in others.items() if isinstance(claim.columns, str)}
-    return Found(path, claims, label, seen, given, label == known, kind, unscored, group, beside)
+    return Found(path, claims, label, seen, given, label == known, kind, unscored, group, _not_taken(readable, claims))
+
+
+def _not_taken(readable: Mapping[str, Claim], claims: Mapping[str, Claim]) -> dict[str, Claim]:
+    """Modalities that columns of their own may be read as, and that are not chosen. A table reads all columns of a row: none."""
+    taken = [claim.columns for claim in claims.values()]
+    if not all(isinstance(columns, str) for columns in taken):
+        return {}
+    return {name: claim for name, claim in readable.items() if isinstance(claim.columns, str) and claim.columns not in taken}
 
 
 def _shared_text(claims: Mapping[str, Claim], cells: Mapping[str, Sequence[Any]], source: Source) -> str | None:

@@ -456,3 +456,17 @@ def test_few_test_samples_are_no_evidence(num_test: int) -> None:
         a, b = (replace(row, probe=float(score)) for row, score in zip(rows, scores, strict=True))
         wrong += abs(a.probe - b.probe) > table.sampling_error(a, b)
     assert wrong / 2000 < 0.07
+
+
+def test_bad_rows_among_those_that_are_sized_are_told_only_by_the_reading(images: MMSSLProcessor, model: MMSSLModel) -> None:
+    """How many are encoded at a time goes by eight rows, evenly spaced; here all of these are bad, and no other one."""
+    pictures = find("image").example(64, 0)
+    good = Source.from_rows([{"image": picture} for picture in pictures])
+    looked_at = {good.evenly(8).row_number(i) for i in range(8)}
+    bad = Source.from_rows([{"image": b"no picture" if i in looked_at else picture} for i, picture in enumerate(pictures)])
+    found = extract(model, images, bad, "image", on_error="skip")
+    assert found.ids.tolist() == [i for i in range(64) if i not in looked_at]
+    whole = extract(model, images, good, "image").values
+    torch.testing.assert_close(found.values, whole[found.ids], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="row 0 of rows in memory, column image: the image is no image"):
+        extract(model, images, bad, "image")
